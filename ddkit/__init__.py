@@ -1,0 +1,36 @@
+"""ddkit distils a large labelled image dataset into a tiny synthetic one, replays it exactly, and publishes it.
+
+Importing this package loads no torch: the names below are looked up on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "ReplayLoader": "ddkit.replay.loader",
+    "decode_row": "ddkit.replay.loader",
+    "distill": "ddkit.pipeline",
+    "eval_transform": "ddkit.replay.student",
+    "evaluate": "ddkit.evaluation.tables",
+    "relabel": "ddkit.pipeline",
+    "soft_label_loss": "ddkit.replay.student",
+    "teach": "ddkit.sources.teacher",
+    "train": "ddkit.replay.student",
+    "verify": "ddkit.format.integrity",
+}
+
+__all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'ddkit' has no attribute {name!r}; it has {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return __all__

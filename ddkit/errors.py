@@ -1,0 +1,105 @@
+"""Every way ddkit says no, as one tree. A message names the thing, the value and the next step, in one line.
+
+    DdkitError                    exit code
+    ├── InputError                2   these inputs cannot work; the user can mend it
+    │   ├── OptionError               an unknown or impossible option, recipe key, protocol, method, network
+    │   ├── SourceError               the source cannot be opened, or its columns or splits are unclear
+    │   ├── ImagesUnreadable          images that do not decode: all of them, listed once
+    │   ├── ClassesError              classes that do not match, are too few, or have too few images
+    │   ├── TeacherError              a teacher or checkpoint that cannot serve
+    │   └── SetError                  a directory that is no distilled set, or cannot serve as asked
+    ├── Refused                   3   possible, but it would replace, publish or spend: needs a flag
+    │   ├── OtherRun                  another recipe, seed or source stands in OUT
+    │   ├── TooCostly                 more than an hour or 20 GB without --yes
+    │   └── FormatVersion             written by a newer ddkit
+    ├── IntegrityError            4   bytes differ from the manifest
+    └── WorldError                1   the world failed
+        ├── DiskError                 no space, no permission
+        └── Diverged                  a loss became NaN or infinite
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class DdkitError(Exception):
+    """Base of all errors a user can meet. `str(error)` is the one line the command prints after `error: `."""
+
+    exit_code = 1
+
+
+class InputError(DdkitError):
+    exit_code = 2
+
+
+class OptionError(InputError):
+    pass
+
+
+class SourceError(InputError):
+    pass
+
+
+class ImagesUnreadable(InputError):
+    pass
+
+
+class ClassesError(InputError):
+    pass
+
+
+class TeacherError(InputError):
+    pass
+
+
+class SetError(InputError):
+    pass
+
+
+class Refused(DdkitError):
+    exit_code = 3
+
+
+class OtherRun(Refused):
+    pass
+
+
+class TooCostly(Refused):
+    pass
+
+
+class FormatVersion(Refused):
+    pass
+
+
+class IntegrityError(DdkitError):
+    exit_code = 4
+
+
+class WorldError(DdkitError):
+    exit_code = 1
+
+
+class DiskError(WorldError):
+    pass
+
+
+class Diverged(WorldError):
+    pass
+
+
+def unknown(kind: str, name: str, valid: Iterable[str]) -> OptionError:
+    """The error for a name that is not in a closed list: names it, the nearest valid one, and all valid ones."""
+    names = sorted(valid)
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    return OptionError(f"unknown {kind} {name!r}{hint}; valid: {', '.join(names)}")
+
+
+def first_few(items: Iterable[object], n: int = 5) -> str:
+    """`a, b, c and 7 more`: a list short enough for one line."""
+    all_items = [str(item) for item in items]
+    shown = ", ".join(all_items[:n])
+    return shown if len(all_items) <= n else f"{shown} and {len(all_items) - n} more"
