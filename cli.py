@@ -1,3 +1,5 @@
 """Launcher for a checkout: `python cli.py …` is `ddkit …`."""
+
 from ddkit.cli import main
+
 main()

@@ -1,21 +1,21 @@
 """Every way ddkit says no, as one tree. A message names the thing, the value and the next step, in one line.
 
-    DdkitError                    exit code
-    ├── InputError                2   these inputs cannot work; the user can mend it
-    │   ├── OptionError               an unknown or impossible option, recipe key, protocol, method, network
-    │   ├── SourceError               the source cannot be opened, or its columns or splits are unclear
-    │   ├── ImagesUnreadable          images that do not decode: all of them, listed once
-    │   ├── ClassesError              classes that do not match, are too few, or have too few images
-    │   ├── TeacherError              a teacher or checkpoint that cannot serve
-    │   └── SetError                  a directory that is no distilled set, or cannot serve as asked
-    ├── Refused                   3   possible, but it would replace, publish or spend: needs a flag
-    │   ├── OtherRun                  another recipe, seed or source stands in OUT
-    │   ├── TooCostly                 more than an hour or 20 GB without --yes
-    │   └── FormatVersion             written by a newer ddkit
-    ├── IntegrityError            4   bytes differ from the manifest
-    └── WorldError                1   the world failed
-        ├── DiskError                 no space, no permission
-        └── Diverged                  a loss became NaN or infinite
+DdkitError                    exit code
+├── InputError                2   these inputs cannot work; the user can mend it
+│   ├── OptionError               an unknown or impossible option, recipe key, protocol, method, network
+│   ├── SourceError               the source cannot be opened, or its columns or splits are unclear
+│   ├── ImagesUnreadable          images that do not decode: all of them, listed once
+│   ├── ClassesError              classes that do not match, are too few, or have too few images
+│   ├── TeacherError              a teacher or checkpoint that cannot serve
+│   └── SetError                  a directory that is no distilled set, or cannot serve as asked
+├── Refused                   3   possible, but it would replace, publish or spend: needs a flag
+│   ├── OtherRun                  another recipe, seed or source stands in OUT
+│   ├── TooCostly                 more than an hour or 20 GB without --yes
+│   └── FormatVersion             written by a newer ddkit
+├── IntegrityError            4   bytes differ from the manifest
+└── WorldError                1   the world failed
+    ├── DiskError                 no space, no permission
+    └── Diverged                  a loss became NaN or infinite
 """
 
 from __future__ import annotations

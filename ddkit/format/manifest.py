@@ -1,0 +1,186 @@
+"""`ddkit.json`: what a directory holds. Written last, by rename, so its existence means complete."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ddkit.errors import FormatVersion, IntegrityError, SetError
+from ddkit.format.shards import FORMAT, rows_path
+from ddkit.runtime import write_bytes
+from ddkit.specs import ClassName, EvalTransform, ViewSpec, canonical, from_plain
+
+FILE = "ddkit.json"
+_SHARD = re.compile(r"data/train-ipc\d{3,}-\d{5}\.tar")
+
+_KEYS = {
+    *("format", "self", "content", "name", "created_by", "install", "repo", "license", "classes", "ipc", "image"),
+    *("image_tars", "views", "normalisation", "eval", "labels", "method", "recipe", "seed", "fingerprint"),
+    *("prefixes", "shard_rows", "recommended", "real_pixels", "log", "cost", "devices", "source", "teachers"),
+    *("shards", "relabelled_from", "subset_of", "results"),
+}
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A checked manifest. `data` is the JSON itself; the properties are its facts under their types."""
+
+    root: Path
+    data: Mapping[str, Any]
+
+    @property
+    def classes(self) -> list[ClassName]:
+        return [ClassName(name=c["name"], id=c["id"]) for c in self.data["classes"]]
+
+    @property
+    def class_names(self) -> list[str]:
+        return [c["name"] for c in self.data["classes"]]
+
+    @property
+    def prefixes(self) -> list[int]:
+        return list(self.data["prefixes"])
+
+    @property
+    def ipc(self) -> int:
+        return self.data["ipc"]
+
+    @property
+    def view_spec(self) -> ViewSpec:
+        """The law the views were drawn by, with their count."""
+        views = self.data["views"]
+        law = {key: views[key] for key in ("scale", "ratio", "flip", "mix", "mix_alpha", "patches", "count")}
+        return from_plain(ViewSpec, law, f"{FILE} views")
+
+    @property
+    def size(self) -> int:
+        """Output side of a view, pixels."""
+        return self.data["views"]["size"]
+
+    @property
+    def image_size(self) -> int:
+        """Side of the stored images, pixels."""
+        return self.data["image"]["size"]
+
+    @property
+    def image_codec(self) -> str:
+        return self.data["image"]["codec"]
+
+    @property
+    def patches(self) -> int:
+        """N of the stitched grid the images are made of; 1 = none."""
+        return self.data["image"]["patches"]
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        return tuple(self.data["normalisation"]["mean"])
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        return tuple(self.data["normalisation"]["std"])
+
+    @property
+    def eval(self) -> EvalTransform:
+        return EvalTransform(**self.data["eval"])
+
+    @property
+    def dataset(self) -> str | None:
+        """The dataset's name that protocols override by."""
+        return self.data["recipe"]["dataset"]
+
+    def shards(self, ipc: int | None = None) -> list[dict[str, Any]]:
+        """The shards of the prefixes up to `ipc` (default: all). Raises SetError where no prefix is that IPC."""
+        if ipc is not None and ipc not in self.prefixes:
+            have = ", ".join(str(p) for p in self.prefixes)
+            raise SetError(f"{self.root} has no prefix of {ipc} images per class; it has {have}")
+        return [shard for shard in self.data["shards"] if ipc is None or shard["prefix"] <= ipc]
+
+    def rows(self, ipc: int | None = None) -> int:
+        return sum(shard["rows"] for shard in self.shards(ipc))
+
+
+def content_hash(data: Mapping[str, Any]) -> str:
+    """sha256 over the sorted `path sha256` lines of shards and row records: same run, same content."""
+    lines = []
+    for shard in data["shards"]:
+        lines += [f"{shard['path']} {shard['sha256']}\n", f"{rows_path(shard['path'])} {shard['rows_sha256']}\n"]
+        if shard["images"]:
+            lines.append(f"{shard['images']['path']} {shard['images']['sha256']}\n")
+    return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+
+
+def seal(data: Mapping[str, Any]) -> dict[str, Any]:
+    """`data` with `format`, `content` and `self` made true. Raises AssertionError where a key is missing (our bug)."""
+    sealed = {key: value for key, value in data.items() if key != "self"}
+    sealed |= {"format": FORMAT, "content": content_hash(data)}
+    assert set(sealed) == _KEYS - {"self"}, f"manifest keys: {set(sealed) ^ (_KEYS - {'self'})}"
+    return sealed | {"self": self_hash(sealed)}
+
+
+def self_hash(data: Mapping[str, Any]) -> str:
+    """sha256 of the canonical JSON without the key `self`."""
+    return hashlib.sha256(canonical({k: v for k, v in data.items() if k != "self"}).encode()).hexdigest()
+
+
+def write_manifest(root: Path, data: Mapping[str, Any]) -> Manifest:
+    """Seal and write `ddkit.json`, atomically."""
+    sealed = seal(data)
+    write_bytes(root / FILE, (canonical(sealed) + "\n").encode())
+    return Manifest(root, sealed)
+
+
+def is_set(root: Path) -> bool:
+    return (root / FILE).is_file()
+
+
+def read_manifest(root: str | Path) -> Manifest:
+    """Read and check `ddkit.json` of a directory.
+
+    Raises SetError (no distilled set there), FormatVersion (written by a newer ddkit), IntegrityError (its bytes are
+    not what was written, or name files a set cannot have).
+    """
+    root = Path(root)
+    path = root / FILE
+    if not root.is_dir():
+        raise SetError(f"no directory {root}; give the OUT of a `ddkit distill`")
+    if not path.is_file():
+        unfinished = root.with_name(root.name + ".work").is_dir()
+        step = "run its `ddkit distill` again to finish it" if unfinished else "make one with `ddkit distill`"
+        raise SetError(f"{root} is not a finished distilled set (it has no {FILE}); {step}")
+    try:
+        data = json.loads(path.read_bytes())
+        version = data["format"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise IntegrityError(f"{path} is damaged ({error}); fetch the set again") from error
+    if not isinstance(version, int) or version > FORMAT:
+        raise FormatVersion(f"{path} is format {version}, this ddkit reads up to {FORMAT}; pip install -U ddkit")
+    if data.get("self") != self_hash(data):
+        raise IntegrityError(f"{path} was changed after it was written (its own sha256 differs); fetch the set again")
+    if missing := _KEYS - set(data):
+        raise IntegrityError(f"{path} lacks {', '.join(sorted(missing))}; fetch the set again")
+    for shard in data["shards"]:
+        if not _SHARD.fullmatch(str(shard["path"])):
+            raise IntegrityError(f"{path} names {shard['path']!r}, which no set holds; fetch the set again")
+    return Manifest(root, data)
+
+
+def tensor_hash(tensors: Mapping[str, Any]) -> str:
+    """sha256 over tensors in name order (name, dtype, shape, bytes): a teacher's or student's identity."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        array = tensors[name].detach().cpu().contiguous().numpy()
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def mean_std(values: list[float]) -> tuple[float, float]:
+    """Mean and sample standard deviation (0 for a single value)."""
+    mean = sum(values) / len(values)
+    spread = sum((v - mean) ** 2 for v in values)
+    return mean, math.sqrt(spread / (len(values) - 1)) if len(values) > 1 else 0.0

@@ -1,0 +1,221 @@
+"""WebDataset shards: the deterministic writer and the verifying reader.
+
+The published format, version 1 (a shard, once written, never changes)
+----------------------------------------------------------------------
+`data/train-ipcIII-NNNNN.tar` holds rows of one prefix only (III: the prefix's IPC, three digits or more). Three members
+a sample, always the same three, in this order:
+
+    {key}.cls                 class index, ASCII decimal
+    {key}.png                 the image, uint8 RGB, lossless
+    {key}.views.safetensors   its views (integers) and their soft labels
+
+key = row number in eight digits; row r is the r-th sample of the shards in manifest order. Tar: ustar, mtime 0, uid and
+gid 0, no user names, mode 0644, so the same run gives the same bytes.
+
+Row records, `data/train-ipcIII-NNNNN.rows`, one tab-separated line a row:
+
+    key  cls  offset  bytes  sha256 of the image  offset  bytes  sha256 of the views
+
+with the offsets of the members' data in the tar. They say which member is wrong and let a reader map the tar.
+
+views.safetensors: V views, C classes, little-endian; one `__metadata__` key `ddkit` holding canonical JSON {format,
+codec, first, size, mean, std, stage, rank, origin}; tensors box [V,4] and flip uint8 [V], optional partner uint16 [V],
+mix_box [V,4], mix_lam float32 [V], patches uint8 [V,N] (see views.py) and the codec's label tensors (see codecs.py).
+
+`shard_rows` depends on the image size alone; n rows make ceil(n / shard_rows) shards whose sizes differ by at most one,
+larger first. Nothing here extracts a tar: members are read as slices of a file whose sha256 was checked first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from ddkit.errors import IntegrityError
+from ddkit.format.codecs import Codec
+from ddkit.format.views import Views
+from ddkit.runtime import atomic_file, write_bytes
+from ddkit.specs import canonical
+
+FORMAT = 1
+VIEWS_MEMBER = "views.safetensors"
+
+
+def shard_rows(size: int) -> int:
+    """The most rows a shard of `size` x `size` images holds (1508 at 224 pixels, 8130 at 64)."""
+    return min(max(256_000_000 // (3 * size * size + 19200), 256), 16384)
+
+
+def shard_sizes(rows: int, most: int) -> list[int]:
+    """Rows of each shard of a prefix: as few shards as hold them, sizes differing by at most one, larger first."""
+    count = -(-rows // most)
+    return [rows // count + (i < rows % count) for i in range(count)]
+
+
+def shard_path(prefix: int, number: int) -> str:
+    """`data/train-ipc005-00000.tar`"""
+    return f"data/train-ipc{prefix:03d}-{number:05d}.tar"
+
+
+def row_key(row: int) -> str:
+    return f"{row:08d}"
+
+
+# ------------------------------------------------------------------ the views member
+
+
+def pack_views(views: Views, labels: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> bytes:
+    """The member `{key}.views.safetensors` of one row.
+
+    views: of this row alone (n = 1); labels: the codec's tensors [V,...]; metadata: the keys above but `format`.
+    """
+    tensors = {name: np.ascontiguousarray(array[0]) for name, array in views.tensors().items()}
+    tensors |= {name: np.ascontiguousarray(array) for name, array in labels.items()}
+    return save_tensors(tensors, {"ddkit": canonical({"format": FORMAT, **metadata}, indent=None)})
+
+
+def unpack_views(data: bytes, codec: Codec, where: str) -> tuple[Views, dict[str, np.ndarray], dict[str, Any]]:
+    """The inverse of `pack_views`: (views with n = 1, label tensors, metadata). Raises IntegrityError."""
+    try:
+        tensors = load_tensors(data)
+        metadata = read_metadata(data)
+        labels = {name: tensors.pop(name) for name in codec.TENSORS}
+        tensors.pop("mean", None)
+        views = Views(**{name: array[None] for name, array in tensors.items()})
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise IntegrityError(f"{where}: the views cannot be read ({error}); fetch the set again") from error
+    return views, labels, metadata
+
+
+def read_metadata(data: bytes) -> dict[str, Any]:
+    """The JSON under `__metadata__.ddkit` of safetensors bytes."""
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return json.loads(header["__metadata__"]["ddkit"])
+
+
+def file_metadata(path: Path) -> dict[str, Any]:
+    """The JSON under `__metadata__.ddkit` of a safetensors file, {} where it has none."""
+    with safe_open(path, framework="numpy") as file:
+        return json.loads((file.metadata() or {}).get("ddkit", "{}"))
+
+
+# ------------------------------------------------------------------ writing
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One row as it is published. views: the bytes of its views member."""
+
+    row: int
+    label: int
+    image: bytes
+    views: bytes
+
+
+class _Hashing(io.RawIOBase):
+    """A file that is hashed while it is written."""
+
+    def __init__(self, file: io.BufferedIOBase) -> None:
+        self._file, self.sha256, self.size = file, hashlib.sha256(), 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.sha256.update(data)
+        self.size += len(data)
+        return self._file.write(data)
+
+    def tell(self) -> int:
+        return self.size
+
+
+def write_shard(root: Path, path: str, samples: Iterable[Sample], codec: str = "png") -> dict[str, Any]:
+    """Write a shard and its row records below `root`, each atomically; returns the manifest's entry less `prefix`."""
+    lines = []
+    with atomic_file(root / path) as temporary, open(temporary, "wb") as file:
+        hashing = _Hashing(file)
+        with tarfile.open(fileobj=hashing, mode="w", format=tarfile.USTAR_FORMAT) as tar:  # type: ignore[call-overload]
+            for sample in samples:
+                key = row_key(sample.row)
+                _add(tar, f"{key}.cls", str(sample.label).encode())
+                at_image = _add(tar, f"{key}.{codec}", sample.image)
+                at_views = _add(tar, f"{key}.{VIEWS_MEMBER}", sample.views)
+                fields = [key, sample.label, at_image, len(sample.image), hashlib.sha256(sample.image).hexdigest()]
+                fields += [at_views, len(sample.views), hashlib.sha256(sample.views).hexdigest()]
+                lines.append("\t".join(str(field) for field in fields) + "\n")
+    records = "".join(lines).encode()
+    write_bytes(root / rows_path(path), records)
+    return {
+        "path": path,
+        "rows": len(lines),
+        "bytes": hashing.size,
+        "sha256": hashing.sha256.hexdigest(),
+        "rows_sha256": hashlib.sha256(records).hexdigest(),
+        "images": None,
+    }
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> int:
+    """Add a member; returns the offset of its data."""
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    info.mode = 0o644
+    offset = tar.offset + 512
+    tar.addfile(info, io.BytesIO(data))
+    return offset
+
+
+def rows_path(path: str) -> str:
+    return path.removesuffix(".tar") + ".rows"
+
+
+# ------------------------------------------------------------------ reading
+
+
+@dataclass(frozen=True)
+class RowRecord:
+    """One line of a `.rows` file: where a row's members lie in the tar, and their hashes."""
+
+    row: int
+    label: int
+    image: tuple[int, int, str]
+    views: tuple[int, int, str]
+
+
+def parse_rows(data: bytes, where: str) -> list[RowRecord]:
+    """The row records of a shard. Raises IntegrityError for lines that are not as specified."""
+    records = []
+    for number, line in enumerate(data.decode("ascii", "replace").splitlines(), start=1):
+        fields = line.split("\t")
+        try:
+            key, label, at_image, image_bytes, image_sha, at_views, views_bytes, views_sha = fields
+            image = (int(at_image), int(image_bytes), image_sha)
+            views = (int(at_views), int(views_bytes), views_sha)
+            records.append(RowRecord(int(key), int(label), image, views))
+        except ValueError as error:
+            raise IntegrityError(f"{where}: line {number} is no row record; fetch the set again") from error
+    return records
+
+
+def file_sha256(path: Path) -> str:
+    """sha256, hex, of a file, read in pieces."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def member(tar: Any, place: tuple[int, int, str]) -> bytes:
+    """The bytes of one member out of a mapped or read tar (anything that slices to bytes)."""
+    offset, length, _ = place
+    return bytes(tar[offset : offset + length])

@@ -1,0 +1,245 @@
+"""Where we run: device, threads, atomic files, caches, progress. Knows nothing of datasets."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ddkit.errors import DiskError, OptionError
+
+if TYPE_CHECKING:
+    import torch
+
+# ------------------------------------------------------------------ device and threads
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """`auto` (CUDA, then MPS, then CPU) or a torch device name. Raises OptionError for one that is not here."""
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise OptionError(f"device {name!r} cannot be used ({reason}); try --device cpu") from error
+    return device
+
+
+@contextlib.contextmanager
+def threads(n: int) -> Iterator[None]:
+    """Run with exactly `n` CPU threads: on CPU the bytes of a result depend on their number (format.md)."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def cores() -> int:
+    """CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def device_class(device: torch.device) -> str:
+    """What equal bytes need besides the seed: the vector width of the CPU, or the architecture of the GPU."""
+    import torch
+
+    if device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        return f"cuda sm_{major}{minor}"
+    return f"{device.type} {torch.backends.cpu.get_cpu_capability()}"
+
+
+def hardware(device: torch.device) -> str:
+    """The machine in words, for results."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    model = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
+    return f"{model}, {cores()} cores"
+
+
+def versions() -> dict[str, str]:
+    """Versions of ddkit and of what its results rest on; libraries that are not installed are left out."""
+    found = {"python": platform.python_version()}
+    names = ("ddkit", "torch", "torchvision", "timm", "datasets", "huggingface_hub", "safetensors", "pillow", "numpy")
+    for name in names:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+# ------------------------------------------------------------------ files
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals (full disk, no permission) into one line."""
+    try:
+        yield
+    except OSError as error:
+        free = f"{shutil.disk_usage(_existing(path)).free / 1e6:.0f} MB free"
+        advice = "make room and run the same command again; nothing is lost"
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            advice = "choose a place that can be written"
+        raise DiskError(f"cannot write {path}: {error.strerror or error} ({free}); {advice}") from error
+
+
+def _existing(path: Path) -> Path:
+    """The nearest folder at or above `path` that is there."""
+    return next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.is_dir())
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Write a file that is either whole or not there: temporary name, fsync, rename, fsync of the folder."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            if os.name == "posix":
+                folder = os.open(path.parent, os.O_RDONLY)
+                try:
+                    os.fsync(folder)
+                finally:
+                    os.close(folder)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` atomically. Raises DiskError."""
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def is_temporary(path: Path) -> bool:
+    """True for what a killed `atomic_file` leaves behind."""
+    return path.name.startswith(".") and path.name.endswith(".tmp")
+
+
+def cache_dir() -> Path:
+    """Where teachers and fingerprints are kept: $DDKIT_CACHE, else ddkit under the user's cache directory."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("DDKIT_CACHE") or Path(base) / "ddkit")
+
+
+# ------------------------------------------------------------------ telling the user
+
+
+class _Console:
+    """Progress and notes go to stderr; results never do."""
+
+    quiet = False
+
+
+def be_quiet(quiet: bool) -> None:
+    """Switch notes and progress off or on."""
+    _Console.quiet = quiet
+
+
+def note(message: str) -> None:
+    """One line for the person who waits, on stderr."""
+    if not _Console.quiet:
+        sys.stderr.write(message + "\n")
+        sys.stderr.flush()
+
+
+@functools.cache
+def _stderr() -> Any:
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+@contextlib.contextmanager
+def progress(title: str, total: int, unit: str = "") -> Iterator[Callable[[int], None]]:
+    """A bar with rate and ETA. Yields `advance(n)`. Without a terminal: a line every 30 seconds, and one at the end."""
+    if _Console.quiet or total == 0:
+        yield lambda n: None
+        return
+    started = time.monotonic()
+    if not sys.stderr.isatty():
+        state = {"done": 0, "told": started}
+
+        def advance_lines(n: int) -> None:
+            state["done"] += n
+            now = time.monotonic()
+            if state["done"] >= total or now - state["told"] >= 30:
+                state["told"] = now
+                left = (now - started) / max(state["done"], 1) * (total - state["done"])
+                eta = "" if state["done"] >= total else f", about {duration(left)} left"
+                note(f"{title}: {state['done']}/{total} {unit} in {duration(now - started)}{eta}")
+
+        yield advance_lines
+        return
+    from rich import progress as bars
+
+    columns = (
+        bars.TextColumn("{task.description:<28}"),
+        bars.BarColumn(bar_width=30),
+        bars.MofNCompleteColumn(),
+        bars.TextColumn(unit),
+        bars.TimeElapsedColumn(),
+        bars.TextColumn("{task.fields[rate]}"),
+        bars.TextColumn("left"),
+        bars.TimeRemainingColumn(),
+    )
+    with bars.Progress(*columns, console=_stderr()) as display:
+        task = display.add_task(title, total=total, rate="")
+        done = 0
+
+        def advance_bar(n: int) -> None:
+            nonlocal done
+            done += n
+            speed = done / max(time.monotonic() - started, 1e-6)
+            display.update(task, advance=n, rate=f"{speed:.3g}/s")
+
+        yield advance_bar
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `3 min 20 s`, `2 h 5 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min"
+
+
+def size_words(size_bytes: float) -> str:
+    """`512 B`, `3.4 MB`, `1.2 GB` (powers of ten)."""
+    for unit in ("B", "kB", "MB"):
+        if size_bytes < 1000:
+            return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
+        size_bytes /= 1000
+    return f"{size_bytes:.1f} GB"
+
+
+def one_line(values: Mapping[str, object]) -> str:
+    """`factor=1, crops=5`: settings as people read them."""
+    return ", ".join(f"{key}={value}" for key, value in values.items())
