@@ -1,4 +1,4 @@
-"""What can be set, as frozen dataclasses with a strict TOML/JSON round trip. No torch here, and no defaults elsewhere."""
+"""What can be set: frozen dataclasses with a strict TOML/JSON round trip. No torch here; defaults live nowhere else."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from ddkit.errors import OptionError, unknown
 
 PACKAGE = Path(__file__).parent
+T = TypeVar("T")
 
 
 # ------------------------------------------------------------------ JSON, TOML and dataclasses
@@ -45,7 +46,7 @@ def to_plain(spec: Any) -> Any:
     return spec
 
 
-def from_plain[T](cls: type[T], data: Mapping[str, Any], where: str) -> T:
+def from_plain(cls: type[T], data: Mapping[str, Any], where: str) -> T:
     """Build dataclass `cls` from JSON or TOML values.
 
     Raises OptionError for an unknown key (listing the valid ones), a missing one, or a value of another type.
@@ -363,7 +364,8 @@ class EvalTransform:
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherSpec:
-    """What a checkpoint says of itself. mean and std are the network's own, per channel, for pixels in [0, 1]."""
+    """What a checkpoint says of itself. mean and std are the network's own, per channel, for pixels in [0, 1]; accuracy
+    is in percent, on `measured_on`."""
 
     arch: str
     num_classes: int
@@ -373,6 +375,7 @@ class TeacherSpec:
     classes: tuple[str, ...]
     class_ids: tuple[str | None, ...] | None = None
     accuracy: float | None = None
+    measured_on: str | None = None
     eval: EvalTransform | None = None
     hash: str = ""
 

@@ -8,10 +8,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from typing import Any
+from typing import Any, TypeVar
 
 from ddkit.errors import WorldError
 from ddkit.runtime import threads
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 _pools: dict[int, Any] = {}
 
@@ -50,7 +53,7 @@ def stop() -> None:
         _pools.popitem()[1].shutdown(wait=True, kill_workers=True)
 
 
-def run[Item, Result](
+def run(
     work: Callable[[Item], Result],
     items: Iterable[Item],
     *,

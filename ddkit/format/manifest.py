@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -167,20 +166,3 @@ def read_manifest(root: str | Path) -> Manifest:
         if not _SHARD.fullmatch(str(shard["path"])):
             raise IntegrityError(f"{path} names {shard['path']!r}, which no set holds; fetch the set again")
     return Manifest(root, data)
-
-
-def tensor_hash(tensors: Mapping[str, Any]) -> str:
-    """sha256 over tensors in name order (name, dtype, shape, bytes): a teacher's or student's identity."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        array = tensors[name].detach().cpu().contiguous().numpy()
-        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
-
-
-def mean_std(values: list[float]) -> tuple[float, float]:
-    """Mean and sample standard deviation (0 for a single value)."""
-    mean = sum(values) / len(values)
-    spread = sum((v - mean) ** 2 for v in values)
-    return mean, math.sqrt(spread / (len(values) - 1)) if len(values) > 1 else 0.0

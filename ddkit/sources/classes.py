@@ -1,0 +1,109 @@
+"""Classes and their matching: by WordNet id, then by name, then by lemma, each unique or refused."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ddkit.errors import ClassesError, first_few
+from ddkit.specs import PACKAGE, ClassName
+
+_WNID = re.compile(r"(n\d{8})")
+
+
+def name_classes(names: Sequence[str]) -> list[ClassName]:
+    """Names with their WordNet ids, where the source is ImageNet-like: names that begin with an id, or that are (nine
+    in ten of them at least) the descriptions of ImageNet's classes."""
+    ids = [m.group(1) if (m := _WNID.match(name)) else None for name in names]
+    if not any(ids) and len(names) >= 2:
+        known = _descriptions()
+        found = [known.get(name.lower()) for name in names]
+        if sum(id_ is not None for id_ in found) >= 0.9 * len(names):
+            ids = found
+    return [ClassName(name=name, id=id_) for name, id_ in zip(names, ids)]
+
+
+@functools.cache
+def _descriptions() -> dict[str, str]:
+    """ImageNet's descriptions in lower case -> WordNet id, those that name one class only (from timm)."""
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo()
+    pairs = [(info.index_to_description(i).lower(), info.index_to_label_name(i)) for i in range(info.num_classes())]
+    counts = Counter(description for description, _ in pairs)
+    return {description: id_ for description, id_ in pairs if counts[description] == 1}
+
+
+def _lemmas(name: str) -> set[str]:
+    """The single words or phrases of a name: "tench, Tinca tinca" -> {"tench", "tinca tinca"}."""
+    text = _WNID.sub("", name).replace("_", " ").lower()
+    return {lemma.strip(" -") for lemma in text.split(",") if lemma.strip(" -")}
+
+
+def match_classes(
+    target: Sequence[ClassName], given: Sequence[ClassName], *, what: str, same_order: bool = False
+) -> np.ndarray:
+    """For each target class the index of the given one: int64 [len(target)].
+
+    what: two names for the message, such as "the set and --val". same_order: trust the order (sources without names).
+    Raises ClassesError with the first five of each side that do not match.
+    """
+    if same_order:
+        if len(target) != len(given):
+            raise ClassesError(f"{what}: {len(target)} and {len(given)} classes; --same-order needs the same number")
+        return np.arange(len(target))
+    found: dict[int, int] = {}
+    for keys in (_by_id, _by_name, _by_lemma):
+        left_target = [i for i in range(len(target)) if i not in found]
+        left_given = [i for i in range(len(given)) if i not in found.values()]
+        claims = {i: {j for j in left_given if keys(target[i]) & keys(given[j])} for i in left_target}
+        wanted = Counter(j for matches in claims.values() for j in matches)
+        for i, matches in claims.items():
+            if len(matches) == 1 and wanted[next(iter(matches))] == 1:
+                found[i] = next(iter(matches))
+    if len(found) < len(target):
+        mine = [target[i].name for i in range(len(target)) if i not in found]
+        theirs = [given[j].name for j in range(len(given)) if j not in found.values()]
+        raise ClassesError(
+            f"classes of {what} do not match: {first_few(mine)} have no partner among {first_few(theirs) or 'none'}; "
+            "rename them, or give --same-order if only the names differ"
+        )
+    return np.array([found[i] for i in range(len(target))])
+
+
+def _by_id(c: ClassName) -> set[str]:
+    return {c.id} if c.id else set()
+
+
+def _by_name(c: ClassName) -> set[str]:
+    return {c.name.strip().lower()}
+
+
+def _by_lemma(c: ClassName) -> set[str]:
+    return _lemmas(c.name)
+
+
+def class_subset(choice: str, available: Sequence[ClassName]) -> np.ndarray:
+    """The indices of the chosen classes, in the given order: int64.
+
+    choice: a shipped list's name (imagenette, …), a text file with one class a line, or `a,b,c`.
+    Raises ClassesError for a class that is not there, or one named twice.
+    """
+    shipped = {path.stem: path for path in (PACKAGE / "sources" / "lists").glob("*.txt")}
+    path = shipped.get(choice, Path(choice))
+    if choice in shipped or path.is_file():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        names = [line.split("#")[0].strip() for line in lines if line.split("#")[0].strip()]
+    else:
+        names = [name.strip() for name in choice.split(",") if name.strip()]
+        if len(names) == 1 and names[0] not in {c.name for c in available}:
+            lists = ", ".join(sorted(shipped))
+            raise ClassesError(f"--classes {choice!r} is no file, no shipped list ({lists}) and no class of the source")
+    if double := [name for name, n in Counter(names).items() if n > 1]:
+        raise ClassesError(f"--classes names {first_few(double)} more than once; name each class once")
+    return match_classes(name_classes(names), available, what="--classes and the source")

@@ -1,0 +1,325 @@
+"""A source: labelled images by number, decoded on demand, with a fingerprint of their content and a seeded holdout."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddkit.errors import ClassesError, ImagesUnreadable, SourceError, first_few
+from ddkit.runtime import cache_dir, cores, progress, write_bytes
+from ddkit.sources.classes import class_subset, match_classes, name_classes
+from ddkit.sources.decoding import Unreadable, centre_square, decode_rgb, image_extent, whole_image
+from ddkit.sources.tables import Table, open_table, splits_of, validation_splits
+from ddkit.specs import ClassName, DatasetSpec, EvalTransform
+
+SIZES = (32, 64, 128, 224)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceRef:
+    """How a source is opened, as plain data: travels to worker processes and into the record of a run.
+
+    part: `all` of the split, or what a holdout of share `holdout` leaves (`train`) or takes (`holdout`), by `seed`.
+    skip: rows of the split left out because they do not decode.
+    """
+
+    data: str
+    split: str = "train"
+    image_column: str | None = None
+    label_column: str | None = None
+    classes: str | None = None
+    holdout: float | None = None
+    part: str = "all"
+    skip: tuple[int, ...] = ()
+
+
+class Source:
+    """Labelled images. `labels` int64 [n]; `classes` in label order; `rows` int64 [n]: row numbers in the split as
+    opened (before `classes`, `skip` and holdout), which is what origins record."""
+
+    def __init__(self, ref: SourceRef, table: Table) -> None:
+        self.ref = ref
+        self._table = table
+        everything = name_classes(table.names)
+        keep = np.arange(len(everything)) if ref.classes is None else class_subset(ref.classes, everything)
+        new_label = np.full(len(everything) + 1, -1)
+        new_label[keep] = np.arange(len(keep))
+        labels = new_label[table.labels]
+        chosen = labels >= 0
+        chosen[list(ref.skip)] = False
+        self.rows = np.flatnonzero(chosen)
+        self.labels = labels[self.rows]
+        self.classes: list[ClassName] = [everything[i] for i in keep]
+        if ref.part != "all":
+            held = self._held_out(ref.holdout or 0.0)
+            part = held if ref.part == "holdout" else ~held
+            self.rows, self.labels = self.rows[part], self.labels[part]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def class_names(self) -> list[str]:
+        return [c.name for c in self.classes]
+
+    @functools.cached_property
+    def counts(self) -> np.ndarray:
+        """Images of each class, int64 [C]."""
+        return np.bincount(self.labels, minlength=len(self.classes))
+
+    def members(self, label: int) -> np.ndarray:
+        """Positions of one class's images, int64, ascending."""
+        return np.flatnonzero(self.labels == label)
+
+    def read(self, i: int) -> np.ndarray:
+        """Image i at full resolution: uint8 [3,H,W], RGB, upright. Raises ImagesUnreadable naming it."""
+        try:
+            return self._decode(self.rows[i])
+        except Unreadable as error:
+            name = self._table.row_name(self.rows[i])
+            raise ImagesUnreadable(
+                f"{self.ref.data}: {name} does not decode ({error}); --skip-bad leaves it out"
+            ) from error
+
+    def _decode(self, row: int) -> np.ndarray:
+        raw = self._table.raw(row)
+        return raw if isinstance(raw, np.ndarray) else decode_rgb(raw)
+
+    def whole(self, i: int, size: int) -> Tensor:
+        """Image i as a square: shorter side to `size`, centre crop; uint8 [3,size,size]."""
+        return whole_image(self.read(i), size)
+
+    def resident(self, transform: EvalTransform) -> Tensor:
+        """All images through resize and centre crop: uint8 [n,3,crop,crop], in memory."""
+        result = torch.empty((len(self), 3, transform.crop, transform.crop), dtype=torch.uint8)
+
+        def fill(i: int) -> None:
+            result[i] = centre_square(torch.from_numpy(self.read(i)), transform.resize, transform.crop)
+
+        with ThreadPoolExecutor(cores()) as pool, progress(f"reading {self.ref.split}", len(self), "images") as advance:
+            for _ in pool.map(fill, range(len(self))):
+                advance(1)
+        return result
+
+    # -------------------------------------------------------------- content
+
+    @functools.cached_property
+    def hashes(self) -> np.ndarray:
+        """sha256 of every image of the split as opened, as encoded: uint8 [N,32]. Kept in the cache by the files'
+        names, sizes and times, since it reads everything once."""
+        files = self._table.files
+        listing = [(str(f.absolute()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+        name = hashlib.sha256(json.dumps([listing, self.ref.image_column]).encode()).hexdigest()
+        cached = cache_dir() / "hashes" / f"{name}.bin"
+        n = len(self._table.labels)
+        if files and cached.is_file() and cached.stat().st_size == 32 * n:
+            return np.frombuffer(cached.read_bytes(), np.uint8).reshape(n, 32)
+
+        def digest(row: int) -> bytes:
+            raw = self._table.raw(row)
+            return hashlib.sha256(raw.tobytes() if isinstance(raw, np.ndarray) else raw).digest()
+
+        with ThreadPoolExecutor(cores()) as pool, progress("fingerprinting", n if files else 0, "images") as advance:
+            parts = []
+            for part in pool.map(digest, range(n)):
+                parts.append(part)
+                advance(1)
+        if files:
+            write_bytes(cached, b"".join(parts))
+        return np.frombuffer(b"".join(parts), np.uint8).reshape(n, 32)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """sha256 over class name and content of every row of the split as opened; paths do not count."""
+        digest = hashlib.sha256()
+        for label, content in zip(self._table.labels, self.hashes):
+            digest.update((self._table.names[label] if label >= 0 else "").encode() + b"\0" + content.tobytes())
+        return digest.hexdigest()
+
+    def _held_out(self, share: float) -> np.ndarray:
+        """bool [n]: stratified, seeded by content: of each class the `share` (at least one of two) with least hash."""
+        held = np.zeros(len(self.rows), bool)
+        for label in range(len(self.classes)):
+            mine = np.flatnonzero(self.labels == label)
+            take = max(round(share * len(mine)), 1) if len(mine) > 1 else 0
+            keys = [hashlib.sha256(b"holdout" + self.hashes[self.rows[i]].tobytes()).digest() for i in mine]
+            held[mine[sorted(range(len(mine)), key=keys.__getitem__)[:take]]] = True
+        return held
+
+    def spec(self) -> DatasetSpec:
+        """What the manifest says of this source."""
+        held = self.ref.holdout if self.ref.part != "all" else None
+        return DatasetSpec(id=self.ref.data, split=self.ref.split, fingerprint=self.fingerprint, holdout=held)
+
+    def default_size(self) -> int:
+        """The largest of 32, 64, 128, 224 not above the median shorter side (of up to 500 images), at least 32."""
+        sides = []
+        for i in np.linspace(0, len(self) - 1, min(len(self), 500)).astype(int):
+            raw = self._table.raw(self.rows[i])
+            try:
+                sides.append(min(raw.shape[1:] if isinstance(raw, np.ndarray) else image_extent(raw)))
+            except Unreadable:
+                continue
+        median = float(np.median(sides)) if sides else 0
+        return max([size for size in SIZES if size <= median], default=SIZES[0])
+
+    # -------------------------------------------------------------- images that do not decode
+
+    def unreadable(self) -> dict[int, str]:
+        """Rows (of the split) that do not decode, with the reason: everything is decoded once, the answer is cached."""
+        cached = cache_dir() / "checked" / f"{self.fingerprint}.json"
+        if cached.is_file():
+            found = json.loads(cached.read_text())
+            return {int(row): reason for row, reason in found.items()}
+
+        def check(row: int) -> tuple[int, str] | None:
+            try:
+                self._decode(row)
+            except Unreadable as error:
+                return row, str(error)
+            return None
+
+        n = len(self._table.labels)
+        with ThreadPoolExecutor(cores()) as pool, progress("checking that all decode", n, "images") as advance:
+            bad = {}
+            for problem in pool.map(check, range(n)):
+                if problem:
+                    bad[problem[0]] = problem[1]
+                advance(1)
+        if self._table.files:
+            write_bytes(cached, json.dumps(bad).encode())
+        return bad
+
+    def without_unreadable(self, skip_bad: bool) -> Source:
+        """This source, after every image was seen to decode.
+
+        Raises ImagesUnreadable listing all that do not, unless `skip_bad`: then they are left out.
+        """
+        if self.ref.data == "digits":
+            return self
+        bad = self.unreadable()
+        if not bad:
+            return self
+        names = [self._table.row_name(row) for row in bad]
+        if not skip_bad:
+            reason = next(iter(bad.values()))
+            raise ImagesUnreadable(
+                f"{len(bad)} of {len(self._table.labels)} images of {self.ref.data} do not decode: {', '.join(names)} "
+                f"({reason}); mend or remove them, or leave them out with --skip-bad"
+            )
+        return Source(replace(self.ref, skip=tuple(sorted(bad))), self._table)
+
+    def name_rows(self, rows: Sequence[int]) -> list[str]:
+        """Rows of the split in words, for messages and logs."""
+        return [self._table.row_name(row) for row in rows]
+
+    def part(self, name: str, share: float) -> Source:
+        """What a holdout of `share` leaves (`train`) or takes (`holdout`)."""
+        return Source(replace(self.ref, part=name, holdout=share), self._table)
+
+
+@functools.lru_cache(maxsize=4)
+def reopen(ref: SourceRef) -> Source:
+    """The source a reference names; kept, because worker processes ask for the same one again and again."""
+    return Source(ref, open_table(ref.data, ref.split, ref.image_column, ref.label_column))
+
+
+def open_source(
+    data: str,
+    *,
+    split: str | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    classes: str | None = None,
+) -> Source:
+    """Open the images to distil: `digits`, a folder of class folders, parquet files, WebDataset shards, or a set.
+
+    split: default `train`, else the only one. Raises SourceError, ClassesError (fewer than two classes, or without
+    images).
+    """
+    splits = splits_of(data)
+    if split is None:
+        split = "train" if "train" in splits else next(iter(splits))
+    source = reopen(
+        SourceRef(data=data, split=split, image_column=image_column, label_column=label_column, classes=classes)
+    )
+    if len(source.classes) < 2:
+        raise ClassesError(f"{data} has one class ({source.class_names[0]}); a classifier needs at least two")
+    if empty := [source.class_names[c] for c in np.flatnonzero(source.counts == 0)]:
+        raise ClassesError(f"{data} has no labelled images of {first_few(empty)} in split {split!r}")
+    return source
+
+
+def has_validation(data: str, image_column: str | None = None, label_column: str | None = None) -> str | None:
+    """The split that can measure (its labels are all >= 0), or None."""
+    for split in validation_splits(list(splits_of(data))):
+        table = open_table(data, split, image_column, label_column)
+        if len(table.labels) and table.labels.min() >= 0:
+            return split
+    return None
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Images to measure on, in the order and with the labels of the set: source, labels int64 [n] (-1 = not used)."""
+
+    source: Source
+    labels: np.ndarray
+    name: str
+
+    def load(self, transform: EvalTransform) -> tuple[Tensor, Tensor]:
+        """(uint8 [n,3,crop,crop], int64 [n])."""
+        used = np.flatnonzero(self.labels >= 0)
+        images = self.source.resident(transform)
+        return images[torch.from_numpy(used)], torch.from_numpy(self.labels[used])
+
+
+def open_validation(
+    data: str,
+    classes: Sequence[ClassName],
+    *,
+    split: str | None = None,
+    source: DatasetSpec | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    same_order: bool = False,
+) -> tuple[Validation, bool]:
+    """Images to measure a network on whose classes are `classes`. Also tells whether labels were put in another order.
+
+    split: default the first of validation, valid, val, test whose labels are all >= 0. source: what the set was made
+    from; a `data` with the same fingerprint means its holdout rows.
+    Raises SourceError (no labelled split) and ClassesError (classes that do not match).
+    """
+    if split is None:
+        split = has_validation(data, image_column, label_column)
+    available = splits_of(data)
+    if split is None:
+        split = next(iter(available))
+        if set(available) & {"validation", "valid", "val", "test"}:
+            raise SourceError(
+                f"{data}: the labels of its splits {', '.join(available)} are hidden (-1); give one with labels"
+            )
+    opened = reopen(SourceRef(data=data, split=split, image_column=image_column, label_column=label_column))
+    if len(opened) < len(opened._table.labels):
+        hidden = len(opened._table.labels) - len(opened)
+        raise SourceError(f"{data} split {split!r}: {hidden} labels are -1; give a labelled split with --split")
+    name = f"{data}:{split}"
+    if source is not None and opened.fingerprint == source.fingerprint:
+        if source.holdout is None:
+            raise SourceError(
+                f"{data} is what the set was made from, and nothing of it was held out; give other images"
+            )
+        opened, name = opened.part("holdout", source.holdout), f"{data}:holdout"
+    order = match_classes(classes, opened.classes, what="the set and --val", same_order=same_order)
+    to_target = np.full(len(opened.classes), -1)
+    to_target[order] = np.arange(len(order))
+    opened = opened.without_unreadable(skip_bad=False)
+    return Validation(opened, to_target[opened.labels], name), bool((order != np.arange(len(order))).any())

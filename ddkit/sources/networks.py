@@ -1,0 +1,201 @@
+"""Networks by name, and checkpoints that carry their own normalisation, classes and evaluation transform."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from ddkit.errors import OptionError, TeacherError, unknown
+from ddkit.runtime import write_bytes
+from ddkit.specs import EvalTransform, TeacherSpec, canonical, to_plain
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class _Block(nn.Module):
+    """conv 3x3 - norm - ReLU - 2x2 average pooling"""
+
+    def __init__(self, channels: int, width: int, norm: Callable[[int], nn.Module]) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, width, 3, padding=1)
+        self.norm = norm(width)
+        self.pool = nn.AvgPool2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pool(torch.relu(self.norm(self.conv(x))))
+
+
+class ConvNet(nn.Module):
+    """The small network of the distillation papers: `depth` blocks of width 128 and one linear layer.
+
+    Input float [B,3,S,S]; logits [B,C]. The classifier reads the last map flattened channel-first.
+    Source: MTT (InstanceNorm, `-in`); RDED and CUDD (BatchNorm).
+    """
+
+    def __init__(self, depth: int, classes: int, size: int, norm: Callable[[int], nn.Module], width: int = 128) -> None:
+        super().__init__()
+        if size < 2**depth:
+            raise OptionError(
+                f"convnet{depth} halves the image {depth} times; {size} pixels are too few, use 2^{depth}"
+            )
+        self.features = nn.Sequential(*(_Block(width if i else 3, width, norm) for i in range(depth)))
+        self.classifier = nn.Linear(width * (size // 2**depth) ** 2, classes)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The penultimate features, float [B,F]."""
+        return self.features(x).flatten(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.forward_features(x))
+
+
+def _instance_norm(width: int) -> nn.Module:
+    return nn.GroupNorm(width, width)
+
+
+def _small_resnet(name: str, classes: int) -> nn.Module:
+    """torchvision's ResNet with a 3x3 stem and no max-pool, for images up to 64 pixels."""
+    import torchvision
+
+    network = getattr(torchvision.models, name)(num_classes=classes)
+    network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
+    network.maxpool = nn.Identity()
+    return network
+
+
+def _small_networks() -> dict[str, Callable[[int, int], nn.Module]]:
+    table: dict[str, Callable[[int, int], nn.Module]] = {}
+    for depth in (3, 4, 5, 6):
+        table[f"convnet{depth}"] = lambda c, s, d=depth: ConvNet(d, c, s, nn.BatchNorm2d)  # type: ignore[misc]
+        table[f"convnet{depth}-in"] = lambda c, s, d=depth: ConvNet(d, c, s, _instance_norm)  # type: ignore[misc]
+    for name in ("resnet18", "resnet50", "resnet101"):
+        table[f"{name}-small"] = lambda c, s, n=name: _small_resnet(n, c)  # type: ignore[misc]
+        table[name] = lambda c, s, n=name: _torchvision(n, c)  # type: ignore[misc]
+    return table
+
+
+def network_names() -> list[str]:
+    """The small networks; `timm:NAME` and `torchvision:NAME` come on top."""
+    return sorted(_small_networks())
+
+
+def build_network(name: str, classes: int, size: int) -> nn.Module:
+    """An untrained network: a small one, `timm:NAME`, or `torchvision:NAME`. Input float [B,3,size,size].
+
+    Raises OptionError for an unknown name, listing the valid ones, or an image too small for the network.
+    """
+    library, colon, tag = name.partition(":")
+    if library == "timm" and colon:
+        return _timm(tag, classes, size)
+    if library == "torchvision" and colon:
+        return _torchvision(tag, classes)
+    small = _small_networks()
+    if name not in small:
+        raise unknown("network", name, [*small, "timm:NAME", "torchvision:NAME"])
+    return small[name](classes, size)
+
+
+def _timm(tag: str, classes: int, size: int) -> nn.Module:
+    import timm
+
+    if not timm.is_model(tag.partition(".")[0]):
+        near = timm.list_models(f"*{tag.partition('.')[0][:6]}*")[:8]
+        raise OptionError(f"timm has no model {tag!r}; near it: {', '.join(near) or 'none'} (`timm.list_models()`)")
+    try:
+        return timm.create_model(tag, num_classes=classes, img_size=size)
+    except TypeError:
+        return timm.create_model(tag, num_classes=classes)  # convolutional networks take any size and no img_size
+
+
+def _torchvision(tag: str, classes: int) -> nn.Module:
+    import torchvision
+
+    if tag not in torchvision.models.list_models(module=torchvision.models):
+        raise unknown("torchvision model", tag, torchvision.models.list_models(module=torchvision.models))
+    return torchvision.models.get_model(tag, weights=None, num_classes=classes)
+
+
+# ------------------------------------------------------------------ checkpoints
+
+
+def tensor_hash(tensors: Mapping[str, Tensor]) -> str:
+    """sha256, hex, over tensors in name order (name, dtype, shape, bytes): a network's identity.
+
+    Not over the file: metadata, such as an accuracy measured later, must not change it.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        array = tensors[name].detach().cpu().contiguous().numpy()
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def save_checkpoint(path: Path, network: nn.Module, spec: TeacherSpec) -> TeacherSpec:
+    """Write a safetensors checkpoint, atomically; returns the spec with the hash of its weights."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    known = {key: value for key, value in to_plain(spec).items() if value is not None and key != "hash"}
+    write_bytes(path, save(state, {"ddkit": canonical(known, indent=None)}))
+    return _with_hash(spec, state)
+
+
+def _with_hash(spec: TeacherSpec, state: Mapping[str, Tensor]) -> TeacherSpec:
+    return TeacherSpec(**{**{key: getattr(spec, key) for key in to_plain(spec)}, "hash": tensor_hash(state)})
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(tensors, metadata under `ddkit`) of a safetensors file. Raises TeacherError; a pickle is refused unread."""
+    if not path.is_file():
+        raise TeacherError(f"no checkpoint {path}; train one with `ddkit teach {path} --data SOURCE --arch NAME`")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = json.loads((file.metadata() or {}).get("ddkit", "{}"))
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (not a dict)
+    except (SafetensorError, ValueError, RecursionError) as error:
+        with open(path, "rb") as raw:
+            head = raw.read(2)
+        what = "a pickle, which can run code" if head in (b"PK", b"\x80\x02", b"\x80\x04") else f"damaged ({error})"
+        raise TeacherError(
+            f"{path} is not a safetensors checkpoint but {what}; convert it with safetensors.torch.save_file"
+        ) from error
+
+
+def load_checkpoint(path: str | Path) -> tuple[nn.Module, TeacherSpec]:
+    """A network in eval mode and what it says of itself. Raises TeacherError naming what is missing or differs."""
+    path = Path(path)
+    state, metadata = read_weights(path)
+    needed = ("arch", "num_classes", "image_size", "mean", "std", "classes")
+    if missing := [key for key in needed if key not in metadata]:
+        raise TeacherError(f"{path} has no {', '.join(missing)} in its metadata key 'ddkit'; `ddkit teach` writes them")
+    try:
+        ids = metadata.get("class_ids")
+        spec = TeacherSpec(
+            arch=metadata["arch"],
+            num_classes=int(metadata["num_classes"]),
+            image_size=int(metadata["image_size"]),
+            mean=tuple(float(v) for v in metadata["mean"]),  # type: ignore[arg-type]
+            std=tuple(float(v) for v in metadata["std"]),  # type: ignore[arg-type]
+            classes=tuple(str(v) for v in metadata["classes"]),
+            class_ids=tuple(ids) if ids else None,
+            accuracy=metadata.get("accuracy"),
+            measured_on=metadata.get("measured_on"),
+            eval=EvalTransform(**metadata["eval"]) if metadata.get("eval") else None,
+        )
+        network = build_network(spec.arch, spec.num_classes, spec.image_size)
+        network.load_state_dict(state)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise TeacherError(f"{path} does not fit the network it names ({str(error).splitlines()[0]})") from error
+    if len(spec.classes) != spec.num_classes:
+        raise TeacherError(
+            f"{path} names {len(spec.classes)} classes and has {spec.num_classes} outputs; mend its metadata"
+        )
+    return network.eval(), _with_hash(spec, state)

@@ -1,0 +1,233 @@
+"""Opening a source: which files, which split, which columns. Gives a table of encoded images; decodes nothing.
+
+A table is `raw(i)` (the bytes of image i, or its pixels), int64 labels, class names, and names of rows for messages.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ddkit.errors import SourceError
+from ddkit.format.integrity import open_shard
+from ddkit.format.manifest import is_set, read_manifest
+from ddkit.format.shards import member
+from ddkit.sources.decoding import SUFFIXES
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+SPLITS = {"train": "train", "training": "train", "validation": "validation", "valid": "valid", "val": "val"}
+SPLITS |= {"dev": "validation", "test": "test", "testing": "test"}
+VALIDATION = ("validation", "valid", "val", "test")
+_IMAGE_NAMES = ("image", "img", "images", "png", "jpg", "jpeg", "webp", "picture", "pixels")
+_LABEL_NAMES = ("label", "labels", "cls", "class", "fine_label", "target", "category")
+
+
+@dataclass(frozen=True)
+class Table:
+    """raw: row -> encoded bytes, or uint8 [3,H,W] pixels; labels: int64 [n], -1 = none; row_name: for messages."""
+
+    raw: Callable[[int], bytes | np.ndarray]
+    labels: np.ndarray
+    names: list[str]
+    row_name: Callable[[int], str]
+    files: tuple[Path, ...] = ()
+
+
+def splits_of(data: str) -> dict[str, Any]:
+    """The splits of a source, by name. Raises SourceError where there is nothing to open."""
+    return _kind(data)[1]
+
+
+def open_table(data: str, split: str, image_column: str | None = None, label_column: str | None = None) -> Table:
+    """Open one split. Raises SourceError for unknown splits or columns, or where one of several must be chosen."""
+    kind, splits = _kind(data)
+    if split not in splits:
+        raise SourceError(f"{data} has no split {split!r}; it has {', '.join(splits)}")
+    if kind == "digits":
+        return _digits(split)
+    if kind == "folders":
+        return _folders(splits[split])
+    if kind == "set":
+        return _distilled(splits[split])
+    return _dataset(data, kind, splits[split], image_column, label_column)
+
+
+def _kind(data: str) -> tuple[str, dict[str, Any]]:
+    """What a source is, and its splits: name -> files or folder."""
+    if data == "digits":
+        return "digits", {"train": None, "test": None}
+    path = Path(data)
+    if not path.exists():
+        raise SourceError(f"no such folder or file: {data}; give digits, a folder of class folders, parquet or tar")
+    if is_set(path):
+        return "set", {"train": path}
+    for kind, suffix in (("parquet", ".parquet"), ("webdataset", ".tar")):
+        files = [path] if path.suffix == suffix else []
+        if path.is_dir():
+            files = sorted(f for f in (*path.glob(f"*{suffix}"), *path.glob(f"*/*{suffix}")) if f.name[0] != ".")
+        if files:
+            return kind, _group_by_split(files, path)
+    if not path.is_dir():
+        raise SourceError(f"{data} is no parquet and no tar file; give a folder, .parquet or .tar")
+    children = {child.name.lower(): child for child in sorted(path.iterdir()) if child.is_dir()}
+    found = {SPLITS[name]: child for name, child in children.items() if name in SPLITS}
+    if found and all(any(grandchild.is_dir() for grandchild in child.iterdir()) for child in found.values()):
+        return "folders", found
+    return "folders", {"train": path}
+
+
+def _group_by_split(files: Sequence[Path], root: Path) -> dict[str, list[Path]]:
+    """Files by the split their name (or folder) begins with; those that name none are `train`."""
+    groups: dict[str, list[Path]] = {}
+    for file in files:
+        parts = file.relative_to(root).parts if file != root else (file.name,)
+        words = [re.split(r"[-_.]", part.lower())[0] for part in parts]
+        split = next((SPLITS[word] for word in reversed(words) if word in SPLITS), "train")
+        groups.setdefault(split, []).append(file)
+    return groups
+
+
+def validation_splits(splits: Sequence[str]) -> list[str]:
+    """The splits that can measure, in the order they are tried."""
+    return [name for name in VALIDATION if name in splits]
+
+
+# ------------------------------------------------------------------ digits
+
+
+def _digits(split: str) -> Table:
+    """scikit-learn's handwritten digits: 8x8 grey -> 32x32 RGB, bilinear; test = every fifth of each class."""
+    import torch
+    from sklearn.datasets import load_digits
+    from torch.nn.functional import interpolate
+
+    digits = load_digits()
+    test = np.zeros(len(digits.target), bool)
+    for label in range(10):
+        test[np.flatnonzero(digits.target == label)[4::5]] = True
+    chosen = np.flatnonzero(test if split == "test" else ~test)
+    grey = torch.from_numpy(np.rint(digits.images[chosen] * (255 / 16)).astype(np.uint8))[:, None]
+    images = interpolate(grey, (32, 32), mode="bilinear", align_corners=False).repeat(1, 3, 1, 1).numpy()
+    names = [str(digit) for digit in range(10)]
+    return Table(images.__getitem__, digits.target[chosen].astype(np.int64), names, lambda i: f"digit {chosen[i]}")
+
+
+# ------------------------------------------------------------------ a distilled set
+
+
+def _distilled(root: Path) -> Table:
+    """The images of one of our own sets, by our own verifying reader."""
+    manifest = read_manifest(root)
+    opened = [open_shard(manifest, shard) for shard in manifest.shards()]
+    rows = [(tar, record) for tar, records in opened for record in records]
+    labels = np.array([record.label for _, record in rows])
+    return Table(lambda i: member(rows[i][0], rows[i][1].image), labels, manifest.class_names, lambda i: f"row {i}")
+
+
+# ------------------------------------------------------------------ class folders
+
+
+def _folders(root: Path) -> Table:
+    """A folder of class folders; the class is the first folder below the root, rows are sorted by path."""
+    folders = sorted(child for child in root.iterdir() if child.is_dir() and not child.name.startswith("."))
+    paths: list[Path] = []
+    labels: list[int] = []
+    names: list[str] = []
+    for folder in folders:
+        files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+        if files:
+            labels += [len(names)] * len(files)
+            names.append(folder.name)
+            paths += files
+    if not paths:
+        loose = any(file.suffix.lower() in SUFFIXES for file in root.iterdir())
+        why = "its images are not in class folders" if loose else "it is empty or its folders are"
+        raise SourceError(f"{root} holds no class folders with images ({why}); expected {root}/CLASS/IMAGE.jpg")
+    return Table(
+        lambda i: paths[i].read_bytes(),
+        np.array(labels),
+        names,
+        lambda i: str(paths[i].relative_to(root)),
+        tuple(paths),
+    )
+
+
+# ------------------------------------------------------------------ parquet and tar, through `datasets`
+
+
+def _dataset(data: str, kind: str, files: list[Path], image_column: str | None, label_column: str | None) -> Table:
+    import datasets
+
+    datasets.disable_progress_bars()
+    try:
+        table = datasets.load_dataset(kind, data_files={"train": [str(file) for file in files]}, split="train")
+    except (datasets.exceptions.DatasetGenerationError, OSError, ValueError, EOFError) as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise SourceError(f"{data} cannot be opened as {kind}: {reason}; check that the files are whole") from error
+    image = _image_column(data, table, image_column)
+    label = _label_column(data, table, label_column)
+    labels, names = _labels(table, label)
+    encoded = table.select_columns([image]).cast_column(image, datasets.Image(decode=False))
+
+    def raw(i: int) -> bytes:
+        cell = encoded[int(i)][image]
+        return cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
+
+    return Table(raw, labels, names, lambda i: f"row {i}", tuple(files))
+
+
+def _image_column(data: str, table: Dataset, asked: str | None) -> str:
+    from datasets import Image
+
+    if asked is not None:
+        return _existing_column(data, table, asked, "--image-column")
+    typed = [name for name, feature in table.features.items() if isinstance(feature, Image)]
+    candidates = typed or [name for name in table.column_names if name.lower() in _IMAGE_NAMES]
+    if len(candidates) == 1:
+        return candidates[0]
+    found = f"several image columns ({', '.join(candidates)})" if candidates else "no image column"
+    raise SourceError(f"{data} has {found} among {', '.join(table.column_names)}; name it with --image-column")
+
+
+def _label_column(data: str, table: Dataset, asked: str | None) -> str:
+    from datasets import ClassLabel
+
+    if asked is not None:
+        return _existing_column(data, table, asked, "--label-column")
+    typed = [name for name, feature in table.features.items() if isinstance(feature, ClassLabel)]
+    candidates = typed or [name for name in table.column_names if name.lower() in _LABEL_NAMES]
+    if len(candidates) == 1:
+        return candidates[0]
+    found = f"several label columns ({', '.join(candidates)})" if candidates else "no label column"
+    raise SourceError(f"{data} has {found} among {', '.join(table.column_names)}; name it with --label-column")
+
+
+def _existing_column(data: str, table: Dataset, name: str, option: str) -> str:
+    if name not in table.column_names:
+        raise SourceError(f"{data} has no column {name!r} ({option}); it has {', '.join(table.column_names)}")
+    return name
+
+
+def _labels(table: Dataset, column: str) -> tuple[np.ndarray, list[str]]:
+    """int64 labels (-1 = none) and class names: of the ClassLabel, else the sorted distinct values."""
+    from datasets import ClassLabel
+
+    feature = table.features[column]
+    values = table.data.column(column).to_pylist() if table._indices is None else list(table[column])
+    if isinstance(feature, ClassLabel):
+        return np.array([-1 if v is None else v for v in values], np.int64), list(feature.names)
+    if all(isinstance(v, int) or v is None for v in values):
+        labels = np.array([-1 if v is None else v for v in values], np.int64)
+        return labels, [str(i) for i in range(int(labels.max(initial=-1)) + 1)]
+    if not all(isinstance(v, str) or v is None for v in values):
+        raise SourceError(f"column {column!r} holds {feature}, which is no class; name another with --label-column")
+    names = sorted({v for v in values if v is not None})
+    index = {name: i for i, name in enumerate(names)}
+    return np.array([-1 if v is None else index[v] for v in values], np.int64), names

@@ -1,0 +1,178 @@
+"""One training loop for teachers and students: resumable, counter-seeded, logged by epoch, last epoch = the result."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from ddkit.errors import Diverged
+from ddkit.format.views import normalise
+from ddkit.runtime import write_bytes
+from ddkit.seeds import torch_seed
+from ddkit.specs import TrainSpec
+
+Batch = tuple[Tensor, Any]
+SAVE_EVERY_S = 20.0
+PROBE_STEPS = 20
+
+
+def seeded_network(build: Callable[[], nn.Module], seed: int, *path: str | int) -> nn.Module:
+    """`build()` with initial weights from (seed, path); the global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch_seed(seed, *path))
+        return build()
+
+
+def learning_rate(spec: TrainSpec, step: int, steps: int, steps_an_epoch: int) -> float:
+    """The factor on `spec.lr` at a step (0-based) of `steps`."""
+    warm = round(spec.warmup * steps)
+    if step < warm:
+        return (step + 1) / warm
+    if spec.schedule == "cosine":
+        return (1 + math.cos(math.pi * (step - warm) / max(steps - warm, 1))) / 2
+    if spec.schedule == "half-cosine":
+        return (1 + math.cos(math.pi * (step // steps_an_epoch) / (2 * steps / steps_an_epoch))) / 2
+    if spec.schedule == "onecycle":
+        return 1 - (step - warm) / max(steps - warm, 1)
+    return 1.0
+
+
+def make_optimiser(spec: TrainSpec, network: nn.Module) -> torch.optim.Optimizer:
+    """AdamW or SGD with Nesterov momentum; no weight decay on one-dimensional parameters."""
+    named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for _, p in named if p.ndim > 1], "weight_decay": spec.weight_decay},
+        {"params": [p for _, p in named if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if spec.optimiser == "sgd":
+        return torch.optim.SGD(groups, lr=spec.lr, momentum=spec.momentum, nesterov=spec.momentum > 0)
+    return torch.optim.AdamW(groups, lr=spec.lr, betas=(0.9, 0.999))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """What `fit` needs besides the network. Batches and their order are a function of the epoch alone, so a training
+    that was killed goes on from its last saved epoch to the same weights.
+
+    batches: epoch -> (input float [B,3,S,S], target) pairs; loss: (logits, target) -> scalar; state: where to resume
+    from; log: metrics.jsonl, a line an epoch; measure: accuracy in percent, logged every `measure_every` epochs and
+    never used to choose; on_estimate: told the expected seconds of the whole after 20 steps.
+    """
+
+    spec: TrainSpec
+    epochs: int
+    steps_an_epoch: int
+    batches: Callable[[int], Iterable[Batch]]
+    loss: Callable[[Tensor, Any], Tensor]
+    seed: int
+    device: torch.device
+    state: Path | None = None
+    log: Path | None = None
+    measure: Callable[[nn.Module], float] | None = None
+    measure_every: int = 0
+    on_epoch: Callable[[int], None] | None = None
+    on_estimate: Callable[[float], None] | None = None
+
+
+def fit(network: nn.Module, job: Fit) -> list[dict[str, float]]:
+    """Train `network` in place; returns the log: per epoch epoch, loss, lr, seconds and, where measured, accuracy.
+
+    Raises Diverged when a loss is not finite, naming the epoch.
+    """
+    network = network.to(job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimiser = make_optimiser(job.spec, network)
+    first, history = _resume(network, optimiser, job)
+    if job.on_epoch and first:
+        job.on_epoch(first)
+    steps = job.epochs * job.steps_an_epoch
+    half = job.spec.precision == "bfloat16"
+    saved = probe = time.monotonic()
+    for epoch in range(first, job.epochs):
+        network.train()
+        began, total, step = time.monotonic(), torch.zeros((), device=job.device), epoch * job.steps_an_epoch
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(torch_seed(job.seed, "dropout", epoch))  # layers that drop use the global generator
+            for inputs, target in job.batches(epoch):
+                factor = learning_rate(job.spec, step, steps, job.steps_an_epoch)
+                for group in optimiser.param_groups:
+                    group["lr"] = job.spec.lr * factor
+                with torch.autocast(job.device.type, torch.bfloat16) if half else nullcontext():
+                    logits = network(inputs.contiguous(memory_format=torch.channels_last))
+                loss = job.loss(logits.float(), target)
+                optimiser.zero_grad(set_to_none=True)
+                loss.backward()
+                optimiser.step()
+                total += loss.detach()
+                step += 1
+                if job.on_estimate and step == first * job.steps_an_epoch + PROBE_STEPS:
+                    job.on_estimate((time.monotonic() - probe) / PROBE_STEPS * (steps - step))
+        mean_loss = float(total) / job.steps_an_epoch
+        if not math.isfinite(mean_loss):
+            raise Diverged(f"the loss became {mean_loss} in epoch {epoch}; lower the learning rate (now {job.spec.lr})")
+        entry = {"epoch": epoch + 1, "loss": mean_loss, "lr": job.spec.lr * factor}
+        entry["seconds"] = round(time.monotonic() - began, 4)
+        if job.measure and job.measure_every and ((epoch + 1) % job.measure_every == 0 or epoch + 1 == job.epochs):
+            entry["accuracy"] = job.measure(network)
+        history.append(entry)
+        if job.log:
+            with open(job.log, "a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
+        if job.state and (time.monotonic() - saved >= SAVE_EVERY_S or epoch + 1 == job.epochs):
+            _save(network, optimiser, job.state, history)
+            saved = time.monotonic()
+        if job.on_epoch:
+            job.on_epoch(1)
+    network.eval()
+    return history
+
+
+def _save(network: nn.Module, optimiser: torch.optim.Optimizer, path: Path, history: list[dict[str, float]]) -> None:
+    tensors = {f"network.{k}": v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+    for i, state in optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser.{i}.{k}": torch.as_tensor(v).cpu().contiguous() for k, v in state.items()}
+    write_bytes(path, save(tensors, {"ddkit": json.dumps({"history": history})}))
+
+
+def _resume(network: nn.Module, optimiser: torch.optim.Optimizer, job: Fit) -> tuple[int, list[dict[str, float]]]:
+    """Load the last saved epoch; the log is cut to it. Returns (epochs done, their log)."""
+    history: list[dict[str, float]] = []
+    if job.state and job.state.is_file():
+        with safe_open(job.state, framework="pt") as file:
+            history = json.loads(file.metadata()["ddkit"])["history"]
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        prefix = "network."
+        network.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition(".")
+            if part == "optimiser":
+                i, _, key = rest.partition(".")
+                state.setdefault(int(i), {})[key] = tensor
+        optimiser.load_state_dict(optimiser.state_dict() | {"state": state})
+    if job.log:
+        job.log.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(job.log, "".join(json.dumps(entry) + "\n" for entry in history).encode())
+    return len(history), history
+
+
+@torch.inference_mode()
+def accuracy(network: nn.Module, images: Tensor, labels: Tensor, mean: Any, std: Any, device: torch.device) -> float:
+    """Top-1 in percent. images: uint8 [n,3,S,S]; labels: int64 [n]; the network is left in eval mode."""
+    network.eval()
+    right = 0
+    for start in range(0, len(images), 256):
+        batch = normalise(images[start : start + 256].to(device), mean, std)
+        logits = network(batch.contiguous(memory_format=torch.channels_last))
+        right += int((logits.argmax(1).cpu() == labels[start : start + 256]).sum())
+    return 100.0 * right / len(images)
