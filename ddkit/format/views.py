@@ -54,6 +54,12 @@ class Views:
         """The views of some rows (their partners still count in the shard)."""
         return Views(**{name: array[index] for name, array in self.tensors().items()})
 
+    def partners(self, rows: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+        """int64 [B]: the rows mixed in, -1 = not mixed. (Readers that join shards store int64 and -1 themselves.)"""
+        assert self.partner is not None
+        partner = self.partner[rows, numbers].astype(np.int64)
+        return np.where(partner == UNMIXED, -1, partner) if self.partner.dtype == np.uint16 else partner
+
     @classmethod
     def stack(cls, parts: Sequence[Views]) -> Views:
         """Rows of several parts, one after the other."""
@@ -236,9 +242,9 @@ def apply(images: Tensor, views: Views, rows: np.ndarray, numbers: np.ndarray, s
     pixels = _unmixed(images, views, rows, numbers, size)
     if views.mix_box is None or views.partner is None:
         return pixels
-    partner = views.partner[rows, numbers].astype(np.int64)
+    partner = views.partners(rows, numbers)
     region = views.mix_box[rows, numbers].astype(np.int64)
-    mixed = np.flatnonzero((partner != UNMIXED) & (region[:, 2] > 0) & (region[:, 3] > 0))
+    mixed = np.flatnonzero((partner >= 0) & (region[:, 2] > 0) & (region[:, 3] > 0))
     if len(mixed):
         other = _unmixed(images, views, partner[mixed], numbers[mixed], size)
         if pixels.device.type == "cpu":
@@ -296,8 +302,8 @@ def network_input(
     """
     pixels = normalise(apply(images, views, rows, numbers, size), mean, std)
     if views.mix_lam is not None and views.partner is not None:
-        partner = views.partner[rows, numbers].astype(np.int64)
-        mixed = np.flatnonzero(partner != UNMIXED)
+        partner = views.partners(rows, numbers)
+        mixed = np.flatnonzero(partner >= 0)
         if len(mixed):
             other = normalise(_unmixed(images, views, partner[mixed], numbers[mixed], size), mean, std)
             lam = torch.as_tensor(views.mix_lam[rows, numbers][mixed], device=pixels.device)[:, None, None, None]

@@ -1,0 +1,268 @@
+"""Loaders over a set in memory: `ReplayLoader` replays the stored views exactly, `FreshLoader` draws new ones."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddkit.errors import OptionError, SetError
+from ddkit.format.manifest import Manifest, read_manifest
+from ddkit.format.views import Views, draw, network_input
+from ddkit.replay.order import check_batch, epoch_order, rank_slice
+from ddkit.replay.resident import Resident, column, load_rows, load_set, row_pixels, row_views
+from ddkit.seeds import rng
+from ddkit.specs import ViewSpec
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+class ReplayLoader:
+    """Yields a student's batches: the stored views of a distilled set, pixel for pixel, with their soft labels.
+
+    source: a directory, or a `datasets.Dataset` of a set. batch_size: rows of a global batch, over all ranks.
+    device: where images live and batches appear. ipc: only this prefix. seed: of the order. temperature: where
+    the codec needs one (default: the set's). rank, world_size: default from torchrun's environment.
+    batch: "tuple" yields (images float32 [B,3,S,S] normalised, logits float32 [B,C], labels int64 [B]); "dict" yields
+    {"pixel_values", "logits" as "soft_labels", "labels", "rows"} for transformers' Trainer.
+
+    Each `iter(loader)` starts the next epoch by itself; epoch e replays view e mod V of every row. It shards itself by
+    rank and uses no worker processes: do not wrap it in a DataLoader. Every byte is compared with the manifest before
+    the first batch. Raises SetError, IntegrityError, FormatVersion, OptionError.
+    """
+
+    def __init__(
+        self,
+        source: str | Path | Dataset | Manifest,
+        *,
+        batch_size: int,
+        device: str | torch.device = "cpu",
+        ipc: int | None = None,
+        seed: int = 0,
+        temperature: float | None = None,
+        manifest: str | Path | None = None,
+        rank: int | None = None,
+        world_size: int | None = None,
+        batch: Literal["tuple", "dict"] = "tuple",
+    ) -> None:
+        if batch not in ("tuple", "dict"):
+            raise OptionError(f"batch is {batch!r}; valid: tuple, dict")
+        self._manifest, self._set = _open(source, manifest, ipc)
+        self.rank = int(os.environ.get("RANK", 0)) if rank is None else rank
+        self.world_size = int(os.environ.get("WORLD_SIZE", 1)) if world_size is None else world_size
+        if not 0 <= self.rank < self.world_size:
+            raise OptionError(f"rank {self.rank} is not one of {self.world_size}; ranks count from 0")
+        check_batch(len(self._set), batch_size, self.world_size)
+        self.batch_size, self.seed, self.device = batch_size, seed, torch.device(device)
+        recorded = self._manifest.data["labels"]["temperature"] if self._manifest else None
+        self.temperature = temperature or recorded or 20.0
+        self._as_dict = batch == "dict"
+        self._images = self._set.images.to(self.device)
+        self._next = self._at = (0, 0)  # (epoch, step) of the next iter(), and of the next batch to come
+        self._running: object = None
+
+    # -------------------------------------------------------------- what the set says
+
+    @property
+    def classes(self) -> list[str]:
+        return [c.name for c in self._set.classes]
+
+    @property
+    def class_ids(self) -> list[str | None]:
+        return [c.id for c in self._set.classes]
+
+    @property
+    def num_classes(self) -> int:
+        return len(self._set.classes)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images a student sees, pixels."""
+        return self._set.size
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        return self._set.mean
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        return self._set.std
+
+    @property
+    def protocol(self) -> str | None:
+        """The protocol the manifest recommends; None for a Dataset without manifest."""
+        return self._manifest.data["recommended"]["protocol"] if self._manifest else None
+
+    @property
+    def manifest(self) -> Manifest | None:
+        return self._manifest
+
+    @property
+    def views(self) -> int:
+        """Views stored of each image."""
+        assert self._set.views is not None
+        return self._set.views.count
+
+    @property
+    def rows(self) -> int:
+        """Images in the set."""
+        return len(self._set)
+
+    def __len__(self) -> int:
+        """Steps of an epoch, the same for every rank."""
+        return -(-len(self._set) // self.batch_size)
+
+    # -------------------------------------------------------------- epochs
+
+    def __iter__(self) -> Iterator[Any]:
+        start = self._next
+        self._next, self._at, self._running = (start[0] + 1, 0), start, object()
+        return self._run(*start, self._running)
+
+    def _run(self, epoch: int, first: int, running: object) -> Iterator[Any]:
+        order = epoch_order(self._set.shards, self.seed, epoch)
+        for step in range(first, len(self)):
+            batch = self._batch(order, epoch, step)
+            if self._running is running:  # an older iterator no longer says where the loader stands
+                self._at = (epoch, step + 1) if step + 1 < len(self) else (epoch + 1, 0)
+            yield batch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make the next `iter` start this epoch. Never needed: epochs advance by themselves."""
+        self._next = self._at = (int(epoch), 0)
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the loader stands, also in mid-epoch: the next batch to come."""
+        return {"epoch": self._at[0], "step": self._at[1], "seed": self.seed, "batch_size": self.batch_size}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go on where `state_dict` stood. Raises OptionError for the state of another seed or batch size."""
+        for key in ("seed", "batch_size"):
+            if state[key] != getattr(self, key):
+                raise OptionError(
+                    f"the state is of {key} {state[key]}, this loader has {getattr(self, key)}; make it alike"
+                )
+        self._next = self._at = (state["epoch"], state["step"])
+
+    def peek(self) -> Any:
+        """The first batch of the next epoch, without starting it."""
+        epoch, step = self._next
+        return self._batch(epoch_order(self._set.shards, self.seed, epoch), epoch, step)
+
+    def _batch(self, order: np.ndarray, epoch: int, step: int) -> Any:
+        rows = order[step * self.batch_size : (step + 1) * self.batch_size]
+        rows = rows[rank_slice(len(rows), self.rank, self.world_size)]
+        views = self._set.views
+        assert views is not None
+        numbers = np.full(len(rows), epoch % views.count)
+        inputs = network_input(
+            self._images, views, rows, numbers, size=self._set.size, mean=self._set.mean, std=self._set.std
+        )
+        logits = self._set.logits(rows, numbers).to(self.device)
+        labels = torch.from_numpy(self._set.labels[rows]).to(self.device)
+        if self._as_dict:
+            numbers_of_rows = torch.from_numpy(self._set.rows[rows])
+            return {"pixel_values": inputs, "soft_labels": logits, "labels": labels, "rows": numbers_of_rows}
+        return inputs, logits, labels
+
+
+def _open(
+    source: str | Path | Dataset | Manifest, manifest: str | Path | None, ipc: int | None
+) -> tuple[Manifest | None, Resident]:
+    if isinstance(source, Manifest):
+        return source, load_set(source, ipc)
+    if isinstance(source, str | Path):
+        found = read_manifest(source)
+        return found, load_set(found, ipc)
+    if not hasattr(source, "column_names"):
+        raise SetError(f"source is a {type(source).__name__}; give a directory or a datasets.Dataset")
+    known = read_manifest(manifest) if manifest is not None else None
+    if ipc is not None:
+        raise OptionError("ipc= needs a directory; of a Dataset load the config of that prefix, for example 'ipc5'")
+    return known, load_rows(source, known)
+
+
+class FreshLoader:
+    """New views every epoch, by a law: for hard labels (`label` None, no mixing) and labels made online.
+
+    label: normalised float [B,3,S,S] -> logits [B,C]; yields as ReplayLoader does, logits None without `label`.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        law: ViewSpec,
+        *,
+        batch_size: int,
+        device: torch.device,
+        ipc: int | None,
+        seed: int,
+        label: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self._set = load_set(manifest, ipc, with_labels=False)
+        check_batch(len(self._set), batch_size, 1)
+        self._law, self._patches = law, manifest.patches
+        self._images, self.device, self._label = self._set.images.to(device), device, label
+        self.batch_size, self.seed = batch_size, seed
+
+    def __len__(self) -> int:
+        return -(-len(self._set) // self.batch_size)
+
+    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
+        """The batches of one epoch; a function of (seed, epoch) alone."""
+        views, side = self._draw(epoch), self._set.size
+        order = epoch_order(self._set.shards, self.seed, epoch)
+        for start in range(0, len(order), self.batch_size):
+            rows = order[start : start + self.batch_size]
+            numbers = np.zeros(len(rows), int)
+            inputs = network_input(
+                self._images, views, rows, numbers, size=side, mean=self._set.mean, std=self._set.std
+            )
+            logits = None if self._label is None else self._label(inputs)
+            yield inputs, logits, torch.from_numpy(self._set.labels[rows]).to(self.device)
+
+    def _draw(self, epoch: int) -> Views:
+        key = int(rng(self.seed, "fresh", epoch).integers(2**62))
+        height, width = self._set.images.shape[-2:]
+        parts, first = [], 0
+        for n in self._set.shards:
+            part = draw(
+                self._law, seed=key, first=first, rows=n, height=height, width=width,
+                size=self._set.size, patches=self._patches,
+            )  # fmt: skip
+            tensors = part.tensors()
+            if part.partner is not None:
+                everyone = np.arange(n)[:, None], np.zeros((n, 1), int)
+                partner = part.partners(*everyone)
+                tensors["partner"] = np.where(partner >= 0, partner + first, -1)
+            parts.append(Views(**tensors))
+            first += n
+        return Views.stack(parts)
+
+
+def decode_row(row: Mapping[str, Any], temperature: float = 20, labels: Any = None) -> dict[str, Any]:
+    """One row of `load_dataset` or `webdataset` as tensors.
+
+    Returns image uint8 [3,H,W], label int, box [V,4], flip [V], partner, mix_box, mix_lam, patches where the set has
+    them (format.md), logits float32 [V,C], and the metadata (first, size, mean, std, …) under "meta".
+    temperature, labels: for codecs that need the student's temperature or the set's `labels.safetensors`.
+    Raises SetError, IntegrityError, FormatVersion.
+    """
+    views, soft, meta, codec = row_views(row)
+    result: dict[str, Any] = {"meta": meta}
+    for name in ("png", "webp", "jpg", "image"):
+        if name in row:
+            result["image"] = torch.from_numpy(row_pixels(row[name]))
+    result["label"] = int(row[column(row, ("cls", "label", "labels"), "class")])
+    result |= {name: torch.from_numpy(array[0].astype(_wide(array))) for name, array in views.tensors().items()}
+    return result | {"logits": torch.from_numpy(codec.decode(soft))}
+
+
+def _wide(array: np.ndarray) -> np.dtype:
+    return array.dtype if array.dtype.kind == "f" else np.dtype(np.int64)

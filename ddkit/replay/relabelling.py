@@ -1,0 +1,274 @@
+"""Labelling and packing: the teacher over every view of the decoded published bytes, then shards.
+
+Three kinds of units, each one file in OUT.work/units and skipped when it is there: `images` (the encoded images of one
+shard), `label` (32 rows of a shard, all views), `pack` (one shard). They are pure functions of their plain-data jobs.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save
+from torch import Tensor
+
+from ddkit import engine
+from ddkit.errors import IntegrityError
+from ddkit.format.codecs import fidelity_sums, find_codec
+from ddkit.format.images import decode_image
+from ddkit.format.shards import Sample, file_metadata, pack_views, rows_path, shard_path, write_shard
+from ddkit.format.views import Views, draw, network_input
+from ddkit.runtime import progress, write_bytes
+from ddkit.sources.teacher import Teacher
+from ddkit.specs import ViewSpec, canonical
+
+UNIT_ROWS = 32  # rows of a labelling unit: part of what makes equal bytes (format.md)
+FORWARD = 128  # views in one forward pass; fixed, because logits depend on it in the last bits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labelling:
+    """How a set is labelled, as plain data. teacher: checkpoint; order: its column for each class, None = as it is.
+
+    size: output side; law: of the views; patches: N of the stitched grid; groups: mixing group of each class, or None;
+    out, work: the set's directory and the one beside it; image_codec, codec: names.
+    """
+
+    out: str
+    work: str
+    teacher: str
+    order: tuple[int, ...] | None
+    law: ViewSpec
+    seed: int
+    size: int
+    image_codec: str
+    codec: str
+    patches: int
+    groups: tuple[int, ...] | None
+    device: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardPlan:
+    """One shard to make: number within its prefix, row number of its first row, its rows; stage counts from 1."""
+
+    prefix: int
+    stage: int
+    number: int
+    first: int
+    rows: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.prefix:03d}-{self.number:05d}"
+
+    @property
+    def path(self) -> str:
+        return shard_path(self.prefix, self.number)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of one shard before labelling. images: encoded, as published; ranks: IPC rank within the class."""
+
+    images: list[bytes]
+    labels: np.ndarray
+    ranks: np.ndarray
+    origins: list[dict[str, Any]]
+
+
+# ------------------------------------------------------------------ images units
+
+
+def unit_path(work: str | Path, unit: str) -> Path:
+    """Where the result of a unit lies."""
+    return Path(work) / "units" / f"{unit}.safetensors"
+
+
+def save_rows(work: str | Path, shard: ShardPlan, rows: Rows) -> None:
+    """Write the `images` unit of a shard."""
+    tensors = {
+        "data": np.frombuffer(b"".join(rows.images), np.uint8),
+        "end": np.cumsum([len(image) for image in rows.images]).astype(np.int64),
+        "label": rows.labels.astype(np.int64),
+        "rank": rows.ranks.astype(np.int64),
+    }
+    metadata = {"ddkit": canonical({"origins": rows.origins}, indent=None)}
+    write_bytes(unit_path(work, f"images-{shard.name}"), save(tensors, metadata))
+
+
+@functools.lru_cache(maxsize=2)
+def load_rows(work: str, name: str) -> Rows:
+    """Read the `images` unit of a shard."""
+    path = unit_path(work, f"images-{name}")
+    tensors = load_file(path)
+    data, end = tensors["data"].tobytes(), tensors["end"]
+    start = np.concatenate([[0], end[:-1]])
+    images = [data[a:b] for a, b in zip(start, end)]
+    return Rows(images, tensors["label"], tensors["rank"], file_metadata(path)["origins"])
+
+
+@functools.lru_cache(maxsize=2)
+def _decoded(work: str, name: str, codec: str) -> Tensor:
+    """The published bytes of a shard, decoded: uint8 [n,3,H,W]."""
+    rows = load_rows(work, name)
+    return torch.from_numpy(np.stack([decode_image(image, codec, f"shard {name}") for image in rows.images]))
+
+
+@functools.lru_cache(maxsize=2)
+def _views(how: Labelling, shard: ShardPlan) -> Views:
+    """The views of a shard's rows."""
+    images = _decoded(how.work, shard.name, how.image_codec)
+    groups = None
+    if how.groups is not None:
+        groups = np.array(how.groups)[load_rows(how.work, shard.name).labels]
+    return draw(
+        how.law, seed=how.seed, first=shard.first, rows=shard.rows, height=images.shape[2], width=images.shape[3],
+        size=how.size, patches=how.patches, groups=groups,
+    )  # fmt: skip
+
+
+@functools.lru_cache(maxsize=1)
+def _teacher(path: str, order: tuple[int, ...] | None, device: str) -> Teacher:
+    return Teacher.load(path, torch.device(device), order)
+
+
+# ------------------------------------------------------------------ label units
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelJob:
+    how: Labelling
+    shard: ShardPlan
+    start: int
+
+    @property
+    def id(self) -> str:
+        return f"label-{self.shard.name}-{self.start // UNIT_ROWS:04d}"
+
+    @property
+    def stop(self) -> int:
+        return min(self.start + UNIT_ROWS, self.shard.rows)
+
+
+def label_rows(job: LabelJob) -> None:
+    """Label every view of up to 32 rows and write the unit: the codec's tensors [n,V,...] and fidelity sums."""
+    how, began = job.how, time.perf_counter()
+    teacher = _teacher(how.teacher, how.order, how.device)
+    images = _decoded(how.work, job.shard.name, how.image_codec)
+    views = _views(how, job.shard)
+    if how.device != "cpu":
+        images = images.to(how.device)
+    rows, numbers = (
+        a.ravel() for a in np.meshgrid(np.arange(job.start, job.stop), np.arange(views.count), indexing="ij")
+    )
+    logits = []
+    for at in range(0, len(rows), FORWARD):
+        part = slice(at, at + FORWARD)
+        inputs = network_input(
+            images, views, rows[part], numbers[part], size=how.size, mean=teacher.spec.mean, std=teacher.spec.std
+        )
+        logits.append(teacher.logits(inputs).cpu().numpy())
+    stacked = np.concatenate(logits).reshape(job.stop - job.start, views.count, -1)
+    codec = find_codec(how.codec)
+    soft = [codec.encode(row) for row in stacked]
+    tensors = {name: np.stack([row[name] for row in soft]) for name in codec.TENSORS}
+    centred = stacked - stacked.mean(-1, keepdims=True)
+    tensors["fidelity"] = sum(fidelity_sums(z, codec.decode(row)) for z, row in zip(centred, soft))
+    seconds = {"seconds": round(time.perf_counter() - began, 4)}
+    write_bytes(unit_path(how.work, job.id), save(tensors, {"ddkit": canonical(seconds, indent=None)}))
+
+
+# ------------------------------------------------------------------ pack units
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackJob:
+    how: Labelling
+    shard: ShardPlan
+
+    @property
+    def id(self) -> str:
+        return f"pack-{self.shard.name}"
+
+    @property
+    def record(self) -> Path:
+        return Path(self.how.work) / "units" / f"{self.id}.json"
+
+    def label_jobs(self) -> list[LabelJob]:
+        return [LabelJob(how=self.how, shard=self.shard, start=s) for s in range(0, self.shard.rows, UNIT_ROWS)]
+
+    def done(self) -> dict[str, Any] | None:
+        """The shard's manifest entry when it is packed and its files have the recorded sizes."""
+        if not self.record.is_file():
+            return None
+        record = json.loads(self.record.read_text())
+        tar = Path(self.how.out) / self.shard.path
+        whole = tar.is_file() and tar.stat().st_size == record["entry"]["bytes"]
+        return record if whole and (Path(self.how.out) / rows_path(self.shard.path)).is_file() else None
+
+
+def pack_shard(job: PackJob) -> None:
+    """Write one shard with its row records into the set, then the record that it is done."""
+    how, shard = job.how, job.shard
+    teacher = _teacher(how.teacher, how.order, how.device).spec
+    rows = load_rows(how.work, shard.name)
+    views = _views(how, shard)
+    codec = find_codec(how.codec)
+    sums, seconds = np.zeros(5), 0.0
+
+    def samples() -> Iterator[Sample]:
+        nonlocal sums, seconds
+        for unit in job.label_jobs():
+            path = unit_path(how.work, unit.id)
+            tensors = load_file(path)
+            sums = sums + tensors["fidelity"]
+            seconds += file_metadata(path)["seconds"]
+            for i in range(unit.start, unit.stop):
+                metadata = {
+                    "codec": how.codec,
+                    "first": shard.first,
+                    "size": how.size,
+                    "mean": list(teacher.mean),
+                    "std": list(teacher.std),
+                    "stage": shard.stage,
+                    "rank": int(rows.ranks[i]),
+                    "origin": rows.origins[i],
+                }
+                labels = {name: tensors[name][i - unit.start] for name in codec.TENSORS}
+                blob = pack_views(views.rows(slice(i, i + 1)), labels, metadata)
+                yield Sample(shard.first + i, int(rows.labels[i]), rows.images[i], blob)
+
+    entry = write_shard(Path(how.out), shard.path, samples(), how.image_codec) | {"prefix": shard.prefix}
+    record = {"entry": entry, "fidelity": sums.tolist(), "seconds": seconds}
+    write_bytes(job.record, canonical(record).encode())
+
+
+# ------------------------------------------------------------------ a prefix
+
+
+def label_and_pack(how: Labelling, shards: Sequence[ShardPlan], workers: int) -> list[dict[str, Any]]:
+    """Label and pack the shards whose `images` units are there; what is done already is not done again.
+
+    Returns one record a shard: entry (for the manifest), fidelity sums, seconds.
+    """
+    packs = [PackJob(how=how, shard=shard) for shard in shards]
+    open_packs = [job for job in packs if job.done() is None]
+    labels = [unit for job in open_packs for unit in job.label_jobs() if not unit_path(how.work, unit.id).is_file()]
+    views = sum(unit.stop - unit.start for unit in labels) * how.law.count
+    with progress("labelling", views, "views") as advance:
+        for unit, _ in engine.run(label_rows, labels, workers=workers):
+            advance((unit.stop - unit.start) * how.law.count)
+    for _ in engine.run(pack_shard, open_packs, workers=1):
+        pass
+    records = [job.done() for job in packs]
+    if missing := [job.shard.path for job, record in zip(packs, records) if record is None]:
+        raise IntegrityError(f"{missing[0]} vanished while it was made; run the same command again")
+    return [record for record in records if record is not None]

@@ -1,0 +1,229 @@
+"""A student: trained on a distilled set by a protocol, the last epoch is the result."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
+
+from ddkit.errors import OptionError
+from ddkit.format.manifest import Manifest, read_manifest
+from ddkit.format.views import normalise
+from ddkit.replay.loader import FreshLoader, ReplayLoader
+from ddkit.sources.decoding import centre_square
+from ddkit.sources.images import open_validation
+from ddkit.sources.networks import build_network, save_checkpoint
+from ddkit.sources.teacher import Teacher
+from ddkit.sources.training import Batch, Fit, accuracy, fit, seeded_network
+from ddkit.specs import DatasetSpec, TeacherSpec, TrainSpec, ViewSpec
+
+
+def soft_label_loss(logits: Tensor, teacher_logits: Tensor, temperature: float = 20.0) -> Tensor:
+    """KL(teacher || student) at a temperature, mean over the batch, without the T-squared factor.
+
+    logits, teacher_logits: float [B,C]; returns a scalar in nats. Source: SRe2L, CUDD, RDED (their code omits T^2).
+    """
+    student = log_softmax(logits / temperature, dim=1)
+    return kl_div(student, softmax(teacher_logits / temperature, dim=1), reduction="batchmean")
+
+
+class EvalPipeline:
+    """Resize, centre crop, normalise as the teacher did: PIL image or uint8 [3,H,W] -> float32 [3,S,S]."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.transform, self.mean, self.std = manifest.eval, manifest.mean, manifest.std
+
+    def __call__(self, image: Any) -> Tensor:
+        if not isinstance(image, Tensor):
+            import numpy as np
+
+            image = torch.from_numpy(np.asarray(image.convert("RGB")).transpose(2, 0, 1).copy())
+        square = centre_square(image, self.transform.resize, self.transform.crop)
+        return normalise(square[None], self.mean, self.std)[0]
+
+
+def eval_transform(source: ReplayLoader | Manifest) -> EvalPipeline:
+    """The evaluation transform of a set, for a DataLoader over real images. Raises OptionError without a manifest."""
+    manifest = source if isinstance(source, Manifest) else source.manifest
+    if manifest is None:
+        raise OptionError("a loader over a Dataset knows no evaluation transform; give ReplayLoader(..., manifest=DIR)")
+    return EvalPipeline(manifest)
+
+
+# ------------------------------------------------------------------ one student as a unit
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationRef:
+    """Images to measure on, as plain data (see sources.open_validation)."""
+
+    data: str
+    split: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    same_order: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentJob:
+    """One student as plain data; its result is `OUT.safetensors` and `.jsonl`.
+
+    directory: the set; labels: stored, hard (classes only, fresh views by `law` without mixing) or online (fresh
+    views, labelled by `teacher`); measure_every: epochs between logged accuracies, 0 = at the end only.
+    """
+
+    directory: str
+    ipc: int | None
+    arch: str
+    spec: TrainSpec
+    law: ViewSpec
+    labels: str
+    seed: int
+    out: str
+    device: str = "cpu"
+    val: ValidationRef | None = None
+    teacher: str | None = None
+    order: tuple[int, ...] | None = None
+    measure_every: int = 0
+
+    @property
+    def id(self) -> str:
+        return self.out
+
+    @property
+    def checkpoint(self) -> Path:
+        return Path(self.out + ".safetensors")
+
+    @property
+    def log(self) -> Path:
+        return Path(self.out + ".jsonl")
+
+    @property
+    def result(self) -> Path:
+        return Path(self.out + ".json")
+
+
+@dataclass(frozen=True)
+class StudentResult:
+    """accuracy: percent after the last epoch, None where nothing was measured; history: a line an epoch."""
+
+    accuracy: float | None
+    seconds: float
+    epochs: int
+    history: list[dict[str, float]]
+
+
+def train_student(
+    job: StudentJob,
+    on_epoch: Callable[[int], None] | None = None,
+    on_estimate: Callable[[float], None] | None = None,
+) -> StudentResult:
+    """Train one student and write its checkpoint and log. Continues a killed training to the same weights."""
+    began = time.perf_counter()
+    manifest = read_manifest(job.directory)
+    device = torch.device(job.device)
+    images = manifest.rows(job.ipc)
+    batch = job.spec.batch_for(images)
+    loader, batches, loss = _supervision(job, manifest, batch, device)
+    network = seeded_network(
+        lambda: build_network(job.arch, len(manifest.classes), manifest.size), job.seed, "student", job.arch
+    )
+    measure = _measure(job, manifest, device)
+    state = Path(job.out + ".state")
+    fit_job = Fit(
+        spec=job.spec, epochs=job.spec.epochs_for(images), steps_an_epoch=len(loader), batches=batches, loss=loss,
+        seed=job.seed, device=device, state=state, log=job.log, measure=measure if job.measure_every else None,
+        measure_every=job.measure_every, on_epoch=on_epoch, on_estimate=on_estimate,
+    )  # fmt: skip
+    history = fit(network, fit_job)
+    percent = None
+    if measure is not None:
+        percent = history[-1]["accuracy"] if job.measure_every else measure(network)
+    spec = TeacherSpec(
+        arch=job.arch,
+        num_classes=len(manifest.classes),
+        image_size=manifest.size,
+        mean=manifest.mean,  # type: ignore[arg-type]
+        std=manifest.std,  # type: ignore[arg-type]
+        classes=tuple(manifest.class_names),
+        class_ids=tuple(c.id for c in manifest.classes) if any(c.id for c in manifest.classes) else None,
+        accuracy=None if percent is None else round(percent, 2),
+        measured_on=job.val.data if job.val else None,
+        eval=manifest.eval,
+    )
+    save_checkpoint(job.checkpoint, network, spec)
+    state.unlink(missing_ok=True)
+    seconds = round(sum(entry["seconds"] for entry in history), 2) or round(time.perf_counter() - began, 2)
+    return StudentResult(percent, seconds, len(history), history)
+
+
+def student_unit(job: StudentJob) -> StudentResult:
+    """`train_student` for worker processes: a finished one is read back, not trained again."""
+    if job.result.is_file():
+        return StudentResult(**json.loads(job.result.read_text()))
+    result = train_student(job)
+    job.result.write_text(json.dumps(result.__dict__))
+    return result
+
+
+def _supervision(
+    job: StudentJob, manifest: Manifest, batch: int, device: torch.device
+) -> tuple[Any, Callable[[int], Any], Callable[[Tensor, Any], Tensor]]:
+    """(loader, epoch -> batches, loss) for stored, hard or online labels."""
+    if job.labels == "stored":
+        replay = ReplayLoader(
+            manifest, batch_size=batch, device=device, ipc=job.ipc, seed=job.seed, rank=0, world_size=1
+        )  # fmt: skip
+
+        def replayed(epoch: int) -> Any:
+            replay.set_epoch(epoch)
+            return ((inputs, (logits, labels)) for inputs, logits, labels in replay)
+
+        return replay, replayed, _loss(job.spec)
+    teacher = None
+    law = replace(job.law, mix="none")
+    if job.labels == "online":
+        if job.teacher is None:
+            raise OptionError("--labels online needs the teacher: give --teacher")
+        teacher, law = Teacher.load(job.teacher, device, job.order), job.law
+    fresh = FreshLoader(
+        manifest, replace(law, count=1), batch_size=batch, device=device, ipc=job.ipc, seed=job.seed,
+        label=teacher.logits if teacher else None,
+    )  # fmt: skip
+
+    def drawn(epoch: int) -> Any:
+        return ((inputs, (logits, labels)) for inputs, logits, labels in fresh.epoch(epoch))
+
+    return fresh, drawn, _loss(job.spec) if teacher else _hard_loss
+
+
+def _loss(spec: TrainSpec) -> Callable[[Tensor, Any], Tensor]:
+    """The protocol's loss on (teacher logits, labels)."""
+    if spec.loss == "ce":
+        return _hard_loss
+    factor = spec.temperature**2 if spec.loss == "kl-t2" else 1.0
+    return lambda logits, target: factor * soft_label_loss(logits, target[0], spec.temperature)
+
+
+def _hard_loss(logits: Tensor, target: Batch) -> Tensor:
+    return cross_entropy(logits, target[1])
+
+
+def _measure(job: StudentJob, manifest: Manifest, device: torch.device) -> Callable[[nn.Module], float] | None:
+    if job.val is None:
+        return None
+    source = manifest.data["source"]
+    validation, _ = open_validation(
+        job.val.data, manifest.classes, split=job.val.split, image_column=job.val.image_column,
+        label_column=job.val.label_column, same_order=job.val.same_order,
+        source=DatasetSpec(**{key: source[key] for key in ("id", "split", "fingerprint", "holdout")}),
+    )  # fmt: skip
+    images, labels = validation.load(manifest.eval)
+    return lambda network: accuracy(network, images, labels, manifest.mean, manifest.std, device)
