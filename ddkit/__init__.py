@@ -13,13 +13,13 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "ReplayLoader": "ddkit.replay.loader",
     "decode_row": "ddkit.replay.loader",
-    "distill": "ddkit.pipeline",
+    "distill": "ddkit.pipeline.distilling",
     "eval_transform": "ddkit.replay.student",
     "evaluate": "ddkit.evaluation.tables",
-    "relabel": "ddkit.pipeline",
+    "relabel": "ddkit.pipeline.relabels",
     "soft_label_loss": "ddkit.replay.student",
     "teach": "ddkit.sources.teacher",
-    "train": "ddkit.replay.student",
+    "train": "ddkit.evaluation.single",
     "verify": "ddkit.format.integrity",
 }
 

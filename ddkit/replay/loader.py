@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ddkit.errors import OptionError, SetError
 from ddkit.format.manifest import Manifest, read_manifest
-from ddkit.format.views import Views, draw, network_input
+from ddkit.format.views import Views, apply, draw, network_input
 from ddkit.replay.order import check_batch, epoch_order, rank_slice
 from ddkit.replay.resident import Resident, column, load_rows, load_set, row_pixels, row_views
 from ddkit.seeds import rng
@@ -113,6 +113,18 @@ class ReplayLoader:
     def rows(self) -> int:
         """Images in the set."""
         return len(self._set)
+
+    def stored(self, row: int) -> tuple[np.ndarray, np.ndarray, int]:
+        """The stored image uint8 [3,H,W] of one row (by position), its boxes [V,4] and its class."""
+        assert self._set.views is not None
+        return self._set.images[row].numpy(), self._set.views.box[row], int(self._set.labels[row])
+
+    def view(self, row: int, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """One view of one row: pixels uint8 [3,S,S] (CutMix included) and the teacher's logits float32 [C]."""
+        assert self._set.views is not None
+        rows, numbers = np.array([row]), np.array([number])
+        pixels = apply(self._images, self._set.views, rows, numbers, self._set.size)
+        return pixels[0].cpu().numpy(), self._set.logits(rows, numbers)[0].numpy()
 
     def __len__(self) -> int:
         """Steps of an epoch, the same for every rank."""

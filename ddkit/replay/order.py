@@ -41,6 +41,5 @@ def check_batch(rows: int, batch_size: int, world_size: int) -> None:
         sizes = sorted(range(1, rows + 1), key=lambda b: abs(b - batch_size))
         good = [b for b in sizes if (rows % b or b) >= world_size][:3]
         advice = f"sizes that work: {', '.join(map(str, sorted(good)))}" if good else f"use at most {rows} ranks"
-        raise OptionError(
-            f"with batch_size {batch_size} the last batch of {rows} rows has {last}, too few for {world_size} ranks; {advice}"
-        )
+        short = f"batch_size {batch_size} leaves {last} of {rows} rows to the last batch"
+        raise OptionError(f"{short}, too few for {world_size} ranks; {advice}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ddkit.errors import OptionError, SourceError, TeacherError
 from ddkit.format.views import apply, draw, normalise
-from ddkit.runtime import cache_dir, cores, duration, note, pick_device, progress, threads
+from ddkit.runtime import cache_dir, cores, note, pick_device, progress, threads
 from ddkit.seeds import permutation, rng
 from ddkit.sources.classes import match_classes
 from ddkit.sources.decoding import centre_square
@@ -28,7 +28,17 @@ from ddkit.sources.networks import (
     tensor_hash,
 )
 from ddkit.sources.training import Batch, Fit, accuracy, fit, seeded_network
-from ddkit.specs import EvalTransform, TeacherSpec, TrainSpec, ViewSpec, fingerprint, from_plain, load_toml, to_plain
+from ddkit.specs import (
+    ClassName,
+    EvalTransform,
+    TeacherSpec,
+    TrainSpec,
+    ViewSpec,
+    fingerprint,
+    from_plain,
+    load_toml,
+    to_plain,
+)
 
 RESIDENT_BYTES = 4_000_000_000  # decoded training images kept in memory; above it they are decoded again each epoch
 
@@ -202,33 +212,41 @@ def _augment(pixels: Tensor, kind: str, size: int, seed: int, epoch: int, step: 
 
 def find_teacher(
     ref: str,
-    source: Source,
+    source: Source | None,
     *,
     size: int | None,
     seed: int,
     device: torch.device,
     on_estimate: Callable[[float], None] | None = None,
-) -> tuple[Path, TeacherSpec, tuple[int, ...] | None]:
-    """What `--teacher` names: FILE, `timm:NAME[@FILE]`, `torchvision:NAME[@FILE]` or `train[:ARCH]`.
+) -> Path:
+    """The checkpoint that `--teacher` names: FILE, `timm:NAME[@FILE]`, `torchvision:NAME[@FILE]` or `train[:ARCH]`.
 
-    Returns the checkpoint's path, its spec, and the column of each source class where the order differs (else None).
-    A trained one is made once per (source, size, arch, recipe, seed) and kept in the cache. Raises TeacherError.
+    A trained one is made once per (source, size, arch, recipe, seed) and kept in the cache; it needs a source.
+    Raises TeacherError, OptionError.
     """
     kind, _, rest = ref.partition(":")
     if kind == "train":
-        path = _trained(rest, source, size, seed, device, on_estimate)
-    elif kind in ("timm", "torchvision") and rest:
-        path = _from_library(kind, rest, size)
-    else:
-        path = Path(ref)
+        if source is None:
+            raise OptionError("--teacher train needs a source; give a checkpoint")
+        return _trained(rest, source, size, seed, device, on_estimate)
+    if kind in ("timm", "torchvision") and rest:
+        return _from_library(kind, rest, size)
+    return Path(ref).absolute()
+
+
+def match_teacher(path: Path, classes: Sequence[ClassName], what: str) -> tuple[TeacherSpec, tuple[int, ...] | None]:
+    """A checkpoint's spec, and its column for each class where the order differs (else None).
+
+    what: whose classes, for the message. Raises TeacherError (another class count), ClassesError (other classes).
+    """
     _, spec = load_checkpoint(path)
-    if spec.num_classes != len(source.classes):
+    if spec.num_classes != len(classes):
         raise TeacherError(
-            f"teacher {ref} knows {spec.num_classes} classes, {source.ref.data} has {len(source.classes)}; "
-            f"train one with `ddkit teach T.safetensors --data {source.ref.data} --arch {spec.arch}`"
+            f"teacher {path} knows {spec.num_classes} classes, {what} has {len(classes)}; "
+            f"train one with `ddkit teach T.safetensors --data SOURCE --arch {spec.arch}`"
         )
-    order = match_classes(source.classes, spec.class_names(), what="the source and the teacher")
-    return path, spec, None if (order == np.arange(len(order))).all() else tuple(int(i) for i in order)
+    order = match_classes(classes, spec.class_names(), what=f"{what} and the teacher")
+    return spec, None if (order == np.arange(len(order))).all() else tuple(int(i) for i in order)
 
 
 def _trained(
@@ -371,8 +389,3 @@ def teach(
         f"trained for {spec.epochs_for(len(source))} epochs" if result.accuracy is None else f"{result.accuracy:.2f} %"
     )
     return result
-
-
-def estimate_note(what: str) -> Callable[[float], None]:
-    """An `on_estimate` that only tells."""
-    return lambda seconds: note(f"{what}: about {duration(seconds)} left, measured on 20 steps")

@@ -1,0 +1,73 @@
+"""The app and its way out: every user error is one line `error: …`, with the exit codes of errors.py."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import traceback
+from types import FrameType
+from typing import NoReturn
+
+import typer
+
+from ddkit.cli import look, make, output, publish, use
+from ddkit.errors import DdkitError
+
+app = typer.Typer(
+    name="ddkit",
+    help="Distil a labelled image dataset into a tiny one, train from it, publish it.",
+    epilog="Start with: ddkit demo",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+)
+for room in (make, use, look, publish):
+    room.register(app)
+
+
+def main() -> NoReturn:
+    """Run the command line and exit."""
+    signal.signal(signal.SIGTERM, _terminated)
+    sys.exit(run())
+
+
+def run() -> int:
+    """Run the command line; returns the exit code."""
+    try:
+        code = app(standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except DdkitError as error:
+        return _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _fail("stopped; run the same command again, it continues", 130)
+    except typer.Abort:
+        return _fail("stopped", 130)
+    except typer.Exit as stop:
+        return stop.exit_code
+    except MemoryError:
+        return _fail("out of memory; use fewer --workers or a smaller source", 1)
+    except OSError as error:
+        return _fail(f"{error.filename or 'the system'}: {error.strerror or error}; mend that and run it again", 1)
+    except typer.TyperException as error:
+        message = getattr(error, "format_message", lambda: str(error))()
+        return _fail(f"{message.rstrip('.')}; see ddkit --help", 2) if message else getattr(error, "exit_code", 2)
+    finally:
+        engine = sys.modules.get("ddkit.engine")
+        if engine is not None:
+            engine.stop()
+
+
+def _fail(message: str, code: int) -> int:
+    if output.State.debug:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.write("error: " + " ".join(message.split()) + "\n")
+    return code
+
+
+def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+    engine = sys.modules.get("ddkit.engine")
+    if engine is not None:
+        engine.stop()
+    sys.stderr.write("error: terminated; run the same command again, it continues\n")
+    sys.exit(128 + number)

@@ -1,0 +1,105 @@
+"""Panel Look: inspect, preview, list, env."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ddkit.cli.output import command, document, say, table
+from ddkit.errors import unknown
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this panel."""
+
+    @command(app, "Look")
+    def inspect(directory: Annotated[str, typer.Argument(help="a distilled set")]) -> None:
+        """What the manifest says of a set."""
+        from ddkit.format import read_manifest
+        from ddkit.runtime import one_line, size_words
+
+        manifest = read_manifest(directory)
+        d = manifest.data
+        teacher = d["teachers"][0]
+        rows = [
+            ("name", d["name"]),
+            ("images", f"{manifest.rows()} of {len(manifest.classes)} classes, {manifest.image_size} px, {d['image']['codec']}"),
+            ("prefixes", ", ".join(f"ipc{p}" for p in manifest.prefixes)),
+            ("method", f"{d['method']} ({one_line(d['recipe']['config']) or 'no settings'}), seed {d['seed']}"),
+            ("views", f"{manifest.view_spec.count} of {manifest.size} px by {d['views']['protocol']}, mixing {d['views']['mix']}"),
+            ("labels", f"{d['labels']['codec']}, top-1 agreement {d['labels']['fidelity']['top1_agreement']:.4f}"),
+            ("teacher", f"{teacher['arch']}, {teacher['accuracy']} %, {teacher['hash'][:12]}"),
+            ("source", f"{d['source']['id']} {d['source']['split']}, {d['source']['fingerprint'][:12]}"),
+            ("real pixels", d["real_pixels"]),
+            ("size", size_words(sum(s["bytes"] for s in d["shards"])) + f" in {len(d['shards'])} shards"),
+            ("content", d["content"]),
+            *((f"{r['of']}, {r['labels']}", f"{r['mean']:.2f} ± {r['std']:.2f} % ({r['arch']}, {r['protocol']}, "
+               f"{r['n_sets']} sets, {r['n_students']} students)") for r in d["results"]),
+        ]  # fmt: skip
+        say(table(("what", "value"), rows))
+        document(dict(d))
+
+    @command(app, "Look")
+    def preview(
+        directory: Annotated[str, typer.Argument(help="a distilled set")],
+        out: Annotated[str | None, typer.Option("--out", help="the picture (default ./NAME-preview.png)")] = None,
+    ) -> None:
+        """Two pictures: the images class by class, and what the views of some look like with their soft labels."""
+        from ddkit.format import read_manifest
+        from ddkit.publishing.pictures import preview_grid, view_strip
+
+        manifest = read_manifest(directory)
+        grid = Path(out or f"{manifest.data['name']}-preview.png")
+        strip = grid.with_name(f"{grid.stem}-views{grid.suffix}")
+        preview_grid(manifest, grid)
+        view_strip(manifest, strip)
+        say(f"images: {grid}")
+        say(f"views: {strip}")
+        document({"images": str(grid), "views": str(strip)})
+
+    @command(app, "Look", "list")
+    def list_(
+        what: Annotated[str, typer.Argument(help="methods, recipes, protocols, networks or codecs")],
+    ) -> None:
+        """What there is: methods, recipes, protocols, networks, codecs."""
+        rows = _listing(what)
+        say(table(("name", "about"), rows))
+        document([{"name": name, "about": about} for name, about in rows])
+
+    @command(app, "Look")
+    def env() -> None:
+        """Versions and hardware, for a bug report."""
+        from ddkit.runtime import cache_dir, device_class, hardware, pick_device, versions
+
+        device = pick_device("auto")
+        facts = versions() | {"device": device_class(device), "hardware": hardware(device), "cache": str(cache_dir())}
+        say(table(("what", "value"), list(facts.items())))
+        document(facts)
+
+
+def _listing(what: str) -> list[tuple[str, str]]:
+    from ddkit.specs import PACKAGE, Protocol, Recipe
+
+    if what == "methods":
+        from ddkit.distillers import distiller_names, find_distiller
+
+        modules = [find_distiller(name) for name in distiller_names()]
+        return [(m.NAME, f"{m.PAPER}; cost: {m.COST}") for m in modules]
+    if what == "recipes":
+        texts = {r.name: (PACKAGE / "recipes" / f"{r.name}.toml").read_text().splitlines() for r in Recipe.shipped()}
+        return [(name, " ".join(line[2:] for line in lines if line.startswith("# "))) for name, lines in texts.items()]
+    if what == "protocols":
+        names = sorted(path.stem for path in (PACKAGE / "protocols").glob("*.toml"))
+        return [(name, Protocol.load(name).about) for name in names]
+    if what == "networks":
+        from ddkit.sources.networks import network_names
+
+        own = [(name, "built in") for name in network_names()]
+        return [*own, ("timm:NAME[@FILE]", "any of timm"), ("torchvision:NAME[@FILE]", "any of torchvision")]
+    if what == "codecs":
+        from ddkit.format.codecs import codec_names
+
+        return list(codec_names().items())
+    raise unknown("list", what, ("methods", "recipes", "protocols", "networks", "codecs"))

@@ -1,0 +1,156 @@
+"""Panel Make: demo, distill, teach, relabel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ddkit.cli import options as o
+from ddkit.cli.output import command, document, next_step, say, table
+from ddkit.specs import parse_settings
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this panel."""
+
+    @command(app, "Make")
+    def demo() -> None:
+        """The whole line on handwritten digits, in the current folder: distil, train, compare, draw. Two minutes."""
+        from ddkit.evaluation.demonstration import run_demo
+
+        result = run_demo(Path("demo"))
+        say("")
+        say(table(result.header, result.rows))
+        say("")
+        say(f"picture: {result.picture}")
+        document({"rows": [dict(zip(result.header, row)) for row in result.rows], "picture": str(result.picture)})
+        next_step("ddkit distill OUT --data YOUR_FOLDER   (a folder with one folder of images per class)")
+
+    @command(app, "Make")
+    def distill(
+        out: Annotated[str, typer.Argument(help="the directory to make; run again it continues")],
+        data: o.Data = None,
+        method: Annotated[str | None, typer.Option("--method", help="see `ddkit list methods`; or ./mine.py")] = None,
+        ipc: Annotated[int | None, typer.Option("--ipc", help="images per class (default 10)")] = None,
+        teacher: o.Teacher = None,
+        recipe: Annotated[str | None, typer.Option("--recipe", help="see `ddkit list recipes`; or a TOML file")] = None,
+        settings: Annotated[
+            list[str] | None, typer.Option("--set", help="one setting of the method, as KEY=VALUE")
+        ] = None,
+        protocol: o.Protocol = None,
+        views: o.Views = None,
+        size: o.Size = None,
+        classes: o.Classes = None,
+        holdout: o.Holdout = None,
+        prefixes: Annotated[
+            str | None, typer.Option("--prefixes", help="nested sets, as in 5,10,20 (default: the IPC)")
+        ] = None,
+        seed: o.Seed = None,
+        codec: o.Codec = None,
+        image_format: Annotated[str | None, typer.Option("--image-format", help="png (default)")] = None,
+        split: o.Split = None,
+        image_column: o.ImageColumn = None,
+        label_column: o.LabelColumn = None,
+        skip_bad: o.SkipBad = False,
+        device: o.Device = "auto",
+        workers: o.Workers = None,
+        yes: o.Yes = False,
+        overwrite: Annotated[
+            bool, typer.Option("--overwrite", help="start over where OUT holds another run of ours")
+        ] = False,
+        baseline: Annotated[
+            bool,
+            typer.Option("--baseline", help="also make `random` with the same teacher, views and seed, in OUT.work"),
+        ] = False,
+    ) -> None:
+        """Distil a source into OUT: a directory that load_dataset opens. A larger --ipc extends what is there."""
+        from ddkit.evaluation.tables import make_baseline
+        from ddkit.pipeline import distill as run
+        from ddkit.runtime import size_words
+
+        manifest = run(
+            out, data=data, method=method, ipc=ipc, teacher=teacher, recipe=recipe,
+            settings=parse_settings(settings or []), protocol=protocol, views=views, size=size, classes=classes,
+            holdout=holdout, prefixes=o.numbers(prefixes, "--prefixes"), seed=seed, codec=codec,
+            image_format=image_format, split=split, image_column=image_column, label_column=label_column,
+            skip_bad=skip_bad, device=device, workers=workers, yes=yes, overwrite=overwrite,
+        )  # fmt: skip
+        if baseline:
+            make_baseline(manifest)
+        total = sum(shard["bytes"] for shard in manifest.data["shards"])
+        say(f"{out}: {manifest.rows()} images, {manifest.view_spec.count} views each, {size_words(total)}, verified")
+        say(f"picture: {Path(out) / 'preview.png'}")
+        document({"out": out, "content": manifest.data["content"], "rows": manifest.rows(), "bytes": total})
+        next_step(f"ddkit train {out}")
+
+    @command(app, "Make")
+    def teach(
+        out: Annotated[str, typer.Argument(help="the checkpoint to write (.safetensors)")],
+        data: Annotated[str, typer.Option("--data", help=f"the source: {o.SOURCE}")],
+        arch: Annotated[str, typer.Option("--arch", help="see `ddkit list networks`")],
+        recipe: Annotated[str | None, typer.Option("--recipe", help="digits, small, large, or a TOML file")] = None,
+        size: o.Size = None,
+        epochs: o.Epochs = None,
+        seed: o.Seed = None,
+        split: o.Split = None,
+        image_column: o.ImageColumn = None,
+        label_column: o.LabelColumn = None,
+        classes: o.Classes = None,
+        holdout: o.Holdout = None,
+        skip_bad: o.SkipBad = False,
+        device: o.Device = "auto",
+        yes: o.Yes = False,
+    ) -> None:
+        """Train a teacher on a source. Run again after a kill, it goes on."""
+        from ddkit.pipeline.costs import time_limit
+        from ddkit.sources.teacher import teach as run
+        from ddkit.specs import to_plain
+
+        spec = run(
+            out, data=data, arch=arch, recipe=recipe, size=size, epochs=epochs, seed=seed or 0, split=split,
+            image_column=image_column, label_column=label_column, classes=classes, holdout=holdout, skip_bad=skip_bad,
+            device=device, on_estimate=time_limit("teacher", yes),
+        )  # fmt: skip
+        measured = (
+            f"{spec.accuracy:.2f} % on {spec.measured_on}"
+            if spec.accuracy is not None
+            else "not measured, no labelled split"
+        )
+        say(f"{out}: {spec.arch}, {spec.num_classes} classes, {spec.image_size} px: {measured}")
+        document(to_plain(spec) | {"out": out})
+        next_step(f"ddkit distill OUT --data {data} --teacher {out}")
+
+    @command(app, "Make")
+    def relabel(
+        directory: Annotated[str, typer.Argument(help="a distilled set")],
+        out: Annotated[str, typer.Argument(help="the new set")],
+        teacher: Annotated[
+            str, typer.Option("--teacher", help="FILE.safetensors, timm:NAME[@FILE], torchvision:NAME[@FILE]")
+        ],
+        protocol: o.Protocol = None,
+        views: o.Views = None,
+        codec: o.Codec = None,
+        mix_within: Annotated[
+            str | None,
+            typer.Option(
+                "--mix-within", help="mix within groups of classes only: 5x200:SEED, or a file CLASS<tab>GROUP"
+            ),
+        ] = None,
+        seed: o.Seed = None,
+        device: o.Device = "auto",
+        workers: o.Workers = None,
+    ) -> None:
+        """The images of a set with new views and labels: another protocol, teacher or number of views."""
+        from ddkit.pipeline import relabel as run
+
+        manifest = run(
+            directory, out, teacher=teacher, protocol=protocol, views=views, codec=codec, mix_within=mix_within,
+            seed=seed, device=device, workers=workers,
+        )  # fmt: skip
+        say(
+            f"{out}: {manifest.rows()} images, {manifest.view_spec.count} views each by {manifest.data['views']['protocol']}, verified"
+        )
+        document({"out": out, "content": manifest.data["content"], "rows": manifest.rows()})
+        next_step(f"ddkit train {out}")

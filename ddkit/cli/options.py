@@ -1,0 +1,55 @@
+"""Options that several commands share, with one help text each."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ddkit.errors import OptionError
+
+SOURCE = "digits, a folder of class folders, or a folder or file of parquet or tar shards"
+
+Data = Annotated[str | None, typer.Option("--data", help=f"the source: {SOURCE}")]
+Split = Annotated[
+    str | None, typer.Option("--split", help="which split (default: train to distil, the first labelled to measure)")
+]
+ImageColumn = Annotated[str | None, typer.Option("--image-column", help="where it cannot be inferred")]
+LabelColumn = Annotated[str | None, typer.Option("--label-column", help="where it cannot be inferred")]
+Classes = Annotated[str | None, typer.Option("--classes", help="a,b,c, a file, or imagenette, imagewoof, imagenet-10")]
+Holdout = Annotated[
+    float | None,
+    typer.Option("--holdout", help="share of images kept for measuring (default 0.1 where there is no labelled split)"),
+]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="leave out images that do not decode, and count them")]
+Size = Annotated[int | None, typer.Option("--size", help="pixels (default: the teacher's, else by the source)")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, mps")]
+Workers = Annotated[
+    int | None, typer.Option("--workers", help="processes (default: the cores); the bytes do not depend on it")
+]
+Seed = Annotated[int | None, typer.Option("--seed", help="default 0")]
+Protocol = Annotated[str | None, typer.Option("--protocol", help="see `ddkit list protocols`; or a TOML file")]
+Views = Annotated[int | None, typer.Option("--views", help="views stored per image (default: the protocol's)")]
+Codec = Annotated[str | None, typer.Option("--codec", help="how soft labels are stored (default fp16)")]
+Teacher = Annotated[
+    str | None,
+    typer.Option("--teacher", help="FILE.safetensors, timm:NAME[@FILE], torchvision:NAME[@FILE] or train[:ARCH]"),
+]
+Val = Annotated[
+    str | None, typer.Option("--val", help="images to measure on (default: the holdout, where it is at hand)")
+]
+SameOrder = Annotated[bool, typer.Option("--same-order", help="trust the order of --val's classes, not their names")]
+Ipc = Annotated[int | None, typer.Option("--ipc", help="only the first N images per class (a prefix of the set)")]
+Epochs = Annotated[int | None, typer.Option("--epochs", help="instead of the protocol's")]
+Labels = Annotated[str, typer.Option("--labels", help="stored, hard, or online (needs --teacher)")]
+Yes = Annotated[bool, typer.Option("--yes", help="go ahead above an hour or 20 GB")]
+
+
+def numbers(text: str | None, option: str) -> tuple[int, ...] | None:
+    """`5,10,20` as (5, 10, 20). Raises OptionError."""
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise OptionError(f"{option} is {text!r}; give numbers with commas between, as in 5,10,20") from error

@@ -1,0 +1,114 @@
+"""Panel Use: train, evaluate."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ddkit.cli import options as o
+from ddkit.cli.output import command, document, next_step, say, table
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this panel."""
+
+    @command(app, "Use")
+    def train(
+        directory: Annotated[str, typer.Argument(help="a distilled set")],
+        arch: Annotated[
+            str | None, typer.Option("--arch", help="see `ddkit list networks` (default: the teacher's)")
+        ] = None,
+        val: o.Val = None,
+        protocol: o.Protocol = None,
+        labels: o.Labels = "stored",
+        teacher: o.Teacher = None,
+        ipc: o.Ipc = None,
+        epochs: o.Epochs = None,
+        seed: o.Seed = None,
+        out: Annotated[
+            str | None, typer.Option("--out", help="the checkpoint (default ./NAME-ARCH.safetensors)")
+        ] = None,
+        split: o.Split = None,
+        image_column: o.ImageColumn = None,
+        label_column: o.LabelColumn = None,
+        same_order: o.SameOrder = False,
+        device: o.Device = "auto",
+        yes: o.Yes = False,
+    ) -> None:
+        """Train a student from a distilled set alone; the last epoch is the result."""
+        from ddkit.evaluation.single import train as run
+        from ddkit.pipeline.costs import time_limit
+        from ddkit.publishing.pictures import curves
+        from ddkit.replay.student import ValidationRef
+
+        ref = None
+        if val is not None:
+            ref = ValidationRef(
+                data=val, split=split, image_column=image_column, label_column=label_column, same_order=same_order
+            )  # fmt: skip
+        job, result = run(
+            directory, arch=arch, val=ref, protocol=protocol, labels=labels, teacher=teacher, ipc=ipc, epochs=epochs,
+            seed=seed or 0, out=out, device=device, on_estimate=time_limit("student", yes),
+        )  # fmt: skip
+        picture = Path(job.out + ".png")
+        curves({job.arch: result.history}, picture)
+        measured = "not measured, give --val" if result.accuracy is None else f"{result.accuracy:.2f} %"
+        say(f"{job.checkpoint}: {job.arch}, {result.epochs} epochs in {result.seconds:.0f} s; curves: {picture}")
+        say(f"accuracy: {measured}" + (f" on {job.val.data}" if job.val else ""))
+        document({"checkpoint": str(job.checkpoint), "accuracy": result.accuracy, "epochs": result.epochs,
+                  "seconds": result.seconds, "log": str(job.log), "picture": str(picture)})  # fmt: skip
+        next_step(
+            f"ddkit evaluate {directory} --val SOURCE" if result.accuracy is None else f"ddkit evaluate {directory}"
+        )
+
+    @command(app, "Use")
+    def evaluate(
+        directories: Annotated[
+            list[str], typer.Argument(help="distilled sets; those that differ only in seed are one row")
+        ],
+        val: o.Val = None,
+        data: o.Data = None,
+        arch: Annotated[
+            list[str] | None, typer.Option("--arch", help="several are allowed (default: the teacher's)")
+        ] = None,
+        runs: Annotated[int, typer.Option("--runs", help="students of each set and network")] = 3,
+        protocol: o.Protocol = None,
+        ipc: o.Ipc = None,
+        epochs: o.Epochs = None,
+        labels: o.Labels = "stored",
+        teacher: o.Teacher = None,
+        baseline: Annotated[
+            str, typer.Option("--baseline", help="random (where the source is at hand) or none")
+        ] = "random",
+        split: o.Split = None,
+        same_order: o.SameOrder = False,
+        device: o.Device = "auto",
+        workers: o.Workers = None,
+    ) -> None:
+        """Sets x networks x seeds as one table: mean ± std, and the paired difference to random with its interval."""
+        from ddkit.evaluation.tables import evaluate as run
+        from ddkit.replay.student import ValidationRef
+        from ddkit.specs import to_plain
+
+        ref = None if val is None else ValidationRef(data=val, split=split, same_order=same_order)
+        told = "ddkit " + shlex.join(sys.argv[1:])
+        report = run(
+            directories, val=ref, data=data, archs=arch or [], runs=runs, protocol=protocol, ipc=ipc, epochs=epochs,
+            labels=labels, teacher=teacher, baseline=None if baseline == "none" else baseline, device=device,
+            workers=workers, command=told,
+        )  # fmt: skip
+        rows = []
+        for r in report:
+            d = r.difference
+            interval = f"{d['mean']:+.2f} [{d['low']:+.2f}, {d['high']:+.2f}]" if d else "-"
+            rows.append([r.of, r.ipc, r.arch, r.protocol, r.labels, f"{r.mean:.2f} ± {r.std:.2f}",
+                         f"{r.n_sets} x {r.n_students // r.n_sets}", interval, r.total_bytes, f"{r.seconds:.0f}"])  # fmt: skip
+        header = ["trained on", "ipc", "network", "protocol", "labels", "accuracy %", "sets x students",
+                  "minus random (95 %)", "bytes", "seconds"]  # fmt: skip
+        say(table(header, rows))
+        document([to_plain(r) for r in report])
+        next_step(f"ddkit card {directories[0]}   (the results are in its manifest and card already)")

@@ -1,0 +1,71 @@
+"""The methods: one file, one method, found by its file name. Siblings never import each other.
+
+Also found: the entry-point group `ddkit.distillers`, and `--method ./mine.py` (command line only).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.util
+import pkgutil
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ddkit.errors import OptionError, unknown
+from ddkit.specs import from_plain
+
+_NEEDED = ("NAME", "PAPER", "COST", "Config", "units", "run")
+
+
+def distiller_names() -> list[str]:
+    """The methods there are: shipped, and of installed packages."""
+    shipped = [module.name for module in pkgutil.iter_modules(__path__)]
+    return sorted({*shipped, *(entry.name for entry in entry_points(group="ddkit.distillers"))})
+
+
+def find_distiller(name: str) -> ModuleType:
+    """The distiller called `name`, or the one in a Python file.
+
+    Raises OptionError for an unknown name (listing all), a file that is not there, or a module that lacks a part.
+    """
+    if name.endswith(".py"):
+        module = _from_file(Path(name))
+    elif name in {m.name for m in pkgutil.iter_modules(__path__)}:
+        module = importlib.import_module(f"{__name__}.{name}")
+    else:
+        found = [entry for entry in entry_points(group="ddkit.distillers") if entry.name == name]
+        if not found:
+            raise unknown("method", name, distiller_names())
+        module = found[0].load()
+    if missing := [part for part in _NEEDED if not hasattr(module, part)]:
+        raise OptionError(f"distiller {name} lacks {', '.join(missing)}; CONTRIBUTING.md shows a whole one")
+    return module
+
+
+def _from_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise OptionError(f"no distiller file {path}; give a Python file, or one of {', '.join(distiller_names())}")
+    name = f"ddkit_user_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    try:
+        spec.loader.exec_module(module)
+    except (ImportError, SyntaxError, NameError, AttributeError) as error:
+        raise OptionError(f"distiller {path} cannot be imported ({error}); mend it") from error
+    return module
+
+
+def make_config(module: ModuleType, settings: dict[str, Any]) -> Any:
+    """The distiller's Config with some settings. Raises OptionError for an unknown key, listing the valid ones."""
+    return from_plain(module.Config, settings, f"method {module.NAME}")
+
+
+def config_keys(module: ModuleType) -> dict[str, Any]:
+    """The settings of a distiller with their defaults."""
+    return {f.name: f.default for f in dataclasses.fields(module.Config)}

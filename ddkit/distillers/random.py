@@ -1,0 +1,36 @@
+"""Random real images: the baseline every method is measured against. IPC-k is a prefix of IPC-K."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ddkit.seeds import nested_choice
+from ddkit.synthesis.interface import Context, Plan, Synthetic, Unit, class_units
+
+NAME = "random"
+PAPER = "baseline: IPC real images of each class, without replacement"
+COST = "seconds: images are only read"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """No settings: the seed decides."""
+
+
+def units(plan: Plan) -> list[Unit]:
+    plan.need_images(plan.last, f"random with {plan.last} images per class")
+    return class_units(plan, classes_a_unit=16)
+
+
+def run(unit: Unit, context: Context) -> Iterator[Synthetic]:
+    for label in unit.labels:
+        chosen = nested_choice(context.seed, context.source.members(label), "random", label)
+        for rank in unit.ranks:
+            image = int(chosen[rank])
+            yield Synthetic(
+                pixels=context.source.whole(image, context.size).numpy(),
+                label=label,
+                rank=rank,
+                origin={"kind": "real", "rows": [int(context.source.rows[image])]},
+            )

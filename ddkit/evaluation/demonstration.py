@@ -1,0 +1,54 @@
+"""`ddkit demo`: digits distilled by RDED and by random choice, four students, one table, one picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ddkit.evaluation.single import plan_student
+from ddkit.evaluation.tables import run_students
+from ddkit.format.manifest import Manifest
+from ddkit.pipeline.distilling import distill
+from ddkit.publishing.pictures import demo_picture
+from ddkit.replay.student import StudentJob, ValidationRef
+from ddkit.runtime import cores, note
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    header: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+    picture: Path
+
+
+def run_demo(out: Path) -> DemoResult:
+    """Make `out` (RDED) and `out`-random, IPC 10 at 32 px, and train convnet3 from both with stored and hard labels."""
+    options: dict[str, Any] = {"data": "digits", "ipc": 10, "size": 32, "protocol": "demo", "teacher": "train:convnet3"}
+    note("1/3  RDED: the teacher picks the most realistic crops of each digit")
+    sets = {"rded": distill(out, method="rded", **options)}
+    note("2/3  random: ten images of each digit, the same teacher and views")
+    sets["random"] = distill(out.with_name(out.name + "-random"), method="random", **options)
+    note("3/3  four students from 100 images each, measured on 355 images they never saw")
+    jobs = {
+        (name, labels): _student(manifest, labels, out.with_name(out.name + ".work") / "students" / f"{name}-{labels}")
+        for name, manifest in sets.items()
+        for labels in ("stored", "hard")
+    }
+    results = run_students(list(jobs.values()), cores())
+    header = ("method", "labels", "accuracy", "seconds")
+    rows = [
+        (name, labels, f"{results[job.out].accuracy:.1f} %", f"{results[job.out].seconds:.0f}")
+        for (name, labels), job in jobs.items()
+    ]
+    histories = {f"{name}, {labels} labels": results[job.out].history for (name, labels), job in jobs.items()}
+    picture = out.with_name(out.name + ".png")
+    demo_picture(sets["rded"], histories, [header, *rows], picture)
+    return DemoResult(header, rows, picture.absolute())
+
+
+def _student(manifest: Manifest, labels: str, out: Path) -> StudentJob:
+    return plan_student(
+        manifest, arch="convnet3", protocol="demo", labels=labels, ipc=None, epochs=None, seed=0, out=out,
+        device="cpu", val=ValidationRef(data="digits"), measure_every=5,
+    )  # fmt: skip

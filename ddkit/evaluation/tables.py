@@ -1,0 +1,259 @@
+"""Sets x networks x seeds -> one table (`ddkit evaluate`). Students run side by side; finished ones are read back."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ddkit import engine
+from ddkit.errors import OptionError, SetError
+from ddkit.evaluation.single import default_validation, plan_student, source_spec
+from ddkit.evaluation.statistics import mean_std, paired_difference
+from ddkit.format.manifest import Manifest, read_manifest, write_manifest
+from ddkit.pipeline.distilling import distill
+from ddkit.pipeline.record import RECORD, Record, work_dir
+from ddkit.pipeline.relabels import law_problem, relabel
+from ddkit.publishing.card import publish_files
+from ddkit.replay.student import StudentJob, StudentResult, ValidationRef, student_unit
+from ddkit.runtime import cores, hardware, note, pick_device, progress
+from ddkit.sources.images import open_validation
+from ddkit.specs import EvalReport, Result, fingerprint, from_plain, protocol_label, to_plain
+
+
+def evaluate(
+    directories: Sequence[str | Path],
+    *,
+    val: str | ValidationRef | None = None,
+    data: str | None = None,
+    archs: Sequence[str] = (),
+    runs: int = 3,
+    protocol: str | None = None,
+    ipc: int | None = None,
+    epochs: int | None = None,
+    labels: str = "stored",
+    teacher: str | None = None,
+    baseline: str | None = "random",
+    device: str = "auto",
+    workers: int | None = None,
+    command: str = "ddkit.evaluate",
+) -> EvalReport:
+    """Train `runs` students (seeds 0 … runs-1) of each network on each set and measure them; one Result a row.
+
+    Sets that differ only in seed are one row. val: default the holdout. data: the source, for the baseline, where
+    OUT.work does not know it; baseline: `random` or None. teacher: relabels sets whose views do not serve `protocol`.
+    Results replace those of the same key in every set's manifest; its card is rendered anew.
+    Raises InputError, IntegrityError.
+    """
+    if runs < 1:
+        raise OptionError(f"--runs is {runs}; at least 1 is needed")
+    if baseline not in (None, "random"):
+        raise OptionError(f"--baseline is {baseline!r}; valid: random")
+    sets = [read_manifest(directory) for directory in directories]
+    where = pick_device(device)
+    ref = ValidationRef(data=val) if isinstance(val, str) else val or default_validation(sets[0])
+    if ref is None:
+        raise OptionError(f"{sets[0].root} has no holdout at hand; give images to measure on with --val SOURCE")
+    rows = [_Row("this", group, [m.root for m in group]) for group in _groups(sets)]
+    baselines = [make_baseline(m, data, teacher) for m in sets] if baseline else []
+    if baselines and all(m is not None for m in baselines):
+        by_root = {m.root: b for m, b in zip(sets, baselines) if b is not None}
+        rows += [_Row("random", [by_root[root] for root in row.about], row.about) for row in list(rows)]
+    rows = [_labelled_for(row, protocol, labels, teacher) for row in rows]
+    jobs: dict[tuple[int, str], list[list[StudentJob]]] = {}
+    for number, row in enumerate(rows):
+        for arch in archs or [sets[0].data["recommended"]["arch"]]:
+            jobs[number, arch] = [
+                [
+                    _student(m, arch, protocol, labels, ipc, epochs, seed, ref, teacher, str(where))
+                    for seed in range(runs)
+                ]
+                for m in row.sets
+            ]
+    unique = {job.out: job for per_set in jobs.values() for seeds in per_set for job in seeds}
+    found = run_students(list(unique.values()), (workers or cores()) if where.type == "cpu" else 1)
+    validation, _ = open_validation(
+        ref.data, sets[0].classes, split=ref.split, source=source_spec(sets[0]), image_column=ref.image_column,
+        label_column=ref.label_column, same_order=ref.same_order,
+    )  # fmt: skip
+    report = []
+    for (number, arch), per_set in jobs.items():
+        row = rows[number]
+        values = tuple(tuple(float(found[j.out].accuracy or 0.0) for j in seeds) for seeds in per_set)
+        mean, std = mean_std([v for seeds in values for v in seeds])
+        result = Result(
+            of=row.of,
+            ipc=ipc or row.sets[0].ipc,
+            arch=arch,
+            protocol=protocol_label(protocol or row.sets[0].data["recommended"]["protocol"], epochs),
+            labels=row.labels or labels,
+            val=validation.name if ref.data == "digits" else validation.name.replace(ref.data, Path(ref.data).name),
+            seeds=tuple(range(runs)),
+            n_sets=len(row.sets),
+            n_students=len(row.sets) * runs,
+            values=values,
+            mean=round(mean, 3),
+            std=round(std, 3),
+            difference=None,
+            total_bytes=sum(shard["bytes"] for shard in row.sets[0].shards(ipc)),
+            seconds=round(sum(found[j.out].seconds for seeds in per_set for j in seeds), 2),
+            command=command,
+            hardware=hardware(where),
+        )
+        report.append((row, result))
+    compared = _compare(report)
+    _record(sets, compared)
+    return tuple(result for _, result in compared)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One line of the table: sets that differ only in seed. about: the given sets it says something of."""
+
+    of: str
+    sets: list[Manifest]
+    about: list[Path]
+    labels: str | None = None
+
+
+def _groups(sets: Sequence[Manifest]) -> list[list[Manifest]]:
+    """Sets that differ only in seed, together."""
+    groups: dict[str, list[Manifest]] = {}
+    for m in sets:
+        data = m.data
+        key = fingerprint(
+            [data["method"], data["recipe"], to_plain(m.view_spec), data["labels"]["codec"], m.prefixes, data["image"],
+             data["source"]["fingerprint"], [t["hash"] for t in data["teachers"]]]
+        )  # fmt: skip
+        groups.setdefault(key, []).append(m)
+    return list(groups.values())
+
+
+def _record_of(manifest: Manifest) -> Record | None:
+    path = work_dir(manifest.root) / RECORD
+    return from_plain(Record, json.loads(path.read_text()), str(path)) if path.is_file() else None
+
+
+def make_baseline(manifest: Manifest, data: str | None = None, teacher: str | None = None) -> Manifest | None:
+    """`random` with the set's teacher, views and seed, in OUT.work; None where source or teacher are not at hand."""
+    record = _record_of(manifest)
+    data = data or (record.data if record else None)
+    teacher = teacher or (record.teacher if record else None)
+    if data is None or teacher is None or (data != "digits" and not Path(data).exists()):
+        note(f"{manifest.root}: no baseline, its source is not at hand (--data, --teacher)")
+        return None
+    if manifest.data["method"] == "random":
+        return manifest
+    note(f"{manifest.root}: baseline random, same teacher, views and seed")
+    kept = ("split", "image_column", "label_column", "classes", "holdout", "skip_bad")
+    return distill(
+        work_dir(manifest.root) / "baseline",
+        data=data, method="random", ipc=manifest.ipc, prefixes=tuple(manifest.prefixes), seed=manifest.data["seed"],
+        protocol=manifest.data["views"]["protocol"], views=manifest.view_spec.count, size=manifest.image_size,
+        teacher=teacher, codec=manifest.data["labels"]["codec"], image_format=manifest.image_codec, yes=True,
+        **({key: getattr(record, key) or None for key in kept} if record else {}),
+    )  # fmt: skip
+
+
+def _labelled_for(row: _Row, protocol: str | None, labels: str, teacher: str | None) -> _Row:
+    """The row's sets, relabelled in OUT.work where their views do not serve the protocol and a teacher is given."""
+    if labels != "stored" or protocol is None or all(law_problem(m, protocol) is None for m in row.sets):
+        return row
+    if teacher is None:
+        problem = next(p for m in row.sets if (p := law_problem(m, protocol)))
+        root = row.sets[0].root
+        raise SetError(
+            f"{root}: {problem}; give --teacher T to relabel it here, or run "
+            f"`ddkit relabel {root} OUT --protocol {protocol} --teacher T`"
+        )
+    relabelled = [
+        relabel(m.root, work_dir(m.root) / f"relabelled-{protocol}", teacher=teacher, protocol=protocol)
+        for m in row.sets
+    ]
+    return replace(row, sets=relabelled, labels="relabelled")
+
+
+def _student(
+    manifest: Manifest,
+    arch: str,
+    protocol: str | None,
+    labels: str,
+    ipc: int | None,
+    epochs: int | None,
+    seed: int,
+    val: ValidationRef,
+    teacher: str | None,
+    device: str,
+) -> StudentJob:
+    """A student's job, kept in OUT.work/students under a name made of all that decides it."""
+    job = plan_student(
+        manifest, arch=arch, protocol=protocol, labels=labels, ipc=ipc, epochs=epochs, seed=seed, out=Path("."),
+        device=device, val=val, teacher=teacher,
+    )  # fmt: skip
+    key = fingerprint([to_plain(asdict(job)) | {"directory": ""}, manifest.data["content"]])[:16]
+    return replace(
+        job, out=str(work_dir(manifest.root) / "students" / f"{labels}-{arch.replace(':', '-')}-{seed}-{key}")
+    )
+
+
+def run_students(jobs: Sequence[StudentJob], workers: int) -> dict[str, StudentResult]:
+    """Train students side by side, one CPU thread each; returns their results by `job.out`."""
+    for job in jobs:
+        Path(job.out).parent.mkdir(parents=True, exist_ok=True)
+    with _epochs_shown(jobs):
+        return {job.out: result for job, result in engine.run(student_unit, jobs, workers=workers)}
+
+
+@contextlib.contextmanager
+def _epochs_shown(jobs: Sequence[StudentJob]) -> Iterator[None]:
+    """Progress over all students' epochs, read off their logs: they run in other processes."""
+    total = sum(job.spec.epochs_for(read_manifest(job.directory).rows(job.ipc)) for job in jobs)
+    over = threading.Event()
+    with progress(f"{len(jobs)} students", total, "epochs") as advance:
+
+        def watch() -> None:
+            shown = 0
+            while True:
+                finished = over.wait(1.0)
+                done = sum(job.log.read_bytes().count(b"\n") for job in jobs if job.log.is_file())
+                advance(done - shown)
+                shown = done
+                if finished:
+                    return
+
+        thread = threading.Thread(target=watch, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+
+def _compare(report: list[tuple[_Row, Result]]) -> list[tuple[_Row, Result]]:
+    """Fill in the paired difference of every row to its baseline's."""
+    baselines = {(tuple(row.about), result.arch): result for row, result in report if row.of == "random"}
+    compared = []
+    for row, result in report:
+        theirs = baselines.get((tuple(row.about), result.arch)) if row.of == "this" else None
+        if theirs is not None:
+            result = replace(result, difference=paired_difference(result.values, theirs.values))
+        compared.append((row, result))
+    return compared
+
+
+def _record(sets: Sequence[Manifest], report: list[tuple[_Row, Result]]) -> None:
+    """Write the rows into the manifest and the card of every set they are about."""
+    for manifest in sets:
+        mine = [result for row, result in report if manifest.root in row.about]
+        kept = [r for r in manifest.data["results"] if not any(_key(r) == result.key() for result in mine)]
+        data: dict[str, Any] = dict(manifest.data) | {"results": kept + [to_plain(result) for result in mine]}
+        publish_files(write_manifest(manifest.root, data))
+
+
+def _key(result: dict[str, Any]) -> tuple[Any, ...]:
+    return (*(result[k] for k in ("of", "ipc", "arch", "protocol", "labels", "val")), tuple(result["seeds"]))

@@ -1,0 +1,9 @@
+"""The main path as code: `distilling.distill` reads from top to bottom as the diagram in README does.
+
+record -> costs -> making (a distiller's units) -> manifests -> distilling, relabels. Commands and evaluation come in.
+"""
+
+from ddkit.pipeline.distilling import distill
+from ddkit.pipeline.relabels import relabel
+
+__all__ = ["distill", "relabel"]

@@ -1,0 +1,150 @@
+"""From what was made to a finished directory: the manifest's facts, the last check, card and preview."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ddkit import __version__
+from ddkit.errors import IntegrityError
+from ddkit.format.codecs import fidelity, find_codec
+from ddkit.format.integrity import open_shard, verify
+from ddkit.format.manifest import Manifest, read_manifest, write_manifest
+from ddkit.format.shards import member, shard_rows, unpack_views
+from ddkit.publishing.card import publish_files
+from ddkit.replay.relabelling import Rows, ShardPlan, save_rows, unit_path
+from ddkit.runtime import is_temporary, versions, write_bytes
+from ddkit.specs import ClassName, TeacherSpec, ViewSpec, canonical, to_plain
+
+COST = "cost.json"
+REAL_PIXELS = {"real": "whole", "patches": "crops", "noise": "none", "import": "none"}
+
+
+def add_cost(work: Path, part: str, seconds: float) -> None:
+    """Add seconds to a part of OUT.work/cost.json: the manifest's cost is summed over resumes."""
+    costs = read_cost(work)
+    costs[part] = round(costs.get(part, 0.0) + seconds, 3)
+    write_bytes(work / COST, canonical(costs).encode())
+
+
+def read_cost(work: Path) -> dict[str, float]:
+    path = work / COST
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def cost_facts(work: Path, records: Sequence[dict[str, Any]], rows: int, device: str, peak: int) -> dict[str, Any]:
+    """The manifest's `cost`: seconds of each part, summed over units and resumes; peak device memory in bytes."""
+    seconds = {"teach": 0.0, "select": 0.0, "recover": 0.0, "student": 0.0} | read_cost(work)
+    seconds["relabel"] = round(sum(record["seconds"] for record in records), 3)
+    per_image = round(1000 * (seconds["recover"] + seconds["select"]) / max(rows, 1), 3)
+    return seconds | {"peak_memory_bytes": peak, "ms_per_image": per_image, "device": device}
+
+
+def label_facts(codec: str, temperature: float, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The manifest's `labels`; fidelity over all views of all shards."""
+    sums = np.sum([record["fidelity"] for record in records], axis=0)
+    return {"codec": codec, "fidelity": fidelity(sums), "temperature": temperature, "group": 1}
+
+
+def view_facts(law: ViewSpec, size: int, protocol: str, groups: Sequence[int] | None, device: str) -> dict[str, Any]:
+    """The manifest's `views`."""
+    backend = "cuda" if device.startswith("cuda") else "cpu"
+    mix_groups = None if groups is None else list(groups)
+    return to_plain(law) | {"size": size, "protocol": protocol, "mix_groups": mix_groups, "backend": backend}
+
+
+def teacher_facts(teacher: TeacherSpec, where: str) -> dict[str, Any]:
+    """One entry of the manifest's `teachers`."""
+    return {
+        "arch": teacher.arch,
+        "hash": teacher.hash,
+        "weight": 1.0,
+        "mode": "eval",
+        "accuracy": teacher.accuracy,
+        "measured_on": teacher.measured_on,
+        "where": where,
+    }
+
+
+def class_facts(classes: Sequence[ClassName]) -> list[dict[str, Any]]:
+    return [{"name": c.name, "id": c.id} for c in classes]
+
+
+def fresh_facts(size: int) -> dict[str, Any]:
+    """What every new manifest begins with."""
+    return {
+        "created_by": versions() | {"ddkit": __version__},
+        "install": "pip install ddkit",
+        "repo": None,
+        "license": None,
+        "image_tars": False,
+        "shard_rows": shard_rows(size),
+        "relabelled_from": None,
+        "subset_of": None,
+        "results": [],
+    }
+
+
+def public_name(ref: str) -> str:
+    """A source or teacher as the manifest names it: a path by its last part, anything else as it is."""
+    return Path(ref).name if Path(ref).is_absolute() else ref
+
+
+def shard_plans_of(manifest: Manifest) -> list[ShardPlan]:
+    """The shards of a set as they were planned."""
+    plans, first, numbers = [], 0, dict.fromkeys(manifest.prefixes, 0)
+    for shard in manifest.data["shards"]:
+        prefix = shard["prefix"]
+        stage = manifest.prefixes.index(prefix) + 1
+        plans.append(ShardPlan(prefix=prefix, stage=stage, number=numbers[prefix], first=first, rows=shard["rows"]))
+        numbers[prefix] += 1
+        first += shard["rows"]
+    return plans
+
+
+def restore_images(manifest: Manifest, work: Path) -> list[ShardPlan]:
+    """The `images` units of a set, from its published bytes, where they are not there. Raises IntegrityError."""
+    codec = find_codec(manifest.data["labels"]["codec"], stored=True)
+    plans = shard_plans_of(manifest)
+    for plan, shard in zip(plans, manifest.data["shards"]):
+        if unit_path(work, f"images-{plan.name}").is_file():
+            continue
+        tar, records = open_shard(manifest, shard)
+        metas = [unpack_views(member(tar, r.views), codec, f"{plan.path} row {r.row}")[2] for r in records]
+        images = [member(tar, r.image) for r in records]
+        labels, ranks = np.array([r.label for r in records]), np.array([m["rank"] for m in metas])
+        save_rows(work, plan, Rows(images, labels, ranks, [m["origin"] for m in metas]))
+    return plans
+
+
+def restore_units(manifest: Manifest, work: Path) -> None:
+    """Where OUT.work is gone: the units of packed shards again, so that a growth begins where the set ends."""
+    found = manifest.data["labels"]["fidelity"]
+    for plan, shard in zip(restore_images(manifest, work), manifest.data["shards"]):
+        path = Path(work) / "units" / f"pack-{plan.name}.json"
+        if not path.is_file():
+            views = plan.rows * manifest.view_spec.count
+            sums = [*(found[f"kl_t{t}"] * views for t in (1, 4, 20)), found["top1_agreement"] * views, views]
+            write_bytes(path, canonical({"entry": shard, "fidelity": sums, "seconds": 0.0}).encode())
+
+
+def finish(out: Path, data: dict[str, Any]) -> Manifest:
+    """Write the manifest, check every byte against it, remove what killed runs left, render card and preview.
+
+    Raises IntegrityError when the check fails (the disk is at fault).
+    """
+    manifest = write_manifest(out, data)
+    listed = {shard["path"] for shard in manifest.data["shards"]}
+    listed |= {path.removesuffix(".tar") + ".rows" for path in listed}
+    for path in (*(out / "data").iterdir(), *out.iterdir()):
+        if is_temporary(path) or (path.parent.name == "data" and str(path.relative_to(out)) not in listed):
+            path.unlink()
+    if problems := verify(out):
+        (out / "ddkit.json").unlink()
+        raise IntegrityError(f"{out}: {problems[0]}; the disk did not keep what was written, run the command again")
+    publish_files(manifest)
+    return read_manifest(out)

@@ -1,0 +1,149 @@
+"""A new set from the images of another: same bytes, rows and shards, new views and labels."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ddkit.errors import OptionError, OtherRun, SetError
+from ddkit.format.codecs import find_codec
+from ddkit.format.manifest import Manifest, is_set, read_manifest
+from ddkit.pipeline.manifests import (
+    cost_facts,
+    finish,
+    fresh_facts,
+    label_facts,
+    public_name,
+    restore_images,
+    teacher_facts,
+    view_facts,
+)
+from ddkit.pipeline.record import work_dir
+from ddkit.replay.relabelling import Labelling, label_and_pack
+from ddkit.runtime import cores, device_class, is_temporary, pick_device, write_bytes
+from ddkit.seeds import permutation
+from ddkit.sources.teacher import find_teacher, match_teacher
+from ddkit.specs import Protocol, fingerprint, to_plain
+
+RECORD = "relabel.json"
+
+
+def relabel(
+    directory: str | Path,
+    out: str | Path,
+    *,
+    teacher: str,
+    protocol: str | None = None,
+    views: int | None = None,
+    codec: str | None = None,
+    mix_within: str | None = None,
+    seed: int | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+) -> Manifest:
+    """Label the images of the set `directory` anew, into the set `out`; rows and shard membership stay.
+
+    teacher: FILE, `timm:NAME[@FILE]` or `torchvision:NAME[@FILE]`; protocol, views, codec, seed: default the set's.
+    mix_within: mix only within groups of classes: `5x200:SEED` (5 seeded groups of 200 classes), or a text file with a
+    line `CLASS<tab>GROUP` for each class. Run again, it continues. Returns the manifest of `out`.
+    Raises SetError, TeacherError, OptionError, OtherRun, IntegrityError, DiskError.
+    """
+    source, out = read_manifest(directory), Path(out)
+    where = pick_device(device)
+    path = find_teacher(teacher, None, size=None, seed=0, device=where)
+    spec, order = match_teacher(path, source.classes, str(directory))
+    protocol = protocol or source.data["views"]["protocol"]
+    count = views or (source.view_spec.count if protocol == source.data["views"]["protocol"] else None)
+    law = Protocol.load(protocol).view_spec(patches=source.patches, dataset=source.dataset, count=count)
+    codec = codec or source.data["labels"]["codec"]
+    find_codec(codec)
+    groups = _groups(mix_within, source.class_names)
+    seed = source.data["seed"] if seed is None else seed
+    how = Labelling(
+        out=str(out), work=str(work_dir(out)), teacher=str(path), order=order, law=law, seed=seed,
+        size=spec.image_size, image_codec=source.image_codec, codec=codec, patches=source.patches, groups=groups,
+        device=str(where),
+    )  # fmt: skip
+    key = fingerprint([asdict(how) | {"out": "", "work": "", "teacher": spec.hash}, source.data["content"]])
+    _claim(out, key)
+    plans = restore_images(source, work_dir(out))
+    records = label_and_pack(how, plans, (workers or cores()) if where.type == "cpu" else 1)
+    train = Protocol.load(protocol).train_spec(ipc=source.ipc, arch=spec.arch, dataset=source.dataset)
+    kept = ("name", "classes", "ipc", "image", "method", "recipe", "prefixes", "real_pixels", "log", "source")
+    data: dict[str, Any] = {key: source.data[key] for key in kept} | fresh_facts(source.image_size)
+    origin = {"name": source.data["name"], "content": source.data["content"], "repo": source.data["repo"]}
+    data |= {
+        "views": view_facts(law, spec.image_size, protocol, groups, str(where)),
+        "normalisation": {"mean": list(spec.mean), "std": list(spec.std)},
+        "eval": to_plain(spec.transform),
+        "labels": label_facts(codec, train.temperature, records),
+        "seed": seed,
+        "fingerprint": key,
+        "shard_rows": source.data["shard_rows"],
+        "recommended": {"protocol": protocol, "arch": spec.arch, "overrides": {}},
+        "cost": cost_facts(work_dir(out), records, source.rows(), device_class(where), 0),
+        "devices": sorted({device_class(where), *source.data["devices"]}),
+        "teachers": [teacher_facts(spec, public_name(str(path)))],
+        "shards": [record["entry"] for record in records],
+        "relabelled_from": origin,
+    }
+    return finish(out, data)
+
+
+def _claim(out: Path, key: str) -> None:
+    """Make OUT this relabelling's, or raise OtherRun where it is something else's."""
+    record = work_dir(out) / RECORD
+    if record.is_file():
+        if record.read_text() != key:
+            raise OtherRun(
+                f"{out} was begun by another relabelling (teacher, protocol, views or set differ); choose another OUT"
+            )
+        return
+    if is_set(out) or (out.exists() and (not out.is_dir() or any(not is_temporary(p) for p in out.iterdir()))):
+        raise OtherRun(f"{out} is not empty; give the name of a new directory")
+    write_bytes(record, key.encode())
+
+
+def _groups(choice: str | None, classes: list[str]) -> tuple[int, ...] | None:
+    """The mixing group of each class, in label order. Raises OptionError."""
+    if choice is None:
+        return None
+    if found := re.fullmatch(r"(\d+)x(\d+):(\d+)", choice):
+        groups, size, seed = (int(part) for part in found.groups())
+        if groups * size != len(classes):
+            raise OptionError(f"--mix-within {choice} is for {groups * size} classes, the set has {len(classes)}")
+        order = permutation(seed, len(classes), "mix-groups")
+        result = np.empty(len(classes), int)
+        result[order] = np.arange(len(classes)) // size
+        return tuple(int(g) for g in result)
+    if not Path(choice).is_file():
+        raise OptionError(f"--mix-within {choice!r} is neither a file nor GROUPSxCLASSES:SEED, as in 5x200:0")
+    lines = [line.rpartition("\t") for line in Path(choice).read_text(encoding="utf-8").splitlines() if line.strip()]
+    table = {name: group for name, _, group in lines}
+    if missing := [name for name in classes if name not in table]:
+        raise OptionError(f"--mix-within {choice} has no line for class {missing[0]!r}; write CLASS<tab>GROUP for each")
+    numbers = {group: i for i, group in enumerate(sorted(set(table.values())))}
+    return tuple(numbers[table[name]] for name in classes)
+
+
+def law_problem(manifest: Manifest, protocol: str) -> str | None:
+    """Why the stored views of a set do not serve a protocol, or None. (Count and mixing groups may differ.)"""
+    wanted = Protocol.load(protocol).view_spec(patches=manifest.patches, dataset=manifest.dataset).law()
+    stored = manifest.view_spec.law()
+    if wanted == stored:
+        return None
+    key = next(key for key in wanted | stored if wanted.get(key) != stored.get(key))
+    return f"its views were drawn with {key} {stored.get(key)}, protocol {protocol} has {wanted.get(key)}"
+
+
+def demand_law(manifest: Manifest, protocol: str) -> None:
+    """Raises SetError, naming the relabelling that helps, where the stored views do not serve a protocol."""
+    if problem := law_problem(manifest, protocol):
+        raise SetError(
+            f"{manifest.root}: {problem}; make a set for it with "
+            f"`ddkit relabel {manifest.root} OUT --protocol {protocol} --teacher T`, or use --labels hard"
+        )

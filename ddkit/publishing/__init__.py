@@ -1,0 +1,1 @@
+"""What people see: pictures, and the card with the files stock tools read. Rendered from the manifest alone."""

@@ -1,0 +1,198 @@
+"""Pictures: the distilled images class by class, what views look like, learning curves."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from ddkit.format.images import decode_image
+from ddkit.format.integrity import open_shard
+from ddkit.format.manifest import Manifest
+from ddkit.format.shards import member
+from ddkit.replay.loader import ReplayLoader
+from ddkit.runtime import atomic_file, write_bytes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+INK, FAINT, PAPER = "#1f2430", "#8a90a0", "#ffffff"
+COLOURS = ("#3b6fb6", "#d1663a", "#3f9b63", "#8d5bb5", "#b63b64", "#6f7683")
+
+
+def thumbnails(manifest: Manifest, per_class: int, classes: int) -> dict[int, list[np.ndarray]]:
+    """The first images of up to `classes` classes (evenly chosen) by label: uint8 [3,H,W] each."""
+    total = len(manifest.classes)
+    chosen = set(np.unique(np.linspace(0, total - 1, min(classes, total)).astype(int)).tolist())
+    found: dict[int, list[np.ndarray]] = {label: [] for label in sorted(chosen)}
+    for shard in manifest.shards():
+        tar, records = open_shard(manifest, shard)
+        for record in records:
+            if record.label in chosen and len(found[record.label]) < per_class:
+                where = f"{shard['path']} row {record.row}"
+                found[record.label].append(decode_image(member(tar, record.image), manifest.image_codec, where))
+        if all(len(images) == per_class for images in found.values()):
+            break
+    return found
+
+
+def preview_grid(manifest: Manifest, path: Path, *, per_class: int = 10, classes: int = 20) -> None:
+    """A PNG with one line of images a class, names at the left."""
+    images = thumbnails(manifest, min(per_class, manifest.ipc), classes)
+    side = max(64, min(manifest.image_size, 112))
+    font = ImageFont.load_default(15)
+    names = {label: _short(manifest.class_names[label]) for label in images}
+    left = int(max(font.getlength(name) for name in names.values())) + 24
+    gap, top = 4, 40
+    columns = max(len(mine) for mine in images.values())
+    canvas = Image.new("RGB", (left + columns * (side + gap) + gap, top + len(images) * (side + gap) + gap), PAPER)
+    pen = ImageDraw.Draw(canvas)
+    more = "" if len(images) == len(manifest.classes) else f" ({len(images)} of {len(manifest.classes)} classes)"
+    pen.text((12, 11), f"{title(manifest)}{more}", INK, font=ImageFont.load_default(17))
+    for line, (label, mine) in enumerate(images.items()):
+        y = top + line * (side + gap)
+        pen.text((12, y + side // 2 - 9), names[label], INK, font=font)
+        for column, pixels in enumerate(mine):
+            canvas.paste(_enlarged(pixels, side), (left + column * (side + gap), y))
+    buffer = io.BytesIO()
+    canvas.save(buffer, "PNG")
+    write_bytes(path, buffer.getvalue())
+
+
+def _enlarged(pixels: np.ndarray, side: int) -> Image.Image:
+    image = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+    method = Image.Resampling.NEAREST if side >= image.width else Image.Resampling.LANCZOS
+    return image.resize((side, side), method)
+
+
+def _short(name: str, longest: int = 22) -> str:
+    name = name.split(",")[0]
+    return name if len(name) <= longest else name[: longest - 1] + "…"
+
+
+METHOD_NAMES = {"rded": "RDED", "random": "Random real images"}
+
+
+def title(manifest: Manifest) -> str:
+    """`RDED · cifar10 · 10 images per class`"""
+    data = manifest.data
+    method = METHOD_NAMES.get(data["method"], data["method"].upper())
+    return f"{method} · {data['recipe']['dataset'] or data['source']['id']} · {manifest.ipc} images per class"
+
+
+def view_strip(manifest: Manifest, path: Path, *, rows: int = 6, views: int = 6) -> None:
+    """A PNG: of some rows the stored image with its crop boxes, the first views, and the top-3 soft labels of each."""
+    loader = ReplayLoader(manifest, batch_size=1, rank=0, world_size=1)
+    views = min(views, loader.views)
+    chosen = np.unique(np.linspace(0, loader.rows - 1, min(rows, loader.rows)).astype(int))
+    figure = _figure(2.1 + 1.7 * views, 2.15 * len(chosen) + 0.5)
+    axes = figure.subplots(len(chosen), views + 1, squeeze=False)
+    for line, row in zip(axes, chosen):
+        stored, boxes, label = loader.stored(int(row))
+        line[0].imshow(stored.transpose(1, 2, 0))
+        line[0].set_title(_short(loader.classes[label], 16), fontsize=9, color=INK)
+        for v, axis in enumerate(line[1:]):
+            colour = COLOURS[v % len(COLOURS)]
+            t, left, h, w = (int(x) for x in boxes[v])
+            line[0].add_patch(_rectangle(left - 0.5, t - 0.5, w, h, colour))
+            pixels, logits = loader.view(int(row), v)
+            axis.imshow(pixels.transpose(1, 2, 0))
+            p = np.exp((logits - logits.max()) / 1.0)
+            p /= p.sum()
+            best = np.argsort(-p)[:3]
+            text = "\n".join(f"{_short(loader.classes[c], 12)} {100 * p[c]:.0f} %" for c in best)
+            axis.set_title(text, fontsize=7, color=INK)
+            for spine in axis.spines.values():
+                spine.set(color=colour, linewidth=2)
+        for axis in line:
+            axis.set(xticks=[], yticks=[])
+    figure.suptitle(f"{title(manifest)}: stored image, its views, the teacher's three first (T = 1)", fontsize=11)
+    _save(figure, path)
+
+
+def _rectangle(x: float, y: float, w: float, h: float, colour: str) -> Any:
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((x, y), w, h, fill=False, edgecolor=colour, linewidth=1.3)
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=120, layout="constrained", facecolor=PAPER)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+def _plot_curves(axis: Any, histories: Mapping[str, Sequence[Mapping[str, float]]], key: str, ylabel: str) -> None:
+    for (name, history), colour in zip(histories.items(), COLOURS * math.ceil(len(histories) / len(COLOURS))):
+        points = [(entry["epoch"], entry[key]) for entry in history if key in entry]
+        if points:
+            xs, ys = zip(*points)
+            axis.plot(xs, ys, color=colour, linewidth=1.6, label=name, marker="o" if len(xs) < 30 else "", markersize=3)
+            if key == "accuracy":
+                axis.annotate(f"{ys[-1]:.1f}", (xs[-1], ys[-1]), fontsize=8, color=colour, xytext=(4, -3),
+                              textcoords="offset points")  # fmt: skip
+    axis.set_xlabel("epoch", fontsize=9)
+    axis.set_title(ylabel, fontsize=10, loc="left", color=INK)
+    axis.grid(color="#e6e8ee", linewidth=0.8)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.tick_params(labelsize=8)
+    if len(histories) > 1:
+        axis.legend(fontsize=8, frameon=False)
+
+
+def curves(histories: Mapping[str, Sequence[Mapping[str, float]]], path: Path) -> None:
+    """Learning curves: training loss and, where it was measured, accuracy. histories: name -> metrics.jsonl lines."""
+    measured = any("accuracy" in entry for history in histories.values() for entry in history)
+    figure = _figure(10 if measured else 6, 3.6)
+    axes = figure.subplots(1, 2 if measured else 1, squeeze=False)[0]
+    _plot_curves(axes[0], histories, "loss", "training loss")
+    if measured:
+        _plot_curves(axes[1], histories, "accuracy", "accuracy on held-out images, %")
+    _save(figure, path)
+
+
+def demo_picture(
+    manifest: Manifest,
+    histories: Mapping[str, Sequence[Mapping[str, float]]],
+    rows: Sequence[Sequence[str]],
+    path: Path,
+) -> None:
+    """The demo's picture: the distilled images class by class, the students' accuracy, and the table."""
+    images = thumbnails(manifest, min(10, manifest.ipc), 10)
+    figure = _figure(14, 6.6)
+    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.05))
+    left.suptitle(f"{title(manifest)}: all that the students saw", fontsize=11, color=INK)
+    grid = left.subplots(len(images), max(len(mine) for mine in images.values()), squeeze=False)
+    for line, (label, mine) in zip(grid, images.items()):
+        for axis in line:
+            axis.set_axis_off()
+        for axis, pixels in zip(line, mine):
+            axis.imshow(pixels.transpose(1, 2, 0), interpolation="nearest")
+        line[0].set_axis_on()
+        line[0].set(xticks=[], yticks=[])
+        line[0].set_ylabel(_short(manifest.class_names[label], 12), rotation=0, ha="right", va="center", fontsize=10)
+        line[0].spines[:].set_visible(False)
+    top, bottom = right.subfigures(2, 1, height_ratios=(2.2, 1))
+    _plot_curves(top.subplots(), histories, "accuracy", "accuracy on held-out images while training, %")
+    axis = bottom.subplots()
+    axis.set_axis_off()
+    table = axis.table(cellText=[list(r) for r in rows[1:]], colLabels=list(rows[0]), loc="center", cellLoc="left")
+    table.auto_set_font_size(False)
+    table.set_fontsize(9)
+    table.scale(1, 1.35)
+    for cell in table.get_celld().values():
+        cell.set_edgecolor("#d8dbe3")
+    _save(figure, path)

@@ -1,0 +1,98 @@
+"""RDED's parts: crop candidates from real images, score them by the teacher, stitch the best.
+
+Source: RDED, arXiv 2312.03526, sections 3.2-3.3, and the authors' scripts where they differ (methods.md C).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, pad
+
+from ddkit.format.views import draw, resample
+from ddkit.seeds import rng
+from ddkit.specs import ViewSpec
+
+if TYPE_CHECKING:
+    from ddkit.sources.images import Source
+    from ddkit.sources.teacher import Teacher
+
+CROP_LAW = ViewSpec(scale=(0.08, 1.0), ratio=(1.0, 1.0), flip=0.0, mix="none")
+BATCH = 100  # patches in one teacher pass; fixed, because scores depend on it in the last bits
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One crop of one image: position in the source, number of the crop, and its loss under the teacher (nats)."""
+
+    image: int
+    crop: int
+    loss: float
+
+
+def crop_boxes(source: Source, image: int, crops: int, seed: int, height: int, width: int) -> np.ndarray:
+    """int [crops,4]: square random crops of scale 0.08 to 1; crop k does not depend on how many are drawn."""
+    law = ViewSpec(**{**CROP_LAW.__dict__, "count": crops})
+    key = int(rng(seed, "rded-crops").integers(2**62))
+    row = int(source.rows[image])
+    return draw(law, seed=key, first=row, rows=1, height=height, width=width, size=1).box[0].astype(np.int64)
+
+
+def cut(source: Source, image: int, numbers: list[int], seed: int, side: int) -> list[Tensor]:
+    """The numbered crops of an image at full resolution, resized to uint8 [3,side,side]."""
+    pixels = torch.from_numpy(source.read(image))
+    boxes = crop_boxes(source, image, max(numbers) + 1, seed, pixels.shape[1], pixels.shape[2])
+    return [resample(pixels, boxes[k], side) for k in numbers]
+
+
+def score(patches: Tensor, label: int, teacher: Teacher, size: int) -> np.ndarray:
+    """The teacher's cross-entropy of each patch, float32 [n]; less is more realistic.
+
+    patches: uint8 [n,3,side,side], each placed in the centre of a zero canvas of `size` after normalisation.
+    """
+    border = size - patches.shape[-1]
+    losses = []
+    for start in range(0, len(patches), BATCH):
+        inputs = teacher.normalise(patches[start : start + BATCH])
+        inputs = pad(inputs, (border // 2, border - border // 2) * 2)
+        logits = teacher.logits(inputs)
+        target = torch.full((len(logits),), label, device=logits.device)
+        losses.append(cross_entropy(logits, target, reduction="none").cpu().numpy())
+    return np.concatenate(losses)
+
+
+def best_crops(
+    source: Source,
+    images: np.ndarray,
+    label: int,
+    teacher: Teacher,
+    *,
+    crops: int,
+    keep: int,
+    seed: int,
+    size: int,
+    side: int,
+) -> list[Candidate]:
+    """Of each image the `keep` crops with the least loss, all sorted by loss (ties: by image, then crop)."""
+    found = []
+    group = max(1, BATCH // crops)
+    for start in range(0, len(images), group):
+        members = images[start : start + group]
+        patches = torch.stack(
+            [patch for image in members for patch in cut(source, int(image), list(range(crops)), seed, side)]
+        )
+        losses = score(patches, label, teacher, size).reshape(len(members), crops)
+        for image, mine in zip(members, losses):
+            order = np.argsort(mine, kind="stable")[:keep]
+            found += [Candidate(int(image), int(k), float(mine[k])) for k in order]
+    return sorted(found, key=lambda c: (c.loss, c.image, c.crop))
+
+
+def stitch(patches: list[Tensor], factor: int) -> Tensor:
+    """factor² patches uint8 [3,h,w], row-major -> one image uint8 [3,factor*h,factor*w]."""
+    rows = [torch.cat(patches[r * factor : (r + 1) * factor], dim=2) for r in range(factor)]
+    return torch.cat(rows, dim=1)
