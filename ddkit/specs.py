@@ -370,8 +370,8 @@ class TeacherSpec:
     arch: str
     num_classes: int
     image_size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     classes: tuple[str, ...]
     class_ids: tuple[str | None, ...] | None = None
     accuracy: float | None = None

@@ -48,9 +48,9 @@ def run() -> int:
         return _fail("out of memory; use fewer --workers or a smaller source", 1)
     except OSError as error:
         return _fail(f"{error.filename or 'the system'}: {error.strerror or error}; mend that and run it again", 1)
-    except typer.TyperException as error:
-        message = getattr(error, "format_message", lambda: str(error))()
-        return _fail(f"{message.rstrip('.')}; see ddkit --help", 2) if message else getattr(error, "exit_code", 2)
+    except typer.TyperException as usage:
+        message = usage.format_message() if hasattr(usage, "format_message") else str(usage)
+        return _fail(f"{message.rstrip('.')}; see ddkit --help", 2) if message else 2
     finally:
         engine = sys.modules.get("ddkit.engine")
         if engine is not None:

@@ -25,10 +25,10 @@ def register(app: typer.Typer) -> None:
         teacher = d["teachers"][0]
         rows = [
             ("name", d["name"]),
-            ("images", f"{manifest.rows()} of {len(manifest.classes)} classes, {manifest.image_size} px, {d['image']['codec']}"),
+            ("images", f"{manifest.rows()} of {len(manifest.classes)} classes, {manifest.image_size} px"),
             ("prefixes", ", ".join(f"ipc{p}" for p in manifest.prefixes)),
             ("method", f"{d['method']} ({one_line(d['recipe']['config']) or 'no settings'}), seed {d['seed']}"),
-            ("views", f"{manifest.view_spec.count} of {manifest.size} px by {d['views']['protocol']}, mixing {d['views']['mix']}"),
+            ("views", f"{d['views']['count']} of {manifest.size} px by {d['views']['protocol']}, mix {d['views']['mix']}"),
             ("labels", f"{d['labels']['codec']}, top-1 agreement {d['labels']['fidelity']['top1_agreement']:.4f}"),
             ("teacher", f"{teacher['arch']}, {teacher['accuracy']} %, {teacher['hash'][:12]}"),
             ("source", f"{d['source']['id']} {d['source']['split']}, {d['source']['fingerprint'][:12]}"),

@@ -149,8 +149,6 @@ def register(app: typer.Typer) -> None:
             directory, out, teacher=teacher, protocol=protocol, views=views, codec=codec, mix_within=mix_within,
             seed=seed, device=device, workers=workers,
         )  # fmt: skip
-        say(
-            f"{out}: {manifest.rows()} images, {manifest.view_spec.count} views each by {manifest.data['views']['protocol']}, verified"
-        )
+        say(f"{out}: {manifest.rows()} images, {manifest.view_spec.count} views each, verified")
         document({"out": out, "content": manifest.data["content"], "rows": manifest.rows()})
         next_step(f"ddkit train {out}")

@@ -105,8 +105,9 @@ def register(app: typer.Typer) -> None:
         for r in report:
             d = r.difference
             interval = f"{d['mean']:+.2f} [{d['low']:+.2f}, {d['high']:+.2f}]" if d else "-"
-            rows.append([r.of, r.ipc, r.arch, r.protocol, r.labels, f"{r.mean:.2f} ± {r.std:.2f}",
-                         f"{r.n_sets} x {r.n_students // r.n_sets}", interval, r.total_bytes, f"{r.seconds:.0f}"])  # fmt: skip
+            accuracy, students = f"{r.mean:.2f} ± {r.std:.2f}", f"{r.n_sets} x {r.n_students // r.n_sets}"
+            what = [r.of, r.ipc, r.arch, r.protocol, r.labels]
+            rows.append([*what, accuracy, students, interval, r.total_bytes, f"{r.seconds:.0f}"])
         header = ["trained on", "ipc", "network", "protocol", "labels", "accuracy %", "sets x students",
                   "minus random (95 %)", "bytes", "seconds"]  # fmt: skip
         say(table(header, rows))

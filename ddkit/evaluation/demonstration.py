@@ -37,7 +37,7 @@ def run_demo(out: Path) -> DemoResult:
     }
     results = run_students(list(jobs.values()), cores())
     header = ("method", "labels", "accuracy", "seconds")
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (name, labels, f"{results[job.out].accuracy:.1f} %", f"{results[job.out].seconds:.0f}")
         for (name, labels), job in jobs.items()
     ]

@@ -150,12 +150,13 @@ def make_baseline(manifest: Manifest, data: str | None = None, teacher: str | No
         return manifest
     note(f"{manifest.root}: baseline random, same teacher, views and seed")
     kept = ("split", "image_column", "label_column", "classes", "holdout", "skip_bad")
+    same: dict[str, Any] = {key: getattr(record, key) or None for key in kept} if record else {}
     return distill(
         work_dir(manifest.root) / "baseline",
         data=data, method="random", ipc=manifest.ipc, prefixes=tuple(manifest.prefixes), seed=manifest.data["seed"],
         protocol=manifest.data["views"]["protocol"], views=manifest.view_spec.count, size=manifest.image_size,
         teacher=teacher, codec=manifest.data["labels"]["codec"], image_format=manifest.image_codec, yes=True,
-        **({key: getattr(record, key) or None for key in kept} if record else {}),
+        **same,
     )  # fmt: skip
 
 

@@ -33,7 +33,7 @@ class Fp16:
 
     NAME = "fp16"
     ABOUT = "every logit in half precision: 2 bytes a class and view, error at most 0.05 % of the logit"
-    TENSORS = ("logits",)
+    TENSORS: tuple[str, ...] = ("logits",)
 
     def encode(self, logits: np.ndarray) -> dict[str, np.ndarray]:
         centred = logits - logits.mean(axis=-1, keepdims=True)
@@ -44,7 +44,7 @@ class Fp16:
         return tensors["logits"].astype(np.float32)
 
 
-_CODECS: dict[str, type[Codec]] = {codec.NAME: codec for codec in (Fp16,)}
+_CODECS: dict[str, Codec] = {codec.NAME: codec for codec in (Fp16(),)}
 
 
 def codec_names() -> dict[str, str]:
@@ -58,7 +58,7 @@ def find_codec(name: str, *, stored: bool = False) -> Codec:
     Raises OptionError listing the codecs there are, or FormatVersion for a stored one.
     """
     if name in _CODECS:
-        return _CODECS[name]()
+        return _CODECS[name]
     if stored:
         raise FormatVersion(f"this set's labels use codec {name!r}, which needs a newer ddkit: pip install -U ddkit")
     raise unknown("codec", name, _CODECS)

@@ -146,7 +146,7 @@ def write_shard(root: Path, path: str, samples: Iterable[Sample], codec: str = "
     lines = []
     with atomic_file(root / path) as temporary, open(temporary, "wb") as file:
         hashing = _Hashing(file)
-        with tarfile.open(fileobj=hashing, mode="w", format=tarfile.USTAR_FORMAT) as tar:  # type: ignore[call-overload]
+        with tarfile.open(fileobj=hashing, mode="w", format=tarfile.USTAR_FORMAT) as tar:
             for sample in samples:
                 key = row_key(sample.row)
                 _add(tar, f"{key}.cls", str(sample.label).encode())

@@ -129,7 +129,7 @@ def grow(record: Record, given: Mapping[str, Any], out: Path) -> Record:
         if key in ("data", "method", "teacher"):
             value = absolute(value)
             if there == Path(value).name:  # the manifest keeps only the last part of a path
-                record = replace(record, **{key: value})
+                record = from_plain(Record, asdict(record) | {key: value}, RECORD)
                 continue
         elif key == "recipe":
             value = Path(value).stem

@@ -136,14 +136,20 @@ def _save(figure: Figure, path: Path) -> None:
 
 
 def _plot_curves(axis: Any, histories: Mapping[str, Sequence[Mapping[str, float]]], key: str, ylabel: str) -> None:
+    ends: list[tuple[float, float, str]] = []
     for (name, history), colour in zip(histories.items(), COLOURS * math.ceil(len(histories) / len(COLOURS))):
         points = [(entry["epoch"], entry[key]) for entry in history if key in entry]
         if points:
             xs, ys = zip(*points)
             axis.plot(xs, ys, color=colour, linewidth=1.6, label=name, marker="o" if len(xs) < 30 else "", markersize=3)
             if key == "accuracy":
-                axis.annotate(f"{ys[-1]:.1f}", (xs[-1], ys[-1]), fontsize=8, color=colour, xytext=(4, -3),
-                              textcoords="offset points")  # fmt: skip
+                ends.append((ys[-1], xs[-1], colour))
+    low, high = axis.get_ylim()
+    place = low
+    for value, x, colour in sorted(ends):  # the last values beside their curves, kept apart
+        place = max(value, place)
+        axis.text(x * 1.012, place, f"{value:.1f}", fontsize=8, color=colour, va="center")
+        place += (high - low) * 0.045
     axis.set_xlabel("epoch", fontsize=9)
     axis.set_title(ylabel, fontsize=10, loc="left", color=INK)
     axis.grid(color="#e6e8ee", linewidth=0.8)
@@ -173,7 +179,7 @@ def demo_picture(
     """The demo's picture: the distilled images class by class, the students' accuracy, and the table."""
     images = thumbnails(manifest, min(10, manifest.ipc), 10)
     figure = _figure(14, 6.6)
-    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.05))
+    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.05), squeeze=False)[0]
     left.suptitle(f"{title(manifest)}: all that the students saw", fontsize=11, color=INK)
     grid = left.subplots(len(images), max(len(mine) for mine in images.values()), squeeze=False)
     for line, (label, mine) in zip(grid, images.items()):
@@ -185,7 +191,7 @@ def demo_picture(
         line[0].set(xticks=[], yticks=[])
         line[0].set_ylabel(_short(manifest.class_names[label], 12), rotation=0, ha="right", va="center", fontsize=10)
         line[0].spines[:].set_visible(False)
-    top, bottom = right.subfigures(2, 1, height_ratios=(2.2, 1))
+    top, bottom = right.subfigures(2, 1, height_ratios=(2.2, 1), squeeze=False)[:, 0]
     _plot_curves(top.subplots(), histories, "accuracy", "accuracy on held-out images while training, %")
     axis = bottom.subplots()
     axis.set_axis_off()

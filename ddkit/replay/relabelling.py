@@ -94,7 +94,7 @@ def unit_path(work: str | Path, unit: str) -> Path:
 
 def save_rows(work: str | Path, shard: ShardPlan, rows: Rows) -> None:
     """Write the `images` unit of a shard."""
-    tensors = {
+    tensors: dict[str, np.ndarray] = {
         "data": np.frombuffer(b"".join(rows.images), np.uint8),
         "end": np.cumsum([len(image) for image in rows.images]).astype(np.int64),
         "label": rows.labels.astype(np.int64),
@@ -181,7 +181,7 @@ def label_rows(job: LabelJob) -> None:
     soft = [codec.encode(row) for row in stacked]
     tensors = {name: np.stack([row[name] for row in soft]) for name in codec.TENSORS}
     centred = stacked - stacked.mean(-1, keepdims=True)
-    tensors["fidelity"] = sum(fidelity_sums(z, codec.decode(row)) for z, row in zip(centred, soft))
+    tensors["fidelity"] = np.sum([fidelity_sums(z, codec.decode(row)) for z, row in zip(centred, soft)], axis=0)
     seconds = {"seconds": round(time.perf_counter() - began, 4)}
     write_bytes(unit_path(how.work, job.id), save(tensors, {"ddkit": canonical(seconds, indent=None)}))
 

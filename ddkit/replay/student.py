@@ -150,8 +150,8 @@ def train_student(
         arch=job.arch,
         num_classes=len(manifest.classes),
         image_size=manifest.size,
-        mean=manifest.mean,  # type: ignore[arg-type]
-        std=manifest.std,  # type: ignore[arg-type]
+        mean=manifest.mean,
+        std=manifest.std,
         classes=tuple(manifest.class_names),
         class_ids=tuple(c.id for c in manifest.classes) if any(c.id for c in manifest.classes) else None,
         accuracy=None if percent is None else round(percent, 2),

@@ -182,8 +182,8 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, TeacherSpec]:
             arch=metadata["arch"],
             num_classes=int(metadata["num_classes"]),
             image_size=int(metadata["image_size"]),
-            mean=tuple(float(v) for v in metadata["mean"]),  # type: ignore[arg-type]
-            std=tuple(float(v) for v in metadata["std"]),  # type: ignore[arg-type]
+            mean=tuple(float(v) for v in metadata["mean"]),
+            std=tuple(float(v) for v in metadata["std"]),
             classes=tuple(str(v) for v in metadata["classes"]),
             class_ids=tuple(ids) if ids else None,
             accuracy=metadata.get("accuracy"),

@@ -284,7 +284,9 @@ def _from_library(library: str, rest: str, size: int | None) -> Path:
     import timm
     from timm.data import ImageNetInfo
 
-    mean, std, side = IMAGENET_MEAN, IMAGENET_STD, size or 224
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    side = size or 224
     if library == "timm":
         config = timm.models.get_pretrained_cfg(tag)
         if config is not None:
