@@ -1,136 +1,14 @@
-"""What can be set: frozen dataclasses with a strict TOML/JSON round trip. No torch here; defaults live nowhere else."""
+"""What can be set, as frozen dataclasses. No torch here; defaults live nowhere else."""
 
 from __future__ import annotations
 
-import dataclasses
 import fnmatch
-import hashlib
-import json
 import math
-import tomllib
-import types
-import typing
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from ddkit.errors import OptionError, unknown
-
-PACKAGE = Path(__file__).parent
-T = TypeVar("T")
-
-
-# ------------------------------------------------------------------ JSON, TOML and dataclasses
-
-
-def canonical(value: object, indent: int | None = 2) -> str:
-    """Canonical JSON: sorted keys; two-space indent, or with `indent=None` no blanks at all."""
-    separators = (",", ":") if indent is None else None
-    return json.dumps(value, sort_keys=True, indent=indent, separators=separators, allow_nan=False)
-
-
-def fingerprint(value: object) -> str:
-    """sha256, hex, of the canonical JSON of `value`."""
-    return hashlib.sha256(canonical(value).encode()).hexdigest()
-
-
-def to_plain(spec: Any) -> Any:
-    """A dataclass (or container of them) as JSON values; tuples become lists."""
-    if dataclasses.is_dataclass(spec) and not isinstance(spec, type):
-        return {f.name: to_plain(getattr(spec, f.name)) for f in dataclasses.fields(spec)}
-    if isinstance(spec, Mapping):
-        return {key: to_plain(value) for key, value in spec.items()}
-    if isinstance(spec, list | tuple):
-        return [to_plain(value) for value in spec]
-    return spec
-
-
-def from_plain(cls: type[T], data: Mapping[str, Any], where: str) -> T:
-    """Build dataclass `cls` from JSON or TOML values.
-
-    Raises OptionError for an unknown key (listing the valid ones), a missing one, or a value of another type.
-    """
-    hints = typing.get_type_hints(cls)
-    known = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    for key in data:
-        if key not in known:
-            raise unknown(f"key in {where}:", key, known)
-    missing = [
-        name
-        for name, f in known.items()
-        if name not in data and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    ]
-    if missing:
-        raise OptionError(f"{where} lacks {', '.join(missing)}; add it")
-    try:
-        return cls(**{key: _coerce(value, hints[key], f"{where}: {key}") for key, value in data.items()})
-    except ValueError as error:
-        raise OptionError(f"{where}: {error}") from error
-
-
-def _coerce(value: Any, hint: Any, where: str) -> Any:
-    """`value` as the type `hint`; ints pass for floats, lists for tuples, text for the numbers it spells."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
-        return value
-    if origin is Literal:
-        if value not in args:
-            raise OptionError(f"{where} is {value!r}; valid: {', '.join(str(arg) for arg in args)}")
-        return value
-    if origin in (types.UnionType, typing.Union):
-        for arg in args:
-            try:
-                return _coerce(value, arg, where)
-            except OptionError:
-                continue
-    elif origin is tuple and isinstance(value, list | tuple):
-        kinds = args[:1] * len(value) if args[1:] == (Ellipsis,) else args
-        if len(kinds) == len(value):
-            return tuple(_coerce(item, kind, where) for item, kind in zip(value, kinds))
-    elif origin is dict and isinstance(value, Mapping):
-        return {_coerce(k, args[0], where): _coerce(v, args[1], where) for k, v in value.items()}
-    elif hint is type(None) and value is None:
-        return None
-    elif dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
-        return from_plain(typing.cast(type, hint), value, where)
-    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        return float(value)
-    elif isinstance(hint, type) and type(value) is hint:
-        return value
-    raise OptionError(f"{where} is {value!r}; it must be {getattr(hint, '__name__', str(hint))}")
-
-
-def parse_settings(pairs: list[str]) -> dict[str, Any]:
-    """`["factor=2", "stitch=random"]` as `{"factor": 2, "stitch": "random"}`: values read as TOML, else as text."""
-    settings = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals or not key:
-            raise OptionError(f"--set {pair!r} is not KEY=VALUE; write for example --set factor=2")
-        try:
-            settings[key.strip()] = tomllib.loads(f"v = {text}")["v"]
-        except tomllib.TOMLDecodeError:
-            settings[key.strip()] = text
-    return settings
-
-
-def load_toml(name: str, folder: str, kind: str) -> tuple[str, dict[str, Any]]:
-    """The shipped `folder/NAME.toml`, or a TOML file by path. Returns (name, content).
-
-    Raises OptionError when there is neither, or the file is not TOML.
-    """
-    shipped = {path.stem: path for path in sorted((PACKAGE / folder).glob("*.toml"))}
-    path = shipped.get(name, Path(name))
-    if name not in shipped and path.suffix != ".toml":
-        raise unknown(kind, name, shipped)
-    if not path.is_file():
-        raise OptionError(f"{kind} file {name} does not exist; `ddkit list {folder}` shows the shipped ones")
-    try:
-        return path.stem, tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise OptionError(f"{kind} file {name} is not TOML: {error}") from error
-
+from ddkit.errors import unknown
+from ddkit.plain import PACKAGE, from_plain, load_toml, to_plain
 
 # ------------------------------------------------------------------ views and training
 

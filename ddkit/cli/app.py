@@ -68,6 +68,6 @@ def _fail(message: str, code: int) -> int:
 def _terminated(number: int, frame: FrameType | None) -> NoReturn:
     engine = sys.modules.get("ddkit.engine")
     if engine is not None:
-        engine.stop()
+        engine.stop(kill=True)
     sys.stderr.write("error: terminated; run the same command again, it continues\n")
     sys.exit(128 + number)

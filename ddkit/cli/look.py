@@ -28,7 +28,7 @@ def register(app: typer.Typer) -> None:
             ("images", f"{manifest.rows()} of {len(manifest.classes)} classes, {manifest.image_size} px"),
             ("prefixes", ", ".join(f"ipc{p}" for p in manifest.prefixes)),
             ("method", f"{d['method']} ({one_line(d['recipe']['config']) or 'no settings'}), seed {d['seed']}"),
-            ("views", f"{d['views']['count']} of {manifest.size} px by {d['views']['protocol']}, mix {d['views']['mix']}"),
+            ("views", f"{d['views']['count']} of {manifest.size} px, protocol {d['views']['protocol']}"),
             ("labels", f"{d['labels']['codec']}, top-1 agreement {d['labels']['fidelity']['top1_agreement']:.4f}"),
             ("teacher", f"{teacher['arch']}, {teacher['accuracy']} %, {teacher['hash'][:12]}"),
             ("source", f"{d['source']['id']} {d['source']['split']}, {d['source']['fingerprint'][:12]}"),
@@ -80,7 +80,8 @@ def register(app: typer.Typer) -> None:
 
 
 def _listing(what: str) -> list[tuple[str, str]]:
-    from ddkit.specs import PACKAGE, Protocol, Recipe
+    from ddkit.plain import PACKAGE
+    from ddkit.specs import Protocol, Recipe
 
     if what == "methods":
         from ddkit.distillers import distiller_names, find_distiller

@@ -9,7 +9,7 @@ import typer
 
 from ddkit.cli import options as o
 from ddkit.cli.output import command, document, next_step, say, table
-from ddkit.specs import parse_settings
+from ddkit.plain import parse_settings
 
 
 def register(app: typer.Typer) -> None:
@@ -105,8 +105,8 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Train a teacher on a source. Run again after a kill, it goes on."""
         from ddkit.pipeline.costs import time_limit
+        from ddkit.plain import to_plain
         from ddkit.sources.teacher import teach as run
-        from ddkit.specs import to_plain
 
         spec = run(
             out, data=data, arch=arch, recipe=recipe, size=size, epochs=epochs, seed=seed or 0, split=split,

@@ -91,8 +91,8 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Sets x networks x seeds as one table: mean ± std, and the paired difference to random with its interval."""
         from ddkit.evaluation.tables import evaluate as run
+        from ddkit.plain import to_plain
         from ddkit.replay.student import ValidationRef
-        from ddkit.specs import to_plain
 
         ref = None if val is None else ValidationRef(data=val, split=split, same_order=same_order)
         told = "ddkit " + shlex.join(sys.argv[1:])

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from ddkit.errors import OptionError, unknown
-from ddkit.specs import from_plain
+from ddkit.plain import from_plain
 
 _NEEDED = ("NAME", "PAPER", "COST", "Config", "units", "run")
 

@@ -47,10 +47,10 @@ def _pool(workers: int) -> Any:
     return _pools[workers]
 
 
-def stop() -> None:
-    """Kill the worker processes at once; units are files or nothing, so no work is damaged."""
+def stop(kill: bool = False) -> None:
+    """End the worker processes; kill: at once. Units are files or nothing, so no work is damaged."""
     while _pools:
-        _pools.popitem()[1].shutdown(wait=True, kill_workers=True)
+        _pools.popitem()[1].shutdown(wait=True, kill_workers=kill)
 
 
 def run(
@@ -106,4 +106,4 @@ def run(
         if running:
             for future in running:
                 future.cancel()
-            stop()
+            stop(kill=True)

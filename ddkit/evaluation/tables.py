@@ -18,11 +18,12 @@ from ddkit.format.manifest import Manifest, read_manifest, write_manifest
 from ddkit.pipeline.distilling import distill
 from ddkit.pipeline.record import RECORD, Record, work_dir
 from ddkit.pipeline.relabels import law_problem, relabel
+from ddkit.plain import fingerprint, from_plain, to_plain
 from ddkit.publishing.card import publish_files
 from ddkit.replay.student import StudentJob, StudentResult, ValidationRef, student_unit
 from ddkit.runtime import cores, hardware, note, pick_device, progress
 from ddkit.sources.images import open_validation
-from ddkit.specs import EvalReport, Result, fingerprint, from_plain, protocol_label, to_plain
+from ddkit.specs import EvalReport, Result, protocol_label
 
 
 def evaluate(

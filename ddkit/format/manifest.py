@@ -12,8 +12,9 @@ from typing import Any
 
 from ddkit.errors import FormatVersion, IntegrityError, SetError
 from ddkit.format.shards import FORMAT, rows_path
+from ddkit.plain import canonical, from_plain
 from ddkit.runtime import write_bytes
-from ddkit.specs import ClassName, EvalTransform, ViewSpec, canonical, from_plain
+from ddkit.specs import ClassName, EvalTransform, ViewSpec
 
 FILE = "ddkit.json"
 _SHARD = re.compile(r"data/train-ipc\d{3,}-\d{5}\.tar")

@@ -45,8 +45,8 @@ from safetensors.numpy import save as save_tensors
 from ddkit.errors import IntegrityError
 from ddkit.format.codecs import Codec
 from ddkit.format.views import Views
+from ddkit.plain import canonical
 from ddkit.runtime import atomic_file, write_bytes
-from ddkit.specs import canonical
 
 FORMAT = 1
 VIEWS_MEMBER = "views.safetensors"

@@ -156,13 +156,13 @@ def _crop_boxes(u: np.ndarray, law: ViewSpec, height: int, width: int) -> np.nda
     ratio = np.exp(low + (high - low) * u[..., 1])
     w = np.rint(np.sqrt(area * ratio)).astype(np.int64)
     h = np.rint(np.sqrt(area / ratio)).astype(np.int64)
-    fits: np.ndarray = np.asarray((w > 0) & (w <= width) & (h > 0) & (h <= height))
+    fits = np.asarray((w > 0) & (w <= width) & (h > 0) & (h <= height))
     top = np.floor(u[..., 2] * (height - h + 1)).astype(np.int64)
     left = np.floor(u[..., 3] * (width - w + 1)).astype(np.int64)
     boxes = np.stack([top, left, h, w], axis=-1)
     first = np.argmax(fits, axis=1)
     chosen = boxes[np.arange(len(boxes)), first]
-    return np.where(fits.any(axis=1)[:, None], chosen, _centre_box(law, height, width))
+    return np.where(np.max(fits, axis=1, keepdims=True), chosen, _centre_box(law, height, width))
 
 
 def _centre_box(law: ViewSpec, height: int, width: int) -> np.ndarray:

@@ -45,6 +45,7 @@ from ddkit.pipeline.manifests import (
     view_facts,
 )
 from ddkit.pipeline.record import Record, absolute, check_counts, find_record, grow, resolve, start_over, work_dir
+from ddkit.plain import canonical, fingerprint, to_plain
 from ddkit.replay.relabelling import (
     Labelling,
     PackJob,
@@ -59,7 +60,7 @@ from ddkit.runtime import cores, device_class, note, one_line, pick_device, writ
 from ddkit.seeds import permutation
 from ddkit.sources.images import Source, has_validation, open_source
 from ddkit.sources.teacher import Teacher, find_teacher, match_teacher
-from ddkit.specs import Protocol, Recipe, TeacherSpec, ViewSpec, canonical, fingerprint, to_plain
+from ddkit.specs import Protocol, Recipe, TeacherSpec, ViewSpec
 from ddkit.synthesis.interface import Plan
 
 DEFAULT_METHOD = "rded"

@@ -19,12 +19,12 @@ from ddkit.distillers import find_distiller, make_config
 from ddkit.errors import OptionError
 from ddkit.format.manifest import Manifest
 from ddkit.format.shards import file_metadata
+from ddkit.plain import canonical
 from ddkit.replay.loader import ReplayLoader
 from ddkit.replay.relabelling import load_rows, unit_path
 from ddkit.runtime import progress, write_bytes
 from ddkit.sources.images import SourceRef, reopen
 from ddkit.sources.teacher import Teacher
-from ddkit.specs import canonical
 from ddkit.synthesis.interface import KINDS, Context, Synthetic, Unit
 
 STAGE_MANIFEST = "stage.json"

@@ -15,10 +15,11 @@ from ddkit.format.codecs import fidelity, find_codec
 from ddkit.format.integrity import open_shard, verify
 from ddkit.format.manifest import Manifest, read_manifest, write_manifest
 from ddkit.format.shards import member, shard_rows, unpack_views
+from ddkit.plain import canonical, to_plain
 from ddkit.publishing.card import publish_files
 from ddkit.replay.relabelling import Rows, ShardPlan, save_rows, unit_path
 from ddkit.runtime import is_temporary, versions, write_bytes
-from ddkit.specs import ClassName, TeacherSpec, ViewSpec, canonical, to_plain
+from ddkit.specs import ClassName, TeacherSpec, ViewSpec
 
 COST = "cost.json"
 REAL_PIXELS = {"real": "whole", "patches": "crops", "noise": "none", "import": "none"}

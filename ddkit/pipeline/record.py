@@ -15,8 +15,9 @@ from typing import Any
 
 from ddkit.errors import OptionError, OtherRun
 from ddkit.format.manifest import is_set, read_manifest
+from ddkit.plain import canonical, from_plain
 from ddkit.runtime import is_temporary, write_bytes
-from ddkit.specs import Recipe, canonical, from_plain
+from ddkit.specs import Recipe
 
 RECORD = "run.json"
 

@@ -23,11 +23,12 @@ from ddkit.pipeline.manifests import (
     view_facts,
 )
 from ddkit.pipeline.record import work_dir
+from ddkit.plain import fingerprint, to_plain
 from ddkit.replay.relabelling import Labelling, label_and_pack
 from ddkit.runtime import cores, device_class, is_temporary, pick_device, write_bytes
 from ddkit.seeds import permutation
 from ddkit.sources.teacher import find_teacher, match_teacher
-from ddkit.specs import Protocol, fingerprint, to_plain
+from ddkit.specs import Protocol
 
 RECORD = "relabel.json"
 

@@ -11,9 +11,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ddkit.errors import SetError
 from ddkit.format.manifest import Manifest
+from ddkit.plain import PACKAGE, canonical
 from ddkit.publishing.pictures import preview_grid, title
 from ddkit.runtime import size_words, write_bytes
-from ddkit.specs import PACKAGE, canonical
 
 TEMPLATE = "dataset_card.md.j2"
 

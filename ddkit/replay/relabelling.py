@@ -25,9 +25,10 @@ from ddkit.format.codecs import fidelity_sums, find_codec
 from ddkit.format.images import decode_image
 from ddkit.format.shards import Sample, file_metadata, pack_views, rows_path, shard_path, write_shard
 from ddkit.format.views import Views, draw, network_input
+from ddkit.plain import canonical
 from ddkit.runtime import progress, write_bytes
 from ddkit.sources.teacher import Teacher
-from ddkit.specs import ViewSpec, canonical
+from ddkit.specs import ViewSpec
 
 UNIT_ROWS = 32  # rows of a labelling unit: part of what makes equal bytes (format.md)
 FORWARD = 128  # views in one forward pass; fixed, because logits depend on it in the last bits

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from ddkit.errors import ClassesError, first_few
-from ddkit.specs import PACKAGE, ClassName
+from ddkit.plain import PACKAGE
+from ddkit.specs import ClassName
 
 _WNID = re.compile(r"(n\d{8})")
 

@@ -14,8 +14,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from ddkit.errors import OptionError, TeacherError, unknown
+from ddkit.plain import canonical, to_plain
 from ddkit.runtime import write_bytes
-from ddkit.specs import EvalTransform, TeacherSpec, canonical, to_plain
+from ddkit.specs import EvalTransform, TeacherSpec
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ddkit.errors import OptionError, SourceError, TeacherError
 from ddkit.format.views import apply, draw, normalise
+from ddkit.plain import fingerprint, from_plain, load_toml, to_plain
 from ddkit.runtime import cache_dir, cores, note, pick_device, progress, threads
 from ddkit.seeds import permutation, rng
 from ddkit.sources.classes import match_classes
@@ -28,17 +29,7 @@ from ddkit.sources.networks import (
     tensor_hash,
 )
 from ddkit.sources.training import Batch, Fit, accuracy, fit, seeded_network
-from ddkit.specs import (
-    ClassName,
-    EvalTransform,
-    TeacherSpec,
-    TrainSpec,
-    ViewSpec,
-    fingerprint,
-    from_plain,
-    load_toml,
-    to_plain,
-)
+from ddkit.specs import ClassName, EvalTransform, TeacherSpec, TrainSpec, ViewSpec
 
 RESIDENT_BYTES = 4_000_000_000  # decoded training images kept in memory; above it they are decoded again each epoch
 

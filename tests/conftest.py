@@ -1,0 +1,76 @@
+"""Shared fixtures. Nothing here needs files from outside the checkout: digits and generated images only."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+# Before any library reads them: no cache of the user is read or written.
+_caches = tempfile.TemporaryDirectory()
+os.environ["DDKIT_CACHE"] = str(Path(_caches.name) / "ddkit")
+os.environ["HF_HOME"] = str(Path(_caches.name) / "hf")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["MPLCONFIGDIR"] = str(Path(_caches.name) / "mpl")
+
+import numpy as np  # noqa: E402
+from PIL import Image  # noqa: E402
+
+from ddkit.format.manifest import Manifest  # noqa: E402
+from ddkit.pipeline import distill  # noqa: E402
+from ddkit.testing import untrained_teacher  # noqa: E402
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="no CUDA device here"))
+
+
+@pytest.fixture(scope="session")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A checkpoint for digits with random weights: enough wherever accuracy does not matter."""
+    return str(untrained_teacher(tmp_path_factory.mktemp("teacher") / "teacher.safetensors"))
+
+
+@pytest.fixture(scope="session")
+def rded_set(tmp_path_factory: pytest.TempPathFactory, teacher: str) -> Manifest:
+    """RDED on digits: prefixes 1 and 3, 4 patches an image shuffled, CutMix, 5 views. Not to be changed by tests."""
+    out = tmp_path_factory.mktemp("sets") / "rded"
+    return distill(
+        out, data="digits", method="rded", prefixes=(1, 3), settings={"pool": 6, "factor": 2}, protocol="rded",
+        views=5, teacher=teacher, workers=1,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def random_set(tmp_path_factory: pytest.TempPathFactory, teacher: str) -> Manifest:
+    """Random digits, IPC 2, protocol demo, 4 views. Not to be changed by tests."""
+    out = tmp_path_factory.mktemp("sets") / "random"
+    return distill(
+        out, data="digits", method="random", ipc=2, protocol="demo", views=4, teacher=teacher, workers=1
+    )  # fmt: skip
+
+
+def photograph(seed: int, height: int, width: int) -> Image.Image:
+    """A smooth coloured picture, so that resizing has something to do."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """A folder of class folders: 3 classes, 6 JPEGs each, of uneven sizes."""
+    root = tmp_path / "photos"
+    for label, name in enumerate(("ant", "bee", "cat")):
+        (root / name).mkdir(parents=True)
+        for i in range(6):
+            image = photograph(10 * label + i, 40 + 7 * i, 70 - 5 * i)
+            image.save(root / name / f"{i}.jpg", quality=92)
+    return root

@@ -1,0 +1,129 @@
+"""The house: imports go one way, files stay small, methods do not know each other."""
+
+import ast
+from pathlib import Path
+
+import ddkit
+
+ROOT = Path(ddkit.__file__).parent
+
+# The printed order (README): a room imports only rooms above it, inside a room a file only files above it.
+ROOMS = {
+    "errors": [],
+    "plain": [],
+    "specs": [],
+    "seeds": [],
+    "runtime": [],
+    "engine": ["local"],
+    "format": ["views", "codecs", "images", "shards", "manifest", "integrity"],
+    "sources": ["decoding", "classes", "tables", "images", "networks", "training", "teacher"],
+    "replay": ["order", "resident", "loader", "relabelling", "student"],
+    "synthesis": ["interface", "patches"],
+    "distillers": [],
+    "publishing": ["pictures", "card"],
+    "pipeline": ["record", "costs", "making", "manifests", "distilling", "relabels"],
+    "evaluation": ["statistics", "single", "tables", "demonstration"],
+    "testing": [],
+    "cli": ["output", "options", "make", "use", "look", "publish", "app"],
+}
+
+
+def imports(path: Path) -> set[str]:
+    """Names of ddkit modules a file imports, those for type checking left out."""
+    found = set()
+    tree = ast.parse(path.read_text())
+    checking = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in checking:
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "ddkit":
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found |= {node.module, *(n for n in names if (ROOT.parent / (n.replace(".", "/") + ".py")).exists())}
+            found |= {n for n in names if (ROOT.parent / n.replace(".", "/")).is_dir()}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name.split(".")[0] == "ddkit"}
+    return found
+
+
+def place(module: str) -> tuple[int, int]:
+    """(room, file) positions of `ddkit.room.file`; a room's __init__ comes after its files."""
+    parts = module.split(".")[1:]
+    if not parts or parts[0] not in ROOMS:
+        return (-1, -1)  # ddkit itself: the version
+    files = ROOMS[parts[0]]
+    room = list(ROOMS).index(parts[0])
+    if len(parts) == 1 or parts[1] not in files:
+        return (room, len(files) if len(parts) == 1 else 0)
+    return (room, files.index(parts[1]))
+
+
+def violations(root: Path) -> list[str]:
+    wrong = []
+    for path in sorted(root.rglob("*.py")):
+        relative = path.relative_to(root.parent).with_suffix("")
+        module = ".".join(relative.parts).removesuffix(".__init__")
+        mine = place(module)
+        if mine == (-1, -1):
+            continue
+        for other in imports(path):
+            theirs = place(other)
+            if other != module and (
+                theirs[0] > mine[0]
+                or (theirs[0] == mine[0] and theirs[1] >= mine[1] and other != f"ddkit.{module.split('.')[1]}")
+            ):
+                wrong.append(f"{module} imports {other}")
+            if module.startswith("ddkit.distillers.") and other.startswith("ddkit.distillers"):
+                wrong.append(f"{module} imports its sibling {other}")
+    return wrong
+
+
+def test_every_file_has_its_place():
+    for path in ROOT.rglob("*.py"):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        if parts in (("__init__",), ("__main__",)) or parts[-1] == "__init__":
+            continue
+        assert parts[0] in ROOMS, f"{path} is in no room of the printed order"
+        assert parts[0] == "distillers" or len(parts) == 1 or parts[1] in ROOMS[parts[0]], f"{path} has no place"
+
+
+def test_imports_go_one_way():
+    assert violations(ROOT) == []
+
+
+def test_the_test_can_fail(tmp_path):
+    wrong = tmp_path / "ddkit" / "format"
+    wrong.mkdir(parents=True)
+    (wrong / "views.py").write_text("from ddkit.pipeline import distill\n")
+    (wrong / "shards.py").write_text("from ddkit.format.manifest import Manifest\n")
+    found = violations(tmp_path / "ddkit")
+    assert "ddkit.format.views imports ddkit.pipeline" in found
+    assert "ddkit.format.shards imports ddkit.format.manifest" in found
+
+
+def test_files_are_short_and_rooms_say_what_they_are_for():
+    for path in ROOT.rglob("*.py"):
+        assert len(path.read_text().splitlines()) <= 400, path
+        assert ast.get_docstring(ast.parse(path.read_text())), f"{path} does not say what it is for"
+
+
+def test_no_module_has_the_name_of_a_public_function():
+    modules = {path.stem for path in ROOT.rglob("*.py")} | {path.name for path in ROOT.iterdir() if path.is_dir()}
+    assert modules.isdisjoint(ddkit.__all__)
+
+
+def test_no_pickle_no_extraction_no_bare_except():
+    for path in ROOT.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ExceptHandler):
+                assert node.type is not None, f"{path}: bare except"
+            if isinstance(node, ast.Attribute):
+                name = ast.unparse(node)
+                assert node.attr not in ("extractall", "extract"), f"{path}: {name}"
+                assert name not in ("torch.load", "pickle.load", "pickle.loads", "np.load"), f"{path}: {name}"
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                assert "pickle" not in ast.unparse(node), path
