@@ -245,6 +245,7 @@ def open_source(
     split: default `train`, else the only one. Raises SourceError, ClassesError (fewer than two classes, or without
     images).
     """
+    reopen.cache_clear()  # the files may have changed since this process opened them
     splits = splits_of(data)
     if split is None:
         split = "train" if "train" in splits else next(iter(splits))

@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ddkit.errors import ClassesError
+from ddkit.sources.classes import match_classes, name_classes
+from ddkit.specs import ClassName
+
+
+def named(*names):
+    return [ClassName(name=name) for name in names]
+
+
+@given(st.lists(st.text("abcdefgh", min_size=1, max_size=4), min_size=1, max_size=8, unique=True), st.randoms())
+def test_any_order_of_the_same_names_matches(names, random):
+    given_names = list(names)
+    random.shuffle(given_names)
+    order = match_classes(named(*names), named(*given_names), what="a and b")
+    assert [given_names[i] for i in order] == names
+
+
+def test_ids_names_lemmas():
+    folders = name_classes(["n01440764", "n01443537_goldfish"])
+    hub = [
+        ClassName(name="goldfish, Carassius auratus", id="n01443537"),
+        ClassName(name="tench, Tinca tinca", id="n01440764"),
+    ]
+    assert match_classes(folders, hub, what="x").tolist() == [1, 0]
+    assert match_classes(named("Goldfish", "tench"), hub, what="x").tolist() == [0, 1]
+    assert match_classes(named("tabby cat"), named("tabby_cat, tabby"), what="x").tolist() == [0]
+
+
+def test_imagenet_names_get_their_ids():
+    classes = name_classes(["tench, Tinca tinca", "goldfish, Carassius auratus"])
+    assert [c.id for c in classes] == ["n01440764", "n01443537"]
+    assert [c.id for c in name_classes(["cat", "dog"])] == [None, None]
+    assert match_classes(classes, name_classes(["n01443537", "n01440764"]), what="x").tolist() == [1, 0]
+
+
+def test_what_does_not_match_is_refused_with_both_sides():
+    with pytest.raises(ClassesError, match="crane.*no partner among.*crane bird, crane.*--same-order"):
+        match_classes(named("crane"), named("crane bird, crane", "crane machine, crane"), what="the set and --val")
+    with pytest.raises(ClassesError, match="f and 2 more"):
+        match_classes(named(*"bcdefgh"), named(*"xyz"), what="x")
+    assert match_classes(named("a", "b"), named("0", "1"), what="x", same_order=True).tolist() == [0, 1]
+    with pytest.raises(ClassesError, match="same number"):
+        match_classes(named("a"), named("0", "1"), what="x", same_order=True)
+    assert isinstance(match_classes(named("a"), named("a"), what="x"), np.ndarray)
