@@ -1,0 +1,176 @@
+"""The loader replays exactly, whatever the batch, the rank, the reader or the interruption."""
+
+import itertools
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from ddkit import ReplayLoader, decode_row
+from ddkit.errors import OptionError, SetError
+from ddkit.format.manifest import read_manifest
+from ddkit.format.views import draw, network_input
+from ddkit.replay.loader import FreshLoader
+from ddkit.replay.order import epoch_order
+
+
+def ids(loader):
+    """Row numbers of an epoch, in order."""
+    return [int(r) for batch in loader for r in batch["rows"]]
+
+
+def epoch_tensors(loader):
+    parts = list(loader)
+    return [torch.cat([part[i] for part in parts]) for i in range(3)]
+
+
+def test_batches_and_facts(rded_set):
+    loader = ReplayLoader(rded_set.root, batch_size=8)
+    assert len(loader) == 4 and loader.num_classes == 10 and loader.image_size == 32 and loader.protocol == "rded"
+    assert loader.classes == [str(i) for i in range(10)] and loader.class_ids == [None] * 10
+    assert loader.mean == rded_set.mean and loader.std == rded_set.std and loader.temperature == 20
+    images, logits, labels = next(iter(loader))
+    assert images.shape == (8, 3, 32, 32) and images.dtype == torch.float32
+    assert logits.shape == (8, 10) and logits.dtype == torch.float32 and labels.dtype == torch.int64
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 16, 30, 100])
+def test_every_batch_size_gives_the_same_epoch(rded_set, batch_size):
+    want = epoch_tensors(ReplayLoader(rded_set.root, batch_size=30))
+    got = epoch_tensors(ReplayLoader(rded_set.root, batch_size=batch_size))
+    assert all(torch.equal(a, b) for a, b in zip(want, got))
+
+
+def test_epoch_e_replays_view_e(rded_set):
+    loader = ReplayLoader(rded_set.root, batch_size=30, seed=3, batch="dict")
+    for epoch, batch in zip(range(7), itertools.chain.from_iterable(iter(loader) for _ in range(7))):
+        order = epoch_order([10, 20], 3, epoch)
+        assert batch["rows"].tolist() == order.tolist()
+        row = int(batch["rows"][0])
+        pixels, logits = loader.view(row, epoch % 5)
+        want = (torch.from_numpy(pixels).float() / 255 - torch.tensor(loader.mean)[:, None, None]) / torch.tensor(
+            loader.std
+        )[:, None, None]
+        assert torch.equal(batch["pixel_values"][0], want)
+        assert (batch["soft_labels"][0].numpy() == logits).all()
+
+
+def test_stored_integers_are_the_drawn_ones(rded_set):
+    """From the published file alone: views as drawn, pixels as the format says."""
+    loader = ReplayLoader(rded_set.root, batch_size=30, ipc=1)
+    views = draw(rded_set.view_spec, seed=0, first=0, rows=10, height=32, width=32, size=32, patches=4)
+    images = torch.stack([torch.from_numpy(loader.stored(row)[0]) for row in range(10)])
+    order = epoch_order([10], 0, 0)
+    want = network_input(images, views, order, np.zeros(10, int), size=32, mean=loader.mean, std=loader.std)
+    assert torch.equal(next(iter(loader))[0], want)
+
+
+def test_epochs_advance_by_themselves(rded_set):
+    loader = ReplayLoader(rded_set.root, batch_size=30)
+    first, second = next(iter(loader))[0], next(iter(loader))[0]
+    assert not torch.equal(first, second)
+    loader.set_epoch(0)
+    assert torch.equal(next(iter(loader))[0], first)
+    assert torch.equal(loader.peek()[0], second) and torch.equal(next(iter(loader))[0], second)
+
+
+def test_a_broken_off_epoch_is_over(rded_set):
+    loader = ReplayLoader(rded_set.root, batch_size=10, batch="dict")
+    next(iter(loader))
+    assert ids(loader) == epoch_order([10, 20], 0, 1).tolist()
+
+
+def test_state_in_mid_epoch(rded_set):
+    whole = ReplayLoader(rded_set.root, batch_size=7)
+    batches = [batch for _ in range(3) for batch in whole]
+    for stop in range(len(batches) + 1):
+        loader = ReplayLoader(rded_set.root, batch_size=7)
+        seen = list(itertools.islice(itertools.chain.from_iterable(iter(loader) for _ in range(3)), stop))
+        again = ReplayLoader(rded_set.root, batch_size=7)
+        again.load_state_dict(loader.state_dict())
+        rest = list(itertools.islice(itertools.chain.from_iterable(iter(again) for _ in range(4)), len(batches) - stop))
+        assert all(torch.equal(a[0], b[0]) for a, b in zip(batches, [*seen, *rest], strict=True))
+    with pytest.raises(OptionError, match="batch_size"):
+        ReplayLoader(rded_set.root, batch_size=8).load_state_dict(loader.state_dict())
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+def test_ranks_share_every_global_batch(rded_set, world):
+    whole = [batch["rows"].tolist() for batch in ReplayLoader(rded_set.root, batch_size=13, batch="dict")]
+    ranks = [ReplayLoader(rded_set.root, batch_size=13, batch="dict", rank=r, world_size=world) for r in range(world)]
+    parts = [[batch["rows"].tolist() for batch in loader] for loader in ranks]
+    assert [[row for part in step for row in part] for step in zip(*parts, strict=True)] == whole
+    assert all(all(step) for step in parts)
+
+
+def test_ranks_from_the_environment_and_refusals(rded_set, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert ReplayLoader(rded_set.root, batch_size=10).rank == 1
+    with pytest.raises(OptionError, match="sizes that work"):
+        ReplayLoader(rded_set.root, batch_size=29)
+    with pytest.raises(OptionError, match="ranks count from 0"):
+        ReplayLoader(rded_set.root, batch_size=10, rank=2)
+    with pytest.raises(OptionError, match="at least 1"):
+        ReplayLoader(rded_set.root, batch_size=0)
+    with pytest.raises(OptionError, match="tuple, dict"):
+        ReplayLoader(rded_set.root, batch_size=10, batch="list")
+    with pytest.raises(SetError, match="datasets.Dataset"):
+        ReplayLoader([1, 2], batch_size=1)
+
+
+def test_a_prefix_is_a_set_of_its_own(rded_set):
+    loader = ReplayLoader(rded_set.root, batch_size=4, ipc=1, batch="dict")
+    assert sorted(ids(loader)) == list(range(10)) and loader.rows == 10 and loader.views == 5
+    with pytest.raises(SetError, match="no prefix of 2"):
+        ReplayLoader(rded_set.root, batch_size=4, ipc=2)
+
+
+@pytest.fixture(scope="module")
+def table(rded_set):
+    return datasets.load_dataset(str(rded_set.root), split="train")
+
+
+@pytest.mark.parametrize("renamed", [False, True])
+def test_a_loaded_dataset_replays_the_same(rded_set, table, renamed):
+    if renamed:
+        table = table.rename_columns({"png": "image", "cls": "label", "views.safetensors": "views"})
+    want = epoch_tensors(ReplayLoader(rded_set.root, batch_size=7))
+    loader = ReplayLoader(table, batch_size=7)
+    assert all(torch.equal(a, b) for a, b in zip(want, epoch_tensors(loader)))
+    assert loader.classes == rded_set.class_names
+    shuffled = ReplayLoader(table.shuffle(seed=1), batch_size=30, batch="dict")
+    assert sorted(ids(shuffled)) == list(range(30))
+    assert ReplayLoader(table, batch_size=7, manifest=rded_set.root).classes == rded_set.class_names
+
+
+def test_a_dataset_without_partner_or_key(table):
+    with pytest.raises(SetError, match=r"row 0000\d+ is mixed into"):
+        ReplayLoader(table.select(range(5)), batch_size=2)
+    with pytest.raises(SetError, match="__key__"):
+        ReplayLoader(table.remove_columns("__key__"), batch_size=2)
+    with pytest.raises(SetError, match="views"):
+        ReplayLoader(table.remove_columns("views.safetensors"), batch_size=2)
+    with pytest.raises(OptionError, match="config"):
+        ReplayLoader(table, batch_size=2, ipc=1)
+
+
+def test_decode_row(rded_set, table):
+    row = decode_row(table[12])
+    assert row["image"].shape == (3, 32, 32) and row["logits"].shape == (5, 10) and row["box"].shape == (5, 4)
+    assert row["meta"]["first"] == 10 and row["meta"]["stage"] == 2 and isinstance(row["label"], int)
+    assert isinstance(row["partner"], Tensor) and row["patches"].shape == (5, 4)
+    with pytest.raises(SetError):
+        decode_row({"png": table[0]["png"], "cls": 1})
+
+
+def test_fresh_views_are_new_each_epoch_and_repeatable(rded_set):
+    manifest = read_manifest(rded_set.root)
+    law = manifest.view_spec
+    loader = FreshLoader(manifest, law, batch_size=8, device=torch.device("cpu"), ipc=None, seed=0)
+    a, b = (torch.cat([batch[0] for batch in loader.epoch(e)]) for e in (0, 1))
+    assert not torch.equal(a, b)
+    assert torch.equal(a, torch.cat([batch[0] for batch in loader.epoch(0)]))
+    assert all(logits is None for _, logits, _ in loader.epoch(0))

@@ -1,0 +1,204 @@
+"""Trainings: schedules, exact resume, divergence, checkpoints, networks, teachers."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from ddkit.errors import ClassesError, Diverged, OptionError, TeacherError
+from ddkit.sources.networks import build_network, load_checkpoint, network_names, save_checkpoint, tensor_hash
+from ddkit.sources.teacher import Teacher, find_teacher, match_teacher, teach
+from ddkit.sources.training import Fit, fit, learning_rate, make_optimiser, seeded_network
+from ddkit.specs import ClassName, TeacherSpec, TrainSpec
+
+
+def job(tmp_path, spec=None, epochs=4, **options):
+    data = torch.from_numpy(np.random.default_rng(0).standard_normal((24, 3, 8, 8)).astype(np.float32))
+    target = torch.arange(24) % 3
+
+    def batches(epoch):
+        order = torch.from_numpy(np.random.default_rng(epoch).permutation(24))
+        return ((data[order[i : i + 8]], target[order[i : i + 8]]) for i in range(0, 24, 8))
+
+    return Fit(
+        spec=spec or TrainSpec(lr=0.01), epochs=epochs, steps_an_epoch=3, batches=batches, loss=nn.CrossEntropyLoss(),
+        seed=0, device=torch.device("cpu"), **options,
+    )  # fmt: skip
+
+
+def network():
+    return seeded_network(lambda: build_network("convnet3", 3, 8), 0, "n")
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
+def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, optimiser, monkeypatch):
+    monkeypatch.setattr("ddkit.sources.training.SAVE_EVERY_S", 0.0)
+    spec = TrainSpec(lr=0.01, optimiser=optimiser)
+    whole = network()
+    history = fit(whole, job(tmp_path, spec))
+    broken = network()
+
+    class Killed(Exception):
+        pass
+
+    def kill(n):
+        if (tmp_path / "log.jsonl").read_text().count("\n") == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit(broken, job(tmp_path, spec, state=tmp_path / "s", log=tmp_path / "log.jsonl", on_epoch=kill))
+    resumed = network()
+    again = fit(resumed, job(tmp_path, spec, state=tmp_path / "s", log=tmp_path / "log.jsonl"))
+    assert tensor_hash(resumed.state_dict()) == tensor_hash(whole.state_dict())
+    assert [e["loss"] for e in again] == [e["loss"] for e in history]
+    assert [json.loads(line)["epoch"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [1, 2, 3, 4]
+
+
+def test_training_leaves_the_global_generator_alone(tmp_path):
+    before = torch.random.get_rng_state()
+    fit(network(), job(tmp_path, epochs=1))
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_a_loss_that_is_not_finite_stops_the_training(tmp_path):
+    with pytest.raises(Diverged, match="epoch 0"):
+        fit(network(), job(tmp_path, TrainSpec(lr=1e30, optimiser="sgd", momentum=0.0), epochs=3))
+
+
+def test_schedules():
+    def factors(**options):
+        spec = TrainSpec(**options)
+        return [learning_rate(spec, step, 100, 10) for step in range(100)]
+
+    cosine = factors(schedule="cosine")
+    assert cosine[0] == 1 and cosine[50] == pytest.approx(0.5) and cosine[-1] < 0.001
+    half = factors(schedule="half-cosine")
+    assert half[0] == half[9] == 1 and half[-1] == pytest.approx((1 + math.cos(math.pi * 9 / 20)) / 2)
+    cycle = factors(schedule="onecycle", warmup=0.2)
+    assert cycle[0] == 0.05 and max(cycle) == 1 and cycle[-1] < 0.02 and factors(schedule="constant") == [1.0] * 100
+
+
+def test_no_weight_decay_on_one_dimensional_parameters():
+    groups = make_optimiser(TrainSpec(), network()).param_groups
+    assert groups[0]["weight_decay"] == 0.01 and groups[1]["weight_decay"] == 0
+    assert all(p.ndim == 1 for p in groups[1]["params"]) and len(groups[1]["params"]) == 10
+
+
+@pytest.mark.parametrize(
+    "name", ["convnet3", "convnet4-in", "resnet18-small", "timm:resnet10t", "torchvision:mobilenet_v3_small"]
+)
+def test_networks(name):
+    logits = build_network(name, 7, 32).eval()(torch.zeros(2, 3, 32, 32))
+    assert logits.shape == (2, 7)
+
+
+def test_network_errors():
+    with pytest.raises(OptionError, match="did you mean convnet3"):
+        build_network("convnet33", 10, 32)
+    with pytest.raises(OptionError, match="timm has no model"):
+        build_network("timm:resnet99x", 10, 32)
+    with pytest.raises(OptionError, match="torchvision model"):
+        build_network("torchvision:resnet99", 10, 32)
+    with pytest.raises(OptionError, match="too few"):
+        build_network("convnet6", 10, 32)
+    assert "convnet6-in" in network_names()
+
+
+def test_convnet_names_its_parameters_as_the_format_says():
+    names = set(build_network("convnet3", 10, 32).state_dict())
+    assert {"features.0.conv.weight", "features.2.norm.running_var", "classifier.bias"} <= names
+    assert build_network("convnet3", 10, 32).classifier.weight.shape == (10, 2048)
+
+
+def spec(**changes):
+    known = {"arch": "convnet3", "num_classes": 3, "image_size": 8, "mean": (0.1, 0.2, 0.3), "std": (1.0, 1.0, 1.0),
+             "classes": ("a", "b", "c")}  # fmt: skip
+    return TeacherSpec(**(known | changes))
+
+
+def test_checkpoints_carry_what_they_need(tmp_path):
+    path = tmp_path / "t.safetensors"
+    saved = save_checkpoint(path, network(), spec(accuracy=12.5))
+    back, read = load_checkpoint(path)
+    assert read == saved and read.transform.crop == 8 and tensor_hash(back.state_dict()) == read.hash
+    assert save_checkpoint(path, network(), spec(accuracy=99.0)).hash == saved.hash
+
+
+def test_wrong_checkpoints(tmp_path):
+    pickled = tmp_path / "t.pt"
+    torch.save({"a": torch.zeros(1)}, pickled)
+    with pytest.raises(TeacherError, match="pickle, which can run code"):
+        load_checkpoint(pickled)
+    with pytest.raises(TeacherError, match="ddkit teach"):
+        load_checkpoint(tmp_path / "none.safetensors")
+    bare = tmp_path / "bare.safetensors"
+    save_file({"a": torch.zeros(1)}, bare)
+    with pytest.raises(TeacherError, match="has no arch, num_classes"):
+        load_checkpoint(bare)
+    save_checkpoint(bare, network(), spec(arch="convnet4", image_size=16))
+    with pytest.raises(TeacherError, match="does not fit"):
+        load_checkpoint(bare)
+    save_checkpoint(bare, network(), spec(classes=("a", "b")))
+    with pytest.raises(TeacherError, match="names 2 classes"):
+        load_checkpoint(bare)
+    bare.write_bytes(bare.read_bytes()[:100])
+    with pytest.raises(TeacherError, match="damaged"):
+        load_checkpoint(bare)
+
+
+def test_a_teacher_in_another_class_order_is_put_right(tmp_path):
+    path = tmp_path / "t.safetensors"
+    save_checkpoint(path, network(), spec())
+    _, order = match_teacher(path, [ClassName(name=n) for n in "cab"], "the source")
+    x = torch.randn(2, 3, 8, 8)
+    plain, turned = Teacher.load(path, torch.device("cpu")), Teacher.load(path, torch.device("cpu"), order)
+    assert torch.equal(turned.logits(x), plain.logits(x)[:, [2, 0, 1]])
+    assert match_teacher(path, [ClassName(name=n) for n in "abc"], "x")[1] is None
+    with pytest.raises(TeacherError, match="knows 3 classes, the source has 2"):
+        match_teacher(path, [ClassName(name=n) for n in "ab"], "the source")
+    with pytest.raises(ClassesError, match="no partner"):
+        match_teacher(path, [ClassName(name=n) for n in "abx"], "the source")
+
+
+def test_library_teachers(tmp_path):
+    import timm
+
+    weights = tmp_path / "w.safetensors"
+    save_file(timm.create_model("resnet10t", num_classes=1000).state_dict(), weights)
+    path = find_teacher(f"timm:resnet10t@{weights}", None, size=32, seed=0, device=torch.device("cpu"))
+    loaded, teacher = load_checkpoint(path)
+    assert teacher.num_classes == 1000 and teacher.class_ids[0] == "n01440764" and teacher.image_size == 32
+    with pytest.raises(TeacherError, match="no weights file"):
+        find_teacher("timm:resnet10t@none.safetensors", None, size=32, seed=0, device=torch.device("cpu"))
+    with pytest.raises(TeacherError, match="cannot be fetched"):
+        find_teacher("timm:resnet18.tv_in1k", None, size=32, seed=0, device=torch.device("cpu"))
+    with pytest.raises(OptionError, match="needs a source"):
+        find_teacher("train", None, size=32, seed=0, device=torch.device("cpu"))
+
+
+def test_teach_measures_on_the_test_split(tmp_path):
+    out = tmp_path / "t.safetensors"
+    taught = teach(out, data="digits", arch="convnet3", epochs=1)
+    assert taught.measured_on == "digits:test (355 images)" and taught.accuracy > 40
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["t.safetensors"]
+    with pytest.raises(OptionError, match="safetensors"):
+        teach(Path("t.pt"), data="digits", arch="convnet3")
+    with pytest.raises(OptionError, match="unknown network"):
+        teach(out, data="digits", arch="nonet")
+    with pytest.raises(OptionError, match="teacher recipe"):
+        teach(out, data="digits", arch="convnet3", recipe="huge")
+
+
+@pytest.mark.parametrize("kind", ["none", "shift", "crop-flip", "rrc-flip"])
+def test_augmentations_keep_shape_and_repeat(kind):
+    from ddkit.sources.teacher import _augment
+
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (5, 3, 16, 16), dtype=np.uint8))
+    a, b = (_augment(pixels, kind, 16, 0, 1, 2) for _ in range(2))
+    assert a.shape == (5, 3, 16, 16) and a.dtype == torch.uint8 and torch.equal(a, b)
+    assert (kind == "none") == torch.equal(a, pixels)
