@@ -13,7 +13,7 @@ from ddkit.pipeline.relabels import demand_law
 from ddkit.replay.student import StudentJob, StudentResult, ValidationRef, train_student
 from ddkit.runtime import pick_device, progress
 from ddkit.sources.images import open_validation
-from ddkit.sources.networks import build_network
+from ddkit.sources.networks import check_network
 from ddkit.sources.teacher import find_teacher, match_teacher
 from ddkit.specs import DatasetSpec, Protocol
 
@@ -40,7 +40,7 @@ def plan_student(
         raise OptionError(f"--labels is {labels!r}; valid: {', '.join(LABELS)}")
     arch = arch or manifest.data["recommended"]["arch"]
     name = protocol or manifest.data["recommended"]["protocol"]
-    build_network(arch, len(manifest.classes), manifest.size)
+    check_network(arch, len(manifest.classes), manifest.size)
     loaded = Protocol.load(name)
     spec = loaded.train_spec(ipc=ipc or manifest.ipc, arch=arch, dataset=manifest.dataset, epochs=epochs)
     law = loaded.view_spec(patches=manifest.patches, dataset=manifest.dataset)

@@ -105,6 +105,12 @@ def build_network(name: str, classes: int, size: int) -> nn.Module:
     return small[name](classes, size)
 
 
+def check_network(name: str, classes: int, size: int) -> nn.Module:
+    """`build_network` without a trace in the global generator: for checking names, and for weights that are loaded."""
+    with torch.random.fork_rng(devices=[]):
+        return build_network(name, classes, size)
+
+
 def _timm(tag: str, classes: int, size: int) -> nn.Module:
     import timm
 
@@ -191,7 +197,7 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, TeacherSpec]:
             measured_on=metadata.get("measured_on"),
             eval=EvalTransform(**metadata["eval"]) if metadata.get("eval") else None,
         )
-        network = build_network(spec.arch, spec.num_classes, spec.image_size)
+        network = check_network(spec.arch, spec.num_classes, spec.image_size)
         network.load_state_dict(state)
     except (RuntimeError, TypeError, ValueError) as error:
         raise TeacherError(f"{path} does not fit the network it names ({str(error).splitlines()[0]})") from error

@@ -23,6 +23,7 @@ from ddkit.sources.networks import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     build_network,
+    check_network,
     load_checkpoint,
     read_weights,
     save_checkpoint,
@@ -285,7 +286,7 @@ def _from_library(library: str, rest: str, size: int | None) -> Path:
     name = f"{library}:{tag}"
     if at:
         state, _ = read_weights(Path(file))
-        network = build_network(name, _outputs(state, file), side)
+        network = check_network(name, _outputs(state, file), side)
         try:
             network.load_state_dict(state)
         except RuntimeError as error:
@@ -364,7 +365,7 @@ def teach(
     source = open_source(data, split=split, image_column=image_column, label_column=label_column, classes=classes)
     size = size or source.default_size()
     spec = teacher_recipe(recipe, data, size, epochs)
-    build_network(arch, len(source.classes), size)  # a wrong name shows before an hour of reading
+    check_network(arch, len(source.classes), size)  # a wrong name shows before an hour of reading
     source = source.without_unreadable(skip_bad)
     if holdout is not None:
         if not 0 < holdout < 1:

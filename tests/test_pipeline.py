@@ -1,0 +1,310 @@
+"""The same bytes however a run was made: at once, grown, killed, with more workers. Anything else is refused."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from ddkit.errors import ClassesError, DiskError, OptionError, OtherRun, TeacherError, TooCostly
+from ddkit.format.integrity import verify
+from ddkit.format.manifest import read_manifest
+from ddkit.pipeline import distill, relabel
+from ddkit.pipeline.costs import ask_cost, time_limit
+
+
+def tars(manifest):
+    return {s["path"]: (manifest.root / s["path"]).read_bytes() for s in manifest.data["shards"]}
+
+
+@pytest.fixture
+def options(teacher):
+    return {"data": "digits", "method": "random", "protocol": "demo", "views": 3, "teacher": teacher, "workers": 1}
+
+
+def test_what_is_made(random_set):
+    root = random_set.root
+    assert sorted(p.name for p in root.iterdir()) == ["README.md", "_info.json", "data", "ddkit.json", "preview.png"]
+    data = random_set.data
+    assert data["name"] == "random-digits-ipc2" and data["real_pixels"] == "whole" and data["method"] == "random"
+    assert data["source"]["id"] == "digits" and data["teachers"][0]["where"] == "teacher.safetensors"
+    assert str(root.parent) not in (root / "ddkit.json").read_text() + (root / "README.md").read_text()
+    assert data["labels"]["fidelity"]["top1_agreement"] > 0.99 and data["cost"]["relabel"] > 0
+
+
+def test_growth_equals_one_run(tmp_path, options):
+    one = distill(tmp_path / "one", prefixes=(1, 3), **options)
+    grown = distill(tmp_path / "grown", ipc=1, **options)
+    early = tars(grown)
+    grown = distill(tmp_path / "grown", ipc=3)
+    assert grown.data["content"] == one.data["content"] and grown.prefixes == [1, 3]
+    assert early.items() <= tars(grown).items()
+    assert {k: v for k, v in grown.data.items() if k not in ("self", "cost", "created_by")} == {
+        k: v for k, v in one.data.items() if k not in ("self", "cost", "created_by")
+    }
+
+
+def test_growth_without_the_work_directory(tmp_path, options):
+    one = distill(tmp_path / "one", prefixes=(1, 2), **options)
+    distill(tmp_path / "grown", ipc=1, **options)
+    shutil.rmtree(tmp_path / "grown.work")
+    grown = distill(tmp_path / "grown", ipc=2, data="digits", teacher=options["teacher"], workers=1)
+    assert grown.data["content"] == one.data["content"]
+    assert grown.data["labels"]["fidelity"].keys() == one.data["labels"]["fidelity"].keys()
+
+
+def test_two_workers_make_the_same_bytes(tmp_path, options, rded_set):
+    many = distill(
+        tmp_path / "many", data="digits", method="rded", prefixes=(1, 3), settings={"pool": 6, "factor": 2},
+        protocol="rded", views=5, teacher=options["teacher"], workers=2,
+    )  # fmt: skip
+    assert many.data["content"] == rded_set.data["content"]
+
+
+def test_running_again_changes_nothing(tmp_path, options):
+    first = distill(tmp_path / "out", ipc=1, **options)
+    times = {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / "data").iterdir()}
+    again = distill(tmp_path / "out")
+    assert again.data["content"] == first.data["content"]
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / "data").iterdir()} == times
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"seed": 1}, "seed 0, now 1"),
+        ({"method": "rded"}, "method random"),
+        ({"views": 4}, "views 3, now 4"),
+        ({"protocol": "common"}, "protocol demo"),
+        ({"ipc": 1}, "ipc 2, now 1"),
+        ({"prefixes": (1, 2, 3)}, "prefixes 2"),
+        ({"size": 64}, "size"),
+        ({"settings": {"x": 1}}, "x None"),
+    ],
+)
+def test_another_run_in_the_same_place_is_refused(random_set, tmp_path, teacher, change, words):
+    root = shutil.copytree(random_set.root, tmp_path / "random")
+    shutil.copytree(f"{random_set.root}.work", tmp_path / "random.work")
+    before = (root / "ddkit.json").read_bytes()
+    wanted = {"views": 4} if change == {"views": 4} else change
+    if change == {"views": 4}:
+        wanted, words = {"views": 5}, "views 4, now 5"
+    with pytest.raises(OtherRun, match=f"{words}.*--overwrite"):
+        distill(root, workers=1, **wanted)
+    assert (root / "ddkit.json").read_bytes() == before and verify(root) == []
+
+
+def test_overwrite_starts_over_and_spares_foreign_files(tmp_path, options):
+    first = distill(tmp_path / "out", ipc=1, **options)
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    second = distill(tmp_path / "out", ipc=1, seed=5, overwrite=True, **options)
+    assert second.data["content"] != first.data["content"] and (tmp_path / "out" / "notes.txt").read_text() == "mine"
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "thesis.tex").write_text("years of work")
+    for overwrite in (False, True):
+        with pytest.raises(OtherRun, match="not empty and not a distilled set"):
+            distill(foreign, overwrite=overwrite, **options)
+    assert [p.name for p in foreign.iterdir()] == ["thesis.tex"]
+    with pytest.raises(OtherRun, match="is a file"):
+        distill(foreign / "thesis.tex", **options)
+
+
+def test_a_changed_source_is_noticed(photographs, tmp_path, teacher):
+    from ddkit.testing import untrained_teacher
+
+    guide = untrained_teacher(tmp_path / "t3.safetensors", classes=3)
+    guide_classes(guide, ["ant", "bee", "cat"])
+    given = {"data": str(photographs), "method": "random", "ipc": 2, "views": 2, "teacher": str(guide), "workers": 1}
+    manifest = distill(tmp_path / "out", **given)
+    assert manifest.data["source"]["holdout"] == 0.1 and manifest.image_size == 32
+    (photographs / "ant" / "5.jpg").write_bytes((photographs / "bee" / "5.jpg").read_bytes())
+    with pytest.raises(OtherRun, match="another source or teacher"):
+        distill(tmp_path / "out", **given)
+
+
+def guide_classes(path, names):
+    """Give an untrained teacher other class names."""
+    from dataclasses import replace
+
+    from ddkit.sources.networks import load_checkpoint, save_checkpoint
+
+    network, spec = load_checkpoint(path)
+    save_checkpoint(path, network, replace(spec, classes=tuple(names)))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"data": "no/such/folder"}, None, "no such folder"),
+        ({"data": None}, OptionError, "--data"),
+        ({"ipc": 0}, OptionError, "--ipc is 0"),
+        ({"views": 0}, OptionError, "--views is 0"),
+        ({"ipc": 500}, ClassesError, "needs 500 images in each class"),
+        ({"method": "rdde"}, OptionError, "did you mean rded"),
+        ({"protocol": "comon"}, OptionError, "did you mean common"),
+        ({"recipe": "nope"}, OptionError, "rded-small"),
+        ({"recipe": "rded-small"}, OptionError, "drop one"),
+        ({"settings": {"factor": 2}}, OptionError, "factor"),
+        ({"teacher": "none.safetensors"}, TeacherError, "ddkit teach"),
+        ({"teacher": "train:nonet"}, OptionError, "unknown network"),
+        ({"codec": "int9"}, OptionError, "fp16"),
+        ({"image_format": "bmp"}, OptionError, "png"),
+        ({"holdout": 1.5}, OptionError, "share"),
+        ({"prefixes": (5, 2)}, OptionError, "rising"),
+        ({"prefixes": (5, 20), "ipc": 10}, OptionError, "above --ipc"),
+        ({"size": 64}, OptionError, "make them agree"),
+        ({"split": "dev"}, None, "train, test"),
+        ({"device": "warp"}, OptionError, "--device cpu"),
+    ],
+)  # fmt: skip
+def test_bad_input_leaves_nothing_behind(tmp_path, options, change, error, words):
+    from ddkit.errors import InputError
+
+    with pytest.raises(error or InputError, match=words):
+        distill(tmp_path / "out", **(options | {"ipc": 1} | change))
+    assert not (tmp_path / "out").exists() and not (tmp_path / "out.work").exists()
+
+
+def test_a_teacher_of_another_class_count(tmp_path, options):
+    from ddkit.testing import untrained_teacher
+
+    guide = untrained_teacher(tmp_path / "t.safetensors", classes=7)
+    with pytest.raises(TeacherError, match="knows 7 classes, digits has 10.*ddkit teach"):
+        distill(tmp_path / "out", **(options | {"teacher": str(guide)}))
+    assert not (tmp_path / "out.work").exists()
+
+
+def test_a_full_disk_is_one_line_and_nothing_is_lost(tmp_path, options, random_set, monkeypatch):
+    import errno
+
+    import ddkit.runtime as runtime
+
+    real, calls = os.replace, []
+
+    def full(source, target):
+        calls.append(target)
+        if len(calls) == 5:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(source, target)
+
+    monkeypatch.setattr(runtime.os, "replace", full)
+    with pytest.raises(DiskError, match="No space left on device.*MB free.*nothing is lost"):
+        distill(tmp_path / "out", ipc=2, **(options | {"views": 4}))
+    monkeypatch.setattr(runtime.os, "replace", real)
+    assert distill(tmp_path / "out").data["content"] == random_set.data["content"]
+
+
+KILLED = """
+import sys
+from ddkit.pipeline import distill
+distill(sys.argv[1], data="digits", method="random", ipc=8, protocol="demo", views=40, teacher=sys.argv[2], workers=int(sys.argv[3]))
+"""
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, teacher):
+    out = tmp_path_factory.mktemp("undisturbed") / "whole"
+    given = {"data": "digits", "method": "random", "ipc": 8, "protocol": "demo", "views": 40, "teacher": teacher}
+    return distill(out, workers=1, **given).data["content"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_kill_9_and_again_makes_the_same_bytes(tmp_path, teacher, undisturbed, workers):
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(out), teacher, str(workers)], stderr=subprocess.DEVNULL
+    )
+    units = tmp_path / "out.work" / "units"
+    deadline = time.monotonic() + 120
+    while not list(units.glob("images-*")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert process.returncode == -signal.SIGKILL and not (out / "ddkit.json").exists()
+    again = distill(out, workers=1)
+    assert again.data["content"] == undisturbed
+    assert not [p for p in out.rglob("*") if p.name.endswith(".tmp")]
+
+
+def test_what_no_manifest_lists_is_ignored_and_removed(tmp_path, options):
+    manifest = distill(tmp_path / "out", ipc=1, **options)
+    stray = tmp_path / "out" / "data" / "train-ipc009-00000.tar"
+    stray.write_bytes(b"half")
+    assert verify(manifest.root) == []
+    assert distill(tmp_path / "out").data["content"] == manifest.data["content"] and not stray.exists()
+
+
+def test_costs_are_asked(capsys):
+    ask_cost({"recover": 60.0, "relabel": 60.0}, 1e6, workers=2, yes=False)
+    assert "recover 30 s, relabel 30 s; labels 1.0 MB (measured on 20 steps)" in capsys.readouterr().err
+    with pytest.raises(TooCostly, match="2 h 0 min.*fewer --views.*--yes"):
+        ask_cost({"recover": 60.0, "relabel": 7140.0}, 1e6, workers=1, yes=False)
+    with pytest.raises(TooCostly, match="21.0 GB.*fewer --views"):
+        ask_cost({"recover": 1.0}, 21e9, workers=1, yes=False)
+    ask_cost({"recover": 1e9}, 1e12, workers=1, yes=True)
+    time_limit("teacher", False)(3000)
+    with pytest.raises(TooCostly, match="--yes"):
+        time_limit("teacher", False)(4000)
+
+
+# ------------------------------------------------------------------ relabelling
+
+
+def test_relabelling_keeps_images_rows_and_shards(tmp_path, rded_set, teacher):
+    new = relabel(rded_set.root, tmp_path / "new", teacher=teacher, protocol="demo", views=3, workers=1)
+    assert verify(new.root) == [] and new.view_spec.count == 3 and new.data["views"]["protocol"] == "demo"
+    assert [(s["path"], s["rows"]) for s in new.data["shards"]] == [
+        (s["path"], s["rows"]) for s in rded_set.data["shards"]
+    ]
+    assert new.data["relabelled_from"]["content"] == rded_set.data["content"] and new.data["results"] == []
+    from ddkit import ReplayLoader
+
+    a, b = ReplayLoader(rded_set.root, batch_size=5), ReplayLoader(new.root, batch_size=5)
+    assert all((a.stored(r)[0] == b.stored(r)[0]).all() and a.stored(r)[2] == b.stored(r)[2] for r in range(30))
+    again = relabel(rded_set.root, tmp_path / "new", teacher=teacher, protocol="demo", views=3, workers=1)
+    assert again.data["content"] == new.data["content"]
+    with pytest.raises(OtherRun, match="another relabelling"):
+        relabel(rded_set.root, tmp_path / "new", teacher=teacher, protocol="demo", views=4, workers=1)
+    with pytest.raises(OtherRun, match="not empty"):
+        relabel(rded_set.root, rded_set.root, teacher=teacher)
+
+
+def test_relabelling_with_the_same_law_gives_the_same_bytes(tmp_path, rded_set, teacher):
+    same = relabel(rded_set.root, tmp_path / "same", teacher=teacher, workers=1)
+    assert same.data["content"] == rded_set.data["content"]
+
+
+def test_mixing_within_groups(tmp_path, random_set, teacher):
+    listed = tmp_path / "groups.txt"
+    listed.write_text("".join(f"{i}\t{'even' if i % 2 == 0 else 'odd'}\n" for i in range(10)))
+    for choice in (str(listed), "2x5:3"):
+        new = relabel(
+            random_set.root, tmp_path / choice.replace("/", "_")[-9:], teacher=teacher, mix_within=choice, workers=1
+        )
+        groups = new.data["views"]["mix_groups"]
+        assert sorted(groups) == [0] * 5 + [1] * 5
+        from ddkit.replay.resident import load_set
+
+        rows = load_set(new)
+        for row in range(20):
+            for partner in rows.views.partner[row]:
+                assert partner != row and groups[rows.labels[partner]] == groups[rows.labels[row]]
+    for wrong, words in (("3x5:0", "is for 15 classes"), ("nope", "neither a file")):
+        with pytest.raises(OptionError, match=words):
+            relabel(random_set.root, tmp_path / "x", teacher=teacher, mix_within=wrong)
+    listed.write_text("0\ta\n")
+    with pytest.raises(OptionError, match="no line for class '1'"):
+        relabel(random_set.root, tmp_path / "x", teacher=teacher, mix_within=str(listed))
+
+
+def test_the_record_is_what_was_asked(tmp_path, options):
+    distill(tmp_path / "out", ipc=1, **options)
+    record = json.loads((tmp_path / "out.work" / "run.json").read_text())
+    assert record["views"] == 3 and record["size"] == 32 and record["prefixes"] == [1]
+    assert record["fingerprint"] == read_manifest(tmp_path / "out").data["fingerprint"]
