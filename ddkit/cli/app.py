@@ -13,6 +13,8 @@ import typer
 from ddkit.cli import look, make, output, publish, use
 from ddkit.errors import DdkitError
 
+INTERRUPTED = 130
+
 app = typer.Typer(
     name="ddkit",
     help="Distil a labelled image dataset into a tiny one, train from it, publish it.",
@@ -35,13 +37,13 @@ def run() -> int:
     """Run the command line; returns the exit code."""
     try:
         code = app(standalone_mode=False)
+        if code == INTERRUPTED:  # Typer makes this of a KeyboardInterrupt inside a command
+            return _fail("stopped; run the same command again, it continues", INTERRUPTED)
         return code if isinstance(code, int) else 0
     except DdkitError as error:
         return _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        return _fail("stopped; run the same command again, it continues", 130)
-    except typer.Abort:
-        return _fail("stopped", 130)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("stopped; run the same command again, it continues", INTERRUPTED)
     except typer.Exit as stop:
         return stop.exit_code
     except MemoryError:

@@ -10,6 +10,7 @@ from ddkit.evaluation.single import plan_student
 from ddkit.evaluation.tables import run_students
 from ddkit.format.manifest import Manifest
 from ddkit.pipeline.distilling import distill
+from ddkit.pipeline.record import work_dir
 from ddkit.publishing.pictures import demo_picture
 from ddkit.replay.student import StudentJob, ValidationRef
 from ddkit.runtime import cores, note
@@ -22,20 +23,33 @@ class DemoResult:
     picture: Path
 
 
-def run_demo(out: Path) -> DemoResult:
-    """Make `out` (RDED) and `out`-random, IPC 10 at 32 px, and train convnet3 from both with stored and hard labels."""
-    options: dict[str, Any] = {"data": "digits", "ipc": 10, "size": 32, "protocol": "demo", "teacher": "train:convnet3"}
+def run_demo(
+    out: Path,
+    *,
+    teacher: str = "train:convnet3",
+    epochs: int | None = None,
+    views: int | None = None,
+    workers: int | None = None,
+) -> DemoResult:
+    """Make `out` (RDED) and `out`-random, IPC 10 at 32 px, and train convnet3 from both with stored and hard labels.
+
+    teacher, epochs, views, workers: other than the demo's own, to be quicker.
+    """
+    options: dict[str, Any] = {
+        "data": "digits", "ipc": 10, "size": 32, "protocol": "demo", "teacher": teacher, "views": views,
+        "workers": workers,
+    }  # fmt: skip
     note("1/3  RDED: the teacher picks the most realistic crops of each digit")
     sets = {"rded": distill(out, method="rded", **options)}
     note("2/3  random: ten images of each digit, the same teacher and views")
     sets["random"] = distill(out.with_name(out.name + "-random"), method="random", **options)
     note("3/3  four students from 100 images each, measured on 355 images they never saw")
     jobs = {
-        (name, labels): _student(manifest, labels, out.with_name(out.name + ".work") / "students" / f"{name}-{labels}")
+        (name, labels): _student(manifest, labels, work_dir(out) / "students" / f"{name}-{labels}", epochs)
         for name, manifest in sets.items()
         for labels in ("stored", "hard")
     }
-    results = run_students(list(jobs.values()), cores())
+    results = run_students(list(jobs.values()), workers or cores())
     header = ("method", "labels", "accuracy", "seconds")
     rows: list[tuple[str, ...]] = [
         (name, labels, f"{results[job.out].accuracy:.1f} %", f"{results[job.out].seconds:.0f}")
@@ -47,8 +61,8 @@ def run_demo(out: Path) -> DemoResult:
     return DemoResult(header, rows, picture.absolute())
 
 
-def _student(manifest: Manifest, labels: str, out: Path) -> StudentJob:
+def _student(manifest: Manifest, labels: str, out: Path, epochs: int | None) -> StudentJob:
     return plan_student(
-        manifest, arch="convnet3", protocol="demo", labels=labels, ipc=None, epochs=None, seed=0, out=out,
+        manifest, arch="convnet3", protocol="demo", labels=labels, ipc=None, epochs=epochs, seed=0, out=out,
         device="cpu", val=ValidationRef(data="digits"), measure_every=5,
     )  # fmt: skip

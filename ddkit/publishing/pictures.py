@@ -50,10 +50,12 @@ def preview_grid(manifest: Manifest, path: Path, *, per_class: int = 10, classes
     left = int(max(font.getlength(name) for name in names.values())) + 24
     gap, top = 4, 40
     columns = max(len(mine) for mine in images.values())
-    canvas = Image.new("RGB", (left + columns * (side + gap) + gap, top + len(images) * (side + gap) + gap), PAPER)
-    pen = ImageDraw.Draw(canvas)
     more = "" if len(images) == len(manifest.classes) else f" ({len(images)} of {len(manifest.classes)} classes)"
-    pen.text((12, 11), f"{title(manifest)}{more}", INK, font=ImageFont.load_default(17))
+    headline, large = f"{title(manifest)}{more}", ImageFont.load_default(17)
+    width = max(left + columns * (side + gap) + gap, int(large.getlength(headline)) + 24)
+    canvas = Image.new("RGB", (width, top + len(images) * (side + gap) + gap), PAPER)
+    pen = ImageDraw.Draw(canvas)
+    pen.text((12, 11), headline, INK, font=large)
     for line, (label, mine) in enumerate(images.items()):
         y = top + line * (side + gap)
         pen.text((12, y + side // 2 - 9), names[label], INK, font=font)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 # Named, so that no format is opened that nobody asked for (Pillow knows more than fifty).
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "MPO")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jfif"))
 
 
@@ -33,7 +33,9 @@ def decode_rgb(data: bytes) -> np.ndarray:
                 scaled = grey.astype(np.float64) / (257 if grey.max(initial=0) > 255 else 1)
                 image = Image.fromarray(np.clip(np.rint(scaled), 0, 255).astype(np.uint8))
             return np.asarray(image.convert("RGB")).transpose(2, 0, 1).copy()
-    except (OSError, SyntaxError, ValueError, KeyError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except UnidentifiedImageError as error:
+        raise Unreadable("no image of a known format") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise Unreadable(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
 
 

@@ -318,9 +318,12 @@ def open_validation(
             raise SourceError(
                 f"{data} is what the set was made from, and nothing of it was held out; give other images"
             )
-        opened, name = opened.part("holdout", source.holdout), f"{data}:holdout"
+        # What does not decode was left out before the holdout was drawn, so it is here too.
+        opened = opened.without_unreadable(skip_bad=True).part("holdout", source.holdout)
+        name = f"{data}:holdout"
+    else:
+        opened = opened.without_unreadable(skip_bad=False)
     order = match_classes(classes, opened.classes, what="the set and --val", same_order=same_order)
     to_target = np.full(len(opened.classes), -1)
     to_target[order] = np.arange(len(order))
-    opened = opened.without_unreadable(skip_bad=False)
     return Validation(opened, to_target[opened.labels], name), bool((order != np.arange(len(order))).any())

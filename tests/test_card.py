@@ -1,0 +1,179 @@
+"""What stock tools see: load_dataset both ways, webdataset, timm, and the card's own snippet, run from its text."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from jinja2 import UndefinedError
+
+from ddkit import ReplayLoader, decode_row
+from ddkit.format.manifest import Manifest, read_manifest, write_manifest
+from ddkit.publishing.card import front_matter, publish_files, render_card
+from ddkit.replay.relabelling import load_rows
+
+LOAD = """
+import datasets, json, sys
+root, out = sys.argv[1], {}
+assert "ddkit" not in sys.modules
+for name in ("default", "ipc1", "ipc3", "images"):
+    table = datasets.load_dataset(root, name, split="train")
+    stream = list(datasets.load_dataset(root, name, split="train", streaming=True))
+    out[name] = {"n": len(table), "streamed": len(stream), "columns": table.column_names,
+                 "streamed_columns": list(stream[0]), "names": table.features["cls"].names,
+                 "keys": table["__key__"][:], "streamed_keys": [r["__key__"] for r in stream],
+                 "labels": table["cls"][:], "size": table[0]["png"].size, "none": any(r["png"] is None for r in stream)}
+print(json.dumps(out))
+"""
+
+
+def test_load_dataset_in_a_fresh_process_without_ddkit(rded_set):
+    run = subprocess.run([sys.executable, "-c", LOAD, str(rded_set.root)], capture_output=True, text=True, check=True)
+    found = json.loads(run.stdout.splitlines()[-1])
+    for name, rows in (("default", 30), ("ipc1", 10), ("ipc3", 30), ("images", 30)):
+        columns = ["png", "cls", "views.safetensors", "__key__"]
+        if name == "images":
+            columns.remove("views.safetensors")
+        facts = found[name]
+        assert (facts["n"], facts["streamed"]) == (rows, rows)
+        assert facts["columns"] == facts["streamed_columns"] == columns
+        assert facts["names"] == rded_set.class_names and facts["size"] == [32, 32] and not facts["none"]
+        assert facts["keys"] == facts["streamed_keys"] == [f"{i:08d}" for i in range(rows)]
+        assert np.bincount(facts["labels"]).tolist() == [rows // 10] * 10
+
+
+def test_a_missing_sample_is_noticed_by_load_dataset(rded_set, tmp_path):
+    import datasets
+
+    root = shutil.copytree(rded_set.root, tmp_path / "copy")
+    first = root / rded_set.data["shards"][0]["path"]
+    blank = bytes(1024)
+    first.write_bytes(first.read_bytes()[: 5 * 512] + blank)
+    with pytest.raises(datasets.exceptions.NonMatchingSplitsSizesError):
+        datasets.load_dataset(str(root), split="train")
+
+
+def snippet(manifest):
+    text = (manifest.root / "README.md").read_text()
+    return text.split("```python\n")[1].split("```")[0]
+
+
+def replayed_like_the_card(manifest, monkeypatch, views):
+    monkeypatch.chdir(manifest.root.parent)
+    names: dict = {}
+    exec(snippet(manifest), names)
+    loader = ReplayLoader(manifest.root, batch_size=manifest.rows(), batch="dict")
+    rng = np.random.default_rng(0)
+    compared = 0
+    while compared < views:
+        epoch = int(rng.integers(manifest.view_spec.count))
+        loader.set_epoch(epoch)
+        batch = next(iter(loader))
+        for i in rng.integers(0, manifest.rows(), 40):
+            pixels, logits = names["replay"](int(batch["rows"][i]), epoch)
+            assert torch.equal(pixels, batch["pixel_values"][i]) and torch.equal(logits, batch["soft_labels"][i])
+            compared += 1
+
+
+def test_the_snippet_gives_the_loaders_pixels(rded_set, random_set, monkeypatch):
+    assert len(snippet(rded_set).splitlines()) <= 45
+    replayed_like_the_card(rded_set, monkeypatch, 1000)
+    replayed_like_the_card(random_set, monkeypatch, 200)
+
+
+def test_the_snippet_replays_mixup(random_set, teacher, tmp_path, monkeypatch):
+    from ddkit.pipeline import relabel
+
+    protocol = tmp_path / "mixup.toml"
+    protocol.write_text('[views]\nmix = "mixup"\nmix_alpha = 0.8\ncount = 3\n')
+    mixed = relabel(random_set.root, tmp_path / "mixed", teacher=teacher, protocol=str(protocol), workers=1)
+    replayed_like_the_card(mixed, monkeypatch, 120)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+def test_webdataset_reads_the_shards(rded_set):
+    import gc
+
+    import webdataset
+
+    urls = [str(rded_set.root / shard["path"]) for shard in rded_set.data["shards"]]
+    rows = list(webdataset.WebDataset(urls, shardshuffle=False, empty_check=False).decode("pil"))
+    gc.collect()  # webdataset leaves its files open
+    assert [row["__key__"] for row in rows] == [f"{i:08d}" for i in range(30)]
+    ours = decode_row(rows[11])
+    assert ours["label"] == rows[11]["cls"] and ours["logits"].shape == (5, 10)
+    assert (ours["image"].numpy() == np.asarray(rows[11]["png"]).transpose(2, 0, 1)).all()
+
+
+def test_timm_reads_the_shards(rded_set):
+    from timm.data.readers.reader_wds import _load_info, _parse_split_info
+
+    split = _parse_split_info("train", _load_info(str(rded_set.root)))
+    assert split.num_samples == 30 and split.shard_lengths == (10, 20)
+    assert all((rded_set.root / name).is_file() for name in split.filenames)
+
+
+def test_the_front_matter_is_complete(rded_set):
+    text = (rded_set.root / "README.md").read_text()
+    head = yaml.safe_load(text.split("---\n")[1])
+    assert head == front_matter(rded_set)
+    assert [c["config_name"] for c in head["configs"]] == ["default", "ipc1", "ipc3", "images"]
+    assert [c.get("default", False) for c in head["configs"]] == [True, False, False, False]
+    assert not any("*" in path for c in head["configs"] for f in c["data_files"] for path in f["path"])
+    counts = {i["config_name"]: i["splits"][0]["num_examples"] for i in head["dataset_info"]}
+    assert counts == {"default": 30, "ipc1": 10, "ipc3": 30, "images": 30}
+    assert {"dataset-distillation", "webdataset", "ipc-3", "ddkit"} <= set(head["tags"])
+
+
+def test_every_number_comes_from_the_manifest(rded_set):
+    text = render_card(rded_set)
+    data = rded_set.data
+    for fact in (data["source"]["fingerprint"], data["teachers"][0]["hash"], data["content"], "Not evaluated"):
+        assert fact in text
+    assert "made of crops of real images" in text and "load_dataset(" in text
+    broken = {**data, "source": {"id": "x"}}
+    with pytest.raises(UndefinedError):
+        render_card(Manifest(rded_set.root, broken))
+
+
+def test_results_are_shown_with_their_conditions(random_set, tmp_path):
+    root = Path(shutil.copytree(random_set.root, tmp_path / "copy"))
+    result = {
+        "of": "this", "ipc": 2, "arch": "convnet3", "protocol": "demo", "labels": "stored", "val": "digits:test",
+        "seeds": [0, 1], "n_sets": 1, "n_students": 2, "values": [[50.0, 52.0]], "mean": 51.0, "std": 1.41,
+        "difference": {"mean": 3.5, "low": -1.0, "high": 8.0, "pairs": 2, "to": "random"}, "total_bytes": 1000,
+        "seconds": 3.0, "command": "ddkit evaluate x", "hardware": "a machine",
+    }  # fmt: skip
+    manifest = write_manifest(root, dict(random_set.data) | {"results": [result]})
+    publish_files(manifest)
+    text = (root / "README.md").read_text()
+    assert "51.00 ± 1.41" in text and "+3.50 [-1.00, +8.00]" in text and "1 × 2" in text
+    assert "`ddkit evaluate x`, seeds 0, 1, a machine" in text and "Not evaluated" not in text
+
+
+def test_pictures_are_drawn(rded_set, tmp_path):
+    from PIL import Image
+
+    from ddkit.publishing.pictures import curves, preview_grid, view_strip
+
+    preview_grid(rded_set, tmp_path / "grid.png")
+    view_strip(rded_set, tmp_path / "strip.png")
+    curves({"a": [{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.0, "accuracy": 50.0}]}, tmp_path / "c.png")
+    for name in ("grid", "strip", "c"):
+        with Image.open(tmp_path / f"{name}.png") as image:
+            assert image.width > 200 and len(np.unique(np.asarray(image.convert("L")))) > 20
+    with Image.open(rded_set.root / "preview.png") as image:
+        assert image.height > 10 * 64
+
+
+def test_the_rows_remember_where_they_come_from(rded_set):
+    loader = ReplayLoader(rded_set.root, batch_size=1)
+    assert loader.rows == 30
+    rows = load_rows(f"{rded_set.root}.work", "003-00000")
+    assert rows.origins[0]["kind"] == "patches" and len(rows.origins[0]["rows"]) == 4
+    assert read_manifest(rded_set.root).data["real_pixels"] == "crops"
