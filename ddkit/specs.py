@@ -95,9 +95,10 @@ class TrainSpec:
             batch = self.batch_from[1]
         return min(batch * self.batch_scale, images)
 
-    def epochs_for(self, images: int) -> int:
-        """Epochs for a set of `images` images."""
-        steps = -(-images // self.batch_for(images))
+    def epochs_for(self, images: int, *, drop_last: bool = False) -> int:
+        """Epochs for a set of `images` images; drop_last: an epoch has whole batches only."""
+        batch = self.batch_for(images)
+        steps = images // batch if drop_last else -(-images // batch)
         return max(self.epochs, -(-self.min_steps // steps))
 
 

@@ -197,3 +197,11 @@ def work_teacher(work):
     import json
 
     return json.loads((Path(work) / "run.json").read_text())["teacher"]
+
+
+def test_the_distiller_in_contributing_keeps_the_contract(tmp_path):
+    text = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text()
+    path = tmp_path / "mean.py"
+    path.write_text(text.split("```python\n")[1].split("```")[0])
+    assert len([line for line in path.read_text().splitlines() if line.strip()]) <= 30
+    check_distiller(str(path))

@@ -11,7 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any, TypeVar
 
 from ddkit.errors import WorldError
-from ddkit.runtime import threads
+from ddkit.runtime import be_quiet, threads
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -24,6 +24,7 @@ def _begin_worker(parent: int) -> None:
     import torch
 
     torch.set_num_threads(1)
+    be_quiet(True)  # the parent tells how far things are
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:

@@ -110,7 +110,7 @@ def train_teacher(
             yield normalise(pixels, mean, std).to(device), labels[chosen].to(device)
 
     criterion = nn.CrossEntropyLoss(label_smoothing=spec.label_smoothing)
-    epochs = spec.epochs_for(len(source))
+    epochs = spec.epochs_for(len(source), drop_last=True)
     steps = len(source) // batch
     with threads(spec.threads), progress(f"teacher {arch}", epochs, "epochs") as advance:
         job = Fit(
@@ -376,10 +376,6 @@ def teach(
     where = pick_device(device)
     key = fingerprint([source.fingerprint, to_plain(source.ref), size, arch, to_plain(spec), seed])[:16]
     state = out.with_name(f".{out.name}.{key}.state")
-    result = train_teacher(
+    return train_teacher(
         out, source, arch=arch, size=size, spec=spec, seed=seed, device=where, state=state, on_estimate=on_estimate
     )
-    note(
-        f"trained for {spec.epochs_for(len(source))} epochs" if result.accuracy is None else f"{result.accuracy:.2f} %"
-    )
-    return result
