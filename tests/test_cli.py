@@ -96,7 +96,8 @@ def test_from_distil_to_train(ddkit, tmp_path, teacher, monkeypatch):
 
 
 @pytest.mark.parametrize(("what", "word"), [
-    ("methods", "rded"), ("recipes", "rded-cifar10"), ("protocols", "common"), ("networks", "convnet3"), ("codecs", "fp16"),
+    ("methods", "rded"), ("recipes", "rded-cifar10"), ("protocols", "common"), ("networks", "convnet3"),
+    ("codecs", "fp16"),
 ])  # fmt: skip
 def test_lists(ddkit, what, word):
     code, out, _ = ddkit("list", what)

@@ -202,7 +202,9 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(tmp_path, options, random_s
 KILLED = """
 import sys
 from ddkit.pipeline import distill
-distill(sys.argv[1], data="digits", method="random", ipc=8, protocol="demo", views=40, teacher=sys.argv[2], workers=int(sys.argv[3]))
+out, teacher, workers = sys.argv[1:]
+given = {"data": "digits", "method": "random", "ipc": 8, "protocol": "demo", "views": 40}
+distill(out, teacher=teacher, workers=int(workers), **given)
 """
 
 
@@ -308,3 +310,11 @@ def test_the_record_is_what_was_asked(tmp_path, options):
     record = json.loads((tmp_path / "out.work" / "run.json").read_text())
     assert record["views"] == 3 and record["size"] == 32 and record["prefixes"] == [1]
     assert record["fingerprint"] == read_manifest(tmp_path / "out").data["fingerprint"]
+
+
+def test_one_process_may_make_many_sets_in_one_place(tmp_path, options, random_set):
+    """Caches of an earlier run in the same place never reach a later one."""
+    given = options | {"views": 4, "ipc": 2}
+    distill(tmp_path / "out", seed=5, **given)
+    again = distill(tmp_path / "out", seed=0, overwrite=True, **given)
+    assert again.data["content"] == random_set.data["content"]

@@ -96,7 +96,8 @@ def test_cudd_counts_and_budgets():
         for d in ("cifar10", "cifar100", "tinyimagenet", "imagenet1k", "imagenet21k")
     }
     assert {d: (t.epochs, t.batch_for(10**6)) for d, t in budgets.items()} == {
-        "cifar10": (1000, 16), "cifar100": (1000, 64), "tinyimagenet": (500, 64), "imagenet1k": (300, 128), "imagenet21k": (300, 32),
+        "cifar10": (1000, 16), "cifar100": (1000, 64), "tinyimagenet": (500, 64), "imagenet1k": (300, 128),
+        "imagenet21k": (300, 32),
     }  # fmt: skip
 
 

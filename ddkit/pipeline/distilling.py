@@ -39,6 +39,7 @@ from ddkit.pipeline.manifests import (
     finish,
     fresh_facts,
     label_facts,
+    plain_name,
     public_name,
     restore_units,
     teacher_facts,
@@ -166,17 +167,18 @@ class _Run:
     def making(self, stage: int) -> Making:
         earlier = tuple(shard.name for s in range(1, stage) for shard in self.shard_plans(s))
         return Making(
-            method=self.record.method, config=canonical(self.record.config), source=self.source.ref, size=self.size,
-            seed=self.record.seed, teacher=str(self.teacher_path), order=self.order, device=str(self.device),
-            out=str(self.out), work=str(self.work), earlier=earlier,
+            method=self.record.method, config=canonical(self.record.config), source=self.source.ref,
+            fingerprint=self.source.fingerprint, size=self.size, seed=self.record.seed, teacher=str(self.teacher_path),
+            teacher_hash=self.teacher.hash, order=self.order, device=str(self.device), out=str(self.out),
+            work=str(self.work), earlier=earlier,
         )  # fmt: skip
 
     @property
     def labelling(self) -> Labelling:
         return Labelling(
-            out=str(self.out), work=str(self.work), teacher=str(self.teacher_path), order=self.order, law=self.law,
-            seed=self.record.seed, size=self.size, image_codec=self.record.image_format, codec=self.record.codec,
-            patches=self.patches, groups=None, device=str(self.device),
+            out=str(self.out), work=str(self.work), teacher=str(self.teacher_path), teacher_hash=self.teacher.hash,
+            order=self.order, law=self.law, seed=self.record.seed, size=self.size, patches=self.patches, groups=None,
+            image_codec=self.record.image_format, codec=self.record.codec, device=str(self.device),
         )  # fmt: skip
 
     def facts(self, stage: int) -> dict[str, Any]:
@@ -191,10 +193,9 @@ class _Run:
         logs = {str(plan.last): self.module.log(plan) for plan in plans} if hasattr(self.module, "log") else {}
         train = protocol.train_spec(ipc=prefixes[-1], arch=self.teacher.arch, dataset=record.dataset)
         source = to_plain(self.source.spec()) | {"id": public_name(record.data)}
-        name = record.dataset or source["id"]
         peak = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else 0
         return fresh_facts(self.size) | {
-            "name": f"{self.module.NAME}-{name}-ipc{prefixes[-1]}",
+            "name": f"{self.module.NAME}-{plain_name(source['id'])}-ipc{prefixes[-1]}",
             "classes": class_facts(self.source.classes),
             "ipc": prefixes[-1],
             "image": {"size": self.size, "mode": "RGB", "codec": record.image_format, "patches": self.patches},

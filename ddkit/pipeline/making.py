@@ -32,15 +32,17 @@ STAGE_MANIFEST = "stage.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Making:
-    """What all units of a prefix share, as plain data. config: canonical JSON; earlier: names of the `images` units
-    made so far; order: the teacher's column for each class, None = as it is."""
+    """What all units of a prefix share, as plain data. config: canonical JSON; fingerprint: of the source; earlier:
+    names of the `images` units made so far; order: the teacher's column for each class, None = as it is."""
 
     method: str
     config: str
     source: SourceRef
+    fingerprint: str
     size: int
     seed: int
     teacher: str
+    teacher_hash: str
     order: tuple[int, ...] | None
     device: str
     out: str
@@ -61,6 +63,7 @@ class UnitJob:
 @functools.lru_cache(maxsize=1)
 def _context(making: Making) -> Context:
     device = torch.device(making.device)
+    reopen.cache_clear()  # the fingerprint may be new under the same name
     return Context(
         config=make_config(find_distiller(making.method), json.loads(making.config)),
         source=reopen(making.source),

@@ -83,8 +83,8 @@ METHOD_NAMES = {"rded": "RDED", "random": "Random real images"}
 def title(manifest: Manifest) -> str:
     """`RDED · cifar10 · 10 images per class`"""
     data = manifest.data
-    method = METHOD_NAMES.get(data["method"], data["method"].upper())
-    return f"{method} · {data['recipe']['dataset'] or data['source']['id']} · {manifest.ipc} images per class"
+    method = METHOD_NAMES.get(data["method"], data["method"])
+    return f"{method} · {data['source']['id']} · {manifest.ipc} images per class"
 
 
 def view_strip(manifest: Manifest, path: Path, *, rows: int = 6, views: int = 6) -> None:

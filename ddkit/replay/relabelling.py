@@ -36,15 +36,17 @@ FORWARD = 128  # views in one forward pass; fixed, because logits depend on it i
 
 @dataclass(frozen=True, kw_only=True)
 class Labelling:
-    """How a set is labelled, as plain data. teacher: checkpoint; order: its column for each class, None = as it is.
+    """How a set is labelled, as plain data.
 
-    size: output side; law: of the views; patches: N of the stitched grid; groups: mixing group of each class, or None;
-    out, work: the set's directory and the one beside it; image_codec, codec: names.
+    teacher: checkpoint, and the hash of its weights; order: its column for each class, None = as it is; size: output
+    side; law: of the views; patches: N of the stitched grid; groups: mixing group of each class, or None; out, work:
+    the set's directory and the one beside it; image_codec, codec: names.
     """
 
     out: str
     work: str
     teacher: str
+    teacher_hash: str
     order: tuple[int, ...] | None
     law: ViewSpec
     seed: int
@@ -105,9 +107,18 @@ def save_rows(work: str | Path, shard: ShardPlan, rows: Rows) -> None:
     write_bytes(unit_path(work, f"images-{shard.name}"), save(tensors, metadata))
 
 
-@functools.lru_cache(maxsize=2)
 def load_rows(work: str, name: str) -> Rows:
     """Read the `images` unit of a shard."""
+    return _load_rows(work, name, _stamp(work, name))
+
+
+def _stamp(work: str, name: str) -> int:
+    """Tells the caches below that a file was replaced: a process may run more than one distillation."""
+    return unit_path(work, f"images-{name}").stat().st_mtime_ns
+
+
+@functools.lru_cache(maxsize=2)
+def _load_rows(work: str, name: str, stamp: int) -> Rows:
     path = unit_path(work, f"images-{name}")
     tensors = load_file(path)
     data, end = tensors["data"].tobytes(), tensors["end"]
@@ -117,19 +128,19 @@ def load_rows(work: str, name: str) -> Rows:
 
 
 @functools.lru_cache(maxsize=2)
-def _decoded(work: str, name: str, codec: str) -> Tensor:
+def _decoded(work: str, name: str, codec: str, stamp: int) -> Tensor:
     """The published bytes of a shard, decoded: uint8 [n,3,H,W]."""
-    rows = load_rows(work, name)
+    rows = _load_rows(work, name, stamp)
     return torch.from_numpy(np.stack([decode_image(image, codec, f"shard {name}") for image in rows.images]))
 
 
 @functools.lru_cache(maxsize=2)
-def _views(how: Labelling, shard: ShardPlan) -> Views:
+def _views(how: Labelling, shard: ShardPlan, stamp: int) -> Views:
     """The views of a shard's rows."""
-    images = _decoded(how.work, shard.name, how.image_codec)
+    images = _decoded(how.work, shard.name, how.image_codec, stamp)
     groups = None
     if how.groups is not None:
-        groups = np.array(how.groups)[load_rows(how.work, shard.name).labels]
+        groups = np.array(how.groups)[_load_rows(how.work, shard.name, stamp).labels]
     return draw(
         how.law, seed=how.seed, first=shard.first, rows=shard.rows, height=images.shape[2], width=images.shape[3],
         size=how.size, patches=how.patches, groups=groups,
@@ -137,8 +148,8 @@ def _views(how: Labelling, shard: ShardPlan) -> Views:
 
 
 @functools.lru_cache(maxsize=1)
-def _teacher(path: str, order: tuple[int, ...] | None, device: str) -> Teacher:
-    return Teacher.load(path, torch.device(device), order)
+def _teacher(how: Labelling) -> Teacher:
+    return Teacher.load(how.teacher, torch.device(how.device), how.order)
 
 
 # ------------------------------------------------------------------ label units
@@ -162,9 +173,10 @@ class LabelJob:
 def label_rows(job: LabelJob) -> None:
     """Label every view of up to 32 rows and write the unit: the codec's tensors [n,V,...] and fidelity sums."""
     how, began = job.how, time.perf_counter()
-    teacher = _teacher(how.teacher, how.order, how.device)
-    images = _decoded(how.work, job.shard.name, how.image_codec)
-    views = _views(how, job.shard)
+    teacher = _teacher(how)
+    stamp = _stamp(how.work, job.shard.name)
+    images = _decoded(how.work, job.shard.name, how.image_codec, stamp)
+    views = _views(how, job.shard, stamp)
     if how.device != "cpu":
         images = images.to(how.device)
     rows, numbers = (
@@ -219,9 +231,9 @@ class PackJob:
 def pack_shard(job: PackJob) -> None:
     """Write one shard with its row records into the set, then the record that it is done."""
     how, shard = job.how, job.shard
-    teacher = _teacher(how.teacher, how.order, how.device).spec
+    teacher = _teacher(how).spec
     rows = load_rows(how.work, shard.name)
-    views = _views(how, shard)
+    views = _views(how, shard, _stamp(how.work, shard.name))
     codec = find_codec(how.codec)
     sums, seconds = np.zeros(5), 0.0
 
@@ -267,7 +279,7 @@ def label_and_pack(how: Labelling, shards: Sequence[ShardPlan], workers: int) ->
     with progress("labelling", views, "views") as advance:
         for unit, _ in engine.run(label_rows, labels, workers=workers):
             advance((unit.stop - unit.start) * how.law.count)
-    for _ in engine.run(pack_shard, open_packs, workers=1):
+    for _ in engine.run(pack_shard, open_packs, workers=workers):
         pass
     records = [job.done() for job in packs]
     if missing := [job.shard.path for job, record in zip(packs, records) if record is None]:
