@@ -66,8 +66,8 @@ def relabel(
     seed = source.data["seed"] if seed is None else seed
     how = Labelling(
         out=str(out), work=str(work_dir(out)), teacher=str(path), teacher_hash=spec.hash, order=order, law=law,
-        seed=seed, size=spec.image_size, image_codec=source.image_codec, codec=codec, patches=source.patches, groups=groups,
-        device=str(where),
+        seed=seed, size=spec.image_size, image_codec=source.image_codec, codec=codec, patches=source.patches,
+        groups=groups, device=str(where),
     )  # fmt: skip
     key = fingerprint([asdict(how) | {"out": "", "work": "", "teacher": spec.hash}, source.data["content"]])
     _claim(out, key)
