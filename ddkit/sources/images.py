@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ from ddkit.sources.classes import class_subset, match_classes, name_classes
 from ddkit.sources.decoding import Unreadable, centre_square, decode_rgb, image_extent, whole_image
 from ddkit.sources.tables import Table, open_table, splits_of, validation_splits
 from ddkit.specs import ClassName, DatasetSpec, EvalTransform
+
+Result = TypeVar("Result")
 
 SIZES = (32, 64, 128, 224)
 
@@ -104,9 +107,8 @@ class Source:
         def fill(i: int) -> None:
             result[i] = centre_square(torch.from_numpy(self.read(i)), transform.resize, transform.crop)
 
-        with ThreadPoolExecutor(cores()) as pool, progress(f"reading {self.ref.split}", len(self), "images") as advance:
-            for _ in pool.map(fill, range(len(self))):
-                advance(1)
+        for _ in _side_by_side(fill, len(self), f"reading {self.ref.split}"):
+            pass
         return result
 
     # -------------------------------------------------------------- content
@@ -127,14 +129,10 @@ class Source:
             raw = self._table.raw(row)
             return hashlib.sha256(raw.tobytes() if isinstance(raw, np.ndarray) else raw).digest()
 
-        with ThreadPoolExecutor(cores()) as pool, progress("fingerprinting", n if files else 0, "images") as advance:
-            parts = []
-            for part in pool.map(digest, range(n)):
-                parts.append(part)
-                advance(1)
+        joined = b"".join(_side_by_side(digest, n, "fingerprinting"))
         if files:
-            write_bytes(cached, b"".join(parts))
-        return np.frombuffer(b"".join(parts), np.uint8).reshape(n, 32)
+            write_bytes(cached, joined)
+        return np.frombuffer(joined, np.uint8).reshape(n, 32)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -187,13 +185,8 @@ class Source:
                 return row, str(error)
             return None
 
-        n = len(self._table.labels)
-        with ThreadPoolExecutor(cores()) as pool, progress("checking that all decode", n, "images") as advance:
-            bad = {}
-            for problem in pool.map(check, range(n)):
-                if problem:
-                    bad[problem[0]] = problem[1]
-                advance(1)
+        problems = _side_by_side(check, len(self._table.labels), "checking that all decode")
+        bad = dict(problem for problem in problems if problem)
         if self._table.files:
             write_bytes(cached, json.dumps(bad).encode())
         return bad
@@ -224,6 +217,16 @@ class Source:
     def part(self, name: str, share: float) -> Source:
         """What a holdout of `share` leaves (`train`) or takes (`holdout`)."""
         return Source(replace(self.ref, part=name, holdout=share), self._table)
+
+
+def _side_by_side(work: Callable[[int], Result], n: int, title: str) -> Iterator[Result]:
+    """work(0) … work(n-1) in order, on all cores, shown as progress where it takes long; a few thousand at a time,
+    so that a million rows do not become a million waiting tasks."""
+    with ThreadPoolExecutor(cores()) as pool, progress(title, n if n > 5000 else 0, "images") as advance:
+        for start in range(0, n, 4096):
+            for result in pool.map(work, range(start, min(start + 4096, n))):
+                yield result
+                advance(1)
 
 
 @functools.lru_cache(maxsize=4)

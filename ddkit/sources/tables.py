@@ -171,8 +171,8 @@ def _dataset(data: str, kind: str, files: list[Path], image_column: str | None, 
     except (datasets.exceptions.DatasetGenerationError, OSError, ValueError, EOFError) as error:
         reason = str(error.__cause__ or error).splitlines()[0]
         raise SourceError(f"{data} cannot be opened as {kind}: {reason}; check that the files are whole") from error
-    image = _image_column(data, table, image_column)
-    label = _label_column(data, table, label_column)
+    image = _find_column(data, table, image_column, "image", datasets.Image, _IMAGE_NAMES)
+    label = _find_column(data, table, label_column, "label", datasets.ClassLabel, _LABEL_NAMES)
     labels, names = _labels(table, label)
     encoded = table.select_columns([image]).cast_column(image, datasets.Image(decode=False))
 
@@ -183,36 +183,19 @@ def _dataset(data: str, kind: str, files: list[Path], image_column: str | None, 
     return Table(raw, labels, names, lambda i: f"row {i}", tuple(files))
 
 
-def _image_column(data: str, table: Dataset, asked: str | None) -> str:
-    from datasets import Image
-
+def _find_column(data: str, table: Dataset, asked: str | None, what: str, kind: type, names: tuple[str, ...]) -> str:
+    """The image or label column: the one asked for, else the only one of its type, else the only one of its names."""
+    option, columns = f"--{what}-column", table.column_names
     if asked is not None:
-        return _existing_column(data, table, asked, "--image-column")
-    typed = [name for name, feature in table.features.items() if isinstance(feature, Image)]
-    candidates = typed or [name for name in table.column_names if name.lower() in _IMAGE_NAMES]
+        if asked not in columns:
+            raise SourceError(f"{data} has no column {asked!r} ({option}); it has {', '.join(columns)}")
+        return asked
+    typed = [name for name, feature in table.features.items() if isinstance(feature, kind)]
+    candidates = typed or [name for name in columns if name.lower() in names]
     if len(candidates) == 1:
         return candidates[0]
-    found = f"several image columns ({', '.join(candidates)})" if candidates else "no image column"
-    raise SourceError(f"{data} has {found} among {', '.join(table.column_names)}; name it with --image-column")
-
-
-def _label_column(data: str, table: Dataset, asked: str | None) -> str:
-    from datasets import ClassLabel
-
-    if asked is not None:
-        return _existing_column(data, table, asked, "--label-column")
-    typed = [name for name, feature in table.features.items() if isinstance(feature, ClassLabel)]
-    candidates = typed or [name for name in table.column_names if name.lower() in _LABEL_NAMES]
-    if len(candidates) == 1:
-        return candidates[0]
-    found = f"several label columns ({', '.join(candidates)})" if candidates else "no label column"
-    raise SourceError(f"{data} has {found} among {', '.join(table.column_names)}; name it with --label-column")
-
-
-def _existing_column(data: str, table: Dataset, name: str, option: str) -> str:
-    if name not in table.column_names:
-        raise SourceError(f"{data} has no column {name!r} ({option}); it has {', '.join(table.column_names)}")
-    return name
+    found = f"several {what} columns ({', '.join(candidates)})" if candidates else f"no {what} column"
+    raise SourceError(f"{data} has {found} among {', '.join(columns)}; name it with {option}")
 
 
 def _labels(table: Dataset, column: str) -> tuple[np.ndarray, list[str]]:
