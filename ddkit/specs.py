@@ -104,7 +104,8 @@ class TrainSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """Views and student training, with overrides by dataset, IPC and architecture: what makes results comparable."""
+    """Views and student training, with overrides by dataset, IPC, both ([dataset."x".ipc."10".train]) and
+    architecture, in that order: what makes results comparable."""
 
     name: str
     about: str = ""
@@ -119,7 +120,7 @@ class Protocol:
         """A shipped protocol by name, or one by its TOML file. Raises OptionError."""
         stem, data = load_toml(name, "protocols", "protocol")
         protocol = from_plain(cls, {"name": stem} | data, f"protocol {name}")
-        for table, keys in (("dataset", {"views", "train"}), ("ipc", {"train"}), ("arch", {"train"})):
+        for table, keys in (("dataset", {"views", "train", "ipc"}), ("ipc", {"train"}), ("arch", {"train"})):
             for key, override in getattr(protocol, table).items():
                 for part in override:
                     if part not in keys:
@@ -143,6 +144,7 @@ class Protocol:
         """The training of this protocol: [train], then the overrides of the dataset, the IPC and the architecture."""
         merged = dict(self.train) | self.dataset.get(dataset or "", {}).get("train", {})
         merged |= self.ipc.get(str(ipc), {}).get("train", {})
+        merged |= self.dataset.get(dataset or "", {}).get("ipc", {}).get(str(ipc), {}).get("train", {})
         for pattern, override in self.arch.items():
             if fnmatch.fnmatch(arch.split(":")[-1], pattern):
                 merged |= override.get("train", {})

@@ -83,6 +83,8 @@ def test_rded_follows_the_authors():
     assert [protocol.train_spec(ipc=i, arch="convnet3").batch for i in (1, 10, 50)] == [10, 50, 100]
     assert protocol.train_spec(ipc=10, arch="convnet3", dataset="imagenet1k").batch_for(10_000) == 100
     assert protocol.train_spec(ipc=1, arch="convnet3").batch_for(5) == 5
+    tiny = [protocol.train_spec(ipc=i, arch="x", dataset="tinyimagenet").batch_for(10_000) for i in (1, 10, 50)]
+    assert tiny == [100, 100, 100]
     assert protocol.train_spec(ipc=10, arch="torchvision:mobilenet_v2").lr == 2.5e-3
     assert protocol.view_spec(patches=4).scale == (0.5, 1) and protocol.view_spec(patches=4).patches == "shuffle"
     assert protocol.view_spec(patches=1).scale == (1, 1) and protocol.view_spec(patches=1).patches == "none"

@@ -91,11 +91,12 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Sets x networks x seeds as one table: mean ± std, and the paired difference to random with its interval."""
         from ddkit.evaluation.tables import evaluate as run
+        from ddkit.pipeline.manifests import public_name
         from ddkit.plain import to_plain
         from ddkit.replay.student import ValidationRef
 
         ref = None if val is None else ValidationRef(data=val, split=split, same_order=same_order)
-        told = "ddkit " + shlex.join(sys.argv[1:])
+        told = "ddkit " + shlex.join(public_name(argument) for argument in sys.argv[1:])
         report = run(
             directories, val=ref, data=data, archs=arch or [], runs=runs, protocol=protocol, ipc=ipc, epochs=epochs,
             labels=labels, teacher=teacher, baseline=None if baseline == "none" else baseline, device=device,

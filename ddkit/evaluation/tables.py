@@ -92,7 +92,7 @@ def evaluate(
             arch=arch,
             protocol=protocol_label(protocol or row.sets[0].data["recommended"]["protocol"], epochs),
             labels=row.labels or labels,
-            val=validation.name if ref.data == "digits" else validation.name.replace(ref.data, Path(ref.data).name),
+            val=validation.name,
             seeds=tuple(range(runs)),
             n_sets=len(row.sets),
             n_students=len(row.sets) * runs,

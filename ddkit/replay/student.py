@@ -135,7 +135,7 @@ def train_student(
     network = seeded_network(
         lambda: build_network(job.arch, len(manifest.classes), manifest.size), job.seed, "student", job.arch
     )
-    measure = _measure(job, manifest, device)
+    measure, measured_on = _measure(job, manifest, device)
     state = Path(job.out + ".state")
     fit_job = Fit(
         spec=job.spec, epochs=job.spec.epochs_for(images), steps_an_epoch=len(loader), batches=batches, loss=loss,
@@ -155,7 +155,7 @@ def train_student(
         classes=tuple(manifest.class_names),
         class_ids=tuple(c.id for c in manifest.classes) if any(c.id for c in manifest.classes) else None,
         accuracy=None if percent is None else round(percent, 2),
-        measured_on=job.val.data if job.val else None,
+        measured_on=measured_on,
         eval=manifest.eval,
     )
     save_checkpoint(job.checkpoint, network, spec)
@@ -216,9 +216,12 @@ def _hard_loss(logits: Tensor, target: Batch) -> Tensor:
     return cross_entropy(logits, target[1])
 
 
-def _measure(job: StudentJob, manifest: Manifest, device: torch.device) -> Callable[[nn.Module], float] | None:
+def _measure(
+    job: StudentJob, manifest: Manifest, device: torch.device
+) -> tuple[Callable[[nn.Module], float] | None, str | None]:
+    """(network -> accuracy in percent, what it is measured on); (None, None) where there is nothing to measure on."""
     if job.val is None:
-        return None
+        return None, None
     source = manifest.data["source"]
     validation, _ = open_validation(
         job.val.data, manifest.classes, split=job.val.split, image_column=job.val.image_column,
@@ -226,4 +229,4 @@ def _measure(job: StudentJob, manifest: Manifest, device: torch.device) -> Calla
         source=DatasetSpec(**{key: source[key] for key in ("id", "split", "fingerprint", "holdout")}),
     )  # fmt: skip
     images, labels = validation.load(manifest.eval)
-    return lambda network: accuracy(network, images, labels, manifest.mean, manifest.std, device)
+    return lambda network: accuracy(network, images, labels, manifest.mean, manifest.std, device), validation.name

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -315,7 +316,8 @@ def open_validation(
     if len(opened) < len(opened._table.labels):
         hidden = len(opened._table.labels) - len(opened)
         raise SourceError(f"{data} split {split!r}: {hidden} labels are -1; give a labelled split with --split")
-    name = f"{data}:{split}"
+    shown = Path(data).name if data != "digits" and Path(data).exists() else data  # no local paths in results
+    name = f"{shown}:{split}"
     if source is not None and opened.fingerprint == source.fingerprint:
         if source.holdout is None:
             raise SourceError(
@@ -323,7 +325,7 @@ def open_validation(
             )
         # What does not decode was left out before the holdout was drawn, so it is here too.
         opened = opened.without_unreadable(skip_bad=True).part("holdout", source.holdout)
-        name = f"{data}:holdout"
+        name = f"{shown}:holdout"
     else:
         opened = opened.without_unreadable(skip_bad=False)
     order = match_classes(classes, opened.classes, what="the set and --val", same_order=same_order)
