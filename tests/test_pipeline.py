@@ -199,13 +199,7 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(tmp_path, options, random_s
     assert distill(tmp_path / "out").data["content"] == random_set.data["content"]
 
 
-KILLED = """
-import sys
-from ddkit.pipeline import distill
-out, teacher, workers = sys.argv[1:]
-given = {"data": "digits", "method": "random", "ipc": 8, "protocol": "demo", "views": 40}
-distill(out, teacher=teacher, workers=int(workers), **given)
-"""
+KILLED = "--data digits --method random --ipc 8 --protocol demo --views 40".split()
 
 
 @pytest.fixture(scope="module")
@@ -215,20 +209,35 @@ def undisturbed(tmp_path_factory, teacher):
     return distill(out, workers=1, **given).data["content"]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_kill_9_and_again_makes_the_same_bytes(tmp_path, teacher, undisturbed, workers):
+@pytest.mark.parametrize(("how", "workers"), [("SIGKILL", 1), ("SIGKILL", 2), ("SIGINT", 2)])
+def test_stopped_and_again_makes_the_same_bytes(tmp_path, teacher, undisturbed, how, workers):
     out = tmp_path / "out"
-    process = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(out), teacher, str(workers)], stderr=subprocess.DEVNULL
-    )
+    command = [
+        sys.executable,
+        "-m",
+        "ddkit",
+        "distill",
+        str(out),
+        *KILLED,
+        "--teacher",
+        teacher,
+        "--workers",
+        str(workers),
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     units = tmp_path / "out.work" / "units"
     deadline = time.monotonic() + 120
     while not list(units.glob("images-*")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.2)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert process.returncode == -signal.SIGKILL and not (out / "ddkit.json").exists()
+    process.send_signal(getattr(signal, how))
+    told = process.communicate()[1]
+    assert not (out / "ddkit.json").exists()
+    if how == "SIGINT":
+        assert process.returncode == 130 and "Traceback" not in told
+        assert told.splitlines()[-1] == "error: stopped; run the same command again, it continues"
+    else:
+        assert process.returncode == -signal.SIGKILL
     again = distill(out, workers=1)
     assert again.data["content"] == undisturbed
     assert not [p for p in out.rglob("*") if p.name.endswith(".tmp")]

@@ -105,6 +105,4 @@ def run(
         ) from error
     finally:
         if running:
-            for future in running:
-                future.cancel()
             stop(kill=True)
