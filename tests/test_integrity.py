@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ddkit.errors import FormatVersion, IntegrityError, SetError
-from ddkit.format.integrity import verify
+from ddkit.format.integrity import stale_files, verify
 from ddkit.format.manifest import _KEYS, content_hash, read_manifest, self_hash, write_manifest
 from ddkit.format.shards import parse_rows, rows_path
 from ddkit.plain import canonical
@@ -155,6 +155,13 @@ def test_what_is_no_set(tmp_path):
     (tmp_path / "half.work").mkdir()
     with pytest.raises(SetError, match="again to finish it"):
         read_manifest(tmp_path / "half")
+
+
+def test_a_card_of_another_content_is_told_without_failing(copy):
+    assert stale_files(copy) == []
+    (copy.root / "README.md").write_text("my own")
+    (copy.root / "_info.json").unlink()
+    assert stale_files(copy) == ["README.md", "_info.json"] and verify(copy.root) == []
 
 
 def test_manifest_keys_and_hashes(copy):

@@ -199,7 +199,7 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(tmp_path, options, random_s
     assert distill(tmp_path / "out").data["content"] == random_set.data["content"]
 
 
-KILLED = "--data digits --method random --ipc 8 --protocol demo --views 40".split()
+KILLED = ["--data", "digits", "--method", "random", "--ipc", "8", "--protocol", "demo", "--views", "40"]
 
 
 @pytest.fixture(scope="module")

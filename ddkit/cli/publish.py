@@ -28,6 +28,7 @@ def register(app: typer.Typer) -> None:
         """Compare every shard and every row of a set with its manifest."""
         from ddkit.errors import IntegrityError
         from ddkit.format import read_manifest
+        from ddkit.format.integrity import stale_files
         from ddkit.format.integrity import verify as run
 
         problems = run(directory)
@@ -38,5 +39,7 @@ def register(app: typer.Typer) -> None:
             more = f" (and {len(problems) - 1} more problems above)" if len(problems) > 1 else ""
             raise IntegrityError(f"{directory}: {problems[0]}{more}; fetch or make the set again")
         manifest = read_manifest(directory)
+        if stale := stale_files(manifest):
+            say(f"{', '.join(stale)} does not belong to this manifest; `ddkit card {directory}` renders it anew")
         say(f"{directory}: {manifest.rows()} rows in {len(manifest.data['shards'])} shards are as the manifest says")
         next_step(f"ddkit train {directory}")

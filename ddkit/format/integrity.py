@@ -119,6 +119,17 @@ def verify(directory: str | Path, on_shard: Callable[[int], None] | None = None)
     return problems
 
 
+def stale_files(manifest: Manifest) -> list[str]:
+    """The rendered files (card, `_info.json`) that are missing or of another content than the manifest: no failure,
+    the next `distill` or `card` makes them anew."""
+    content, stale = manifest.data["content"], []
+    for name in ("README.md", "_info.json"):
+        path = manifest.root / name
+        if not path.is_file() or content not in path.read_text(encoding="utf-8", errors="replace"):
+            stale.append(name)
+    return stale
+
+
 def _contents_problem(manifest: Manifest, shard: dict[str, Any], first: int) -> str | None:
     """Whether a shard with the right bytes also holds what the format says."""
     codec = find_codec(manifest.data["labels"]["codec"], stored=True)
