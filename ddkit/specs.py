@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ddkit.errors import unknown
+from ddkit.errors import OptionError, unknown
 from ddkit.plain import PACKAGE, from_plain, load_toml, to_plain
 
 # ------------------------------------------------------------------ views and training
@@ -122,10 +122,19 @@ class Protocol:
         protocol = from_plain(cls, {"name": stem} | data, f"protocol {name}")
         for table, keys in (("dataset", {"views", "train", "ipc"}), ("ipc", {"train"}), ("arch", {"train"})):
             for key, override in getattr(protocol, table).items():
+                where = f'protocol {name} [{table}."{key}"]'
+                if not isinstance(override, dict) or not all(isinstance(part, dict) for part in override.values()):
+                    raise OptionError(f'{where} is {override!r}; it must be tables such as [{table}."{key}".train]')
                 for part in override:
                     if part not in keys:
-                        raise unknown(f'table in protocol {name} [{table}."{key}"]:', part, keys)
-        protocol.view_spec(patches=4)  # a wrong key shows now, not after an hour
+                        raise unknown(f"table in {where}:", part, keys)
+                protocol._train_from(override.get("train", {}), where)  # a wrong key shows now, not after an hour
+                for ipc, inner in override.get("ipc", {}).items():
+                    protocol._train_from(
+                        inner.get("train", {}) if isinstance(inner, dict) else {"": inner}, f"{where} {ipc}"
+                    )
+        for dataset in (None, *protocol.dataset):
+            protocol.view_spec(patches=4, dataset=dataset)
         protocol.train_spec(ipc=1, arch="")
         return protocol
 
@@ -133,12 +142,16 @@ class Protocol:
         """The views of this protocol for one dataset. patches: N of the stitched grid; "1/factor" means 1/sqrt(N)."""
         merged = dict(self.views) | self.dataset.get(dataset or "", {}).get("views", {})
         share = 1 / math.isqrt(patches)
-        merged["scale"] = [share if s == "1/factor" else s for s in merged.get("scale", (0.08, 1.0))]
+        if isinstance(scale := merged.get("scale"), list):
+            merged["scale"] = [share if s == "1/factor" else s for s in scale]
         if patches == 1:
             merged["patches"] = "none"
         if count is not None:
             merged["count"] = count
         return from_plain(ViewSpec, merged, f"protocol {self.name} [views]")
+
+    def _train_from(self, override: dict[str, Any], where: str) -> TrainSpec:
+        return from_plain(TrainSpec, dict(self.train) | override, where)
 
     def train_spec(self, *, ipc: int, arch: str, dataset: str | None = None, epochs: int | None = None) -> TrainSpec:
         """The training of this protocol: [train], then the overrides of the dataset, the IPC and the architecture."""

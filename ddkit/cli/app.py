@@ -53,6 +53,8 @@ def run() -> int:
     except typer.TyperException as usage:
         message = usage.format_message() if hasattr(usage, "format_message") else str(usage)
         return _fail(f"{message.rstrip('.')}; see ddkit --help", 2) if message else 2
+    except Exception as bug:  # whatever it is, a person gets one line, and the traceback when they ask for it
+        return _fail(f"unexpected {type(bug).__name__}: {bug}; this is a defect: run it with --debug and report it", 1)
     finally:
         engine = sys.modules.get("ddkit.engine")
         if engine is not None:

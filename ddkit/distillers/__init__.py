@@ -43,6 +43,8 @@ def find_distiller(name: str) -> ModuleType:
         module = found[0].load()
     if missing := [part for part in _NEEDED if not hasattr(module, part)]:
         raise OptionError(f"distiller {name} lacks {', '.join(missing)}; CONTRIBUTING.md shows a whole one")
+    if not dataclasses.is_dataclass(module.Config):
+        raise OptionError(f"distiller {name}: Config is no dataclass; CONTRIBUTING.md shows a whole one")
     return module
 
 
@@ -56,8 +58,8 @@ def _from_file(path: Path) -> ModuleType:
     sys.modules[name] = module  # dataclasses look their module up
     try:
         spec.loader.exec_module(module)
-    except (ImportError, SyntaxError, NameError, AttributeError) as error:
-        raise OptionError(f"distiller {path} cannot be imported ({error}); mend it") from error
+    except Exception as error:  # other people's code: whatever it raises
+        raise OptionError(f"distiller {path} cannot be imported ({type(error).__name__}: {error}); mend it") from error
     return module
 
 

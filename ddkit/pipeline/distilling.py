@@ -309,8 +309,9 @@ def _check_names(given: Mapping[str, Any]) -> None:
         find_distiller(given["method"])
     if given["protocol"] is not None:
         Protocol.load(given["protocol"])
-    find_codec(given["codec"] or "fp16")
-    if (given["image_format"] or "png") not in IMAGE_FORMATS:
+    if given["codec"] is not None:
+        find_codec(given["codec"])
+    if given["image_format"] is not None and given["image_format"] not in IMAGE_FORMATS:
         raise unknown("image format", given["image_format"], IMAGE_FORMATS)
 
 

@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save
 from torch import Tensor
 
 from ddkit import engine
-from ddkit.errors import IntegrityError
+from ddkit.errors import Diverged, IntegrityError
 from ddkit.format.codecs import fidelity_sums, find_codec
 from ddkit.format.images import decode_image
 from ddkit.format.shards import Sample, file_metadata, pack_views, rows_path, shard_path, write_shard
@@ -189,6 +189,10 @@ def label_rows(job: LabelJob) -> None:
             images, views, rows[part], numbers[part], size=how.size, mean=teacher.spec.mean, std=teacher.spec.std
         )
         logits.append(teacher.logits(inputs).cpu().numpy())
+    if not all(np.isfinite(part).all() for part in logits):
+        raise Diverged(
+            f"the teacher {how.teacher} gives logits that are not finite; check its weights and normalisation"
+        )
     stacked = np.concatenate(logits).reshape(job.stop - job.start, views.count, -1)
     codec = find_codec(how.codec)
     soft = [codec.encode(row) for row in stacked]

@@ -94,8 +94,15 @@ class Source:
             ) from error
 
     def _decode(self, row: int) -> np.ndarray:
-        raw = self._table.raw(row)
+        raw = self._raw(row)
         return raw if isinstance(raw, np.ndarray) else decode_rgb(raw)
+
+    def _raw(self, row: int) -> bytes | np.ndarray:
+        """The encoded bytes of a row (or its pixels). Raises Unreadable where the file cannot be read."""
+        try:
+            return self._table.raw(row)
+        except OSError as error:
+            raise Unreadable(error.strerror or str(error)) from error
 
     def whole(self, i: int, size: int) -> Tensor:
         """Image i as a square: shorter side to `size`, centre crop; uint8 [3,size,size]."""
@@ -127,7 +134,10 @@ class Source:
             return np.frombuffer(cached.read_bytes(), np.uint8).reshape(n, 32)
 
         def digest(row: int) -> bytes:
-            raw = self._table.raw(row)
+            try:
+                raw = self._raw(row)
+            except Unreadable:
+                raw = b""
             return hashlib.sha256(raw.tobytes() if isinstance(raw, np.ndarray) else raw).digest()
 
         joined = b"".join(_side_by_side(digest, n, "fingerprinting"))
@@ -162,8 +172,8 @@ class Source:
         """The largest of 32, 64, 128, 224 not above the median shorter side (of up to 500 images), at least 32."""
         sides = []
         for i in np.linspace(0, len(self) - 1, min(len(self), 500)).astype(int):
-            raw = self._table.raw(self.rows[i])
             try:
+                raw = self._raw(self.rows[i])
                 sides.append(min(raw.shape[1:] if isinstance(raw, np.ndarray) else image_extent(raw)))
             except Unreadable:
                 continue
@@ -257,9 +267,12 @@ def open_source(
         SourceRef(data=data, split=split, image_column=image_column, label_column=label_column, classes=classes)
     )
     if len(source.classes) < 2:
-        raise ClassesError(f"{data} has one class ({source.class_names[0]}); a classifier needs at least two")
+        found = f"one class ({source.class_names[0]})" if source.classes else "no labelled images"
+        raise ClassesError(f"{data} has {found} in split {split!r}; a classifier needs at least two classes")
     if empty := [source.class_names[c] for c in np.flatnonzero(source.counts == 0)]:
-        raise ClassesError(f"{data} has no labelled images of {first_few(empty)} in split {split!r}")
+        raise ClassesError(
+            f"{data} has no images of {first_few(empty)} in split {split!r}; choose others with --classes"
+        )
     return source
 
 

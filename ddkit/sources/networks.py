@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -14,9 +15,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from ddkit.errors import OptionError, TeacherError, unknown
-from ddkit.plain import canonical, to_plain
+from ddkit.plain import canonical, from_plain, to_plain
 from ddkit.runtime import write_bytes
-from ddkit.specs import EvalTransform, TeacherSpec
+from ddkit.specs import TeacherSpec
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -166,6 +167,8 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {}).get("ddkit", "{}"))
+            if not isinstance(metadata, dict):
+                raise ValueError("its metadata key 'ddkit' is no JSON object")
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (not a dict)
     except (SafetensorError, ValueError, RecursionError) as error:
         with open(path, "rb") as raw:
@@ -176,6 +179,21 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ) from error
 
 
+def _check_spec(path: Path, spec: TeacherSpec) -> None:
+    """Raises TeacherError where what a checkpoint says of itself cannot be."""
+    wrong = None
+    if len(spec.classes) != spec.num_classes:
+        wrong = f"names {len(spec.classes)} classes and has {spec.num_classes} outputs"
+    elif spec.class_ids is not None and len(spec.class_ids) != spec.num_classes:
+        wrong = f"names {len(spec.class_ids)} class ids for {spec.num_classes} classes"
+    elif len(spec.mean) != 3 or len(spec.std) != 3 or min(spec.std) <= 0:
+        wrong = f"has mean {list(spec.mean)} and std {list(spec.std)}, not three of each and std above 0"
+    elif spec.transform.crop != spec.image_size or spec.transform.resize < spec.transform.crop:
+        wrong = f"has evaluation {to_plain(spec.transform)} for images of {spec.image_size} px"
+    if wrong:
+        raise TeacherError(f"{path} {wrong}; mend its metadata key 'ddkit'")
+
+
 def load_checkpoint(path: str | Path) -> tuple[nn.Module, TeacherSpec]:
     """A network in eval mode and what it says of itself. Raises TeacherError naming what is missing or differs."""
     path = Path(path)
@@ -183,26 +201,18 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, TeacherSpec]:
     needed = ("arch", "num_classes", "image_size", "mean", "std", "classes")
     if missing := [key for key in needed if key not in metadata]:
         raise TeacherError(f"{path} has no {', '.join(missing)} in its metadata key 'ddkit'; `ddkit teach` writes them")
+    known = {f.name for f in dataclasses.fields(TeacherSpec)} - {"hash"}
     try:
-        ids = metadata.get("class_ids")
-        spec = TeacherSpec(
-            arch=metadata["arch"],
-            num_classes=int(metadata["num_classes"]),
-            image_size=int(metadata["image_size"]),
-            mean=tuple(float(v) for v in metadata["mean"]),
-            std=tuple(float(v) for v in metadata["std"]),
-            classes=tuple(str(v) for v in metadata["classes"]),
-            class_ids=tuple(ids) if ids else None,
-            accuracy=metadata.get("accuracy"),
-            measured_on=metadata.get("measured_on"),
-            eval=EvalTransform(**metadata["eval"]) if metadata.get("eval") else None,
-        )
+        spec = from_plain(TeacherSpec, {k: v for k, v in metadata.items() if k in known and v is not None}, str(path))
+        _check_spec(path, spec)
         network = check_network(spec.arch, spec.num_classes, spec.image_size)
         network.load_state_dict(state)
     except (RuntimeError, TypeError, ValueError) as error:
         raise TeacherError(f"{path} does not fit the network it names ({str(error).splitlines()[0]})") from error
-    if len(spec.classes) != spec.num_classes:
+    except OptionError as error:
         raise TeacherError(
-            f"{path} names {len(spec.classes)} classes and has {spec.num_classes} outputs; mend its metadata"
-        )
+            f"{error}; mend the checkpoint's metadata key 'ddkit', or train one with `ddkit teach`"
+        ) from error
+    if not all(torch.isfinite(tensor).all() for tensor in state.values() if tensor.is_floating_point()):
+        raise TeacherError(f"{path} holds weights that are not finite; train it again with `ddkit teach`")
     return network.eval(), _with_hash(spec, state)

@@ -164,20 +164,29 @@ def _folders(root: Path) -> Table:
 
 def _dataset(data: str, kind: str, files: list[Path], image_column: str | None, label_column: str | None) -> Table:
     import datasets
+    import pyarrow
 
     datasets.disable_progress_bars()
     try:
         table = datasets.load_dataset(kind, data_files={"train": [str(file) for file in files]}, split="train")
-    except (datasets.exceptions.DatasetGenerationError, OSError, ValueError, EOFError) as error:
+    except Exception as error:  # a builder raises whatever its readers raise
         reason = str(error.__cause__ or error).splitlines()[0]
         raise SourceError(f"{data} cannot be opened as {kind}: {reason}; check that the files are whole") from error
     image = _find_column(data, table, image_column, "image", datasets.Image, _IMAGE_NAMES)
     label = _find_column(data, table, label_column, "label", datasets.ClassLabel, _LABEL_NAMES)
     labels, names = _labels(table, label)
-    encoded = table.select_columns([image]).cast_column(image, datasets.Image(decode=False))
+    try:
+        encoded = table.select_columns([image]).cast_column(image, datasets.Image(decode=False))
+    except (pyarrow.ArrowException, TypeError, ValueError) as error:
+        held = table.features[image]
+        raise SourceError(
+            f"column {image!r} of {data} holds {held}, no images; name another with --image-column"
+        ) from error
 
     def raw(i: int) -> bytes:
         cell = encoded[int(i)][image]
+        if cell is None or (cell["bytes"] is None and cell["path"] is None):
+            raise OSError("the cell is empty")
         return cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
 
     return Table(raw, labels, names, lambda i: f"row {i}", tuple(files))
@@ -205,12 +214,20 @@ def _labels(table: Dataset, column: str) -> tuple[np.ndarray, list[str]]:
     feature = table.features[column]
     values = table.data.column(column).to_pylist() if table._indices is None else list(table[column])
     if isinstance(feature, ClassLabel):
-        return np.array([-1 if v is None else v for v in values], np.int64), list(feature.names)
-    if all(isinstance(v, int) or v is None for v in values):
         labels = np.array([-1 if v is None else v for v in values], np.int64)
-        return labels, [str(i) for i in range(int(labels.max(initial=-1)) + 1)]
+        if len(labels) and (labels.min() < -1 or labels.max() >= feature.num_classes):
+            raise SourceError(
+                f"column {column!r} holds {labels.min()} to {labels.max()}, not the {feature.num_classes} classes"
+            )
+        return labels, list(feature.names)
+    if all(isinstance(v, int) or v is None for v in values):
+        values = [None if v is None or v < 0 else str(int(v)) for v in values]
+        return _by_name(values, sorted({v for v in values if v is not None}, key=int))
     if not all(isinstance(v, str) or v is None for v in values):
         raise SourceError(f"column {column!r} holds {feature}, which is no class; name another with --label-column")
-    names = sorted({v for v in values if v is not None})
+    return _by_name(values, sorted({v for v in values if v is not None}))
+
+
+def _by_name(values: Sequence[str | None], names: list[str]) -> tuple[np.ndarray, list[str]]:
     index = {name: i for i, name in enumerate(names)}
     return np.array([-1 if v is None else index[v] for v in values], np.int64), names
