@@ -123,6 +123,8 @@ def test_env(ddkit):
         (["distill", "OUT", "--data", "digits", "--set", "pol=3"], 2, "crops, factor, pool, stitch"),
         (["distill", "OUT", "--data", "digits", "--set", "pool"], 2, "KEY=VALUE"),
         (["distill", "OUT", "--data", "digits", "--recipe", "rdd"], 2, "unknown recipe"),
+        (["distill", "OUT", "--data", "digits", "--codec", ""], 2, "unknown codec"),
+        (["distill", "OUT", "--data", "digits", "--device", "meta"], 2, "--device cpu"),
         (["distill", "OUT", "--data", "digits", "--prefixes", "a,b"], 2, "numbers with commas"),
         (["distill", "OUT", "--data", "digits", "--teacher", "train:resnet99"], 2, "resnet18-small"),
         (["distill", "OUT", "--data", "digits", "--classes", "3"], 2, "one class"),
@@ -169,6 +171,12 @@ def test_every_user_error_is_one_line(ddkit, tmp_path, random_set, photographs, 
     assert got == code and len(errors) == 1 and err.splitlines()[-1] == errors[0], err
     assert re.search(words, errors[0]) and "Traceback" not in err and not out.startswith("error")
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_defect_is_one_line_too(ddkit, monkeypatch):
+    monkeypatch.setattr("ddkit.format.integrity.read_manifest", lambda directory: 1 / 0)
+    code, _, err = ddkit("verify", "x")
+    assert code == 1 and "unexpected ZeroDivisionError" in err and "--debug" in err and "Traceback" not in err
 
 
 def test_debug_shows_the_traceback(ddkit):

@@ -97,6 +97,12 @@ def test_broken_distiller_files(tmp_path):
     path.write_text("import nothing_of_this_name")
     with pytest.raises(OptionError, match="cannot be imported"):
         find_distiller(str(path))
+    path.write_text("raise ValueError('mine')")
+    with pytest.raises(OptionError, match="ValueError: mine"):
+        find_distiller(str(path))
+    path.write_text("NAME = PAPER = COST = Config = units = run = 1")
+    with pytest.raises(OptionError, match="no dataclass"):
+        find_distiller(str(path))
     path.write_text("NAME = 'x'")
     with pytest.raises(OptionError, match="lacks PAPER, COST, Config, units, run"):
         find_distiller(str(path))

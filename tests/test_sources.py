@@ -194,6 +194,32 @@ def test_webdataset_shards_and_our_own_sets(tmp_path, random_set):
     assert len(ours) == 20 and ours.class_names == random_set.class_names and ours.read(0).shape == (3, 32, 32)
 
 
+def test_labels_and_images_that_are_none_or_odd(tmp_path):
+    from datasets import ClassLabel, Features, Image, Value
+
+    cells = [{"bytes": encoded(photograph(i, 40, 50)), "path": None} for i in range(6)]
+    whole = Features({"image": Image(), "label": Value("int64")})
+    parquet(tmp_path / "gaps" / "a.parquet", image=cells, label=[7, 10**12, 7, 10**12, None, -1], features=whole)
+    source = open_source(str(tmp_path / "gaps"))
+    assert source.class_names == ["7", str(10**12)] and source.labels.tolist() == [0, 1, 0, 1]
+    parquet(tmp_path / "none" / "a.parquet", image=cells, label=[None] * 6, features=whole)
+    with pytest.raises(ClassesError, match="no labelled images"):
+        open_source(str(tmp_path / "none"))
+    bad = Features({"image": Value("int64"), "label": Value("int64")})
+    parquet(tmp_path / "ints" / "a.parquet", image=[1, 2], label=[0, 1], features=bad)
+    with pytest.raises(SourceError, match="no images; name another with --image-column"):
+        open_source(str(tmp_path / "ints"))
+    named = Features({"image": Image(), "label": ClassLabel(names=["a", "b"])})
+    holes = [*cells[:3], None, *cells[4:]]
+    parquet(tmp_path / "holes" / "a.parquet", image=holes, label=[0, 1] * 3, features=named)
+    with pytest.raises(ImagesUnreadable, match="1 of 6.*row 3"):
+        open_source(str(tmp_path / "holes")).without_unreadable(skip_bad=False)
+    (tmp_path / "garbage").mkdir()
+    (tmp_path / "garbage" / "a.tar").write_bytes(b"\x01" * 2000)
+    with pytest.raises(SourceError, match="cannot be opened as webdataset"):
+        open_source(str(tmp_path / "garbage"))
+
+
 def test_a_damaged_parquet_file(tmp_path):
     (tmp_path / "train.parquet").write_bytes(b"PAR1 nothing")
     with pytest.raises(SourceError, match="cannot be opened as parquet"):

@@ -112,6 +112,16 @@ def test_protocol_errors(tmp_path):
     bad.write_text("[views]\nflop = 1\n")
     with pytest.raises(OptionError, match="flop"):
         Protocol.load(str(bad))
+    for text, words in (
+        ("dataset = 3\n", "dataset"),
+        ("[dataset]\nx = 3\n", "must be tables"),
+        ('[arch."x".train]\nbatch = "big"\n', "batch"),
+        ('[dataset."x".ipc."1".train]\nbach = 1\n', "did you mean batch"),
+        ("[views]\nscale = 0.5\n", "scale"),
+    ):
+        bad.write_text(text)
+        with pytest.raises(OptionError, match=words):
+            Protocol.load(str(bad))
     bad.write_text('[ipc."10".views]\nflip = 1\n')
     with pytest.raises(OptionError, match="valid: train"):
         Protocol.load(str(bad))

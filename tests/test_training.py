@@ -14,7 +14,7 @@ from ddkit.errors import ClassesError, Diverged, OptionError, TeacherError
 from ddkit.sources.networks import build_network, load_checkpoint, network_names, save_checkpoint, tensor_hash
 from ddkit.sources.teacher import Teacher, find_teacher, match_teacher, teach
 from ddkit.sources.training import Fit, fit, learning_rate, make_optimiser, seeded_network
-from ddkit.specs import ClassName, TeacherSpec, TrainSpec
+from ddkit.specs import ClassName, EvalTransform, TeacherSpec, TrainSpec
 
 
 def job(tmp_path, spec=None, epochs=4, **options):
@@ -143,9 +143,27 @@ def test_wrong_checkpoints(tmp_path):
     save_checkpoint(bare, network(), spec(arch="convnet4", image_size=16))
     with pytest.raises(TeacherError, match="does not fit"):
         load_checkpoint(bare)
-    save_checkpoint(bare, network(), spec(classes=("a", "b")))
-    with pytest.raises(TeacherError, match="names 2 classes"):
+    for changes, words in (
+        ({"classes": ("a", "b")}, "names 2 classes"),
+        ({"class_ids": ("n1",)}, "names 1 class ids"),
+        ({"mean": (0.1,)}, "three of each"),
+        ({"std": (0.1, 0.0, 0.1)}, "std above 0"),
+        ({"eval": EvalTransform(resize=8, crop=6)}, "for images of 8 px"),
+        ({"arch": 5}, "arch is 5"),
+        ({"accuracy": "x"}, "accuracy"),
+    ):
+        save_checkpoint(bare, network(), spec(**changes))
+        with pytest.raises(TeacherError, match=words):
+            load_checkpoint(bare)
+    save_file(network().state_dict(), bare, {"ddkit": "3"})
+    with pytest.raises(TeacherError, match="no JSON object"):
         load_checkpoint(bare)
+    sick = network()
+    torch.nn.init.constant_(sick.classifier.weight, float("nan"))
+    save_checkpoint(bare, sick, spec())
+    with pytest.raises(TeacherError, match="not finite"):
+        load_checkpoint(bare)
+    save_checkpoint(bare, network(), spec())
     bare.write_bytes(bare.read_bytes()[:100])
     with pytest.raises(TeacherError, match="damaged"):
         load_checkpoint(bare)
