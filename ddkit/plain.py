@@ -89,8 +89,9 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
         return None
     elif dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return from_plain(typing.cast(type, hint), value, where)
-    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        return float(value)
+    elif hint is float:
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
     elif isinstance(hint, type) and type(value) is hint:
         return value
     raise OptionError(f"{where} is {value!r}; it must be {getattr(hint, '__name__', str(hint))}")

@@ -32,7 +32,7 @@ def test_round_trip(low, flip, count, mix):
         ({"count": 0}, "at least 1"),
         ({"count": 1.5}, "count is 1.5"),
         ({"mix": "blend"}, "valid: none, cutmix, mixup"),
-        ({"flip": float("nan")}, "flip"),
+        ({"flip": float("nan")}, "flip is nan; it must be float"),
     ],
 )
 def test_wrong_values_are_named(data, words):

@@ -54,8 +54,11 @@ class Record:
 
 
 def work_dir(out: Path) -> Path:
-    """OUT.work: units, caches and logs beside OUT; never pushed."""
-    return out.with_name(out.name + ".work")
+    """OUT.work: units, caches and logs beside OUT; never pushed. Raises OptionError for the root directory."""
+    named = out if out.name not in ("", "..") else out.resolve()
+    if not named.name:
+        raise OptionError(f"OUT is {out}; give the name of a new directory")
+    return named.with_name(named.name + ".work")
 
 
 def find_record(out: Path) -> Record | None:
