@@ -85,12 +85,10 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
             return tuple(_coerce(item, kind, where) for item, kind in zip(value, kinds))
     elif origin is dict and isinstance(value, Mapping):
         return {_coerce(k, args[0], where): _coerce(v, args[1], where) for k, v in value.items()}
-    elif hint is type(None) and value is None:
-        return None
     elif dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return from_plain(typing.cast(type, hint), value, where)
     elif hint is float:
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        if type(value) in (int, float) and math.isfinite(value):
             return float(value)
     elif isinstance(hint, type) and type(value) is hint:
         return value
