@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,17 +51,19 @@ def preview_grid(manifest: Manifest, path: Path, *, per_class: int = 10, classes
     left = int(max(font.getlength(name) for name in names.values())) + 24
     gap, top = 4, 40
     columns = max(len(mine) for mine in images.values())
+    blocks = max(1, min(4, 10 // columns, len(images)))  # few images a class: several classes side by side
+    lines, block = math.ceil(len(images) / blocks), left + columns * (side + gap) + gap
     more = "" if len(images) == len(manifest.classes) else f" ({len(images)} of {len(manifest.classes)} classes)"
     headline, large = f"{title(manifest)}{more}", ImageFont.load_default(17)
-    width = max(left + columns * (side + gap) + gap, int(large.getlength(headline)) + 24)
-    canvas = Image.new("RGB", (width, top + len(images) * (side + gap) + gap), PAPER)
+    width = max(blocks * block, int(large.getlength(headline)) + 24)
+    canvas = Image.new("RGB", (width, top + lines * (side + gap) + gap), PAPER)
     pen = ImageDraw.Draw(canvas)
     pen.text((12, 11), headline, INK, font=large)
-    for line, (label, mine) in enumerate(images.items()):
-        y = top + line * (side + gap)
-        pen.text((12, y + side // 2 - 9), names[label], INK, font=font)
+    for number, (label, mine) in enumerate(images.items()):
+        x, y = number // lines * block, top + number % lines * (side + gap)
+        pen.text((x + 12, y + side // 2 - 9), names[label], INK, font=font)
         for column, pixels in enumerate(mine):
-            canvas.paste(_enlarged(pixels, side), (left + column * (side + gap), y))
+            canvas.paste(_enlarged(pixels, side), (x + left + column * (side + gap), y))
     buffer = io.BytesIO()
     canvas.save(buffer, "PNG")
     write_bytes(path, buffer.getvalue())
@@ -73,7 +76,8 @@ def _enlarged(pixels: np.ndarray, side: int) -> Image.Image:
 
 
 def _short(name: str, longest: int = 22) -> str:
-    name = name.split(",")[0]
+    """A class name short enough for a label: the first lemma, without a WordNet id before it."""
+    name = re.sub(r"^n\d{8}[_ -]", "", name.split(",")[0]).replace("_", " ")
     return name if len(name) <= longest else name[: longest - 1] + "…"
 
 
