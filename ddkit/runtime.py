@@ -142,6 +142,20 @@ def is_temporary(path: Path) -> bool:
     return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
+def is_abandoned(path: Path) -> bool:
+    """True for a temporary file whose writer is no longer running here."""
+    writer = path.name.split(".")[-2] if is_temporary(path) else ""
+    if not writer.isdigit() or int(writer) == os.getpid():
+        return False
+    try:
+        os.kill(int(writer), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return False
+
+
 def cache_dir() -> Path:
     """Where teachers and fingerprints are kept: $DDKIT_CACHE, else ddkit under the user's cache directory."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"

@@ -247,8 +247,14 @@ def test_what_no_manifest_lists_is_ignored_and_removed(tmp_path, options):
     manifest = distill(tmp_path / "out", ipc=1, **options)
     stray = tmp_path / "out" / "data" / "train-ipc009-00000.tar"
     stray.write_bytes(b"half")
+    gone = subprocess.run([sys.executable, "-S", "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    dead = stray.with_name(f".x.tar.{gone.stdout.strip()}.tmp")
+    alive = stray.with_name(f".x.tar.{os.getppid()}.tmp")
+    dead.write_bytes(b"half")
+    alive.write_bytes(b"half")
     assert verify(manifest.root) == []
-    assert distill(tmp_path / "out").data["content"] == manifest.data["content"] and not stray.exists()
+    assert distill(tmp_path / "out").data["content"] == manifest.data["content"]
+    assert not stray.exists() and not dead.exists() and alive.exists()
 
 
 def test_costs_are_asked(capsys):

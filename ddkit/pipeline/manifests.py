@@ -19,7 +19,7 @@ from ddkit.format.shards import member, shard_rows, unpack_views
 from ddkit.plain import canonical, to_plain
 from ddkit.publishing.card import publish_files
 from ddkit.replay.relabelling import Rows, ShardPlan, save_rows, unit_path
-from ddkit.runtime import is_temporary, versions, write_bytes
+from ddkit.runtime import is_abandoned, is_temporary, versions, write_bytes
 from ddkit.specs import ClassName, TeacherSpec, ViewSpec
 
 COST = "cost.json"
@@ -148,8 +148,9 @@ def finish(out: Path, data: dict[str, Any]) -> Manifest:
     listed = {shard["path"] for shard in manifest.data["shards"]}
     listed |= {path.removesuffix(".tar") + ".rows" for path in listed}
     for path in (*(out / "data").iterdir(), *out.iterdir()):
-        if is_temporary(path) or (path.parent.name == "data" and str(path.relative_to(out)) not in listed):
-            path.unlink()
+        unlisted = path.parent.name == "data" and str(path.relative_to(out)) not in listed
+        if is_abandoned(path) or (unlisted and not is_temporary(path)):
+            path.unlink(missing_ok=True)
     if problems := verify(out):
         (out / "ddkit.json").unlink()
         raise IntegrityError(f"{out}: {problems[0]}; the disk did not keep what was written, run the command again")
