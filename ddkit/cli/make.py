@@ -26,7 +26,7 @@ def register(app: typer.Typer) -> None:
         say("")
         say(f"picture: {result.picture}")
         document({"rows": [dict(zip(result.header, row)) for row in result.rows], "picture": str(result.picture)})
-        next_step("ddkit distill OUT --data YOUR_FOLDER   (a folder with one folder of images per class)")
+        next_step("ddkit distill mine --data YOUR_FOLDER --size 64 --teacher train:convnet4   (one folder a class)")
 
     @command(app, "Make")
     def distill(

@@ -44,6 +44,7 @@ def register(app: typer.Typer) -> None:
         from ddkit.pipeline.costs import time_limit
         from ddkit.publishing.pictures import curves
         from ddkit.replay.student import ValidationRef
+        from ddkit.sources.networks import load_checkpoint
 
         ref = None
         if val is not None:
@@ -58,7 +59,8 @@ def register(app: typer.Typer) -> None:
         curves({job.arch: result.history}, picture)
         measured = "not measured, give --val" if result.accuracy is None else f"{result.accuracy:.2f} %"
         say(f"{job.checkpoint}: {job.arch}, {result.epochs} epochs in {result.seconds:.0f} s; curves: {picture}")
-        say(f"accuracy: {measured}" + (f" on {job.val.data}" if job.val else ""))
+        where = load_checkpoint(job.checkpoint)[1].measured_on
+        say(f"accuracy: {measured}" + (f" on {where}" if where else ""))
         document({"checkpoint": str(job.checkpoint), "accuracy": result.accuracy, "epochs": result.epochs,
                   "seconds": result.seconds, "log": str(job.log), "picture": str(picture)})  # fmt: skip
         next_step(
@@ -106,7 +108,8 @@ def register(app: typer.Typer) -> None:
         for r in report:
             d = r.difference
             interval = f"{d['mean']:+.2f} [{d['low']:+.2f}, {d['high']:+.2f}]" if d else "-"
-            accuracy, students = f"{r.mean:.2f} ± {r.std:.2f}", f"{r.n_sets} x {r.n_students // r.n_sets}"
+            spread = f" ± {r.std:.2f}" if r.n_students > 1 else ""  # one student has none
+            accuracy, students = f"{r.mean:.2f}{spread}", f"{r.n_sets} x {r.n_students // r.n_sets}"
             what = [r.of, r.ipc, r.arch, r.protocol, r.labels]
             rows.append([*what, accuracy, students, interval, r.total_bytes, f"{r.seconds:.0f}"])
         header = ["trained on", "ipc", "network", "protocol", "labels", "accuracy %", "sets x students",

@@ -186,7 +186,7 @@ def demo_picture(
     images = thumbnails(manifest, min(10, manifest.ipc), 10)
     figure = _figure(14, 6.6)
     left, right = figure.subfigures(1, 2, width_ratios=(1, 1.05), squeeze=False)[0]
-    left.suptitle(f"{title(manifest)}: all that the students saw", fontsize=11, color=INK)
+    left.suptitle(f"{title(manifest)}: the images RDED made", fontsize=11, color=INK)
     grid = left.subplots(len(images), max(len(mine) for mine in images.values()), squeeze=False)
     for line, (label, mine) in zip(grid, images.items()):
         for axis in line:

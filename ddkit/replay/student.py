@@ -229,4 +229,6 @@ def _measure(
         source=DatasetSpec(**{key: source[key] for key in ("id", "split", "fingerprint", "holdout")}),
     )  # fmt: skip
     images, labels = validation.load(manifest.eval)
-    return lambda network: accuracy(network, images, labels, manifest.mean, manifest.std, device), validation.name
+    return lambda network: accuracy(network, images, labels, manifest.mean, manifest.std, device), (
+        f"{validation.name} ({len(labels)} images)"
+    )
