@@ -28,6 +28,7 @@ def test_ids_names_lemmas():
     ]
     assert match_classes(folders, hub, what="x").tolist() == [1, 0]
     assert match_classes(named("Goldfish", "tench"), hub, what="x").tolist() == [0, 1]
+    assert match_classes(named("A", "a"), named("a", "A"), what="x").tolist() == [1, 0]
     assert match_classes(named("tabby cat"), named("tabby_cat, tabby"), what="x").tolist() == [0]
 
 

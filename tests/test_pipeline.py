@@ -65,6 +65,20 @@ def test_two_workers_make_the_same_bytes(tmp_path, options, rded_set):
     assert many.data["content"] == rded_set.data["content"]
 
 
+def test_a_damaged_shard_is_packed_again_and_results_are_kept(tmp_path, options):
+    from ddkit.format.manifest import write_manifest
+
+    made = distill(tmp_path / "out", ipc=1, **options)
+    write_manifest(made.root, dict(made.data) | {"license": {"id": "mit", "name": None, "link": None}})
+    tar = made.root / made.data["shards"][0]["path"]
+    data = bytearray(tar.read_bytes())
+    data[2100] ^= 1
+    tar.write_bytes(data)
+    again = distill(tmp_path / "out", workers=1)
+    assert again.data["content"] == made.data["content"] and verify(again.root) == []
+    assert again.data["license"]["id"] == "mit"
+
+
 def test_running_again_changes_nothing(tmp_path, options):
     first = distill(tmp_path / "out", ipc=1, **options)
     times = {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / "data").iterdir()}

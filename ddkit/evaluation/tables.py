@@ -54,7 +54,8 @@ def evaluate(
         raise OptionError(f"--runs is {runs}; at least 1 is needed")
     if baseline not in (None, "random"):
         raise OptionError(f"--baseline is {baseline!r}; valid: random")
-    sets = [read_manifest(directory) for directory in directories]
+    different = {Path(directory).resolve(): directory for directory in directories}  # one named twice counts once
+    sets = [read_manifest(directory) for directory in different.values()]
     where = pick_device(device)
     ref = ValidationRef(data=val) if isinstance(val, str) else val or default_validation(sets[0])
     if ref is None:

@@ -36,8 +36,10 @@ from ddkit.pipeline.manifests import (
     add_cost,
     class_facts,
     cost_facts,
+    earlier_devices,
     finish,
     fresh_facts,
+    kept_facts,
     label_facts,
     plain_name,
     public_name,
@@ -218,15 +220,12 @@ class _Run:
             "real_pixels": getattr(self.module, "REAL_PIXELS", REAL_PIXELS[min(kinds)]),
             "log": {"skipped": self.source.name_rows(self.source.ref.skip), "plan": logs},
             "cost": cost_facts(self.work, records, rows, device_class(self.device), peak),
-            "devices": sorted({device_class(self.device), *_earlier_devices(self.out)}),
+            "devices": sorted({device_class(self.device), *earlier_devices(self.out)}),
             "source": source,
             "teachers": [teacher_facts(self.teacher, public_name(record.teacher))],
             "shards": [r["entry"] for r in records],
+            **kept_facts(self.out),
         }
-
-
-def _earlier_devices(out: Path) -> list[str]:
-    return read_manifest(out).data["devices"] if is_set(out) else []
 
 
 def _plan(record: Record, module: ModuleType, source: Source, stage: int) -> Plan:

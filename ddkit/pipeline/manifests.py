@@ -14,7 +14,7 @@ from ddkit import __version__
 from ddkit.errors import IntegrityError
 from ddkit.format.codecs import fidelity, find_codec
 from ddkit.format.integrity import open_shard, verify
-from ddkit.format.manifest import Manifest, read_manifest, write_manifest
+from ddkit.format.manifest import Manifest, is_set, read_manifest, write_manifest
 from ddkit.format.shards import member, shard_rows, unpack_views
 from ddkit.plain import canonical, to_plain
 from ddkit.publishing.card import publish_files
@@ -139,6 +139,16 @@ def restore_units(manifest: Manifest, work: Path) -> None:
             write_bytes(path, canonical({"entry": shard, "fidelity": sums, "seconds": 0.0}).encode())
 
 
+def kept_facts(out: Path) -> dict[str, Any]:
+    """What a set that is grown or made again keeps of its manifest: what was measured, and where it was published."""
+    return {key: read_manifest(out).data[key] for key in ("results", "repo", "license")} if is_set(out) else {}
+
+
+def earlier_devices(out: Path) -> list[str]:
+    """Device classes that made what stands in OUT."""
+    return read_manifest(out).data["devices"] if is_set(out) else []
+
+
 def finish(out: Path, data: dict[str, Any]) -> Manifest:
     """Write the manifest, check every byte against it, remove what killed runs left, render card and preview.
 
@@ -152,7 +162,6 @@ def finish(out: Path, data: dict[str, Any]) -> Manifest:
         if is_abandoned(path) or (unlisted and not is_temporary(path)):
             path.unlink(missing_ok=True)
     if problems := verify(out):
-        (out / "ddkit.json").unlink()
         raise IntegrityError(f"{out}: {problems[0]}; the disk did not keep what was written, run the command again")
     publish_files(manifest)
     return read_manifest(out)

@@ -23,7 +23,7 @@ from ddkit import engine
 from ddkit.errors import Diverged, IntegrityError
 from ddkit.format.codecs import fidelity_sums, find_codec
 from ddkit.format.images import decode_image
-from ddkit.format.shards import Sample, file_metadata, pack_views, rows_path, shard_path, write_shard
+from ddkit.format.shards import Sample, file_metadata, file_sha256, pack_views, rows_path, shard_path, write_shard
 from ddkit.format.views import Views, draw, network_input
 from ddkit.plain import canonical
 from ddkit.runtime import progress, write_bytes
@@ -223,13 +223,13 @@ class PackJob:
         return [LabelJob(how=self.how, shard=self.shard, start=s) for s in range(0, self.shard.rows, UNIT_ROWS)]
 
     def done(self) -> dict[str, Any] | None:
-        """The shard's manifest entry when it is packed and its files have the recorded sizes."""
+        """The shard's record when it is packed and its files hold the recorded bytes; a damaged one is packed again."""
         if not self.record.is_file():
             return None
         record = json.loads(self.record.read_text())
-        tar = Path(self.how.out) / self.shard.path
-        whole = tar.is_file() and tar.stat().st_size == record["entry"]["bytes"]
-        return record if whole and (Path(self.how.out) / rows_path(self.shard.path)).is_file() else None
+        out, entry = Path(self.how.out), record["entry"]
+        files = ((out / self.shard.path, entry["sha256"]), (out / rows_path(self.shard.path), entry["rows_sha256"]))
+        return record if all(path.is_file() and file_sha256(path) == sha for path, sha in files) else None
 
 
 def pack_shard(job: PackJob) -> None:

@@ -59,7 +59,7 @@ def match_classes(
             raise ClassesError(f"{what}: {len(target)} and {len(given)} classes; --same-order needs the same number")
         return np.arange(len(target))
     found: dict[int, int] = {}
-    for keys in (_by_id, _by_name, _by_lemma):
+    for keys in (_by_id, _exactly, _by_name, _by_lemma):
         left_target = [i for i in range(len(target)) if i not in found]
         left_given = [i for i in range(len(given)) if i not in found.values()]
         claims = {i: {j for j in left_given if keys(target[i]) & keys(given[j])} for i in left_target}
@@ -79,6 +79,10 @@ def match_classes(
 
 def _by_id(c: ClassName) -> set[str]:
     return {c.id} if c.id else set()
+
+
+def _exactly(c: ClassName) -> set[str]:
+    return {c.name}
 
 
 def _by_name(c: ClassName) -> set[str]:
