@@ -18,7 +18,7 @@ _PUBLIC = {
     "evaluate": "ddkit.evaluation.tables",
     "relabel": "ddkit.pipeline.relabels",
     "soft_label_loss": "ddkit.replay.student",
-    "teach": "ddkit.sources.teacher",
+    "teach": "ddkit.sources.teaching",
     "train": "ddkit.evaluation.single",
     "verify": "ddkit.format.integrity",
 }

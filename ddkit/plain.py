@@ -109,6 +109,33 @@ def parse_settings(pairs: list[str]) -> dict[str, Any]:
     return settings
 
 
+def nest(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"crop.min": 0.1, "crop": {"flip": 0}}` as `{"crop": {"min": 0.1, "flip": 0}}`; later keys win.
+
+    Raises OptionError where a key is both a value and a table.
+    """
+    nested: dict[str, Any] = {}
+    for key, value in flatten(settings).items():
+        *tables, last = key.split(".")
+        table = nested
+        for name in tables:
+            table = table.setdefault(name, {})
+            if not isinstance(table, dict):
+                raise OptionError(f"setting {key!r}: {name} is a value, not a table; drop one of the two")
+        if isinstance(table.get(last), dict):
+            raise OptionError(f"setting {key!r} is a table; set one of its keys, as in {key}.{next(iter(table[last]))}")
+        table[last] = value
+    return nested
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as dotted keys: `{"crop": {"min": 0.1}}` -> `{"crop.min": 0.1}`."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
 def load_toml(name: str, folder: str, kind: str) -> tuple[str, dict[str, Any]]:
     """The shipped `folder/NAME.toml`, or a TOML file by path. Returns (name, content).
 

@@ -16,7 +16,7 @@ ROOMS = {
     "runtime": [],
     "engine": ["local"],
     "format": ["views", "codecs", "images", "shards", "manifest", "integrity"],
-    "sources": ["decoding", "classes", "tables", "images", "networks", "training", "teacher"],
+    "sources": ["decoding", "classes", "tables", "images", "networks", "training", "teacher", "teaching", "finding"],
     "replay": ["order", "resident", "loader", "relabelling", "student"],
     "synthesis": ["interface", "patches"],
     "distillers": [],

@@ -182,7 +182,7 @@ def test_evaluation_rule():
 
 
 def test_teacher_recipes_load():
-    from ddkit.sources.teacher import teacher_recipe
+    from ddkit.sources.teaching import teacher_recipe
 
     for path in (PACKAGE / "recipes" / "teach").glob("*.toml"):
         assert isinstance(teacher_recipe(path.stem, "x", 32, 3), TrainSpec)

@@ -11,8 +11,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ddkit.errors import ClassesError, Diverged, OptionError, TeacherError
+from ddkit.sources.finding import find_teacher, match_teacher
 from ddkit.sources.networks import build_network, load_checkpoint, network_names, save_checkpoint, tensor_hash
-from ddkit.sources.teacher import Teacher, find_teacher, match_teacher, teach
+from ddkit.sources.teacher import Teacher
+from ddkit.sources.teaching import teach
 from ddkit.sources.training import Fit, fit, learning_rate, make_optimiser, seeded_network
 from ddkit.specs import ClassName, EvalTransform, TeacherSpec, TrainSpec
 
@@ -214,7 +216,7 @@ def test_teach_measures_on_the_test_split(tmp_path):
 
 @pytest.mark.parametrize("kind", ["none", "shift", "crop-flip", "rrc-flip"])
 def test_augmentations_keep_shape_and_repeat(kind):
-    from ddkit.sources.teacher import _augment
+    from ddkit.sources.teaching import _augment
 
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (5, 3, 16, 16), dtype=np.uint8))
     a, b = (_augment(pixels, kind, 16, 0, 1, 2) for _ in range(2))

@@ -106,7 +106,7 @@ def register(app: typer.Typer) -> None:
         """Train a teacher on a source. Run again after a kill, it goes on."""
         from ddkit.pipeline.costs import time_limit
         from ddkit.plain import to_plain
-        from ddkit.sources.teacher import teach as run
+        from ddkit.sources.teaching import teach as run
 
         spec = run(
             out, data=data, arch=arch, recipe=recipe, size=size, epochs=epochs, seed=seed or 0, split=split,

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from ddkit.errors import OptionError, unknown
-from ddkit.plain import from_plain
+from ddkit.plain import flatten, from_plain, nest, to_plain
 
 _NEEDED = ("NAME", "PAPER", "COST", "Config", "units", "run")
 
@@ -64,10 +64,13 @@ def _from_file(path: Path) -> ModuleType:
 
 
 def make_config(module: ModuleType, settings: dict[str, Any]) -> Any:
-    """The distiller's Config with some settings. Raises OptionError for an unknown key, listing the valid ones."""
-    return from_plain(module.Config, settings, f"method {module.NAME}")
+    """The distiller's Config with some settings, nested or with dotted keys.
+
+    Raises OptionError for an unknown key, listing the valid ones.
+    """
+    return from_plain(module.Config, nest(settings), f"method {module.NAME}")
 
 
 def config_keys(module: ModuleType) -> dict[str, Any]:
-    """The settings of a distiller with their defaults."""
-    return {f.name: f.default for f in dataclasses.fields(module.Config)}
+    """The settings of a distiller with their defaults, tables as dotted keys."""
+    return flatten(to_plain(module.Config()))

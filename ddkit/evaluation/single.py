@@ -12,9 +12,9 @@ from ddkit.pipeline.record import RECORD, work_dir
 from ddkit.pipeline.relabels import demand_law
 from ddkit.replay.student import StudentJob, StudentResult, ValidationRef, train_student
 from ddkit.runtime import pick_device, progress
+from ddkit.sources.finding import find_teacher, match_teacher
 from ddkit.sources.images import open_validation
 from ddkit.sources.networks import check_network
-from ddkit.sources.teacher import find_teacher, match_teacher
 from ddkit.specs import DatasetSpec, Protocol
 
 LABELS = ("stored", "hard", "online")

@@ -21,7 +21,7 @@ from ddkit.seeds import rng
 from ddkit.specs import ViewSpec
 
 UNMIXED = 65535
-_TRIES = 10  # of RandomResizedCrop, before it falls back to the centre
+CROP_TRIES = 10  # of RandomResizedCrop, before it falls back to the centre
 
 
 @dataclass(frozen=True)
@@ -97,10 +97,12 @@ def draw(
     for row in range(rows):
         # One row of uniforms a view, in a fixed layout: flip, partner, lambda, mix centre (2), 10 crop tries (4 each),
         # column order, row order. Changing this layout changes every set that is made again.
-        u = rng(seed, "view", first + row).random((law.count, 5 + 4 * _TRIES + 2 * factor))
-        tries, orders = u[:, 5 : 5 + 4 * _TRIES], u[:, 5 + 4 * _TRIES :]
+        u = rng(seed, "view", first + row).random((law.count, 5 + 4 * CROP_TRIES + 2 * factor))
+        tries, orders = u[:, 5 : 5 + 4 * CROP_TRIES], u[:, 5 + 4 * CROP_TRIES :]
         view: dict[str, np.ndarray] = {
-            "box": _crop_boxes(tries.reshape(-1, _TRIES, 4), law, height, width).astype(dtype)[None],
+            "box": crop_boxes(tries.reshape(-1, CROP_TRIES, 4), law.scale, law.ratio, height, width).astype(dtype)[
+                None
+            ],
             "flip": (u[:, 0] < law.flip).astype(np.uint8)[None],
         }
         if law.mix != "none":
@@ -149,29 +151,38 @@ def _beta(u: np.ndarray, alpha: float) -> np.ndarray:
     return betaincinv(alpha, alpha, u)
 
 
-def _crop_boxes(u: np.ndarray, law: ViewSpec, height: int, width: int) -> np.ndarray:
-    """[V,10,4] uniforms -> [V,4] boxes: the first of ten tries that fits, else the centre (torchvision's law)."""
-    area = height * width * (law.scale[0] + (law.scale[1] - law.scale[0]) * u[..., 0])
-    low, high = math.log(law.ratio[0]), math.log(law.ratio[1])
-    ratio = np.exp(low + (high - low) * u[..., 1])
-    w = np.rint(np.sqrt(area * ratio)).astype(np.int64)
-    h = np.rint(np.sqrt(area / ratio)).astype(np.int64)
+def crop_boxes(
+    u: np.ndarray,
+    scale: tuple[float | np.ndarray, float | np.ndarray],
+    ratio: tuple[float, float],
+    height: int,
+    width: int,
+) -> np.ndarray:
+    """Uniforms [V,10,4] -> boxes int64 [V,4]: the first of ten tries that fits, else the centre (torchvision's law).
+
+    scale: lowest and highest share of the area, each one number or [V,1]; ratio: width over height; pixels.
+    """
+    area = height * width * (scale[0] + (scale[1] - scale[0]) * u[..., 0])
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    aspect = np.exp(low + (high - low) * u[..., 1])
+    w = np.rint(np.sqrt(area * aspect)).astype(np.int64)
+    h = np.rint(np.sqrt(area / aspect)).astype(np.int64)
     fits = np.asarray((w > 0) & (w <= width) & (h > 0) & (h <= height))
     top = np.floor(u[..., 2] * (height - h + 1)).astype(np.int64)
     left = np.floor(u[..., 3] * (width - w + 1)).astype(np.int64)
     boxes = np.stack([top, left, h, w], axis=-1)
     first = np.argmax(fits, axis=1)
     chosen = boxes[np.arange(len(boxes)), first]
-    return np.where(np.max(fits, axis=1, keepdims=True), chosen, _centre_box(law, height, width))
+    return np.where(np.max(fits, axis=1, keepdims=True), chosen, _centre_box(ratio, height, width))
 
 
-def _centre_box(law: ViewSpec, height: int, width: int) -> np.ndarray:
+def _centre_box(ratio: tuple[float, float], height: int, width: int) -> np.ndarray:
     """The largest centred box whose aspect ratio the law allows."""
     w, h = width, height
-    if width / height < law.ratio[0]:
-        h = min(height, max(1, round(width / law.ratio[0])))
-    elif width / height > law.ratio[1]:
-        w = min(width, max(1, round(height * law.ratio[1])))
+    if width / height < ratio[0]:
+        h = min(height, max(1, round(width / ratio[0])))
+    elif width / height > ratio[1]:
+        w = min(width, max(1, round(height * ratio[1])))
     return np.array([(height - h) // 2, (width - w) // 2, h, w])
 
 
@@ -203,15 +214,20 @@ def resample_banded(images: Tensor, boxes: Tensor, size: int) -> Tensor:
     The antialiased triangle filter as two banded matrices, so that the backward pass is two matrix products as well,
     which are deterministic where the backward of interpolation is not.
     """
-    rows = _filter(boxes[:, 0], boxes[:, 2], images.shape[2], size, images.dtype)
-    columns = _filter(boxes[:, 1], boxes[:, 3], images.shape[3], size, images.dtype)
+    rows = resize_matrices(boxes[:, 0], boxes[:, 2], images.shape[2], size, images.dtype)
+    columns = resize_matrices(boxes[:, 1], boxes[:, 3], images.shape[3], size, images.dtype)
     return torch.einsum("bsh,bchw,btw->bcst", rows, images, columns)
 
 
-def _filter(start: Tensor, length: Tensor, extent: int, size: int, dtype: torch.dtype) -> Tensor:
-    """[B,size,extent]: weights of the antialiased bilinear resize of `length` pixels from `start` to `size` pixels."""
+def resize_matrices(
+    start: Tensor, length: Tensor, extent: int, size: int, dtype: torch.dtype, antialias: bool = True
+) -> Tensor:
+    """[B,size,extent]: the bilinear resize of `length` pixels from `start` to `size` pixels, as matrices.
+
+    antialias: the triangle grows with the reduction, as in `resample`; without, it always spans two pixels.
+    """
     ratio = (length.to(dtype) / size)[:, None, None]
-    support = ratio.clamp(min=1)
+    support = ratio.clamp(min=1) if antialias else torch.ones_like(ratio)
     out = torch.arange(size, device=start.device, dtype=dtype)[None, :, None]
     centre = (out + 0.5) * ratio
     pixel = torch.arange(extent, device=start.device, dtype=dtype)[None, None, :] - start.to(dtype)[:, None, None]

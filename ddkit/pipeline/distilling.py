@@ -61,8 +61,9 @@ from ddkit.replay.relabelling import (
 )
 from ddkit.runtime import cores, device_class, note, one_line, pick_device, write_bytes
 from ddkit.seeds import permutation
+from ddkit.sources.finding import find_teacher, match_teacher
 from ddkit.sources.images import Source, has_validation, open_source
-from ddkit.sources.teacher import Teacher, find_teacher, match_teacher
+from ddkit.sources.teacher import Teacher
 from ddkit.specs import Protocol, Recipe, TeacherSpec, ViewSpec
 from ddkit.synthesis.interface import Plan
 

@@ -27,7 +27,7 @@ from ddkit.plain import fingerprint, to_plain
 from ddkit.replay.relabelling import Labelling, label_and_pack
 from ddkit.runtime import cores, device_class, is_temporary, pick_device, write_bytes
 from ddkit.seeds import permutation
-from ddkit.sources.teacher import find_teacher, match_teacher
+from ddkit.sources.finding import find_teacher, match_teacher
 from ddkit.specs import Protocol
 
 RECORD = "relabel.json"
