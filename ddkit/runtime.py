@@ -10,6 +10,7 @@ import os
 import platform
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -57,13 +58,23 @@ def cores() -> int:
 
 
 def device_class(device: torch.device) -> str:
-    """What equal bytes need besides the seed: the vector width of the CPU, or the architecture of the GPU."""
+    """What equal bytes need besides the seed: the vector instructions of the CPU, or the architecture of the GPU."""
     import torch
 
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
         return f"cuda sm_{major}{minor}"
-    return f"{device.type} {torch.backends.cpu.get_cpu_capability()}"
+    bfloat16 = " bf16" if has_bfloat16(device) else ""
+    return f"{device.type} {torch.backends.cpu.get_cpu_capability()}{bfloat16}"
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16 itself; elsewhere it is slower than float32."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())
 
 
 def hardware(device: torch.device) -> str:
@@ -234,6 +245,44 @@ def progress(title: str, total: int, unit: str = "") -> Iterator[Callable[[int],
             display.update(task, advance=n, rate=f"{speed:.3g}/s")
 
         yield advance_bar
+
+
+@contextlib.contextmanager
+def watched_progress(title: str, total: int, unit: str, done: Callable[[], int]) -> Iterator[None]:
+    """A bar over work that other processes do: `done()`, how much of it is there, is asked every second."""
+    over = threading.Event()
+    first = done()  # of an earlier run: not this one's speed
+    with progress(title, total - first, unit) as advance:
+
+        def watch() -> None:
+            shown = first
+            while True:
+                finished = over.wait(1.0)
+                now = done()
+                if now > shown:
+                    advance(now - shown)
+                    shown = now
+                if finished:
+                    return
+
+        thread = threading.Thread(target=watch, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most memory so far, bytes: of the device where it is a GPU, else of this process."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def duration(seconds: float) -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ from ddkit.pipeline.relabels import law_problem, relabel
 from ddkit.plain import fingerprint, from_plain, to_plain
 from ddkit.publishing.card import publish_files
 from ddkit.replay.student import StudentJob, StudentResult, ValidationRef, student_unit
-from ddkit.runtime import cores, hardware, note, pick_device, progress
+from ddkit.runtime import cores, hardware, note, pick_device, watched_progress
 from ddkit.sources.images import open_validation
 from ddkit.specs import EvalReport, Result, protocol_label
 
@@ -207,34 +205,13 @@ def run_students(jobs: Sequence[StudentJob], workers: int) -> dict[str, StudentR
     """Train students side by side, one CPU thread each; returns their results by `job.out`."""
     for job in jobs:
         Path(job.out).parent.mkdir(parents=True, exist_ok=True)
-    with _epochs_shown(jobs):
-        return {job.out: result for job, result in engine.run(student_unit, jobs, workers=workers)}
-
-
-@contextlib.contextmanager
-def _epochs_shown(jobs: Sequence[StudentJob]) -> Iterator[None]:
-    """Progress over all students' epochs, read off their logs: they run in other processes."""
     total = sum(job.spec.epochs_for(read_manifest(job.directory).rows(job.ipc)) for job in jobs)
-    over = threading.Event()
-    with progress(f"{len(jobs)} students", total, "epochs") as advance:
 
-        def watch() -> None:
-            shown = 0
-            while True:
-                finished = over.wait(1.0)
-                done = sum(job.log.read_bytes().count(b"\n") for job in jobs if job.log.is_file())
-                advance(done - shown)
-                shown = done
-                if finished:
-                    return
+    def epochs_done() -> int:
+        return sum(job.log.read_bytes().count(b"\n") for job in jobs if job.log.is_file())
 
-        thread = threading.Thread(target=watch, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            thread.join()
+    with watched_progress(f"{len(jobs)} students", total, "epochs", epochs_done):
+        return {job.out: result for job, result in engine.run(student_unit, jobs, workers=workers)}
 
 
 def _compare(report: list[tuple[_Row, Result]]) -> list[tuple[_Row, Result]]:

@@ -27,19 +27,18 @@ def measure_cost(teacher: Teacher, size: int) -> float:
     return (time.perf_counter() - began) / (STEPS * len(inputs))
 
 
-def ask_cost(parts: dict[str, float], label_bytes: float, *, workers: int, yes: bool) -> None:
+def ask_cost(seconds: dict[str, float], label_bytes: float, *, yes: bool) -> None:
     """Print what is ahead and stop where it is much.
 
-    parts: name -> seconds on one worker. Raises TooCostly above an hour or 20 GB in all, unless `yes`.
+    seconds: by part. Raises TooCostly above an hour or 20 GB in all, unless `yes`.
     """
-    seconds = {name: value / workers for name, value in parts.items()}
     total = sum(seconds.values())
-    each = ", ".join(f"{name} {duration(value)}" for name, value in seconds.items())
-    note(f"ahead: {each}; labels {size_words(label_bytes)} (measured on {STEPS} steps)")
+    each = ", ".join(f"{name} {duration(value)}" for name, value in seconds.items() if value >= 0.5)
+    note(f"ahead: {each or 'seconds'}; labels {size_words(label_bytes)} (from up to {STEPS} measured steps)")
     if yes or (total <= LIMIT_S and label_bytes <= LIMIT_BYTES):
         return
     longest = max(seconds, key=lambda name: seconds[name])
-    advice = "fewer --views" if longest == "relabel" or label_bytes > LIMIT_BYTES else "--method random"
+    advice = "fewer --views" if longest == "relabel" or label_bytes > LIMIT_BYTES else "--method rded"
     raise TooCostly(
         f"this takes about {duration(total)} and {size_words(label_bytes)} of labels; {advice} is shorter; "
         "--yes goes ahead"

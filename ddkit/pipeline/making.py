@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,15 @@ from ddkit.distillers import find_distiller, make_config
 from ddkit.errors import OptionError
 from ddkit.format.manifest import Manifest
 from ddkit.format.shards import file_metadata
-from ddkit.plain import canonical
+from ddkit.plain import canonical, fingerprint, to_plain
 from ddkit.replay.loader import ReplayLoader
 from ddkit.replay.relabelling import load_rows, unit_path
-from ddkit.runtime import progress, write_bytes
+from ddkit.runtime import peak_memory, watched_progress, write_bytes
 from ddkit.sources.images import SourceRef, reopen
+from ddkit.sources.networks import check_network, tensor_hash
 from ddkit.sources.teacher import Teacher
 from ddkit.synthesis.interface import KINDS, Context, Synthetic, Unit
+from ddkit.synthesis.keep import Keep
 
 STAGE_MANIFEST = "stage.json"
 
@@ -61,7 +62,8 @@ class UnitJob:
 
 
 @functools.lru_cache(maxsize=1)
-def _context(making: Making) -> Context:
+def _shared(making: Making) -> Context:
+    """What all units of a prefix may use."""
     device = torch.device(making.device)
     reopen.cache_clear()  # the fingerprint may be new under the same name
     return Context(
@@ -72,9 +74,44 @@ def _context(making: Making) -> Context:
         device=device,
         teacher=Teacher.load(making.teacher, device, making.order),
         earlier=_earlier(making),
-        result=lambda unit: load_file(unit_path(making.work, unit)),
+        result=functools.partial(unit_result, making.work),
         replay=functools.partial(_replay, making),
+        once=functools.partial(_once, making),
     )
+
+
+def _context(job: UnitJob) -> Context:
+    """What one unit may use."""
+    shared = _shared(job.making)
+    students = [unit for unit in job.unit.needs if unit.startswith("student-")]
+    keep = Keep(unit_path(job.making.work, job.unit.id))
+    if not students or job.unit.kind == "student":
+        return replace(shared, keep=keep)
+    return replace(shared, keep=keep, student=_student(job.making, students[-1], shared.teacher))
+
+
+def unit_result(work: str | Path, unit: str) -> dict[str, np.ndarray]:
+    """The named tensors that a unit returned."""
+    return load_file(unit_path(work, unit))
+
+
+@functools.lru_cache(maxsize=1)
+def _student(making: Making, unit: str, teacher: Teacher) -> Teacher:
+    """A stage's student, of the teacher's architecture, its outputs in the order of the source's classes."""
+    weights = {name: torch.from_numpy(value) for name, value in unit_result(making.work, unit).items()}
+    spec = teacher.spec
+    network = check_network(spec.arch, spec.num_classes, spec.image_size)
+    network.load_state_dict(weights)
+    return Teacher(network, replace(spec, hash=tensor_hash(weights)), teacher.device)
+
+
+def _once(making: Making, name: str, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Tensors of one pass over the source, kept in OUT.work/once by name and by the source as it is used."""
+    key = fingerprint([making.fingerprint, to_plain(making.source) | {"data": ""}, making.size])[:12]
+    path = Path(making.work) / "once" / f"{name}-{key}.safetensors"
+    if not path.is_file():
+        write_bytes(path, save(compute()))
+    return load_file(path)
 
 
 def _earlier(making: Making) -> dict[int, list[dict[str, Any]]]:
@@ -95,9 +132,9 @@ def _replay(making: Making, **options: Any) -> ReplayLoader:
 
 def make_unit(job: UnitJob) -> None:
     """Run one unit and write its result: synthetic images, or the tensors it returns."""
-    began = time.perf_counter()
     module = find_distiller(job.making.method)
-    result = module.run(job.unit, _context(job.making))
+    context = _context(job)
+    result = module.run(job.unit, context)
     origins: list[dict[str, Any]] = []
     if job.unit.kind == "recover":
         made = sorted(result, key=lambda s: (s.rank, s.label))
@@ -109,10 +146,26 @@ def make_unit(job: UnitJob) -> None:
             "rank": np.array([image.rank for image in made], np.int64),
             "patches": np.array([image.patches for image in made], np.int64),
         }
+        initial = [image.initial for image in made if image.initial is not None]
+        if len(initial) == len(made):
+            tensors["initial"] = np.stack(initial)
     else:
         tensors = {name: np.asarray(value) for name, value in result.items()}
-    metadata = {"origins": origins, "seconds": round(time.perf_counter() - began, 4)}
+    metadata = {
+        "origins": origins,
+        "seconds": round(context.keep.seconds, 4),
+        "peak_bytes": peak_memory(context.device),
+    }
+    if context.keep.losses:
+        losses = {name: np.asarray(values, np.float32) for name, values in context.keep.losses.items()}
+        write_bytes(losses_path(job.making.work, job.unit.id), save(losses))
     write_bytes(unit_path(job.making.work, job.unit.id), save(tensors, {"ddkit": canonical(metadata, indent=None)}))
+    context.keep.clear()
+
+
+def losses_path(work: str | Path, unit: str) -> Path:
+    """Where the loss curves of a unit lie: name -> float32 per step."""
+    return Path(work) / "losses" / f"{unit}.safetensors"
 
 
 def _check(unit: Unit, made: Sequence[Synthetic], size: int) -> None:
@@ -129,34 +182,55 @@ def _check(unit: Unit, made: Sequence[Synthetic], size: int) -> None:
 
 @dataclass(frozen=True)
 class Made:
-    """The images of one prefix, by (rank, class). pixels: uint8 [n,3,S,S]; seconds: of all units, summed."""
+    """The images of one prefix, by (rank, class). pixels: uint8 [n,3,S,S]; seconds: by the manifest's parts, of all
+    units, over all resumes; peak_bytes: the most memory a unit took."""
 
     pixels: np.ndarray
     labels: np.ndarray
     ranks: np.ndarray
     origins: list[dict[str, Any]]
     patches: int
-    seconds: float
+    seconds: dict[str, float]
+    peak_bytes: int
+
+
+PARTS = {"prepare": "select", "select": "select", "student": "student", "recover": "recover"}
 
 
 def recover(making: Making, units: Sequence[Unit], workers: int) -> Made:
     """Run the units of a prefix that are not done, in the order of their needs; returns its images."""
     if wrong := [unit.id for unit in units if unit.kind not in KINDS]:
         raise OptionError(f"unit {wrong[0]} is of no known kind; valid: {', '.join(KINDS)}")
-    jobs = [UnitJob(making=making, unit=unit) for unit in units if not unit_path(making.work, unit.id).is_file()]
-    with progress(f"{making.method}: making images", len(jobs), "units") as advance:
+    work = making.work
+    jobs = [UnitJob(making=making, unit=unit) for unit in units if not unit_path(work, unit.id).is_file()]
+
+    def steps_done() -> int:
+        done = (unit_path(work, job.id).is_file() for job in jobs)
+        return sum(
+            job.unit.steps if finished else min(Keep.told(unit_path(work, job.id))[0], job.unit.steps)
+            for job, finished in zip(jobs, done)
+        )
+
+    total = sum(job.unit.steps for job in jobs)
+    name = f"{Path(making.method).stem}: making images"
+    with watched_progress(name, total, "units" if total == len(jobs) else "steps", steps_done):
         for _ in engine.run(make_unit, jobs, workers=workers, needs=lambda job: set(job.unit.needs)):
-            advance(1)
-    paths = [unit_path(making.work, unit.id) for unit in units if unit.kind == "recover"]
+            pass
+    paths = [unit_path(work, unit.id) for unit in units if unit.kind == "recover"]
     parts, metadata = [load_file(path) for path in paths], [file_metadata(path) for path in paths]
     joined = {key: np.concatenate([part[key] for part in parts]) for key in ("pixels", "label", "rank", "patches")}
     origins = [origin for meta in metadata for origin in meta["origins"]]
     order = np.lexsort((joined["label"], joined["rank"]))
+    seconds: dict[str, float] = {}
+    for unit in units:
+        spent = file_metadata(unit_path(work, unit.id))["seconds"]
+        seconds[PARTS[unit.kind]] = seconds.get(PARTS[unit.kind], 0.0) + spent
     return Made(
         pixels=joined["pixels"][order],
         labels=joined["label"][order],
         ranks=joined["rank"][order],
         origins=[origins[i] for i in order],
         patches=int(joined["patches"].max()),
-        seconds=sum(file_metadata(unit_path(making.work, unit.id))["seconds"] for unit in units),
+        seconds=seconds,
+        peak_bytes=max(file_metadata(unit_path(work, unit.id))["peak_bytes"] for unit in units),
     )

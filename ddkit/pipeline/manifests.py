@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,12 @@ COST = "cost.json"
 REAL_PIXELS = {"real": "whole", "patches": "crops", "noise": "none", "import": "none"}
 
 
-def add_cost(work: Path, part: str, seconds: float) -> None:
-    """Add seconds to a part of OUT.work/cost.json: the manifest's cost is summed over resumes."""
+def add_cost(work: Path, seconds: Mapping[str, float], peak_bytes: int = 0) -> None:
+    """Add seconds to the parts in OUT.work/cost.json, which the manifest's cost sums over resumes; memory's peak."""
     costs = read_cost(work)
-    costs[part] = round(costs.get(part, 0.0) + seconds, 3)
+    for part, value in seconds.items():
+        costs[part] = round(costs.get(part, 0.0) + value, 3)
+    costs["peak_memory_bytes"] = max(peak_bytes, int(costs.get("peak_memory_bytes", 0)))
     write_bytes(work / COST, canonical(costs).encode())
 
 
@@ -38,12 +40,12 @@ def read_cost(work: Path) -> dict[str, float]:
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
-def cost_facts(work: Path, records: Sequence[dict[str, Any]], rows: int, device: str, peak: int) -> dict[str, Any]:
-    """The manifest's `cost`: seconds of each part, summed over units and resumes; peak device memory in bytes."""
-    seconds = {"teach": 0.0, "select": 0.0, "recover": 0.0, "student": 0.0} | read_cost(work)
+def cost_facts(work: Path, records: Sequence[dict[str, Any]], rows: int, device: str) -> dict[str, Any]:
+    """The manifest's `cost`: seconds of each part, summed over units and resumes; peak memory of a unit in bytes."""
+    seconds = {"teach": 0.0, "select": 0.0, "recover": 0.0, "student": 0.0, "peak_memory_bytes": 0} | read_cost(work)
     seconds["relabel"] = round(sum(record["seconds"] for record in records), 3)
-    per_image = round(1000 * (seconds["recover"] + seconds["select"]) / max(rows, 1), 3)
-    return seconds | {"peak_memory_bytes": peak, "ms_per_image": per_image, "device": device}
+    per_image = round(1000 * sum(seconds[part] for part in ("recover", "select", "student")) / max(rows, 1), 3)
+    return seconds | {"ms_per_image": per_image, "device": device}
 
 
 def label_facts(codec: str, temperature: float, records: Sequence[dict[str, Any]]) -> dict[str, Any]:

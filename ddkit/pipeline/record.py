@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ddkit.errors import OptionError, OtherRun
 from ddkit.format.manifest import is_set, read_manifest
-from ddkit.plain import canonical, from_plain
+from ddkit.plain import canonical, flatten, from_plain
 from ddkit.runtime import is_temporary, write_bytes
 from ddkit.specs import Recipe
 
@@ -124,8 +124,8 @@ def check_counts(given: Mapping[str, Any]) -> None:
             raise OptionError(f"--prefixes ends at {prefixes[-1]}, above --ipc {given['ipc']}; make them agree")
 
 
-def grow(record: Record, given: Mapping[str, Any], out: Path) -> Record:
-    """The record with a larger IPC or more prefixes. Raises OtherRun for any other difference, naming the first."""
+def grow(record: Record, given: Mapping[str, Any], out: Path, stages: Callable[[int], tuple[int, ...]]) -> Record:
+    """The record with a larger IPC or more prefixes. stages: the method's own prefixes for an IPC. Raises OtherRun for any other difference, naming the first."""
     for key, value in given.items():
         if value is None or key in ("ipc", "prefixes", "settings"):
             continue
@@ -139,7 +139,7 @@ def grow(record: Record, given: Mapping[str, Any], out: Path) -> Record:
             value = Path(value).stem
         if there != value:
             raise _differs(out, key, there, value)
-    for key, value in (given.get("settings") or {}).items():
+    for key, value in flatten(given.get("settings") or {}).items():
         if record.config.get(key) != value:
             raise _differs(out, key, record.config.get(key), value)
     prefixes = record.prefixes
@@ -150,8 +150,7 @@ def grow(record: Record, given: Mapping[str, Any], out: Path) -> Record:
     ipc = given.get("ipc") or prefixes[-1]
     if ipc < prefixes[-1]:
         raise _differs(out, "ipc", prefixes[-1], ipc)
-    if ipc > prefixes[-1]:
-        prefixes = (*prefixes, ipc)
+    prefixes = (*prefixes, *(end for end in stages(ipc) if end > prefixes[-1]))
     return replace(record, ipc=ipc, prefixes=prefixes)
 
 
@@ -161,11 +160,18 @@ def _differs(out: Path, key: str, there: object, here: object) -> OtherRun:
     )
 
 
-def resolve(given: Mapping[str, Any], recipe: Recipe, config: dict[str, Any]) -> Record:
-    """The record of a new run: what was given, and defaults. config: the distiller's complete settings."""
+def resolve(
+    given: Mapping[str, Any], recipe: Recipe, config: dict[str, Any], stages: Callable[[int], tuple[int, ...]]
+) -> Record:
+    """The record of a new run: what was given, and defaults.
+
+    config: the distiller's complete settings, tables as dotted keys; stages: its own prefixes for an IPC.
+    """
     prefixes = tuple(given.get("prefixes") or ())
     ipc = given.get("ipc") or (prefixes[-1] if prefixes else 10)
-    if not prefixes or prefixes[-1] < ipc:
+    if not prefixes:
+        prefixes = stages(ipc)
+    elif prefixes[-1] < ipc:
         prefixes = (*prefixes, ipc)
     known = {key: value for key, value in given.items() if value is not None and key not in ("settings", "data")}
     teacher = recipe.teacher

@@ -86,7 +86,7 @@ def relabel(
         "fingerprint": key,
         "shard_rows": source.data["shard_rows"],
         "recommended": {"protocol": protocol, "arch": spec.arch, "overrides": {}},
-        "cost": cost_facts(work_dir(out), records, source.rows(), device_class(where), 0),
+        "cost": cost_facts(work_dir(out), records, source.rows(), device_class(where)),
         "devices": sorted({device_class(where), *source.data["devices"]}),
         "teachers": [teacher_facts(spec, public_name(str(path)))],
         "shards": [record["entry"] for record in records],

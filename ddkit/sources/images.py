@@ -108,6 +108,14 @@ class Source:
         """Image i as a square: shorter side to `size`, centre crop; uint8 [3,size,size]."""
         return whole_image(self.read(i), size)
 
+    def squares(self, images: np.ndarray, transform: EvalTransform) -> Tensor:
+        """Some images through resize and centre crop: uint8 [n,3,crop,crop]."""
+        with ThreadPoolExecutor(cores()) as pool:
+            read = pool.map(
+                lambda i: centre_square(torch.from_numpy(self.read(int(i))), transform.resize, transform.crop), images
+            )
+            return torch.stack(list(read))
+
     def resident(self, transform: EvalTransform) -> Tensor:
         """All images through resize and centre crop: uint8 [n,3,crop,crop], in memory."""
         result = torch.empty((len(self), 3, transform.crop, transform.crop), dtype=torch.uint8)

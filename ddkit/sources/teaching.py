@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +13,8 @@ from torch import Tensor, nn
 from ddkit.errors import OptionError, SourceError
 from ddkit.format.views import apply, draw, normalise
 from ddkit.plain import fingerprint, from_plain, load_toml, to_plain
-from ddkit.runtime import cores, pick_device, progress, threads
+from ddkit.runtime import pick_device, progress, threads
 from ddkit.seeds import permutation, rng
-from ddkit.sources.decoding import centre_square
 from ddkit.sources.images import Source, has_validation, open_source, open_validation
 from ddkit.sources.networks import IMAGENET_MEAN, IMAGENET_STD, build_network, check_network, save_checkpoint
 from ddkit.sources.training import Batch, Fit, accuracy, fit, seeded_network
@@ -122,9 +120,7 @@ class _Images:
         if self._resident is not None:
             return self._resident[torch.from_numpy(rows)]
         side = self._transform.crop
-        with ThreadPoolExecutor(cores()) as pool:
-            read = pool.map(lambda i: centre_square(torch.from_numpy(self._source.read(i)), side, side), rows)
-            return torch.stack(list(read))
+        return self._source.squares(rows, replace(self._transform, resize=side))
 
     def normalisation(self) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
         """Mean and std per channel in [0, 1], over up to 10,000 images, rounded to four digits."""

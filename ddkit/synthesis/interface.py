@@ -2,14 +2,18 @@
 
 A distiller is a module with NAME, PAPER, COST, a frozen dataclass `Config`, `units(plan) -> list[Unit]` (called once a
 prefix) and `run(unit, context)`. `recover` units yield Synthetic images; `prepare`, `select` and `student` units return
-a dict of named tensors, kept in OUT.work. Optional: `patches(config)`, the N of a stitched grid; `passes(plan)`, how
-many images go through the teacher (for the cost question); `log(plan)`, what the manifest should record of the plan;
-REAL_PIXELS: whole, crops, initial or none.
+a dict of named tensors, kept in OUT.work. Optional:
+
+    prefixes(config, ipc)   the nested sets that are made where none are asked for, ending in ipc (CUDD's stages)
+    patches(config)         the N of a stitched grid
+    real_pixels(config)     whole, crops, initial or none: what the card says of real pixels
+    costs(plan, probe)      part of the manifest's cost -> expected seconds, for the cost question
+    log(plan, result)       what the manifest should record of the prefix; result: id -> what that unit returned
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +21,8 @@ import numpy as np
 
 from ddkit.errors import ClassesError
 from ddkit.seeds import rng
+from ddkit.synthesis import passes
+from ddkit.synthesis.keep import Keep
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +38,8 @@ KINDS = ("prepare", "select", "student", "recover")
 class Plan:
     """One prefix's increment: IPC ranks first .. last-1 of every class.
 
-    config: the distiller's Config; counts: source images of each class; size: side of the images to make, pixels.
+    config: the distiller's Config; counts: source images of each class; size: side of the images to make, pixels;
+    prefixes: all up to this one, ending in `last`.
     """
 
     config: Any
@@ -42,6 +49,7 @@ class Plan:
     last: int
     size: int
     seed: int
+    prefixes: tuple[int, ...]
 
     @property
     def ranks(self) -> range:
@@ -59,33 +67,47 @@ class Plan:
 @dataclass(frozen=True, kw_only=True)
 class Unit:
     """A piece of work, only data. id: KIND-PREFIX-N; needs: ids of units whose results it reads, also of earlier
-    prefixes; labels and ranks: which images it makes."""
+    prefixes; labels and ranks: which images it makes; steps: how long it is, as it tells `context.keep`."""
 
     id: str
     kind: str
     needs: tuple[str, ...] = ()
     labels: tuple[int, ...] = ()
     ranks: tuple[int, ...] = ()
+    steps: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Synthetic:
     """One made image. pixels: uint8 [3,H,W], H = W = size; rank: IPC rank within its class; origin: format.md's
-    {"kind": noise|real|patches|import, "rows": […]}; patches: N of a stitched grid, 1 = none."""
+    {"kind": noise|real|patches|import, "rows": […]}; patches: N of a stitched grid, 1 = none; initial: the real pixels
+    it began as, uint8 [3,H,W], which stay in OUT.work."""
 
     pixels: np.ndarray
     label: int
     rank: int
     origin: dict[str, Any]
     patches: int = 1
+    initial: np.ndarray | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """What `costs` may measure with. each: seconds a teacher pass over one image takes on one worker."""
+
+    teacher: Teacher
+    size: int
+    workers: int
+    each: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
     """What a unit may use, and nothing else.
 
-    earlier: origins of the images made so far, by class; student: the last stage's network, None in the first;
-    result: id -> what that unit returned; replay: a ReplayLoader over the packed shards of all earlier prefixes.
+    earlier: origins of the images made so far, by class; result: id -> what that unit returned; replay: a ReplayLoader
+    over the packed shards of all earlier prefixes; once: (name, compute) -> tensors, computed once for the source and
+    kept; student: the network of the `student` unit that this one needs; keep: for long units.
     """
 
     config: Any
@@ -97,14 +119,29 @@ class Context:
     earlier: Mapping[int, list[dict[str, Any]]]
     result: Callable[[str], dict[str, np.ndarray]]
     replay: Callable[..., ReplayLoader]
-    student: Any = field(default=None)
+    once: Callable[[str, Callable[[], dict[str, np.ndarray]]], dict[str, np.ndarray]]
+    student: Teacher | None = None
+    keep: Keep = field(default_factory=Keep)
 
     def rng(self, *path: str | int) -> np.random.Generator:
         """The run's randomness, named by a path."""
         return rng(self.seed, *path)
 
+    def predictions(self, net: Teacher) -> dict[str, np.ndarray]:
+        """What a network says of every image of the source (`passes.predictions`): one pass, kept."""
+        return self.once(f"predictions-{net.spec.hash}", lambda: passes.predictions(self.source, net))
 
-def class_units(plan: Plan, classes_a_unit: int = 1) -> list[Unit]:
+    def features(self, net: Teacher) -> np.ndarray:
+        """float32 [n,F]: the penultimate features of the source: one pass, kept."""
+        return self.once(f"features-{net.spec.hash}", lambda: passes.features(self.source, net))["features"]
+
+    def class_moments(self) -> dict[str, np.ndarray]:
+        """The teacher's BatchNorm statistics of each class (`passes.class_moments`): one pass, kept."""
+        name = f"moments-{self.teacher.spec.hash}"
+        return self.once(name, lambda: passes.class_moments(self.source, self.teacher))
+
+
+def class_units(plan: Plan, classes_a_unit: int = 1, needs: Sequence[str] = ()) -> list[Unit]:
     """One `recover` unit for every few classes, each making all ranks of the increment: for methods that treat each
     class by itself."""
     labels = range(len(plan.classes))
@@ -112,6 +149,7 @@ def class_units(plan: Plan, classes_a_unit: int = 1) -> list[Unit]:
         Unit(
             id=f"recover-{plan.last}-{n}",
             kind="recover",
+            needs=tuple(needs),
             labels=tuple(labels[start : start + classes_a_unit]),
             ranks=tuple(plan.ranks),
         )

@@ -5,6 +5,8 @@ Source: RDED, arXiv 2312.03526, sections 3.2-3.3, and the authors' scripts where
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,8 @@ from torch.nn.functional import cross_entropy, pad
 from ddkit.format.views import draw, resample
 from ddkit.seeds import rng
 from ddkit.specs import ViewSpec
+from ddkit.synthesis.interface import Context, Synthetic
+from ddkit.synthesis.settings import Patches
 
 if TYPE_CHECKING:
     from ddkit.sources.images import Source
@@ -96,3 +100,45 @@ def stitch(patches: list[Tensor], factor: int) -> Tensor:
     """factor² patches uint8 [3,h,w], row-major -> one image uint8 [3,factor*h,factor*w]."""
     rows = [torch.cat(patches[r * factor : (r + 1) * factor], dim=2) for r in range(factor)]
     return torch.cat(rows, dim=1)
+
+
+def pool_and_keep(settings: Patches, images: int, ipc: int) -> tuple[int, int]:
+    """(images in the pool of a class that has `images`, crops kept of each)."""
+    needed = settings.factor**2 * ipc
+    pool = min(images, max(settings.pool, math.ceil(1.5 * needed)))
+    return pool, math.ceil(needed / max(pool, 1))
+
+
+def stitched(
+    context: Context, settings: Patches, label: int, pool: np.ndarray, keep: int, ranks: Sequence[int]
+) -> Iterator[Synthetic]:
+    """A class's images from the best crops of a pool; crops of earlier prefixes are left out.
+
+    pool: positions in the source; keep: crops of each image that may be used; ranks: image i of n = len(ranks) is
+    stitched of quality ranks i, n+i, 2n+i, ….
+    """
+    side, n = context.size // settings.factor, settings.factor**2
+    ranked = best_crops(
+        context.source, pool, label, context.teacher,
+        crops=settings.crops, keep=keep, seed=context.seed, size=context.size, side=side,
+    )  # fmt: skip
+    used = {
+        (row, crop)
+        for origin in context.earlier.get(label, [])
+        for row, crop in zip(origin["rows"], origin.get("crops", []))
+    }
+    rows = context.source.rows
+    chosen = [c for c in ranked if (int(rows[c.image]), c.crop) not in used][: n * len(ranks)]
+    if settings.stitch == "random":
+        order = context.rng("rded-stitch", label, ranks[0]).permutation(len(chosen))
+        chosen = [chosen[i] for i in order]
+    for i, rank in enumerate(ranks):
+        mine = chosen[i :: len(ranks)]
+        pieces = [cut(context.source, c.image, [c.crop], context.seed, side)[0] for c in mine]
+        yield Synthetic(
+            pixels=np.ascontiguousarray(stitch(pieces, settings.factor).numpy()),
+            label=label,
+            rank=rank,
+            origin={"kind": "patches", "rows": [int(rows[c.image]) for c in mine], "crops": [c.crop for c in mine]},
+            patches=n,
+        )

@@ -1,0 +1,69 @@
+"""Every method on CIFAR-10 at IPC 10 under one student budget: one table, resumed row by row.
+
+    python benchmarks/methods.py --data CIFAR10_FOLDER --teacher CONVNET3.safetensors [--work DIR] [--rows cudd,random]
+
+Protocol `cudd` at 600 epochs, ConvNet-3, three students of each set; a second set of `random`, `cudd` and `cudd-plus`.
+Writes benchmarks/results/methods-cifar10.json after every row; a row that is there is not measured again.
+"""
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import ddkit
+from ddkit.evaluation.statistics import paired_difference
+from ddkit.runtime import note, versions
+
+# name -> (method, recipe or None for the source's own, seeds of its sets)
+ROWS: dict[str, tuple[str, str | None, tuple[int, ...]]] = {
+    "random": ("random", None, (0, 1)),
+    "herding": ("herding", None, (0,)),
+    "rded": ("rded", None, (0,)),
+    "sre2l": ("sre2l", None, (0,)),
+    "cda": ("cda", None, (0,)),
+    "cudd": ("cudd", None, (0, 1)),
+    "cudd-plus": ("cudd", "cudd-plus-cifar10", (0, 1)),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--teacher", required=True)
+    parser.add_argument("--work", default="scratch/methods", help="sets and students, kept for the next run")
+    parser.add_argument("--out", default="benchmarks/results/methods-cifar10.json")
+    parser.add_argument("--rows", default=",".join(ROWS))
+    parser.add_argument("--ipc", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=600)
+    parser.add_argument("--runs", type=int, default=3)
+    args = parser.parse_args()
+    out = Path(args.out)
+    table = json.loads(out.read_text())["rows"] if out.is_file() else {}
+    for name in args.rows.split(","):
+        method, recipe, seeds = ROWS[name]
+        if name in table:
+            continue
+        sets = [Path(args.work) / f"{name}-{seed}" for seed in seeds]
+        manifests = [
+            ddkit.distill(
+                one, data=args.data, teacher=args.teacher, method=method, recipe=recipe, ipc=args.ipc, seed=seed,
+                protocol="cudd", yes=True,
+            )
+            for one, seed in zip(sets, seeds)
+        ]  # fmt: skip
+        (result,) = ddkit.evaluate(
+            sets, val=args.data, epochs=args.epochs, runs=args.runs, baseline=None, command="benchmarks/methods.py"
+        )
+        table[name] = asdict(result) | {"cost": [m.data["cost"] for m in manifests]}
+        if "random" in table:
+            for row in table.values():
+                row["difference"] = paired_difference(row["values"], table["random"]["values"])
+        out.parent.mkdir(parents=True, exist_ok=True)
+        conditions = {"ipc": args.ipc, "epochs": args.epochs, "versions": versions(), "hardware": result.hardware}
+        out.write_text(json.dumps({"conditions": conditions, "rows": table}, indent=2, sort_keys=True) + "\n")
+        note(f"{name}: {result.mean:.2f} ± {result.std:.2f} % ({result.n_sets} sets, {result.n_students} students)")
+
+
+if __name__ == "__main__":
+    main()

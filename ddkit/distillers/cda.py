@@ -1,0 +1,24 @@
+"""CDA: SRe2L with a curriculum of crops, from the whole image to small parts of it. Nothing else changes.
+
+Source: arXiv 2311.18838 (TMLR 2024) and its scripts (methods.md A3).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ddkit.synthesis.recovering import costs, real_pixels, run, units
+from ddkit.synthesis.settings import Crop, Inversion
+
+__all__ = ["COST", "NAME", "PAPER", "Config", "costs", "real_pixels", "run", "units"]
+
+NAME = "cda"
+PAPER = "Dataset Distillation via Curriculum Data Synthesis (CDA), arXiv 2311.18838"
+COST = "as SRe2L; the paper: 29 hours for ImageNet-1K at IPC 50 on one RTX 4090"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Inversion):
+    """As Inversion; crops go from global to local."""
+
+    crop: Crop = field(default_factory=lambda: Crop(direction="global-to-local"))

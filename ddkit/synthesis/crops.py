@@ -1,0 +1,63 @@
+"""The augmentation of inversion: crop, flip and roll, drawn once a step for the whole batch, as two matrix products.
+
+A(x) = R x C^T with R, C [S,S] made from the step's integers (format.md says why: exact, and deterministic backwards).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddkit.format.views import CROP_TRIES, crop_boxes, resize_matrices
+from ddkit.synthesis.settings import Crop
+
+RATIO = (3 / 4, 4 / 3)
+
+
+def least_scale(crop: Crop, steps: int) -> np.ndarray:
+    """Lower bound of the crop's share of the area at each step, float64 [steps]. Source: CDA, arXiv 2311.18838."""
+    if crop.direction == "constant":
+        return np.full(steps, crop.min)
+    end = crop.milestone * steps
+    t = np.minimum(np.arange(steps) / max(end, 1e-9), 1.0)
+    curve = {"step": np.ones(steps), "linear": 1 - t, "cosine": (1 + np.cos(math.pi * t)) / 2}[crop.curve]
+    low = crop.min + (1 - crop.min) * np.where(np.arange(steps) < end, curve, 0.0)
+    return low if crop.direction == "global-to-local" else 1 + crop.min - low
+
+
+@dataclass(frozen=True)
+class Crops:
+    """The integers of all steps. boxes: int64 [T,4]; flips: bool [T]; rolls: int64 [T,2], rows then columns."""
+
+    boxes: np.ndarray
+    flips: np.ndarray
+    rolls: np.ndarray
+
+    @classmethod
+    def draw(cls, crop: Crop, steps: int, side: int, random: np.random.Generator) -> Crops:
+        """side: of the images, pixels."""
+        low = least_scale(crop, steps)[:, None]
+        tries = random.random((steps, CROP_TRIES, 4))
+        flips = random.random(steps) < crop.flip
+        least = -crop.jitter if crop.both else 0
+        rolls = random.integers(least, crop.jitter, (steps, 2), endpoint=True)
+        return cls(crop_boxes(tries, (low, 1.0), RATIO, side, side), flips, rolls)
+
+    def matrices(self, step: int, side: int, crop: Crop, device: torch.device) -> tuple[Tensor, Tensor]:
+        """(R, C) of one step, float32 [S,S] each."""
+        top, left, height, width = (torch.tensor([int(v)]) for v in self.boxes[step])
+        rows = resize_matrices(top, height, side, side, torch.float32, crop.antialias)[0]
+        columns = resize_matrices(left, width, side, side, torch.float32, crop.antialias)[0]
+        if self.flips[step]:
+            columns = columns.flip(0)
+        down, right = (int(v) for v in self.rolls[step])
+        return rows.roll(down, 0).to(device, non_blocking=True), columns.roll(right, 0).to(device, non_blocking=True)
+
+
+def augment(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """float32 [B,3,S,S] -> the same, cropped, resized, flipped and rolled."""
+    return torch.matmul(rows, torch.matmul(x, columns.T))

@@ -1,0 +1,75 @@
+"""What a long unit keeps while it runs, so that a killed one goes on where it stood and people see how far it is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ddkit.runtime import write_bytes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Keep:
+    """State, progress and losses of one unit.
+
+    path: where it may keep files beside its result; losses: name -> float per step, drawn by `preview --losses`.
+    """
+
+    SAVE_EVERY_S, TELL_EVERY_S = 20.0, 1.0
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path, self.losses = path, dict[str, np.ndarray]()
+        self._began = self._saved = self._told = time.monotonic()
+        self._before = self.told(path)[1] if path else 0.0
+
+    @property
+    def state(self) -> Path | None:
+        """The file that `save` writes; a training keeps its own there."""
+        return None if self.path is None else self.path.with_suffix(".state")
+
+    def load(self) -> dict[str, Tensor]:
+        """What was saved last, or nothing."""
+        from safetensors.torch import load_file
+
+        return load_file(self.state) if self.state is not None and self.state.is_file() else {}
+
+    def save(self, tensors: Callable[[], dict[str, Tensor]]) -> None:
+        """Write the state where the last one is old enough."""
+        if self.state is not None and time.monotonic() - self._saved >= self.SAVE_EVERY_S:
+            from safetensors.torch import save
+
+            write_bytes(self.state, save({k: v.detach().cpu().contiguous() for k, v in tensors().items()}))
+            self._saved = time.monotonic()
+
+    def tell(self, steps: int) -> None:
+        """Say how many of the unit's steps are done."""
+        now = time.monotonic()
+        if self.path is not None and now - self._told >= self.TELL_EVERY_S:
+            self._told = now
+            temporary = self.path.with_suffix(".told.tmp")
+            temporary.write_text(f"{steps} {self.seconds:.3f}")
+            temporary.replace(self.path.with_suffix(".told"))
+
+    @property
+    def seconds(self) -> float:
+        """Spent on this unit so far, killed runs included (to a second)."""
+        return self._before + time.monotonic() - self._began
+
+    @staticmethod
+    def told(path: Path) -> tuple[int, float]:
+        """(steps, seconds) a unit told last."""
+        file = path.with_suffix(".told")
+        steps, seconds = file.read_text().split() if file.is_file() else ("0", "0")
+        return int(steps), float(seconds)
+
+    def clear(self) -> None:
+        """Remove what is kept: the result is written."""
+        if self.path is not None:
+            for suffix in (".state", ".told", ".told.tmp"):
+                self.path.with_suffix(suffix).unlink(missing_ok=True)

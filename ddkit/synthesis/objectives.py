@@ -1,0 +1,81 @@
+"""The loss terms of image inversion as pure functions of logits, statistics and pixels, all in float32.
+
+Sources: SRe2L, arXiv 2306.13092; CUDD, arXiv 2405.09150, eq. 4-6; the authors' code where they differ (methods.md A1,
+B4). tests/test_objectives.py holds them against a literal float64 restatement, values and gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+Moments = tuple[Tensor, Tensor]  # mean and biased variance per channel, float32 [groups,C]
+
+
+def classification(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy, mean over the batch. logits [B,C], labels int64 [B]; nats."""
+    return functional.cross_entropy(logits.float(), labels)
+
+
+def batch_norm(
+    found: Sequence[Moments],
+    targets: Sequence[Moments],
+    *,
+    first: float = 10.0,
+    norm: Literal["sum", "per-layer-mean"] = "sum",
+    moment: Literal["variance", "std"] = "variance",
+) -> Tensor:
+    """Distance of a batch's BatchNorm inputs to the trained statistics (SRe2L eq. 9, CUDD eq. 4).
+
+    found, targets: mean and variance of every layer, [G,C] and [G or 1,C]; the mean over G is taken. Sum over layers of
+    plain L2 norms, the first layer `first` times. norm: `per-layer-mean` divides each layer by sqrt(C) and all by the
+    number of layers, so that one weight serves networks of any width and depth. moment: the papers write std, their
+    code compares variances.
+    """
+    total = found[0][0].new_zeros(())
+    for number, ((mean, var), (mean_target, var_target)) in enumerate(zip(found, targets, strict=True)):
+        if moment == "std":
+            var, var_target = (var + 1e-8).sqrt(), (var_target + 1e-8).sqrt()
+        layer = _l2(mean - mean_target) + _l2(var - var_target)
+        if norm == "per-layer-mean":
+            layer = layer / (mean.shape[-1] ** 0.5 * len(found))
+        total = total + (first if number == 0 else 1.0) * layer.mean()
+    return total
+
+
+def _l2(difference: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(difference, dim=-1)
+
+
+def regulariser(values: Tensor, anchor: Tensor) -> Tensor:
+    """Mean squared distance over all elements: pixels [B,3,S,S] under one augmentation, or features [B,F] (CUDD)."""
+    return functional.mse_loss(values.float(), anchor.float())
+
+
+def adversarial(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    *,
+    mask: Literal["teacher", "none"] = "teacher",
+    form: Literal["stable", "paper"] = "stable",
+) -> Tensor:
+    """-1/B sum of log(1 - p_student(y)): makes the student wrong, on rows the teacher gets right (CUDD eq. 6).
+
+    Logits [B,C]. mask: none counts all rows (Table X). form: `stable` is logsumexp over the other classes minus over
+    all; `paper` is log(1 - p + 1e-12), whose gradient vanishes for margins above 17.
+    """
+    z = student_logits.float()
+    if form == "stable":
+        own = functional.one_hot(labels, z.shape[1]).bool()
+        log_wrong = torch.logsumexp(z.masked_fill(own, -torch.inf), 1) - torch.logsumexp(z, 1)
+    else:
+        p = z.softmax(1).gather(1, labels[:, None])[:, 0]
+        log_wrong = torch.log(1 - p + 1e-12)
+    if mask == "teacher":
+        log_wrong = torch.where(teacher_logits.argmax(1) == labels, log_wrong, 0.0)
+    return -log_wrong.sum() / len(labels)

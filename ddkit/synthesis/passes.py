@@ -1,0 +1,74 @@
+"""One pass of a network over a source: predictions, features, statistics of each class. Cached by `Context`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddkit.synthesis.moments import Measured
+
+if TYPE_CHECKING:
+    from ddkit.sources.images import Source
+    from ddkit.sources.teacher import Teacher
+
+CHUNK = 256  # images in one forward pass; fixed, because results depend on it in the last bits
+
+
+def _each(source: Source, images: np.ndarray, net: Teacher, work: Callable[[Tensor], Tensor]) -> Tensor:
+    """`work` on the evaluation view of some images, chunk by chunk, on the CPU: [n,…]."""
+    parts = []
+    for start in range(0, len(images), CHUNK):
+        pixels = source.squares(images[start : start + CHUNK], net.spec.transform)
+        parts.append(work(net.normalise(pixels)).cpu())
+    return torch.cat(parts)
+
+
+def predictions(source: Source, net: Teacher) -> dict[str, np.ndarray]:
+    """top1: int64 [n]; own: log-probability of the own class, float32 [n]; margin: own logit minus the best other."""
+    logits = _each(source, np.arange(len(source)), net, net.logits)
+    labels = torch.from_numpy(source.labels)[:, None]
+    own = logits.gather(1, labels)
+    other = logits.scatter(1, labels, -torch.inf).amax(1)
+    return {
+        "top1": logits.argmax(1).numpy(),
+        "own": logits.log_softmax(1).gather(1, labels)[:, 0].numpy(),
+        "margin": (own[:, 0] - other).numpy(),
+    }
+
+
+def features(source: Source, net: Teacher) -> dict[str, np.ndarray]:
+    """features: float32 [n,F], what the last linear layer reads."""
+    return {"features": _each(source, np.arange(len(source)), net, net.features).numpy()}
+
+
+@torch.inference_mode()
+def class_moments(source: Source, net: Teacher) -> dict[str, np.ndarray]:
+    """Mean and biased variance of every BatchNorm input over each class's images (LPLD's targets).
+
+    mean.L, var.L: float32 [classes,C] for layer L.
+    """
+    measured = Measured(net.network)
+    sums: dict[int, list[tuple[Tensor, Tensor]]] = {}
+    for label in range(len(source.classes)):
+        images, count = source.members(label), 0
+        total: dict[int, tuple[Tensor, Tensor]] = {}
+        for start in range(0, len(images), CHUNK):
+            pixels = source.squares(images[start : start + CHUNK], net.spec.transform)
+            with measured.watch() as seen:
+                measured.network(net.normalise(pixels).contiguous(memory_format=torch.channels_last))
+            for layer, (mean, var) in seen.items():
+                first, second = total.get(layer, (torch.zeros_like(mean[0]), torch.zeros_like(mean[0])))
+                total[layer] = first + len(pixels) * mean[0], second + len(pixels) * (var[0] + mean[0] ** 2)
+            count += len(pixels)
+        for layer, (first, second) in total.items():
+            mean = first / count
+            sums.setdefault(layer, []).append((mean, second / count - mean**2))
+    found = {}
+    for layer, each in sums.items():
+        found[f"mean.{layer}"] = torch.stack([mean for mean, _ in each]).cpu().numpy()
+        found[f"var.{layer}"] = torch.stack([var for _, var in each]).cpu().numpy()
+    return found
