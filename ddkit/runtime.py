@@ -217,7 +217,7 @@ def progress(title: str, total: int, unit: str = "") -> Iterator[Callable[[int],
             if state["done"] >= total or now - state["told"] >= 30:
                 state["told"] = now
                 left = (now - started) / max(state["done"], 1) * (total - state["done"])
-                eta = "" if state["done"] >= total else f", about {duration(left)} left"
+                eta = f", about {duration(left)} left" if total > state["done"] >= total / 50 else ""
                 note(f"{title}: {state['done']}/{total} {unit} in {duration(now - started)}{eta}")
 
         yield advance_lines

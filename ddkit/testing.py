@@ -43,11 +43,14 @@ def check_distiller(module: ModuleType | str, settings: Mapping[str, Any] | None
     method = part.NAME if part.__name__.startswith("ddkit.distillers.") else name
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        teacher = str(untrained_teacher(root / "teacher.safetensors"))
+        teacher = str(untrained_teacher(root / "teacher.safetensors", classes=4))
 
         def run(out: str, **options: Any) -> Manifest:
-            given = {"data": "digits", "method": method, "views": 2, "teacher": teacher, "workers": 1, "seed": 0}
-            return distill(root / out, **(given | {"settings": dict(settings or {})} | options))
+            given = {
+                "data": "digits", "classes": "0,1,2,3", "method": method, "views": 2, "teacher": teacher, "workers": 1,
+                "seed": 0, "settings": dict(settings or {}),
+            }  # fmt: skip
+            return distill(root / out, **(given | options))
 
         whole = run("whole", ipc=2, prefixes=(1, 2))
         units = root / "whole.work" / "units"

@@ -30,6 +30,7 @@ ROOMS = {
         "starts",
         "inversion",
         "recovering",
+        "coresets",
         "curriculum",
     ],
     "distillers": [],

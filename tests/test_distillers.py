@@ -8,15 +8,21 @@ import pytest
 import torch
 
 from ddkit.distillers import config_keys, distiller_names, find_distiller, make_config
-from ddkit.distillers.rded import Config, pool_and_keep, units
+from ddkit.distillers.rded import Config, units
 from ddkit.errors import ClassesError, OptionError
 from ddkit.sources.images import open_source
 from ddkit.sources.teacher import Teacher
 from ddkit.synthesis.interface import Plan
-from ddkit.synthesis.patches import best_crops, crop_boxes, cut, score, stitch
+from ddkit.synthesis.patches import best_crops, crop_boxes, cut, pool_and_keep, score, stitch
 from ddkit.testing import check_distiller
 
-QUICK = {"rded": {"pool": 4, "factor": 2, "crops": 2}}
+SHORT = {"steps": 3, "precision": "float32", "batch.size": 20}
+QUICK = {
+    "rded": {"pool": 4, "factor": 2, "crops": 2},
+    "sre2l": SHORT,
+    "cda": SHORT | {"init": "patch", "bn.targets": "both"},
+    "cudd": SHORT | {"student.epochs": 2, "batch.grouping": "one-class", "reg.space": "feature"},
+}
 
 THIRD_PARTY = '''
 """The mean of a few images, in other people's file."""
@@ -25,7 +31,7 @@ import numpy as np
 from ddkit.synthesis import Synthetic
 from ddkit.synthesis.interface import class_units
 
-NAME, PAPER, COST, REAL_PIXELS = "mean", "none", "seconds", "initial"
+NAME, PAPER, COST = "mean", "none", "seconds"
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -121,7 +127,9 @@ def test_settings_are_checked():
 
 def plan(config, counts, last, size=32):
     names = tuple("abcdefgh"[: len(counts)])
-    return Plan(config=config, classes=names, counts=tuple(counts), first=0, last=last, size=size, seed=0)
+    return Plan(
+        config=config, classes=names, counts=tuple(counts), first=0, last=last, size=size, seed=0, prefixes=(last,)
+    )  # fmt: skip
 
 
 def test_the_pool_rule():

@@ -86,7 +86,7 @@ class Run:
         )  # fmt: skip
 
     def logs(self, stage: int) -> dict[str, Any]:
-        """What the method records of the prefixes up to `stage`; of those made before OUT.work was lost, what it did."""
+        """What the method records of the prefixes up to `stage`; where OUT.work was lost, what it recorded then."""
         if not hasattr(self.module, "log"):
             return {}
         kept = read_manifest(self.out).data["log"]["plan"] if is_set(self.out) else {}

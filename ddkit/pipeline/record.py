@@ -125,7 +125,9 @@ def check_counts(given: Mapping[str, Any]) -> None:
 
 
 def grow(record: Record, given: Mapping[str, Any], out: Path, stages: Callable[[int], tuple[int, ...]]) -> Record:
-    """The record with a larger IPC or more prefixes. stages: the method's own prefixes for an IPC. Raises OtherRun for any other difference, naming the first."""
+    """The record with a larger IPC or more prefixes. stages: the method's own prefixes for an IPC.
+
+    Raises OtherRun for any other difference, naming the first."""
     for key, value in given.items():
         if value is None or key in ("ipc", "prefixes", "settings"):
             continue

@@ -58,7 +58,7 @@ class Teacher:
 
 @contextmanager
 def penultimate(network: nn.Module) -> Iterator[list[Tensor]]:
-    """While open, every pass appends what the last linear layer reads, [B,F], gradients included. Raises TeacherError."""
+    """While open, every pass appends what the last linear layer reads, [B,F], with gradients. Raises TeacherError."""
     linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
     if not linear:
         raise TeacherError("the network has no linear layer at its end, so it has no features; use another one")

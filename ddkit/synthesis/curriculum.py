@@ -23,7 +23,7 @@ from ddkit.sources.training import Fit, fit, seeded_network
 from ddkit.specs import TrainSpec
 from ddkit.synthesis.interface import Context, Plan, Unit
 
-LADDER = (5, 10, 20, 50, 100, 200)
+LADDER = (5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 RULES = ("R∩W", "W∩W", "R∩R", "rest")  # teacher right and student wrong; both wrong; both right; what is left
 FIRST_RULES = ("R", "rest")  # the first stage has no student: teacher right; what is left
 
@@ -54,8 +54,8 @@ class Student:
 def stage_ends(rule: str, ipc: int) -> tuple[int, ...]:
     """Where the stages end, cumulative IPC. J = max(0, floor(log2(ipc / 5))) + 1 stages for `paper` and `log`.
 
-    rule: `paper`, the first J-1 of 5, 10, 20, 50, 100, 200, then ipc; `log`, strict doubling from 5; `uniform:N`, every N
-    (Fig. 7). Raises ValueError.
+    rule: `paper`, the first J-1 of 5, 10, 20, 50, 100, 200, …, then ipc; `log`, strict doubling from 5; `uniform:N`,
+    every N (Fig. 7). Raises ValueError.
     """
     if rule.startswith("uniform:") and rule[8:].isdigit() and int(rule[8:]):
         return (*range(int(rule[8:]), ipc, int(rule[8:])), ipc)
@@ -63,7 +63,7 @@ def stage_ends(rule: str, ipc: int) -> tuple[int, ...]:
         raise ValueError(f"stages is {rule!r}; valid: paper, log, uniform:N")
     count = max(0, math.floor(math.log2(ipc / 5))) + 1
     doubling = [5 * 2**k for k in range(count)]
-    ladder = [*LADDER, *doubling] if rule == "paper" else doubling
+    ladder = LADDER if rule == "paper" else doubling
     return (*[end for end in ladder[: count - 1] if end < ipc], ipc)
 
 
@@ -138,8 +138,9 @@ def train_student(unit: Unit, context: Context, settings: Student, workers: int)
 def select(unit: Unit, context: Context, n: int, workers: int) -> dict[str, np.ndarray]:
     """Choose n unused images of each class by the rules, in one seeded order within a rule. workers: CPU threads.
 
-    ranks: what they are for; images: positions in the source [C,n], -1 where a class has fewer left; rules: index into the rules [C,n]; counts:
-    unused images under each rule [C,rules]; student: right answers of the student on the source, percent (NaN: none).
+    ranks: what they are for; images: positions in the source [C,n], -1 where a class has fewer left; rules: index into
+    the rules [C,n]; counts: unused images under each rule [C,rules]; student: its right answers on the source, percent
+    (NaN: none).
     """
     source = context.source
     with threads(workers):

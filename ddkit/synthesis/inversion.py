@@ -270,7 +270,7 @@ def optimise(unit: Unit, context: Context, settings: Inversion, starts: Sequence
 
 
 def seconds_a_step(settings: Inversion, teacher: Teacher, size: int, images: int, with_student: bool) -> float:
-    """Measured: what a step of a batch of `images` takes; at least 2 steps, at most about 5 seconds of them."""
+    """Measured: what a step of a batch of `images` takes; at least 2 steps, at most about 2 seconds of them."""
     few = images if size <= 64 else min(images, 8)
     anchors = torch.zeros(few, 3, size, size, dtype=torch.uint8)
     bn = replace(settings.bn, targets="global")
@@ -279,7 +279,7 @@ def seconds_a_step(settings: Inversion, teacher: Teacher, size: int, images: int
         engine = Engine(batch, replace(settings, steps=22, bn=bn), teacher, teacher if with_student else None)
         engine.step()
         began, done = time.perf_counter(), 0
-        while done < 20 and (done < 2 or time.perf_counter() - began < 5):
+        while done < min(20, settings.steps) and (done < 2 or time.perf_counter() - began < 2):
             engine.step()
             done += 1
         engine.check()  # waits for a GPU

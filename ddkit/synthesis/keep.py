@@ -52,6 +52,7 @@ class Keep:
         now = time.monotonic()
         if self.path is not None and now - self._told >= self.TELL_EVERY_S:
             self._told = now
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             temporary = self.path.with_suffix(".told.tmp")
             temporary.write_text(f"{steps} {self.seconds:.3f}")
             temporary.replace(self.path.with_suffix(".told"))

@@ -1,0 +1,104 @@
+"""Real images chosen by the teacher's features: herding, k-center greedy, k-means. Ordered, so IPC-k is in IPC-K.
+
+Definitions: methods.md A8 (where published code differs from them, e.g. herding by arg max, the definition counts).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from ddkit.synthesis.interface import Context, Plan, Probe, Synthetic, Unit, class_units
+
+# (features float32 [n,F] of the images not yet used, features [m,F] of those chosen before, how many, generator)
+# -> positions among the n, in order
+Select = Callable[[np.ndarray, np.ndarray, int, np.random.Generator], list[int]]
+
+
+def herding(features: np.ndarray, before: np.ndarray, count: int, random: np.random.Generator) -> list[int]:
+    """Greedily the image that brings the mean of the chosen nearest to the mean of all (Welling 2009)."""
+    everything = np.concatenate([features, before]).astype(np.float64)
+    mean, total = everything.mean(0), before.astype(np.float64).sum(0)
+    chosen: list[int] = []
+    free = np.ones(len(features), bool)
+    for k in range(len(before) + 1, len(before) + count + 1):
+        distance = np.linalg.norm(k * mean - (total + features), axis=1)
+        pick = int(np.where(free, distance, np.inf).argmin())
+        chosen.append(pick)
+        free[pick] = False
+        total = total + features[pick]
+    return chosen
+
+
+def k_center(features: np.ndarray, before: np.ndarray, count: int, random: np.random.Generator) -> list[int]:
+    """Greedily the image farthest from all chosen; the first at random (Sener and Savarese, arXiv 1708.00489)."""
+    chosen: list[int] = []
+    nearest = np.full(len(features), np.inf)
+    for point in before:
+        nearest = np.minimum(nearest, np.linalg.norm(features - point, axis=1))
+    while len(chosen) < count:
+        pick = int(random.integers(len(features))) if np.isinf(nearest).all() else int(nearest.argmax())
+        chosen.append(pick)
+        nearest = np.minimum(nearest, np.linalg.norm(features - features[pick], axis=1))
+        nearest[chosen] = -1.0
+    return chosen
+
+
+def k_means(features: np.ndarray, before: np.ndarray, count: int, random: np.random.Generator) -> list[int]:
+    """The image nearest to each of `count` centroids, largest cluster first; no image twice."""
+    from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1):  # its sums depend on the number of threads in the last bits
+        found = KMeans(count, n_init=1, random_state=int(random.integers(2**31))).fit(features)
+    sizes = np.bincount(found.labels_, minlength=count)
+    chosen: list[int] = []
+    for cluster in np.argsort(-sizes, kind="stable"):
+        distance = np.linalg.norm(features - found.cluster_centers_[cluster], axis=1)
+        distance[chosen] = np.inf
+        chosen.append(int(distance.argmin()))
+    return chosen
+
+
+# ------------------------------------------------------------------ the whole of a coreset method
+
+
+def coreset_units(plan: Plan, name: str) -> list[Unit]:
+    """One unit makes the features of the source, then classes choose by themselves."""
+    plan.need_images(plan.last, f"{name} with {plan.last} images per class")
+    prepare = Unit(id=f"prepare-{plan.last}-0", kind="prepare")
+    return [prepare, *class_units(plan, classes_a_unit=16, needs=[prepare.id])]
+
+
+def coreset_costs(plan: Plan, probe: Probe) -> dict[str, float]:
+    """One pass of the teacher over the source, in the first prefix."""
+    return {"select": 0.0 if plan.first else sum(plan.counts) * probe.each}
+
+
+def choose(unit: Unit, context: Context, select: Select) -> dict[str, Any] | Iterator[Synthetic]:
+    """What a unit of a coreset method does."""
+    features = context.features(context.teacher)
+    if unit.kind == "prepare":
+        return {"images": np.array([len(features)])}
+    return _chosen(unit, context, select, features)
+
+
+def _chosen(unit: Unit, context: Context, select: Select, features: np.ndarray) -> Iterator[Synthetic]:
+    source = context.source
+    for label in unit.labels:
+        members = source.members(label)
+        used = {int(row) for origin in context.earlier.get(label, []) for row in origin["rows"]}
+        taken = np.array([int(source.rows[i]) in used for i in members])
+        free = members[~taken]
+        random = context.rng("coreset", label, unit.ranks[0])
+        picks = select(features[free], features[members[taken]], len(unit.ranks), random)
+        for rank, pick in zip(unit.ranks, picks, strict=True):
+            image = int(free[pick])
+            yield Synthetic(
+                pixels=source.whole(image, context.size).numpy(),
+                label=label,
+                rank=rank,
+                origin={"kind": "real", "rows": [int(source.rows[image])]},
+            )
