@@ -46,7 +46,7 @@ def check_distiller(module: ModuleType | str, settings: Mapping[str, Any] | None
         teacher = str(untrained_teacher(root / "teacher.safetensors", classes=4))
 
         def run(out: str, **options: Any) -> Manifest:
-            given = {
+            given: dict[str, Any] = {
                 "data": "digits", "classes": "0,1,2,3", "method": method, "views": 2, "teacher": teacher, "workers": 1,
                 "seed": 0, "settings": dict(settings or {}),
             }  # fmt: skip

@@ -89,8 +89,14 @@ def register(app: typer.Typer) -> None:
     def teach(
         out: Annotated[str, typer.Argument(help="the checkpoint to write (.safetensors)")],
         data: Annotated[str, typer.Option("--data", help=f"the source: {o.SOURCE}")],
-        arch: Annotated[str, typer.Option("--arch", help="see `ddkit list networks`")],
-        recipe: Annotated[str | None, typer.Option("--recipe", help="digits, small, large, or a TOML file")] = None,
+        arch: Annotated[str | None, typer.Option("--arch", help="see `ddkit list networks`")] = None,
+        init: Annotated[
+            str | None,
+            typer.Option("--init", help="fine-tune a trained one: timm:NAME[@FILE], torchvision:NAME[@FILE] or FILE"),
+        ] = None,
+        recipe: Annotated[
+            str | None, typer.Option("--recipe", help="digits, small, large, finetune, or a TOML file")
+        ] = None,
         size: o.Size = None,
         epochs: o.Epochs = None,
         seed: o.Seed = None,
@@ -103,13 +109,13 @@ def register(app: typer.Typer) -> None:
         device: o.Device = "auto",
         yes: o.Yes = False,
     ) -> None:
-        """Train a teacher on a source. Run again after a kill, it goes on."""
+        """Train a teacher on a source, or fine-tune a trained network (--init). Run again after a kill, it goes on."""
         from ddkit.pipeline.costs import time_limit
         from ddkit.plain import to_plain
         from ddkit.sources.teaching import teach as run
 
         spec = run(
-            out, data=data, arch=arch, recipe=recipe, size=size, epochs=epochs, seed=seed or 0, split=split,
+            out, data=data, arch=arch, init=init, recipe=recipe, size=size, epochs=epochs, seed=seed or 0, split=split,
             image_column=image_column, label_column=label_column, classes=classes, holdout=holdout, skip_bad=skip_bad,
             device=device, on_estimate=time_limit("teacher", yes),
         )  # fmt: skip

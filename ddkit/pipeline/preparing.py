@@ -25,7 +25,7 @@ from ddkit.pipeline.record import Record, absolute, check_counts, find_record, g
 from ddkit.plain import canonical, fingerprint, flatten, to_plain
 from ddkit.replay.relabelling import Labelling, PackJob, ShardPlan
 from ddkit.runtime import note, one_line
-from ddkit.sources.finding import find_teacher, match_teacher
+from ddkit.sources.finding import find_teacher, is_trained, match_teacher
 from ddkit.sources.images import Source, has_validation, open_source
 from ddkit.sources.teacher import Teacher
 from ddkit.specs import Protocol, Recipe, TeacherSpec, ViewSpec
@@ -130,7 +130,8 @@ def prepare(out: Path, given: dict[str, Any], device: torch.device, *, overwrite
     record = record or _new_record(given, source)
     module = find_distiller(record.method)
     size = record.size
-    if not record.teacher.startswith("train"):  # a teacher that does not fit shows before images are read
+    trained = is_trained(record.teacher, source.classes)
+    if not trained:  # a teacher that does not fit shows before images are read
         path = find_teacher(record.teacher, source, size=size, seed=record.seed, device=device)
         spec, _ = match_teacher(path, source.classes, public_name(record.data))
         size = size or spec.image_size
@@ -166,7 +167,7 @@ def prepare(out: Path, given: dict[str, Any], device: torch.device, *, overwrite
     if overwrite:
         start_over(out)
     run.record.save(run.work)
-    if record.teacher.startswith("train") and taught > 1:
+    if trained and taught > 1:
         add_cost(run.work, {"teach": taught})
     if is_set(out):
         restore_units(read_manifest(out), run.work)

@@ -8,22 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
-from ddkit.errors import OptionError, TeacherError
+from ddkit.errors import ClassesError, OptionError, TeacherError
 from ddkit.plain import fingerprint, to_plain
 from ddkit.runtime import cache_dir, note
 from ddkit.sources.classes import match_classes
 from ddkit.sources.images import Source
 from ddkit.sources.networks import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    check_network,
     load_checkpoint,
-    read_weights,
     save_checkpoint,
     tensor_hash,
 )
+from ddkit.sources.pretrained import is_library, load_pretrained
 from ddkit.sources.teaching import default_arch, teacher_recipe, train_teacher
 from ddkit.specs import ClassName, TeacherSpec
 
@@ -39,17 +35,30 @@ def find_teacher(
 ) -> Path:
     """The checkpoint that `--teacher` names: FILE, `timm:NAME[@FILE]`, `torchvision:NAME[@FILE]` or `train[:ARCH]`.
 
-    A trained one is made once per (source, size, arch, recipe, seed) and kept in the cache; it needs a source.
-    Raises TeacherError, OptionError.
+    One that is trained, or pretrained on other classes than the source's and so fine-tuned, is made once per (source,
+    size, arch, recipe, seed) and kept in the cache; it needs a source. Raises TeacherError, OptionError.
     """
-    kind, _, rest = ref.partition(":")
-    if kind == "train":
+    if is_trained(ref, None if source is None else source.classes):
         if source is None:
-            raise OptionError("--teacher train needs a source; give a checkpoint")
-        return _trained(rest, source, size, seed, device, on_estimate)
-    if kind in ("timm", "torchvision") and rest:
-        return _from_library(kind, rest, size)
-    return Path(ref).absolute()
+            raise OptionError(f"--teacher {ref} needs a source; give a checkpoint")
+        return _trained(ref, source, size, seed, device, on_estimate)
+    return _from_library(ref, size) if is_library(ref) else Path(ref).absolute()
+
+
+def is_trained(ref: str, classes: Sequence[ClassName] | None) -> bool:
+    """Whether a teacher has to be trained first: `train`, or a library's network that knows other classes."""
+    if ref.partition(":")[0] == "train":
+        return True
+    if classes is None or not is_library(ref):
+        return False
+    known = load_pretrained(ref, None).imagenet_classes()
+    if known is None or len(known) != len(classes):
+        return True
+    try:
+        match_classes(classes, known, what="the source and the network")
+    except ClassesError:
+        return True
+    return False
 
 
 def match_teacher(path: Path, classes: Sequence[ClassName], what: str) -> tuple[TeacherSpec, tuple[int, ...] | None]:
@@ -68,7 +77,7 @@ def match_teacher(path: Path, classes: Sequence[ClassName], what: str) -> tuple[
 
 
 def _trained(
-    arch: str,
+    ref: str,
     source: Source,
     size: int | None,
     seed: int,
@@ -76,84 +85,40 @@ def _trained(
     on_estimate: Callable[[float], None] | None,
 ) -> Path:
     size = size or source.default_size()
-    arch = arch or default_arch(source.ref.data, size)
-    spec = teacher_recipe(None, source.ref.data, size, None)
-    ref = to_plain(replace(source.ref, data="")) | {"skip": list(source.ref.skip)}
-    key = fingerprint([source.fingerprint, ref, size, arch, to_plain(spec), seed, device.type])[:24]
+    init = load_pretrained(ref, size) if is_library(ref) else None
+    arch = init.arch if init else ref.partition(":")[2] or default_arch(source.ref.data, size)
+    spec = teacher_recipe("finetune" if init else None, source.ref.data, size, None)
+    weights = tensor_hash(init.network.state_dict()) if init else ""
+    where = to_plain(replace(source.ref, data="")) | {"skip": list(source.ref.skip)}
+    key = fingerprint([source.fingerprint, where, size, arch, to_plain(spec), seed, device.type, weights])[:24]
     path = cache_dir() / "teachers" / f"{arch.replace(':', '-')}-{size}-{key}.safetensors"
     if path.is_file():
         note(f"teacher: {arch} for this source is in the cache ({path})")
         return path
-    note(
-        f"teacher: training {arch} on {source.ref.data} ({len(source)} images, {size} px), once; kept in {path.parent}"
-    )
+    doing = "fine-tuning" if init else "training"
+    note(f"teacher: {doing} {arch} on {source.ref.data} ({len(source)} images, {size} px), once; kept in {path.parent}")
     state = path.with_name(path.name + ".state")
     train_teacher(
-        path, source, arch=arch, size=size, spec=spec, seed=seed, device=device, state=state, on_estimate=on_estimate
-    )
-    return path
-
-
-def _from_library(library: str, rest: str, size: int | None) -> Path:
-    """A pretrained network of timm or torchvision as one of our checkpoints, in the cache."""
-    tag, at, file = rest.partition("@")
-    if at and not Path(file).is_file():
-        raise TeacherError(f"no weights file {file} for {library}:{tag}; give an existing safetensors file after @")
-    import timm
-    from timm.data import ImageNetInfo
-
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
-    side = size or 224
-    if library == "timm":
-        config = timm.models.get_pretrained_cfg(tag)
-        if config is not None:
-            mean, std, side = tuple(config.mean), tuple(config.std), size or config.input_size[-1]
-    name = f"{library}:{tag}"
-    if at:
-        state, _ = read_weights(Path(file))
-        network = check_network(name, _outputs(state, file), side)
-        try:
-            network.load_state_dict(state)
-        except RuntimeError as error:
-            raise TeacherError(f"{file} does not fit {name} ({str(error).splitlines()[0]})") from error
-    else:
-        network = _download(library, tag)
-    classes = next(m for m in reversed(list(network.modules())) if isinstance(m, nn.Linear)).out_features
-    if classes != 1000:
-        raise TeacherError(f"{name} has {classes} outputs and no class names; only ImageNet-1K heads are known")
-    info = ImageNetInfo()
-    ids = tuple(info.index_to_label_name(i) for i in range(classes))
-    names = tuple(info.index_to_description(i) for i in range(classes))
-    spec = TeacherSpec(
-        arch=name, num_classes=classes, image_size=side, mean=mean, std=std, classes=names, class_ids=ids
+        path, source, arch=arch, size=size, spec=spec, seed=seed, device=device, state=state, init=init,
+        on_estimate=on_estimate,
     )  # fmt: skip
-    path = cache_dir() / "teachers" / f"{library}-{tag}-{tensor_hash(network.state_dict())[:24]}.safetensors"
-    save_checkpoint(path, network, spec)
     return path
 
 
-def _outputs(state: dict[str, Tensor], file: str) -> int:
-    """Outputs of a network by its weights: rows of its last two-dimensional tensor named like a head."""
-    heads = [tensor for name, tensor in state.items() if tensor.ndim == 2 and name.endswith("weight")]
-    if not heads:
-        raise TeacherError(f"{file} has no linear head; give a classifier's weights")
-    named = [t for name, t in state.items() if t.ndim == 2 and name.startswith(("fc.", "head.", "classifier."))]
-    return (named or heads)[-1].shape[0]
-
-
-def _download(library: str, tag: str) -> nn.Module:
-    """Pretrained weights from the library's own server."""
-    try:
-        if library == "timm":
-            import timm
-
-            return timm.create_model(tag, pretrained=True)
-        import torchvision
-
-        return torchvision.models.get_model(tag, weights="DEFAULT")
-    except Exception as error:  # each library has its own tree of network errors
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+def _from_library(ref: str, size: int | None) -> Path:
+    """A pretrained network of timm or torchvision as one of our checkpoints, in the cache."""
+    found = load_pretrained(ref, size)
+    classes = found.imagenet_classes()
+    if classes is None:
         raise TeacherError(
-            f"{library}:{tag} cannot be fetched ({reason}); give its weights as {library}:{tag}@FILE.safetensors"
-        ) from error
+            f"{found.arch} has no ImageNet-1K head, so its classes have no names; fine-tune it on your source with "
+            f"`ddkit teach T.safetensors --data SOURCE --init {ref}`"
+        )
+    spec = TeacherSpec(
+        arch=found.arch, num_classes=len(classes), image_size=found.size, mean=found.mean, std=found.std,
+        classes=tuple(c.name for c in classes), class_ids=tuple(c.id for c in classes),
+    )  # fmt: skip
+    name = found.arch.replace(":", "-")
+    path = cache_dir() / "teachers" / f"{name}-{tensor_hash(found.network.state_dict())[:24]}.safetensors"
+    save_checkpoint(path, found.network, spec)
+    return path

@@ -16,10 +16,19 @@ from ddkit.plain import fingerprint, from_plain, load_toml, to_plain
 from ddkit.runtime import pick_device, progress, threads
 from ddkit.seeds import permutation, rng
 from ddkit.sources.images import Source, has_validation, open_source, open_validation
-from ddkit.sources.networks import IMAGENET_MEAN, IMAGENET_STD, build_network, check_network, save_checkpoint
+from ddkit.sources.networks import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    build_network,
+    check_network,
+    save_checkpoint,
+    tensor_hash,
+)
+from ddkit.sources.pretrained import Pretrained, load_pretrained
 from ddkit.sources.training import Batch, Fit, accuracy, fit, seeded_network
 from ddkit.specs import EvalTransform, TeacherSpec, TrainSpec, ViewSpec
 
+Rgb = tuple[float, ...]
 RESIDENT_BYTES = 4_000_000_000  # decoded training images kept in memory; above it they are decoded again each epoch
 
 
@@ -45,17 +54,23 @@ def train_teacher(
     seed: int,
     device: torch.device,
     state: Path | None = None,
+    init: Pretrained | None = None,
     on_estimate: Callable[[float], None] | None = None,
 ) -> TeacherSpec:
     """Train a network on a source and write its checkpoint; measured on the validation split or holdout, if any.
 
-    state: the unfinished training, resumed from when it is there and removed at the end. on_estimate: told the
-    expected seconds after 20 steps. Raises OptionError, Diverged, DiskError.
+    init: a pretrained network of the same architecture to begin with: its head is replaced, its normalisation stays,
+    and at the end its BatchNorm statistics are measured anew on the source. state: the unfinished training, resumed
+    from when it is there and removed at the end. on_estimate: told the expected seconds after 20 steps.
+    Raises OptionError, TeacherError, Diverged, DiskError.
     """
     transform = EvalTransform.for_size(size)
     network = seeded_network(lambda: build_network(arch, len(source.classes), size), seed, "teacher", arch)
     images = _Images(source, transform if spec.augment == "rrc-flip" else EvalTransform(resize=size, crop=size))
     mean, std = images.normalisation() if size <= 64 else (IMAGENET_MEAN, IMAGENET_STD)
+    if init is not None:
+        init.give(network)
+        mean, std = init.mean, init.std
     labels = torch.from_numpy(source.labels)
     batch = spec.batch_for(len(source))
 
@@ -75,6 +90,8 @@ def train_teacher(
             state=state, on_epoch=advance, on_estimate=on_estimate,
         )  # fmt: skip
         fit(network, job)
+        if init is not None:
+            _measure_batch_norms(network, source, transform, mean, std, device)
     teacher = TeacherSpec(
         arch=arch,
         num_classes=len(source.classes),
@@ -90,6 +107,23 @@ def train_teacher(
     if state is not None:
         state.unlink(missing_ok=True)
     return teacher
+
+
+@torch.no_grad()
+def _measure_batch_norms(
+    network: nn.Module, source: Source, transform: EvalTransform, mean: Rgb, std: Rgb, device: torch.device
+) -> None:
+    """Running statistics of the source itself, as averages over up to 10,000 of its images: what inversion matches."""
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d) and m.track_running_stats]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain average
+        norm.train()
+    chosen = np.unique(np.linspace(0, len(source) - 1, 10_000).astype(int))
+    for part in np.array_split(chosen, -(-len(chosen) // 64)):  # equal parts: each counts the same
+        inputs = normalise(source.squares(part, transform), mean, std).to(device)
+        network(inputs.contiguous(memory_format=torch.channels_last))
+    network.eval()
 
 
 def _measured(network: nn.Module, teacher: TeacherSpec, source: Source, device: torch.device) -> TeacherSpec:
@@ -122,7 +156,7 @@ class _Images:
         side = self._transform.crop
         return self._source.squares(rows, replace(self._transform, resize=side))
 
-    def normalisation(self) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    def normalisation(self) -> tuple[Rgb, Rgb]:
         """Mean and std per channel in [0, 1], over up to 10,000 images, rounded to four digits."""
         sample = self[np.unique(np.linspace(0, len(self._source) - 1, 10_000).astype(int))].double() / 255
         mean, std = sample.mean((0, 2, 3)), sample.std((0, 2, 3))
@@ -161,7 +195,8 @@ def teach(
     out: str | Path,
     *,
     data: str,
-    arch: str,
+    arch: str | None = None,
+    init: str | None = None,
     recipe: str | None = None,
     size: int | None = None,
     epochs: int | None = None,
@@ -177,16 +212,26 @@ def teach(
 ) -> TeacherSpec:
     """Train a teacher on `data` and write it to `out` (safetensors with its normalisation, classes and accuracy).
 
-    recipe: a shipped teacher recipe (digits, small, large) or a TOML file; size: input side in pixels; epochs: instead
-    of the recipe's. Run again after a kill, it goes on. Raises InputError for inputs that cannot work.
+    arch: a network, trained from scratch; or init: `timm:NAME[@FILE]`, `torchvision:NAME[@FILE]` or one of our
+    checkpoints, whose head is replaced and which is fine-tuned (head at ten times the body's learning rate).
+    recipe: a shipped teacher recipe (digits, small, large, finetune) or a TOML file; size: input side in pixels;
+    epochs: instead of the recipe's. Run again after a kill, it goes on. Raises InputError for inputs that cannot work.
     """
     out = Path(out)
     if out.suffix != ".safetensors":
         raise OptionError(f"OUT is {out}; a checkpoint is a .safetensors file")
     source = open_source(data, split=split, image_column=image_column, label_column=label_column, classes=classes)
     size = size or source.default_size()
-    spec = teacher_recipe(recipe, data, size, epochs)
-    check_network(arch, len(source.classes), size)  # a wrong name shows before an hour of reading
+    pretrained = None if init is None else load_pretrained(init, size)
+    if pretrained is not None and arch not in (None, pretrained.arch):
+        raise OptionError(f"--arch is {arch}, --init is a {pretrained.arch}; drop --arch")
+    arch = pretrained.arch if pretrained else arch
+    if arch is None:
+        raise OptionError("--arch is missing: which network? `ddkit list networks`; or give a trained one with --init")
+    spec = teacher_recipe(recipe or ("finetune" if pretrained else None), data, size, epochs)
+    fresh = check_network(arch, len(source.classes), size)  # a wrong name shows before an hour of reading
+    if pretrained is not None:
+        pretrained.give(fresh)
     source = source.without_unreadable(skip_bad)
     if holdout is not None:
         if not 0 < holdout < 1:
@@ -195,8 +240,10 @@ def teach(
     if len(source) < 2:
         raise SourceError(f"{data} has {len(source)} images; a teacher needs more")
     where = pick_device(device)
-    key = fingerprint([source.fingerprint, to_plain(source.ref), size, arch, to_plain(spec), seed])[:16]
+    weights = tensor_hash(pretrained.network.state_dict()) if pretrained else ""
+    key = fingerprint([source.fingerprint, to_plain(source.ref), size, arch, to_plain(spec), seed, weights])[:16]
     state = out.with_name(f".{out.name}.{key}.state")
     return train_teacher(
-        out, source, arch=arch, size=size, spec=spec, seed=seed, device=where, state=state, on_estimate=on_estimate
-    )
+        out, source, arch=arch, size=size, spec=spec, seed=seed, device=where, state=state, init=pretrained,
+        on_estimate=on_estimate,
+    )  # fmt: skip

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ddkit.errors import Diverged
 from ddkit.format.views import normalise
-from ddkit.runtime import write_bytes
+from ddkit.runtime import has_bfloat16, write_bytes
 from ddkit.seeds import torch_seed
 from ddkit.specs import TrainSpec
 
@@ -49,12 +49,18 @@ def learning_rate(spec: TrainSpec, step: int, steps: int, steps_an_epoch: int) -
 
 
 def make_optimiser(spec: TrainSpec, network: nn.Module) -> torch.optim.Optimizer:
-    """AdamW or SGD with Nesterov momentum; no weight decay on one-dimensional parameters."""
-    named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for _, p in named if p.ndim > 1], "weight_decay": spec.weight_decay},
-        {"params": [p for _, p in named if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    """AdamW or SGD with Nesterov momentum; no weight decay on one-dimensional parameters.
+
+    Each group holds its peak learning rate as `peak`: head_lr for the last linear layer where the spec has one.
+    """
+    linear = [module for module in network.modules() if isinstance(module, nn.Linear)][-1:] if spec.head_lr else []
+    head = {id(p) for module in linear for p in module.parameters()}
+    groups: list[dict[str, Any]] = []
+    for peak, mine in ((spec.lr, False), (spec.head_lr or spec.lr, True)):
+        part = [p for p in network.parameters() if p.requires_grad and (id(p) in head) == mine]
+        groups.append({"params": [p for p in part if p.ndim > 1], "weight_decay": spec.weight_decay, "peak": peak})
+        groups.append({"params": [p for p in part if p.ndim <= 1], "weight_decay": 0.0, "peak": peak})
+    groups = [group for group in groups if group["params"]]
     if spec.optimiser == "sgd":
         return torch.optim.SGD(groups, lr=spec.lr, momentum=spec.momentum, nesterov=spec.momentum > 0)
     return torch.optim.AdamW(groups, lr=spec.lr, betas=(0.9, 0.999))
@@ -96,7 +102,7 @@ def fit(network: nn.Module, job: Fit) -> list[dict[str, float]]:
     if job.on_epoch and first:
         job.on_epoch(first)
     steps = job.epochs * job.steps_an_epoch
-    half = job.spec.precision == "bfloat16"
+    half = job.spec.precision == "bfloat16" and has_bfloat16(job.device)
     saved = probe = time.monotonic()
     for epoch in range(first, job.epochs):
         network.train()
@@ -106,7 +112,7 @@ def fit(network: nn.Module, job: Fit) -> list[dict[str, float]]:
             for inputs, target in job.batches(epoch):
                 factor = learning_rate(job.spec, step, steps, job.steps_an_epoch)
                 for group in optimiser.param_groups:
-                    group["lr"] = job.spec.lr * factor
+                    group["lr"] = group["peak"] * factor
                 with torch.autocast(job.device.type, torch.bfloat16) if half else nullcontext():
                     logits = network(inputs.contiguous(memory_format=torch.channels_last))
                 loss = job.loss(logits.float(), target)

@@ -1,0 +1,151 @@
+"""Recover: an authors-like loop beside ours, on the same start, in turns, in one run.
+
+    python benchmarks/inversion.py [--arch resnet18-small] [--size 32] [--batch 100] [--steps 100] [--device cpu]
+
+The authors-like loop is written from methods' facts: float32, NCHW, torchvision's RandomResizedCrop and flip on the whole
+batch, torch.roll, forward hooks that compute each layer's mean and variance, Adam on the pixels, cosine, clamp by
+channel. Both losses are then measured on the same 20 crops in float32: faster and worse would be no gain.
+Prints the ratio of step times (median of the rounds, with its spread) and writes benchmarks/results/inversion-….json.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+from torchvision import transforms
+
+from ddkit.runtime import hardware, pick_device, versions
+from ddkit.sources.networks import build_network
+from ddkit.sources.teacher import Teacher
+from ddkit.sources.training import seeded_network
+from ddkit.specs import TeacherSpec
+from ddkit.synthesis.inversion import Batch, Engine
+from ddkit.synthesis.settings import Inversion
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+FLOPS_A_SAMPLE = {("resnet18", 224): 3.64e9}  # one forward pass at 224 px (timm's table); twice that with gradients
+
+
+def teacher(arch: str, size: int, classes: int, device: torch.device) -> Teacher:
+    """Random weights with BatchNorm statistics of noise: the time of a step does not depend on what was learned."""
+    net = seeded_network(lambda: build_network(arch, classes, size), 0, "inversion-benchmark").to(device)
+    with torch.no_grad():
+        net.train()
+        for _ in range(3):
+            net(torch.randn(16, 3, size, size, generator=torch.Generator().manual_seed(1)).to(device))
+    names = tuple(str(i) for i in range(classes))
+    return Teacher(
+        net, TeacherSpec(arch=arch, num_classes=classes, image_size=size, mean=MEAN, std=STD, classes=names), device
+    )
+
+
+class AuthorsLike:
+    """The loop of the SRe2L family as its scripts have it."""
+
+    def __init__(self, net: nn.Module, x: torch.Tensor, labels: torch.Tensor, settings: Inversion) -> None:
+        self.net = net.to(memory_format=torch.contiguous_format).eval()
+        self.x, self.labels, self.settings, self.done = x.clone().contiguous().requires_grad_(), labels, settings, 0
+        self.optimiser = torch.optim.Adam([self.x], settings.lr, (0.5, 0.9), 1e-8)
+        self.crop = transforms.Compose(
+            [transforms.RandomResizedCrop(x.shape[-1], (0.08, 1)), transforms.RandomHorizontalFlip()]
+        )
+
+    def step(self) -> None:
+        found, s = [], self.settings
+
+        def hook(module: nn.BatchNorm2d, inputs: tuple[torch.Tensor, ...], _: torch.Tensor) -> None:
+            z = inputs[0]
+            mean, var = z.mean([0, 2, 3]), z.permute(1, 0, 2, 3).reshape(z.shape[1], -1).var(1, unbiased=False)
+            found.append(torch.norm(module.running_var.data - var, 2) + torch.norm(module.running_mean.data - mean, 2))
+
+        handles = [m.register_forward_hook(hook) for m in self.net.modules() if isinstance(m, nn.BatchNorm2d)]
+        for group in self.optimiser.param_groups:
+            group["lr"] = s.lr * (1 + math.cos(math.pi * self.done / s.steps)) / 2
+        view = self.crop(self.x)
+        down, right = (int(torch.randint(0, s.crop.jitter + 1, (1,))) for _ in range(2))
+        view = torch.roll(view, (down, right), (2, 3))
+        self.optimiser.zero_grad()
+        loss = nn.functional.cross_entropy(self.net(view), self.labels)
+        loss = loss + s.bn.weight * sum((10 if i == 0 else 1) * term for i, term in enumerate(found))
+        loss.backward()
+        self.optimiser.step()
+        for channel in range(3):
+            m, d = MEAN[channel], STD[channel]
+            self.x.data[:, channel] = torch.clamp(self.x.data[:, channel], -m / d, (1 - m) / d)
+        for handle in handles:
+            handle.remove()
+        self.done += 1
+
+
+def final_loss(x: torch.Tensor, batch: Batch, settings: Inversion, guide: Teacher) -> float:
+    """The objective of finished images on 20 fixed crops, float32."""
+    engine = Engine(batch, settings.__class__(**{**settings.__dict__, "precision": "float32"}), guide)
+    with torch.no_grad():
+        engine.x.copy_(x)
+        values = [
+            sum(float(v) for v in engine.terms(*engine.crops.matrices(t, batch.size, settings.crop, x.device)).values())
+            for t in range(0, settings.steps, max(1, settings.steps // 20))
+        ]
+    return statistics.mean(values)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--arch", default="resnet18-small")
+    parser.add_argument("--size", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=100)
+    parser.add_argument("--classes", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", default="benchmarks/results")
+    args = parser.parse_args()
+    device = pick_device(args.device)
+    guide = teacher(args.arch, args.size, args.classes, device)
+    settings = Inversion(steps=args.steps, threads=torch.get_num_threads())
+    labels = (torch.arange(args.batch) % args.classes).sort().values
+    batch = Batch(labels=labels, anchors=None, size=args.size, seed=0, name="benchmark")
+    ours = Engine(batch, settings, guide)
+    net = seeded_network(lambda: build_network(args.arch, args.classes, args.size), 0, "x").to(device)
+    net.load_state_dict(guide.network.state_dict())
+    theirs = AuthorsLike(net.requires_grad_(False), ours.x.detach(), labels.to(device), settings)
+    torch.manual_seed(0)
+    times: dict[str, list[float]] = {"authors-like": [], "ours": []}
+    round_steps = 5
+    for _ in range(args.steps // round_steps):  # in turns: a busy machine slows both
+        for name, loop in (("authors-like", theirs), ("ours", ours)):
+            began = time.perf_counter()
+            for _ in range(round_steps):
+                loop.step()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            times[name].append((time.perf_counter() - began) / round_steps)
+    ratios = sorted(a / b for a, b in zip(times["authors-like"], times["ours"]))[1:-1]
+    seconds = {name: statistics.median(values) for name, values in times.items()}
+    rate = args.batch / seconds["ours"]
+    report = {
+        "arch": args.arch, "size": args.size, "batch": args.batch, "steps": args.steps,
+        "hardware": hardware(device), "threads": torch.get_num_threads(), "versions": versions(),
+        "seconds_a_step": seconds, "image_steps_a_second": rate,
+        "ratio": {"median": statistics.median(ratios), "low": ratios[0], "high": ratios[-1], "rounds": len(ratios)},
+        "final_loss": {
+            "authors-like": final_loss(theirs.x.detach(), batch, settings, guide),
+            "ours": final_loss(ours.x.detach(), batch, settings, guide),
+            "start": final_loss(Engine(batch, settings, guide).x.detach(), batch, settings, guide),
+        },
+    }  # fmt: skip
+    if (flops := FLOPS_A_SAMPLE.get((args.arch, args.size))) is not None:
+        report["teraflops"] = 2 * flops * rate / 1e12  # roofline: an H200's dense bfloat16 peak is 989
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    name = f"inversion-{device.type}-{args.arch}-{args.size}.json"
+    (out / name).write_text(json.dumps(report, indent=2, sort_keys=True) + "\n")
+    print(json.dumps(report, indent=2, sort_keys=True))
+
+
+if __name__ == "__main__":
+    main()
