@@ -45,7 +45,7 @@ ROOMS = {
         "curriculum",
     ],
     "distillers": [],
-    "publishing": ["pictures", "card"],
+    "publishing": ["pictures", "making", "card"],
     "pipeline": ["record", "costs", "making", "manifests", "preparing", "distilling", "relabels"],
     "evaluation": ["statistics", "single", "tables", "demonstration"],
     "testing": [],

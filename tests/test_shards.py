@@ -136,3 +136,15 @@ def test_images_are_lossless(height, width, seed):
     data = encode_image(pixels)
     assert data == encode_image(pixels) and (decode_image(data, "png", "x") == pixels).all()
     assert io.BytesIO(data).read(4) == b"\x89PNG"
+
+
+def test_strided_arrays_keep_their_values():
+    """A network in channels-last holds strided weights; the library alone would write their buffers."""
+    from safetensors.numpy import load
+
+    from ddkit.format.shards import save_tensors
+
+    x = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    strided = {"transposed": x.transpose(2, 0, 1), "column": x[:, :, 1], "every": x[..., ::2]}
+    found = load(save_tensors(strided))
+    assert all((found[name] == value).all() for name, value in strided.items())

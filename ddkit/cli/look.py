@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,7 +19,7 @@ def register(app: typer.Typer) -> None:
     def inspect(directory: Annotated[str, typer.Argument(help="a distilled set")]) -> None:
         """What the manifest says of a set."""
         from ddkit.format import read_manifest
-        from ddkit.runtime import one_line, size_words
+        from ddkit.runtime import size_words
 
         manifest = read_manifest(directory)
         d = manifest.data
@@ -27,7 +28,8 @@ def register(app: typer.Typer) -> None:
             ("name", d["name"]),
             ("images", f"{manifest.rows()} of {len(manifest.classes)} classes, {manifest.image_size} px"),
             ("prefixes", ", ".join(f"ipc{p}" for p in manifest.prefixes)),
-            ("method", f"{d['method']} ({one_line(d['recipe']['config']) or 'no settings'}), seed {d['seed']}"),
+            ("method", f"{d['method']}, recipe {d['recipe']['name']}, seed {d['seed']}"),
+            ("settings", f"{_settings(d) or 'defaults of the method'}"),
             ("views", f"{d['views']['count']} of {manifest.size} px, protocol {d['views']['protocol']}"),
             ("labels", f"{d['labels']['codec']}, top-1 agreement {d['labels']['fidelity']['top1_agreement']:.4f}"),
             ("teacher", f"{teacher['arch']}, {teacher['accuracy']} %, {teacher['hash'][:12]}"),
@@ -44,13 +46,30 @@ def register(app: typer.Typer) -> None:
     @command(app, "Look")
     def preview(
         directory: Annotated[str, typer.Argument(help="a distilled set")],
+        origins: Annotated[
+            bool, typer.Option("--origins", help="the real images it began as, beside the results (never published)")
+        ] = False,
+        losses: Annotated[bool, typer.Option("--losses", help="the loss curves, term by term")] = False,
         out: Annotated[str | None, typer.Option("--out", help="the picture (default ./NAME-preview.png)")] = None,
     ) -> None:
-        """Two pictures: the images class by class, and what the views of some look like with their soft labels."""
+        """Two pictures: the images class by class, and what the views of some look like with their soft labels.
+
+        With --origins or --losses one picture of what OUT.work keeps of the making.
+        """
         from ddkit.format import read_manifest
+        from ddkit.publishing.making import losses_picture, origins_picture
         from ddkit.publishing.pictures import preview_grid, view_strip
 
         manifest = read_manifest(directory)
+        if origins or losses:
+            chosen = [("origins", origins_picture)] * origins + [("losses", losses_picture)] * losses
+            made = {}
+            for name, draw in chosen:
+                made[name] = Path(out if out and len(chosen) == 1 else f"{manifest.data['name']}-{name}.png")
+                draw(manifest, made[name])
+                say(f"{name}: {made[name]}")
+            document({name: str(path) for name, path in made.items()})
+            return
         grid = Path(out or f"{manifest.data['name']}-preview.png")
         strip = grid.with_name(f"{grid.stem}-views{grid.suffix}")
         preview_grid(manifest, grid)
@@ -77,6 +96,15 @@ def register(app: typer.Typer) -> None:
         facts = versions() | {"device": device_class(device), "hardware": hardware(device), "cache": str(cache_dir())}
         say(table(("what", "value"), list(facts.items())))
         document(facts)
+
+
+def _settings(data: Mapping[str, Any]) -> str:
+    """Settings that are not the method's defaults; all of a method that is not here."""
+    from ddkit.distillers import distiller_names, find_distiller, other_settings
+    from ddkit.runtime import one_line
+
+    config, name = data["recipe"]["config"], data["method"]
+    return one_line(other_settings(find_distiller(name), config) if name in distiller_names() else config)
 
 
 def _listing(what: str) -> list[tuple[str, str]]:

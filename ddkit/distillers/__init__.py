@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import pkgutil
 import sys
+from collections.abc import Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -74,3 +75,9 @@ def make_config(module: ModuleType, settings: dict[str, Any]) -> Any:
 def config_keys(module: ModuleType) -> dict[str, Any]:
     """The settings of a distiller with their defaults, tables as dotted keys."""
     return flatten(to_plain(module.Config()))
+
+
+def other_settings(module: ModuleType, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a complete configuration (dotted keys) that are not the method's defaults."""
+    defaults = config_keys(module)
+    return {key: value for key, value in config.items() if defaults.get(key) != value}

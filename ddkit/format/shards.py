@@ -40,7 +40,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load as load_tensors
-from safetensors.numpy import save as save_tensors
+from safetensors.numpy import save as _save
 
 from ddkit.errors import IntegrityError
 from ddkit.format.codecs import Codec
@@ -73,6 +73,11 @@ def row_key(row: int) -> str:
 
 
 # ------------------------------------------------------------------ the views member
+
+
+def save_tensors(tensors: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None) -> bytes:
+    """Arrays as safetensors. (The library writes the buffer of a strided array as if it were contiguous.)"""
+    return _save({name: np.ascontiguousarray(array) for name, array in tensors.items()}, metadata)
 
 
 def pack_views(views: Views, labels: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> bytes:

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load_file
 
 from ddkit import engine
 from ddkit.distillers import find_distiller, make_config
 from ddkit.errors import OptionError
 from ddkit.format.manifest import Manifest
-from ddkit.format.shards import file_metadata
+from ddkit.format.shards import file_metadata, save_tensors
 from ddkit.plain import canonical, fingerprint, to_plain
 from ddkit.replay.loader import ReplayLoader
 from ddkit.replay.relabelling import load_rows, unit_path
@@ -110,7 +110,7 @@ def _once(making: Making, name: str, compute: Callable[[], dict[str, np.ndarray]
     key = fingerprint([making.fingerprint, to_plain(making.source) | {"data": ""}, making.size])[:12]
     path = Path(making.work) / "once" / f"{name}-{key}.safetensors"
     if not path.is_file():
-        write_bytes(path, save(compute()))
+        write_bytes(path, save_tensors(compute()))
     return load_file(path)
 
 
@@ -158,8 +158,10 @@ def make_unit(job: UnitJob) -> None:
     }
     if context.keep.losses:
         losses = {name: np.asarray(values, np.float32) for name, values in context.keep.losses.items()}
-        write_bytes(losses_path(job.making.work, job.unit.id), save(losses))
-    write_bytes(unit_path(job.making.work, job.unit.id), save(tensors, {"ddkit": canonical(metadata, indent=None)}))
+        write_bytes(losses_path(job.making.work, job.unit.id), save_tensors(losses))
+    write_bytes(
+        unit_path(job.making.work, job.unit.id), save_tensors(tensors, {"ddkit": canonical(metadata, indent=None)})
+    )
     context.keep.clear()
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ddkit.distillers import find_distiller, make_config
+from ddkit.distillers import find_distiller, make_config, other_settings
 from ddkit.errors import OptionError, OtherRun, unknown
 from ddkit.format.codecs import find_codec
 from ddkit.format.images import IMAGE_FORMATS
@@ -141,7 +141,7 @@ def prepare(out: Path, given: dict[str, Any], device: torch.device, *, overwrite
         holdout = DEFAULT_HOLDOUT
     source = source if holdout is None else source.part("train", holdout)
     record = replace(record, size=size or source.default_size(), holdout=holdout)
-    for stage in range(1, len(record.prefixes) + 1):
+    for stage in range(len(record.prefixes), 0, -1):
         module.units(_plan(record, module, source, stage))  # too few images show before a teacher is trained
     began = time.monotonic()
     path = find_teacher(
@@ -220,7 +220,8 @@ def _new_record(given: Mapping[str, Any], source: Source) -> Record:
         resolve(given, recipe, config, _stages(module, config)),
         method=absolute(method) if method.endswith(".py") else method,
     )
-    note(f"{module.NAME} on {public_name(record.data)}: recipe {recipe.name} ({one_line(config) or 'no settings'})")
+    shown = one_line(other_settings(module, config)) or "the method's defaults"
+    note(f"{module.NAME} on {public_name(record.data)}: recipe {recipe.name} ({shown})")
     return replace(record, split=source.ref.split)
 
 

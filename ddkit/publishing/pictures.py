@@ -47,7 +47,7 @@ def preview_grid(manifest: Manifest, path: Path, *, per_class: int = 10, classes
     images = thumbnails(manifest, min(per_class, manifest.ipc), classes)
     side = max(64, min(manifest.image_size, 112))
     font = ImageFont.load_default(15)
-    names = {label: _short(manifest.class_names[label]) for label in images}
+    names = {label: short_name(manifest.class_names[label]) for label in images}
     left = int(max(font.getlength(name) for name in names.values())) + 24
     gap, top = 4, 40
     columns = max(len(mine) for mine in images.values())
@@ -75,13 +75,22 @@ def _enlarged(pixels: np.ndarray, side: int) -> Image.Image:
     return image.resize((side, side), method)
 
 
-def _short(name: str, longest: int = 22) -> str:
+def short_name(name: str, longest: int = 22) -> str:
     """A class name short enough for a label: the first lemma, without a WordNet id before it."""
     name = re.sub(r"^n\d{8}[_ -]", "", name.split(",")[0]).replace("_", " ")
     return name if len(name) <= longest else name[: longest - 1] + "…"
 
 
-METHOD_NAMES = {"rded": "RDED", "random": "Random real images"}
+METHOD_NAMES = {
+    "cudd": "CUDD",
+    "cda": "CDA",
+    "sre2l": "SRe2L",
+    "rded": "RDED",
+    "random": "Random real images",
+    "herding": "Herding",
+    "kcenter": "k-center greedy",
+    "kmeans": "k-means",
+}
 
 
 def title(manifest: Manifest) -> str:
@@ -96,12 +105,12 @@ def view_strip(manifest: Manifest, path: Path, *, rows: int = 6, views: int = 6)
     loader = ReplayLoader(manifest, batch_size=1, rank=0, world_size=1)
     views = min(views, loader.views)
     chosen = np.unique(np.linspace(0, loader.rows - 1, min(rows, loader.rows)).astype(int))
-    figure = _figure(2.1 + 1.7 * views, 2.15 * len(chosen) + 0.5)
+    figure = new_figure(2.1 + 1.7 * views, 2.15 * len(chosen) + 0.5)
     axes = figure.subplots(len(chosen), views + 1, squeeze=False)
     for line, row in zip(axes, chosen):
         stored, boxes, label = loader.stored(int(row))
         line[0].imshow(stored.transpose(1, 2, 0))
-        line[0].set_title(_short(loader.classes[label], 16), fontsize=9, color=INK)
+        line[0].set_title(short_name(loader.classes[label], 16), fontsize=9, color=INK)
         for v, axis in enumerate(line[1:]):
             colour = COLOURS[v % len(COLOURS)]
             t, left, h, w = (int(x) for x in boxes[v])
@@ -111,14 +120,14 @@ def view_strip(manifest: Manifest, path: Path, *, rows: int = 6, views: int = 6)
             p = np.exp((logits - logits.max()) / 1.0)
             p /= p.sum()
             best = np.argsort(-p)[:3]
-            text = "\n".join(f"{_short(loader.classes[c], 12)} {100 * p[c]:.0f} %" for c in best)
+            text = "\n".join(f"{short_name(loader.classes[c], 12)} {100 * p[c]:.0f} %" for c in best)
             axis.set_title(text, fontsize=7, color=INK)
             for spine in axis.spines.values():
                 spine.set(color=colour, linewidth=2)
         for axis in line:
             axis.set(xticks=[], yticks=[])
     figure.suptitle(f"{title(manifest)}: stored image, its views, the teacher's three first (T = 1)", fontsize=11)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _rectangle(x: float, y: float, w: float, h: float, colour: str) -> Any:
@@ -127,7 +136,8 @@ def _rectangle(x: float, y: float, w: float, h: float, colour: str) -> Any:
     return Rectangle((x, y), w, h, fill=False, edgecolor=colour, linewidth=1.3)
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, inches, without a display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -136,7 +146,8 @@ def _figure(width: float, height: float) -> Figure:
     return figure
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, atomically."""
     with atomic_file(path) as temporary:
         figure.savefig(temporary, format="png")
 
@@ -168,12 +179,12 @@ def _plot_curves(axis: Any, histories: Mapping[str, Sequence[Mapping[str, float]
 def curves(histories: Mapping[str, Sequence[Mapping[str, float]]], path: Path) -> None:
     """Learning curves: training loss and, where it was measured, accuracy. histories: name -> metrics.jsonl lines."""
     measured = any("accuracy" in entry for history in histories.values() for entry in history)
-    figure = _figure(10 if measured else 6, 3.6)
+    figure = new_figure(10 if measured else 6, 3.6)
     axes = figure.subplots(1, 2 if measured else 1, squeeze=False)[0]
     _plot_curves(axes[0], histories, "loss", "training loss")
     if measured:
         _plot_curves(axes[1], histories, "accuracy", "accuracy on held-out images, %")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def demo_picture(
@@ -184,9 +195,9 @@ def demo_picture(
 ) -> None:
     """The demo's picture: the distilled images class by class, the students' accuracy, and the table."""
     images = thumbnails(manifest, min(10, manifest.ipc), 10)
-    figure = _figure(14, 6.6)
+    figure = new_figure(14, 6.6)
     left, right = figure.subfigures(1, 2, width_ratios=(1, 1.05), squeeze=False)[0]
-    left.suptitle(f"{title(manifest)}: the images RDED made", fontsize=11, color=INK)
+    left.suptitle(f"{title(manifest)}: the images that were made", fontsize=11, color=INK)
     grid = left.subplots(len(images), max(len(mine) for mine in images.values()), squeeze=False)
     for line, (label, mine) in zip(grid, images.items()):
         for axis in line:
@@ -195,7 +206,9 @@ def demo_picture(
             axis.imshow(pixels.transpose(1, 2, 0), interpolation="nearest")
         line[0].set_axis_on()
         line[0].set(xticks=[], yticks=[])
-        line[0].set_ylabel(_short(manifest.class_names[label], 12), rotation=0, ha="right", va="center", fontsize=10)
+        line[0].set_ylabel(
+            short_name(manifest.class_names[label], 12), rotation=0, ha="right", va="center", fontsize=10
+        )
         line[0].spines[:].set_visible(False)
     top, bottom = right.subfigures(2, 1, height_ratios=(2.2, 1), squeeze=False)[:, 0]
     _plot_curves(top.subplots(), histories, "accuracy", "accuracy on held-out images while training, %")
@@ -207,4 +220,4 @@ def demo_picture(
     table.scale(1, 1.35)
     for cell in table.get_celld().values():
         cell.set_edgecolor("#d8dbe3")
-    _save(figure, path)
+    save_figure(figure, path)

@@ -16,14 +16,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load_file
 from torch import Tensor
 
 from ddkit import engine
 from ddkit.errors import Diverged, IntegrityError
 from ddkit.format.codecs import fidelity_sums, find_codec
 from ddkit.format.images import decode_image
-from ddkit.format.shards import Sample, file_metadata, file_sha256, pack_views, rows_path, shard_path, write_shard
+from ddkit.format.shards import (
+    Sample,
+    file_metadata,
+    file_sha256,
+    pack_views,
+    rows_path,
+    save_tensors,
+    shard_path,
+    write_shard,
+)
 from ddkit.format.views import Views, draw, network_input
 from ddkit.plain import canonical
 from ddkit.runtime import progress, write_bytes
@@ -104,7 +113,7 @@ def save_rows(work: str | Path, shard: ShardPlan, rows: Rows) -> None:
         "rank": rows.ranks.astype(np.int64),
     }
     metadata = {"ddkit": canonical({"origins": rows.origins}, indent=None)}
-    write_bytes(unit_path(work, f"images-{shard.name}"), save(tensors, metadata))
+    write_bytes(unit_path(work, f"images-{shard.name}"), save_tensors(tensors, metadata))
 
 
 def load_rows(work: str, name: str) -> Rows:
@@ -200,7 +209,7 @@ def label_rows(job: LabelJob) -> None:
     centred = stacked - stacked.mean(-1, keepdims=True)
     tensors["fidelity"] = np.sum([fidelity_sums(z, codec.decode(row)) for z, row in zip(centred, soft)], axis=0)
     seconds = {"seconds": round(time.perf_counter() - began, 4)}
-    write_bytes(unit_path(how.work, job.id), save(tensors, {"ddkit": canonical(seconds, indent=None)}))
+    write_bytes(unit_path(how.work, job.id), save_tensors(tensors, {"ddkit": canonical(seconds, indent=None)}))
 
 
 # ------------------------------------------------------------------ pack units
