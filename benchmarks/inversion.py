@@ -2,9 +2,9 @@
 
     python benchmarks/inversion.py [--arch resnet18-small] [--size 32] [--batch 100] [--steps 100] [--device cpu]
 
-The authors-like loop is written from methods' facts: float32, NCHW, torchvision's RandomResizedCrop and flip on the whole
-batch, torch.roll, forward hooks that compute each layer's mean and variance, Adam on the pixels, cosine, clamp by
-channel. Both losses are then measured on the same 20 crops in float32: faster and worse would be no gain.
+The authors-like loop is written from facts: float32, NCHW, torchvision's RandomResizedCrop and flip on the whole batch,
+torch.roll, forward hooks that compute each layer's mean and variance, Adam on the pixels, cosine, clamp by channel.
+Both losses are then measured on the same 20 crops in float32: faster and worse would be no gain.
 Prints the ratio of step times (median of the rounds, with its spread) and writes benchmarks/results/inversion-….json.
 """
 
@@ -14,6 +14,7 @@ import math
 import statistics
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -94,7 +95,8 @@ def final_loss(x: torch.Tensor, batch: Batch, settings: Inversion, guide: Teache
     return statistics.mean(values)
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> dict[str, Any]:
+    """The report, also written to --out."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--arch", default="resnet18-small")
     parser.add_argument("--size", type=int, default=32)
@@ -103,7 +105,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", default="benchmarks/results")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     device = pick_device(args.device)
     guide = teacher(args.arch, args.size, args.classes, device)
     settings = Inversion(steps=args.steps, threads=torch.get_num_threads())
@@ -127,7 +129,7 @@ def main() -> None:
     ratios = sorted(a / b for a, b in zip(times["authors-like"], times["ours"]))[1:-1]
     seconds = {name: statistics.median(values) for name, values in times.items()}
     rate = args.batch / seconds["ours"]
-    report = {
+    report: dict[str, Any] = {
         "arch": args.arch, "size": args.size, "batch": args.batch, "steps": args.steps,
         "hardware": hardware(device), "threads": torch.get_num_threads(), "versions": versions(),
         "seconds_a_step": seconds, "image_steps_a_second": rate,
@@ -144,8 +146,8 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     name = f"inversion-{device.type}-{args.arch}-{args.size}.json"
     (out / name).write_text(json.dumps(report, indent=2, sort_keys=True) + "\n")
-    print(json.dumps(report, indent=2, sort_keys=True))
+    return report
 
 
 if __name__ == "__main__":
-    main()
+    print(json.dumps(main(), indent=2, sort_keys=True))  # noqa: T201

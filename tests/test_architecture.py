@@ -19,6 +19,7 @@ ROOMS = {
     "sources": [
         "decoding",
         "classes",
+        "packed",
         "tables",
         "images",
         "networks",

@@ -152,6 +152,6 @@ def test_sets_that_differ_only_in_seed_are_one_row(random_set, teacher, tmp_path
 def test_the_demo_ends_with_a_table_and_a_picture(tmp_path, teacher, monkeypatch):
     result = run_demo(tmp_path / "demo", teacher=teacher, epochs=1, views=2, workers=1)
     assert [(row[0], row[1]) for row in result.rows] == [
-        ("rded", "stored"), ("rded", "hard"), ("random", "stored"), ("random", "hard"),
+        ("cudd", "stored"), ("cudd", "hard"), ("random", "stored"), ("random", "hard"),
     ]  # fmt: skip
     assert result.picture.is_file() and all(row[2].endswith("%") for row in result.rows)

@@ -117,3 +117,22 @@ def register(app: typer.Typer) -> None:
         say(table(header, rows))
         document([to_plain(r) for r in report])
         next_step(f"ddkit card {directories[0]}   (the results are in its manifest and card already)")
+
+    @command(app, "Use")
+    def export(
+        source: Annotated[str, typer.Argument(help=f"the source: {o.SOURCE}")],
+        out: Annotated[str, typer.Argument(help="the new folder")],
+        as_: Annotated[str, typer.Option("--as", help="shards: tar shards of images and classes")] = "shards",
+        image_column: o.ImageColumn = None,
+        label_column: o.LabelColumn = None,
+    ) -> None:
+        """A source as tar shards, which ddkit and any WebDataset reader open; images keep their bytes."""
+        from ddkit.errors import unknown
+        from ddkit.sources.images import export as run
+
+        if as_ != "shards":
+            raise unknown("--as", as_, ["shards"])
+        count = run(source, out, image_column=image_column, label_column=label_column)
+        say(f"{out}: {count} images")
+        document({"out": out, "images": count})
+        next_step(f"ddkit distill OUT --data {out}")

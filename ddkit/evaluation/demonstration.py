@@ -1,7 +1,8 @@
-"""`ddkit demo`: digits distilled by RDED and by random choice, four students, one table, one picture."""
+"""`ddkit demo`: digits distilled by CUDD and by random choice, four students, one table, one picture."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,19 +30,20 @@ def run_demo(
     teacher: str = "train:convnet3",
     epochs: int | None = None,
     views: int | None = None,
+    settings: Mapping[str, Any] | None = None,
     workers: int | None = None,
 ) -> DemoResult:
-    """Make `out` (RDED) and `out`-random, IPC 10 at 32 px, and train convnet3 from both with stored and hard labels.
+    """Make `out` (CUDD) and `out`-random, IPC 10 at 32 px, and train convnet3 from both with stored and hard labels.
 
-    teacher, epochs, views, workers: other than the demo's own, to be quicker.
+    teacher, epochs, views, settings, workers: other than the demo's own, to be quicker.
     """
     options: dict[str, Any] = {
         "data": "digits", "ipc": 10, "size": 32, "protocol": "demo", "teacher": teacher, "views": views,
         "workers": workers,
     }  # fmt: skip
-    note("1/3  RDED: the teacher picks the most realistic crops of each digit")
-    sets = {"rded": distill(out, method="rded", **options)}
-    note("2/3  random: ten images of each digit, the same teacher and views")
+    note("1/3  CUDD: five images of each digit are optimised, a student learns from them, five more against it")
+    sets = {"cudd": distill(out, method="cudd", settings=settings, **options)}
+    note("2/3  random: ten real images of each digit, the same teacher and views")
     sets["random"] = distill(out.with_name(out.name + "-random"), method="random", **options)
     note("3/3  four students from 100 images each, measured on 355 images they never saw")
     jobs = {
@@ -57,7 +59,7 @@ def run_demo(
     ]
     histories = {f"{name}, {labels} labels": results[job.out].history for (name, labels), job in jobs.items()}
     picture = out.with_name(out.name + ".png")
-    demo_picture(sets["rded"], histories, [header, *rows], picture)
+    demo_picture(sets["cudd"], histories, [header, *rows], picture)
     return DemoResult(header, rows, picture.absolute())
 
 

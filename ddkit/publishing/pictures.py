@@ -197,7 +197,7 @@ def demo_picture(
     images = thumbnails(manifest, min(10, manifest.ipc), 10)
     figure = new_figure(14, 6.6)
     left, right = figure.subfigures(1, 2, width_ratios=(1, 1.05), squeeze=False)[0]
-    left.suptitle(f"{title(manifest)}: the images that were made", fontsize=11, color=INK)
+    left.suptitle(f"{title(manifest)}: what was made", fontsize=11, color=INK)
     grid = left.subplots(len(images), max(len(mine) for mine in images.values()), squeeze=False)
     for line, (label, mine) in zip(grid, images.items()):
         for axis in line:

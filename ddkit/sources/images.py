@@ -15,15 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddkit.errors import ClassesError, ImagesUnreadable, SourceError, first_few
-from ddkit.runtime import cache_dir, cores, progress, write_bytes
+from ddkit.errors import ClassesError, ImagesUnreadable, OtherRun, SourceError, first_few
+from ddkit.runtime import cache_dir, cores, is_temporary, progress, write_bytes
 from ddkit.sources.classes import class_subset, match_classes, name_classes
 from ddkit.sources.decoding import Unreadable, centre_square, decode_rgb, image_extent, whole_image
+from ddkit.sources.packed import pack_split, write_index
 from ddkit.sources.tables import Table, open_table, splits_of, validation_splits
 from ddkit.specs import ClassName, DatasetSpec, EvalTransform
 
 Result = TypeVar("Result")
 
+Row = tuple[bytes | np.ndarray, int]
 SIZES = (32, 64, 128, 224)
 
 
@@ -92,6 +94,14 @@ class Source:
             raise ImagesUnreadable(
                 f"{self.ref.data}: {name} does not decode ({error}); --skip-bad leaves it out"
             ) from error
+
+    def encoded(self, i: int) -> bytes | np.ndarray:
+        """Image i as it is stored: its file's bytes, or pixels. Raises ImagesUnreadable."""
+        try:
+            return self._raw(int(self.rows[i]))
+        except Unreadable as error:
+            name = self._table.row_name(self.rows[i])
+            raise ImagesUnreadable(f"{self.ref.data}: {name} cannot be read ({error}); mend or remove it") from error
 
     def _decode(self, row: int) -> np.ndarray:
         raw = self._raw(row)
@@ -246,6 +256,42 @@ def _side_by_side(work: Callable[[int], Result], n: int, title: str) -> Iterator
             for result in pool.map(work, range(start, min(start + 4096, n))):
                 yield result
                 advance(1)
+
+
+def export(data: str, out: str | Path, *, image_column: str | None = None, label_column: str | None = None) -> int:
+    """Write a source as tar shards into the new folder `out`, every labelled split; returns the images written.
+
+    Images keep their bytes. What comes out is a source again, also where `datasets` is not installed (sources/packed).
+    Raises SourceError, OtherRun (out is not empty), ImagesUnreadable, DiskError.
+    """
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(not is_temporary(path) for path in out.iterdir())):
+        raise OtherRun(f"{out} is not empty; give the name of a new directory")
+    splits, total = {}, 0
+    names: list[ClassName] = []
+    for split in splits_of(data):
+        ref = SourceRef(data=data, split=split, image_column=image_column, label_column=label_column)
+        source = reopen(ref)
+        if not len(source):
+            continue  # a test split whose labels are hidden
+        names = names or source.classes
+        order = match_classes(names, source.classes, what=f"{data} {split}")
+        place = {int(theirs): mine for mine, theirs in enumerate(order)}
+        with progress(f"exporting {split}", len(source), "images") as advance:
+
+            def rows(
+                source: Source = source, place: dict[int, int] = place
+            ) -> Iterator[tuple[bytes | np.ndarray, int]]:
+                for i in range(len(source)):
+                    yield source.encoded(i), place[int(source.labels[i])]
+                    advance(1)  # noqa: B023 (used up inside the loop)
+
+            splits[split] = pack_split(out, split, rows())
+        total += len(source)
+    if not splits:
+        raise SourceError(f"{data} has no labelled images; nothing to export")
+    write_index(out, [{"name": c.name, "id": c.id} for c in names], splits)
+    return total
 
 
 @functools.lru_cache(maxsize=4)

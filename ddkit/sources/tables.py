@@ -18,6 +18,7 @@ from ddkit.format.integrity import open_shard
 from ddkit.format.manifest import is_set, read_manifest
 from ddkit.format.shards import member
 from ddkit.sources.decoding import SUFFIXES
+from ddkit.sources.packed import is_packed, open_packed, packed_splits
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -56,6 +57,9 @@ def open_table(data: str, split: str, image_column: str | None = None, label_col
         return _folders(splits[split])
     if kind == "set":
         return _distilled(splits[split])
+    if kind == "packed":
+        packed = open_packed(splits[split], split)
+        return Table(packed.raw, packed.labels, packed.names, lambda i: f"row {i}", packed.files)
     return _dataset(data, kind, splits[split], image_column, label_column)
 
 
@@ -68,6 +72,8 @@ def _kind(data: str) -> tuple[str, dict[str, Any]]:
         raise SourceError(f"no such folder or file: {data}; give digits, a folder of class folders, parquet or tar")
     if is_set(path):
         return "set", {"train": path}
+    if is_packed(path):
+        return "packed", dict.fromkeys(packed_splits(path), path)
     for kind, suffix in (("parquet", ".parquet"), ("webdataset", ".tar")):
         files = [path] if path.suffix == suffix else []
         if path.is_dir():

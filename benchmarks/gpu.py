@@ -1,0 +1,176 @@
+"""CIFAR-10 on one GPU: teacher, CUDD and random at IPC 10 and 50, the other methods, and the speed of each part.
+
+    ddkit export CIFAR10_FOLDER shards --as shards          # where `datasets` is installed
+    python benchmarks/gpu.py --data shards [--minutes 9]    # on the GPU: torch, torchvision and timm are enough
+
+Prints the plan with expected minutes first. Stops by itself after --minutes and continues where it stood when it is
+called again (exit 3 while something is left). The result, benchmarks/results/gpu-DEVICE.json, holds hardware, versions
+and command. --tiny runs the same path on any CPU in a minute, with values that mean nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import ddkit
+from ddkit.format.manifest import read_manifest
+from ddkit.runtime import hardware, pick_device, versions, write_bytes
+from ddkit.specs import TeacherSpec
+
+# Table XI of CUDD (arXiv 2405.09150): minutes for CIFAR-10, IPC 10, ResNet-18, one RTX 3090
+TABLE_XI = {"recover": 6.1, "relabel": 3.7, "select": 1.5, "student": 40.2}
+PAPER = {"cudd-10": 56.2, "cudd-50": 84.5, "sre2l-10": "27.8 (CUDD) or 29.3 (RDED)", "rded-10": 37.1}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much of everything. minutes: expected of each kind of step on one H200, by reckoning, not measured."""
+
+    arch: str
+    teacher_epochs: int
+    ipcs: tuple[int, ...]
+    others: tuple[str, ...]
+    runs: int
+    epochs: int | None
+    views: int | None
+    settings: dict[str, Any]
+    minutes: dict[str, float]
+
+
+FULL = Scale(
+    arch="resnet18-small", teacher_epochs=30, ipcs=(10, 50), others=("rded", "sre2l", "cda", "herding"), runs=3,
+    epochs=None, views=None, settings={}, minutes={"teacher": 3, "set-10": 4, "set-50": 9, "students-10": 4,
+    "students-50": 14, "speed": 2},
+)  # fmt: skip
+TINY = Scale(
+    arch="convnet3", teacher_epochs=1, ipcs=(1, 2), others=("rded",), runs=2, epochs=2, views=4,
+    settings={"steps": 3, "student.epochs": 1}, minutes=dict.fromkeys(("teacher", "speed"), 0.1),
+)  # fmt: skip
+
+
+class Bench:
+    """The steps in their order, each kept in the result file once it is done."""
+
+    def __init__(self, data: str, work: Path, out: Path, device: str, scale: Scale) -> None:
+        self.data, self.work, self.out, self.device, self.scale = data, work, out, device, scale
+        self.done: dict[str, Any] = json.loads(out.read_text())["rows"] if out.is_file() else {}
+
+    @property
+    def teacher(self) -> str:
+        return str(self.work / "teacher.safetensors")
+
+    def steps(self) -> list[tuple[str, Callable[[], dict[str, Any]], float]]:
+        """(name, work, expected minutes)"""
+        scale = self.scale
+        low, high = scale.ipcs
+        sets = [("cudd", low), ("random", low), ("cudd", high), ("random", high), *((m, low) for m in scale.others)]
+        minutes = scale.minutes
+        steps: list[tuple[str, Callable[[], dict[str, Any]], float]] = [
+            ("teacher", self.teach, minutes["teacher"]),
+            ("speed", self.speed, minutes["speed"]),
+        ]
+        for method, ipc in sets:
+            each = minutes.get(f"set-{ipc}", 0.2), minutes.get(f"students-{ipc}", 0.2)
+            steps.append((f"{method}-{ipc}", lambda m=method, n=ipc: self.measure(m, n), sum(each)))  # type: ignore[misc]
+        return steps
+
+    def teach(self) -> dict[str, Any]:
+        spec: TeacherSpec = ddkit.teach(
+            self.teacher, data=self.data, arch=self.scale.arch, epochs=self.scale.teacher_epochs, device=self.device
+        )
+        return {"accuracy": spec.accuracy, "measured_on": spec.measured_on, "wanted": 94.0}
+
+    def measure(self, method: str, ipc: int) -> dict[str, Any]:
+        """A set and its students; for cudd its cost beside Table XI's."""
+        out = self.work / f"{method}-{ipc}"
+        settings = self.scale.settings if method in ("cudd", "sre2l", "cda") else {}
+        settings = {k: v for k, v in settings.items() if method == "cudd" or not k.startswith("student.")}
+        ddkit.distill(
+            out, data=self.data, method=method, ipc=ipc, teacher=self.teacher, protocol="cudd", settings=settings,
+            views=self.scale.views, device=self.device, yes=True,
+        )  # fmt: skip
+        (result,) = ddkit.evaluate(
+            [out], val=self.data, runs=self.scale.runs, epochs=self.scale.epochs, baseline=None, device=self.device,
+            command="benchmarks/gpu.py",
+        )  # fmt: skip
+        cost = read_manifest(out).data["cost"]
+        row = asdict(result) | {"cost": cost, "paper": PAPER.get(f"{method}-{ipc}")}
+        if method == "cudd" and ipc == 10:
+            minutes = {part: cost[part] / 60 for part in TABLE_XI}
+            whole = sum(TABLE_XI.values()) / max(sum(minutes.values()), 1e-9)
+            row["table_xi"] = {"paper_minutes": TABLE_XI, "minutes": minutes, "times_faster": whole}
+        return row
+
+    def speed(self) -> dict[str, Any]:
+        """Recover beside the authors-like loop (benchmarks/inversion.py), at 32 and at 224 px."""
+        sys.path.insert(0, str(Path(__file__).parent))
+        import inversion
+
+        sizes = [("resnet18-small", 32), ("resnet18", 224)] if self.scale is FULL else [(self.scale.arch, 32)]
+        steps, batch = ("60", "100") if self.scale is FULL else ("20", "10")
+        return {
+            f"{arch}-{size}": inversion.main(
+                ["--arch", arch, "--size", str(size), "--steps", steps, "--batch", batch, "--device", self.device,
+                 "--out", str(self.work)]
+            )
+            for arch, size in sizes
+        }  # fmt: skip
+
+    def keep(self, name: str, row: dict[str, Any], command: str) -> None:
+        self.done[name] = row
+        facts = {"hardware": hardware(pick_device(self.device)), "versions": versions(), "command": command}
+        text = json.dumps({**facts, "rows": self.done}, indent=2, sort_keys=True) + "\n"
+        write_bytes(self.out, text.encode())
+
+
+def main(argv: list[str] | None = None) -> int:
+    """0: all done; 3: the time is up, call again."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--work", default="scratch/gpu")
+    parser.add_argument("--out", help="default benchmarks/results/gpu-DEVICE.json")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--minutes", type=float, default=9.0)
+    parser.add_argument("--tiny", action="store_true")
+    args = parser.parse_args(argv)
+    device = pick_device(args.device)
+    out = Path(args.out or f"benchmarks/results/gpu-{device.type}.json")
+    bench = Bench(args.data, Path(args.work), out, str(device), TINY if args.tiny else FULL)
+    steps = bench.steps()
+    for name, _, minutes in steps:
+        state = "done" if name in bench.done else f"about {minutes:g} min (reckoned for an H200)"
+        sys.stderr.write(f"{name:12} {state}\n")
+    until = time.monotonic() + 60 * args.minutes
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGALRM, stop)
+    command = "python benchmarks/gpu.py " + " ".join(argv if argv is not None else sys.argv[1:])
+    for name, work, _ in steps:
+        if name in bench.done:
+            continue
+        signal.setitimer(signal.ITIMER_REAL, max(until - time.monotonic(), 0.001))
+        try:
+            row = work()
+        except KeyboardInterrupt:
+            sys.stderr.write(f"{name}: the time is up; the same command continues\n")
+            return 3
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        bench.keep(name, row, command)
+        shown = row.get("mean", row.get("accuracy"))
+        sys.stderr.write(f"{name}: done{'' if shown is None else f', {shown:.2f} %'}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""The GPU benchmark's path on CPU, from an exported source, stopping and continuing; exports are sources again."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from ddkit.errors import IntegrityError, OtherRun
+from ddkit.sources.images import export, open_source
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+
+
+def test_an_exported_source_is_the_same_source(photographs, tmp_path):
+    assert export(str(photographs), tmp_path / "out") == 18
+    before, after = open_source(str(photographs)), open_source(str(tmp_path / "out"))
+    assert after.class_names == before.class_names and after.fingerprint == before.fingerprint
+    assert (after.read(7) == before.read(7)).all()
+    with pytest.raises(OtherRun, match="not empty"):
+        export(str(photographs), tmp_path / "out")
+    shard = tmp_path / "out" / "data" / "train-00000.tar"
+    data = bytearray(shard.read_bytes())
+    data[700] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(IntegrityError, match="row 0"):
+        open_source(str(tmp_path / "out")).read(0)
+
+
+def test_stock_readers_open_an_export(tmp_path):
+    import datasets
+
+    export("digits", tmp_path / "out")
+    rows = datasets.load_dataset(
+        "webdataset", data_files=str(tmp_path / "out" / "data" / "test-*.tar"), split="train", cache_dir=str(tmp_path)
+    )
+    assert len(rows) == 355 and rows[0]["cls"] in range(10) and rows[0]["png"].size == (32, 32)
+
+
+def test_the_gpu_benchmark_runs_tiny_and_continues(tmp_path, monkeypatch):
+    import gpu
+
+    export("digits", tmp_path / "digits")
+    monkeypatch.chdir(tmp_path)
+    args = ["--data", "digits", "--tiny", "--device", "cpu", "--work", "work", "--out", "gpu.json"]
+    args[1] = str(tmp_path / "digits")
+    assert gpu.main([*args, "--minutes", "0.0001"]) == 3
+    assert gpu.main([*args, "--minutes", "9"]) == 0
+    found = json.loads(Path("gpu.json").read_text())
+    assert set(found["rows"]) == {"teacher", "speed", "cudd-1", "random-1", "cudd-2", "random-2", "rded-1"}
+    assert found["command"].startswith("python benchmarks/gpu.py") and found["versions"]["torch"]
+    assert found["rows"]["cudd-2"]["n_students"] == 2
