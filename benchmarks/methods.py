@@ -2,7 +2,7 @@
 
     python benchmarks/methods.py --data CIFAR10_FOLDER --teacher CONVNET3.safetensors [--work DIR] [--rows cudd,random]
 
-Protocol `cudd` at 600 epochs, ConvNet-3, three students of each set; a second set of `random`, `cudd` and `cudd-plus`.
+Protocol `cudd` at 600 epochs, ConvNet-3, three students of each set; a second set of `random` and `cudd`.
 Writes benchmarks/results/methods-cifar10.json after every row; a row that is there is not measured again.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import ddkit
 from ddkit.evaluation.statistics import paired_difference
-from ddkit.runtime import note, versions
+from ddkit.runtime import note, versions, write_bytes
 
 # name -> (method, recipe or None for the source's own, seeds of its sets)
 ROWS: dict[str, tuple[str, str | None, tuple[int, ...]]] = {
@@ -23,7 +23,6 @@ ROWS: dict[str, tuple[str, str | None, tuple[int, ...]]] = {
     "sre2l": ("sre2l", None, (0,)),
     "cda": ("cda", None, (0,)),
     "cudd": ("cudd", None, (0, 1)),
-    "cudd-plus": ("cudd", "cudd-plus-cifar10", (0, 1)),
 }
 
 
@@ -61,7 +60,8 @@ def main() -> None:
                 row["difference"] = paired_difference(row["values"], table["random"]["values"])
         out.parent.mkdir(parents=True, exist_ok=True)
         conditions = {"ipc": args.ipc, "epochs": args.epochs, "versions": versions(), "hardware": result.hardware}
-        out.write_text(json.dumps({"conditions": conditions, "rows": table}, indent=2, sort_keys=True) + "\n")
+        text = json.dumps({"conditions": conditions, "rows": table}, indent=2, sort_keys=True)
+        write_bytes(out, (text + "\n").encode())
         note(f"{name}: {result.mean:.2f} ± {result.std:.2f} % ({result.n_sets} sets, {result.n_students} students)")
 
 

@@ -119,6 +119,8 @@ class Protocol:
     def load(cls, name: str) -> Protocol:
         """A shipped protocol by name, or one by its TOML file. Raises OptionError."""
         stem, data = load_toml(name, "protocols", "protocol")
+        if name != stem and cls.is_shipped(stem):
+            raise OptionError(f"protocol file {name} has the name of a shipped protocol; rename it, as results name it")
         protocol = from_plain(cls, {"name": stem} | data, f"protocol {name}")
         for table, keys in (("dataset", {"views", "train", "ipc"}), ("ipc", {"train"}), ("arch", {"train"})):
             for key, override in getattr(protocol, table).items():
@@ -137,6 +139,14 @@ class Protocol:
             protocol.view_spec(patches=4, dataset=dataset)
         protocol.train_spec(ipc=1, arch="")
         return protocol
+
+    @staticmethod
+    def is_shipped(name: str) -> bool:
+        return (PACKAGE / "protocols" / f"{name}.toml").is_file()
+
+    def definition(self) -> dict[str, Any] | None:
+        """What a manifest must hold of a protocol that came from a file, so that the set stands alone."""
+        return None if self.is_shipped(self.name) else to_plain(self)
 
     def view_spec(self, *, patches: int = 1, dataset: str | None = None, count: int | None = None) -> ViewSpec:
         """The views of this protocol for one dataset. patches: N of the stitched grid; "1/factor" means 1/sqrt(N)."""

@@ -22,6 +22,8 @@ ROOMS = {
         "packed",
         "tables",
         "images",
+        "validation",
+        "exporting",
         "networks",
         "training",
         "teacher",

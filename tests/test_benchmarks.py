@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from ddkit.errors import IntegrityError, OtherRun
-from ddkit.sources.images import export, open_source
+from ddkit.sources.exporting import export
+from ddkit.sources.images import open_source
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 

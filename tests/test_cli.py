@@ -19,6 +19,7 @@ COMMANDS = [
     "relabel",
     "train",
     "evaluate",
+    "export",
     "inspect",
     "preview",
     "list",
@@ -47,7 +48,7 @@ def test_help_names_every_command_and_its_options():
     top = runner.invoke(app, ["--help"])
     assert top.exit_code == 0
     assert all(re.search(rf"\b{name}\b", top.output) for name in COMMANDS)
-    assert not any(later in top.output for later in ("repair", "plan ", "push", "pull", "import", "export"))
+    assert not any(later in top.output for later in ("repair", "plan ", "push", "pull", "import"))
     for name in COMMANDS:
         page = runner.invoke(app, [name, "--help"], env={"COLUMNS": "200"})
         assert page.exit_code == 0 and "--json" in page.output and "--quiet" in page.output, name
@@ -120,7 +121,10 @@ def test_env(ddkit):
         (["distill", "OUT", "--data", "digits", "--ipc", "many"], 2, "--ipc.*see ddkit --help"),
         (["distill", "OUT", "--data", "digits", "--views", "0"], 2, "--views is 0"),
         (["distill", "OUT", "--data", "digits", "--method", "cuddle"], 2, "valid: .*random, rded"),
-        (["distill", "OUT", "--data", "digits", "--set", "pol=3"], 2, "crops, factor, pool, stitch"),
+        (["distill", "OUT", "--data", "digits", "--method", "rded", "--set", "pol=3"], 2, "crops, factor, pool, stitch"),
+        (["distill", "OUT", "--data", "digits", "--set", "crop.mini=1"], 2, "did you mean crop.min"),
+        (["export", "digits", "OUT", "--as", "zip"], 2, "valid: shards"),
+        (["teach", "OUT.safetensors", "--data", "digits"], 2, "--arch is missing.*--init"),
         (["distill", "OUT", "--data", "digits", "--set", "pool"], 2, "KEY=VALUE"),
         (["distill", "OUT", "--data", "digits", "--recipe", "rdd"], 2, "unknown recipe"),
         (["distill", "OUT", "--data", "digits", "--codec", ""], 2, "unknown codec"),

@@ -272,13 +272,13 @@ def test_what_no_manifest_lists_is_ignored_and_removed(tmp_path, options):
 
 
 def test_costs_are_asked(capsys):
-    ask_cost({"recover": 60.0, "relabel": 60.0}, 1e6, workers=2, yes=False)
-    assert "recover 30 s, relabel 30 s; labels 1.0 MB (measured on 20 steps)" in capsys.readouterr().err
+    ask_cost({"recover": 30.0, "select": 0.1, "relabel": 30.0}, 1e6, yes=False)
+    assert "ahead: recover 30 s, relabel 30 s; labels 1.0 MB (from up to 20 measured steps)" in capsys.readouterr().err
     with pytest.raises(TooCostly, match="2 h 0 min.*fewer --views.*--yes"):
-        ask_cost({"recover": 60.0, "relabel": 7140.0}, 1e6, workers=1, yes=False)
+        ask_cost({"recover": 60.0, "relabel": 7140.0}, 1e6, yes=False)
     with pytest.raises(TooCostly, match="21.0 GB.*fewer --views"):
-        ask_cost({"recover": 1.0}, 21e9, workers=1, yes=False)
-    ask_cost({"recover": 1e9}, 1e12, workers=1, yes=True)
+        ask_cost({"recover": 1.0}, 21e9, yes=False)
+    ask_cost({"recover": 1e9}, 1e12, yes=True)
     time_limit("teacher", False)(3000)
     with pytest.raises(TooCostly, match="--yes"):
         time_limit("teacher", False)(4000)
@@ -347,3 +347,25 @@ def test_one_process_may_make_many_sets_in_one_place(tmp_path, options, random_s
     distill(tmp_path / "out", seed=5, **given)
     again = distill(tmp_path / "out", seed=0, overwrite=True, **given)
     assert again.data["content"] == random_set.data["content"]
+
+
+def test_a_set_carries_a_protocol_that_came_from_a_file(tmp_path, teacher):
+    from ddkit.evaluation.single import plan_student
+
+    file = tmp_path / "mine.toml"
+    file.write_text('about = "mine"\n[views]\ncount = 2\n[train]\nepochs = 7\nbatch = 5\n')
+    options = dict(data="digits", method="random", ipc=1, teacher=teacher, workers=1)
+    made = distill(tmp_path / "here" / "set", protocol=str(file), **options)
+    assert made.data["views"]["protocol"] == "mine" and str(tmp_path) not in json.dumps(made.data)
+    shutil.move(tmp_path / "here" / "set", tmp_path / "set")
+    file.unlink()
+    moved = read_manifest(tmp_path / "set")
+    job = plan_student(
+        moved, arch=None, protocol=None, labels="stored", ipc=None, epochs=None, seed=0, out=tmp_path, device="cpu",
+        val=None,
+    )  # fmt: skip
+    assert (job.spec.epochs, job.spec.batch) == (7, 5)
+    shipped = tmp_path / "common.toml"
+    shipped.write_text("")
+    with pytest.raises(OptionError, match="name of a shipped protocol; rename"):
+        distill(tmp_path / "other", protocol=str(shipped), **options)

@@ -11,8 +11,9 @@ from PIL import Image
 
 from ddkit.errors import ClassesError, ImagesUnreadable, SourceError
 from ddkit.sources.decoding import Unreadable, decode_rgb, whole_image
-from ddkit.sources.images import has_validation, open_source, open_validation
+from ddkit.sources.images import open_source
 from ddkit.sources.tables import splits_of
+from ddkit.sources.validation import has_validation, open_validation
 from ddkit.specs import ClassName, EvalTransform
 
 
@@ -250,3 +251,16 @@ def test_opening_many_images_decodes_none(tmp_path):
             (tmp_path / label / f"{i:05d}.jpg").write_bytes(b"x")
     source = open_source(str(tmp_path))
     assert len(source) == 3000 and isinstance(torch.from_numpy(source.labels), torch.Tensor)
+
+
+def test_what_is_left_out_of_class_folders_is_told(photographs, capsys):
+    (photographs / "ant" / "x.heic").write_bytes(b"x")
+    (photographs / "ant" / "._0.jpg").write_bytes(b"x")
+    (photographs / "bee" / "gone.jpg").symlink_to(photographs / "nowhere.jpg")
+    (photographs / "nothing").mkdir()
+    (photographs / "loose.jpg").write_bytes((photographs / "ant" / "0.jpg").read_bytes())
+    assert len(open_source(str(photographs))) == 18
+    told = capsys.readouterr().err
+    for part in ("1 files (.heic)", "1 files (broken link)", "1 images outside class folders", "images: nothing"):
+        assert part in told
+    assert "._0" not in told

@@ -128,7 +128,7 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """A source as tar shards, which ddkit and any WebDataset reader open; images keep their bytes."""
         from ddkit.errors import unknown
-        from ddkit.sources.images import export as run
+        from ddkit.sources.exporting import export as run
 
         if as_ != "shards":
             raise unknown("--as", as_, ["shards"])

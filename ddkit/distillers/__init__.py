@@ -69,7 +69,10 @@ def make_config(module: ModuleType, settings: dict[str, Any]) -> Any:
 
     Raises OptionError for an unknown key, listing the valid ones.
     """
-    return from_plain(module.Config, nest(settings), f"method {module.NAME}")
+    flat, known = flatten(settings), config_keys(module)
+    if wrong := [key for key in flat if key not in known]:
+        raise unknown(f"key in method {module.NAME}:", wrong[0], known)
+    return from_plain(module.Config, nest(flat), f"method {module.NAME}")
 
 
 def config_keys(module: ModuleType) -> dict[str, Any]:

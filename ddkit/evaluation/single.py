@@ -13,9 +13,9 @@ from ddkit.pipeline.relabels import demand_law
 from ddkit.replay.student import StudentJob, StudentResult, ValidationRef, train_student
 from ddkit.runtime import pick_device, progress
 from ddkit.sources.finding import find_teacher, match_teacher
-from ddkit.sources.images import open_validation
 from ddkit.sources.networks import check_network
-from ddkit.specs import DatasetSpec, Protocol
+from ddkit.sources.validation import open_validation
+from ddkit.specs import DatasetSpec
 
 LABELS = ("stored", "hard", "online")
 
@@ -39,15 +39,14 @@ def plan_student(
     if labels not in LABELS:
         raise OptionError(f"--labels is {labels!r}; valid: {', '.join(LABELS)}")
     arch = arch or manifest.data["recommended"]["arch"]
-    name = protocol or manifest.data["recommended"]["protocol"]
     check_network(arch, len(manifest.classes), manifest.size)
-    loaded = Protocol.load(name)
+    loaded = manifest.protocol(protocol)
     spec = loaded.train_spec(ipc=ipc or manifest.ipc, arch=arch, dataset=manifest.dataset, epochs=epochs)
     law = loaded.view_spec(patches=manifest.patches, dataset=manifest.dataset)
     manifest.shards(ipc)
     path, order = None, None
     if labels == "stored":
-        demand_law(manifest, name)
+        demand_law(manifest, loaded)
     elif labels == "online":
         if teacher is None:
             raise OptionError("--labels online needs the teacher: give --teacher FILE")

@@ -20,7 +20,7 @@ from ddkit.plain import fingerprint, from_plain, to_plain
 from ddkit.publishing.card import publish_files
 from ddkit.replay.student import StudentJob, StudentResult, ValidationRef, student_unit
 from ddkit.runtime import cores, hardware, note, pick_device, watched_progress
-from ddkit.sources.images import open_validation
+from ddkit.sources.validation import open_validation
 from ddkit.specs import EvalReport, Result, protocol_label
 
 
@@ -89,7 +89,7 @@ def evaluate(
             of=row.of,
             ipc=ipc or row.sets[0].ipc,
             arch=arch,
-            protocol=protocol_label(protocol or row.sets[0].data["recommended"]["protocol"], epochs),
+            protocol=protocol_label(row.sets[0].protocol(protocol).name, epochs),
             labels=row.labels or labels,
             val=validation.name,
             seeds=tuple(range(runs)),
@@ -154,7 +154,8 @@ def make_baseline(manifest: Manifest, data: str | None = None, teacher: str | No
     return distill(
         work_dir(manifest.root) / "baseline",
         data=data, method="random", ipc=manifest.ipc, prefixes=tuple(manifest.prefixes), seed=manifest.data["seed"],
-        protocol=manifest.data["views"]["protocol"], views=manifest.view_spec.count, size=manifest.image_size,
+        protocol=record.protocol if record else manifest.data["views"]["protocol"], views=manifest.view_spec.count,
+        size=manifest.image_size,
         teacher=teacher, codec=manifest.data["labels"]["codec"], image_format=manifest.image_codec, yes=True,
         **same,
     )  # fmt: skip
@@ -162,17 +163,19 @@ def make_baseline(manifest: Manifest, data: str | None = None, teacher: str | No
 
 def _labelled_for(row: _Row, protocol: str | None, labels: str, teacher: str | None) -> _Row:
     """The row's sets, relabelled in OUT.work where their views do not serve the protocol and a teacher is given."""
-    if labels != "stored" or protocol is None or all(law_problem(m, protocol) is None for m in row.sets):
+    if labels != "stored" or protocol is None or all(law_problem(m, m.protocol(protocol)) is None for m in row.sets):
         return row
     if teacher is None:
-        problem = next(p for m in row.sets if (p := law_problem(m, protocol)))
+        problem = next(p for m in row.sets if (p := law_problem(m, m.protocol(protocol))))
         root = row.sets[0].root
         raise SetError(
             f"{root}: {problem}; give --teacher T to relabel it here, or run "
             f"`ddkit relabel {root} OUT --protocol {protocol} --teacher T`"
         )
     relabelled = [
-        relabel(m.root, work_dir(m.root) / f"relabelled-{protocol}", teacher=teacher, protocol=protocol)
+        relabel(
+            m.root, work_dir(m.root) / f"relabelled-{m.protocol(protocol).name}", teacher=teacher, protocol=protocol
+        )
         for m in row.sets
     ]
     return replace(row, sets=relabelled, labels="relabelled")

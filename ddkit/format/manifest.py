@@ -14,7 +14,7 @@ from ddkit.errors import FormatVersion, IntegrityError, SetError
 from ddkit.format.shards import FORMAT, rows_path
 from ddkit.plain import canonical, from_plain
 from ddkit.runtime import write_bytes
-from ddkit.specs import ClassName, EvalTransform, ViewSpec
+from ddkit.specs import ClassName, EvalTransform, Protocol, ViewSpec
 
 FILE = "ddkit.json"
 _SHARD = re.compile(r"data/train-ipc\d{3,}-\d{5}\.tar")
@@ -87,6 +87,13 @@ class Manifest:
     @property
     def eval(self) -> EvalTransform:
         return EvalTransform(**self.data["eval"])
+
+    def protocol(self, name: str | None = None) -> Protocol:
+        """A protocol by name or file, by default the recommended one, which the set may carry itself."""
+        own = self.data["recommended"]
+        if name in (None, own["protocol"]) and own.get("definition"):
+            return from_plain(Protocol, own["definition"], f"{FILE} recommended.definition")
+        return Protocol.load(name or own["protocol"])
 
     @property
     def dataset(self) -> str | None:

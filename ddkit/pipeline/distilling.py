@@ -34,6 +34,7 @@ from ddkit.pipeline.manifests import (
     label_facts,
     plain_name,
     public_name,
+    recommended,
     teacher_facts,
     view_facts,
 )
@@ -42,7 +43,6 @@ from ddkit.plain import canonical, to_plain
 from ddkit.replay.relabelling import PackJob, Rows, ShardPlan, label_and_pack, load_rows, save_rows, unit_path
 from ddkit.runtime import cores, device_class, pick_device, write_bytes
 from ddkit.seeds import permutation
-from ddkit.specs import Protocol
 
 
 def distill(
@@ -108,16 +108,15 @@ def _facts(run: Run, stage: int) -> dict[str, Any]:
     records = [r for shard in shards if (r := PackJob(how=run.labelling, shard=shard).done()) is not None]
     kinds = {origin["kind"] for origin in load_rows(str(run.work), shards[0].name).origins}
     rows = sum(shard.rows for shard in shards)
-    protocol = Protocol.load(record.protocol)
     hooks = {name: getattr(run.module, name)(run.config) for name in ("real_pixels",) if hasattr(run.module, name)}
-    train = protocol.train_spec(ipc=prefixes[-1], arch=run.teacher.arch, dataset=record.dataset)
+    train = run.protocol.train_spec(ipc=prefixes[-1], arch=run.teacher.arch, dataset=record.dataset)
     source = to_plain(run.source.spec()) | {"id": public_name(record.data)}
     return fresh_facts(run.size) | {
         "name": f"{run.module.NAME}-{plain_name(source['id'])}-ipc{prefixes[-1]}",
         "classes": class_facts(run.source.classes),
         "ipc": prefixes[-1],
         "image": {"size": run.size, "mode": "RGB", "codec": record.image_format, "patches": run.patches},
-        "views": view_facts(run.law, run.size, record.protocol, None, str(run.device)),
+        "views": view_facts(run.law, run.size, run.protocol.name, None, str(run.device)),
         "normalisation": {"mean": list(run.teacher.mean), "std": list(run.teacher.std)},
         "eval": to_plain(run.teacher.transform),
         "labels": label_facts(record.codec, train.temperature, records),
@@ -132,7 +131,7 @@ def _facts(run: Run, stage: int) -> dict[str, Any]:
         "seed": record.seed,
         "fingerprint": record.fingerprint,
         "prefixes": prefixes,
-        "recommended": {"protocol": record.protocol, "arch": run.teacher.arch, "overrides": {}},
+        "recommended": recommended(run.protocol, run.teacher.arch),
         "real_pixels": hooks.get("real_pixels", REAL_PIXELS[min(kinds)]),
         "log": {"skipped": run.source.name_rows(run.source.ref.skip), "plan": run.logs(stage)},
         "cost": cost_facts(run.work, records, rows, device_class(run.device)),

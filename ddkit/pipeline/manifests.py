@@ -20,7 +20,7 @@ from ddkit.plain import canonical, to_plain
 from ddkit.publishing.card import publish_files
 from ddkit.replay.relabelling import Rows, ShardPlan, save_rows, unit_path
 from ddkit.runtime import is_abandoned, is_temporary, versions, write_bytes
-from ddkit.specs import ClassName, TeacherSpec, ViewSpec
+from ddkit.specs import ClassName, Protocol, TeacherSpec, ViewSpec
 
 COST = "cost.json"
 REAL_PIXELS = {"real": "whole", "patches": "crops", "noise": "none", "import": "none"}
@@ -72,6 +72,11 @@ def teacher_facts(teacher: TeacherSpec, where: str) -> dict[str, Any]:
         "measured_on": teacher.measured_on,
         "where": where,
     }
+
+
+def recommended(protocol: Protocol, arch: str) -> dict[str, Any]:
+    """The manifest's `recommended`: how to train from the set. A protocol that is not shipped is carried whole."""
+    return {"protocol": protocol.name, "definition": protocol.definition(), "arch": arch, "overrides": {}}
 
 
 def class_facts(classes: Sequence[ClassName]) -> list[dict[str, Any]]:

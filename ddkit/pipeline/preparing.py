@@ -26,8 +26,9 @@ from ddkit.plain import canonical, fingerprint, flatten, to_plain
 from ddkit.replay.relabelling import Labelling, PackJob, ShardPlan
 from ddkit.runtime import note, one_line
 from ddkit.sources.finding import find_teacher, is_trained, match_teacher
-from ddkit.sources.images import Source, has_validation, open_source
+from ddkit.sources.images import Source, open_source
 from ddkit.sources.teacher import Teacher
+from ddkit.sources.validation import has_validation
 from ddkit.specs import Protocol, Recipe, TeacherSpec, ViewSpec
 from ddkit.synthesis.interface import Plan, Probe
 
@@ -46,6 +47,7 @@ class Run:
     teacher_path: Path
     teacher: TeacherSpec
     order: tuple[int, ...] | None
+    protocol: Protocol
     law: ViewSpec
     patches: int
     device: torch.device
@@ -157,10 +159,15 @@ def prepare(out: Path, given: dict[str, Any], device: torch.device, *, overwrite
     if teacher.image_size != record.size:
         raise OptionError(f"the teacher takes {teacher.image_size} px, --size is {record.size}; make them agree")
     patches = module.patches(make_config(module, record.config)) if hasattr(module, "patches") else 1
-    law = Protocol.load(record.protocol).view_spec(patches=patches, dataset=record.dataset, count=record.views)
+    protocol = (
+        read_manifest(out).protocol(record.protocol)
+        if is_set(out) and not overwrite
+        else Protocol.load(record.protocol)
+    )
+    law = protocol.view_spec(patches=patches, dataset=record.dataset, count=record.views)
     run = Run(
         out=out, record=replace(record, views=law.count), module=module, source=source, teacher_path=path,
-        teacher=teacher, order=order, law=law, patches=patches, device=device,
+        teacher=teacher, order=order, protocol=protocol, law=law, patches=patches, device=device,
     )  # fmt: skip
     run = replace(run, record=replace(run.record, fingerprint=_checked_fingerprint(run)))
     _ask(run, yes, workers)

@@ -127,14 +127,15 @@ def check_counts(given: Mapping[str, Any]) -> None:
 def grow(record: Record, given: Mapping[str, Any], out: Path, stages: Callable[[int], tuple[int, ...]]) -> Record:
     """The record with a larger IPC or more prefixes. stages: the method's own prefixes for an IPC.
 
-    Raises OtherRun for any other difference, naming the first."""
+    Raises OtherRun for any other difference, naming the first.
+    """
     for key, value in given.items():
         if value is None or key in ("ipc", "prefixes", "settings"):
             continue
         there = getattr(record, key)
-        if key in ("data", "method", "teacher"):
+        if key in ("data", "method", "teacher") or (key == "protocol" and str(value).endswith(".toml")):
             value = absolute(value)
-            if there == Path(value).name:  # the manifest keeps only the last part of a path
+            if there in (Path(value).name, Path(value).stem):  # the manifest keeps only the last part of a path
                 record = from_plain(Record, asdict(record) | {key: value}, RECORD)
                 continue
         elif key == "recipe":
@@ -176,13 +177,13 @@ def resolve(
     elif prefixes[-1] < ipc:
         prefixes = (*prefixes, ipc)
     known = {key: value for key, value in given.items() if value is not None and key not in ("settings", "data")}
-    teacher = recipe.teacher
+    teacher, protocol = recipe.teacher, known.get("protocol", recipe.protocol)
     default_teacher = "train" if teacher is None else teacher if ":" in teacher else f"train:{teacher}"
     return Record(
         **{
-            "protocol": recipe.protocol,
             "seed": 0,
             **known,
+            "protocol": absolute(protocol) if protocol.endswith(".toml") else protocol,
             "data": absolute(given["data"]),
             "teacher": absolute(known.get("teacher", default_teacher)),
             "ipc": ipc,

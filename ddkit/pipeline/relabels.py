@@ -18,6 +18,7 @@ from ddkit.pipeline.manifests import (
     fresh_facts,
     label_facts,
     public_name,
+    recommended,
     restore_images,
     teacher_facts,
     view_facts,
@@ -57,9 +58,9 @@ def relabel(
     where = pick_device(device)
     path = find_teacher(teacher, None, size=None, seed=0, device=where)
     spec, order = match_teacher(path, source.classes, str(directory))
-    protocol = protocol or source.data["views"]["protocol"]
-    count = views or (source.view_spec.count if protocol == source.data["views"]["protocol"] else None)
-    law = Protocol.load(protocol).view_spec(patches=source.patches, dataset=source.dataset, count=count)
+    chosen = source.protocol(protocol)
+    count = views or (source.view_spec.count if chosen.name == source.data["views"]["protocol"] else None)
+    law = chosen.view_spec(patches=source.patches, dataset=source.dataset, count=count)
     codec = codec or source.data["labels"]["codec"]
     find_codec(codec)
     groups = _groups(mix_within, source.class_names)
@@ -73,19 +74,19 @@ def relabel(
     _claim(out, key)
     plans = restore_images(source, work_dir(out))
     records = label_and_pack(how, plans, (workers or cores()) if where.type == "cpu" else 1)
-    train = Protocol.load(protocol).train_spec(ipc=source.ipc, arch=spec.arch, dataset=source.dataset)
+    train = chosen.train_spec(ipc=source.ipc, arch=spec.arch, dataset=source.dataset)
     kept = ("name", "classes", "ipc", "image", "method", "recipe", "prefixes", "real_pixels", "log", "source")
     data: dict[str, Any] = {key: source.data[key] for key in kept} | fresh_facts(source.image_size)
     origin = {"name": source.data["name"], "content": source.data["content"], "repo": source.data["repo"]}
     data |= {
-        "views": view_facts(law, spec.image_size, protocol, groups, str(where)),
+        "views": view_facts(law, spec.image_size, chosen.name, groups, str(where)),
         "normalisation": {"mean": list(spec.mean), "std": list(spec.std)},
         "eval": to_plain(spec.transform),
         "labels": label_facts(codec, train.temperature, records),
         "seed": seed,
         "fingerprint": key,
         "shard_rows": source.data["shard_rows"],
-        "recommended": {"protocol": protocol, "arch": spec.arch, "overrides": {}},
+        "recommended": recommended(chosen, spec.arch),
         "cost": cost_facts(work_dir(out), records, source.rows(), device_class(where)),
         "devices": sorted({device_class(where), *source.data["devices"]}),
         "teachers": [teacher_facts(spec, public_name(str(path)))],
@@ -131,20 +132,20 @@ def _groups(choice: str | None, classes: list[str]) -> tuple[int, ...] | None:
     return tuple(numbers[table[name]] for name in classes)
 
 
-def law_problem(manifest: Manifest, protocol: str) -> str | None:
+def law_problem(manifest: Manifest, protocol: Protocol) -> str | None:
     """Why the stored views of a set do not serve a protocol, or None. (Count and mixing groups may differ.)"""
-    wanted = Protocol.load(protocol).view_spec(patches=manifest.patches, dataset=manifest.dataset).law()
+    wanted = protocol.view_spec(patches=manifest.patches, dataset=manifest.dataset).law()
     stored = manifest.view_spec.law()
     if wanted == stored:
         return None
     key = next(key for key in wanted | stored if wanted.get(key) != stored.get(key))
-    return f"its views were drawn with {key} {stored.get(key)}, protocol {protocol} has {wanted.get(key)}"
+    return f"its views were drawn with {key} {stored.get(key)}, protocol {protocol.name} has {wanted.get(key)}"
 
 
-def demand_law(manifest: Manifest, protocol: str) -> None:
+def demand_law(manifest: Manifest, protocol: Protocol) -> None:
     """Raises SetError, naming the relabelling that helps, where the stored views do not serve a protocol."""
     if problem := law_problem(manifest, protocol):
         raise SetError(
             f"{manifest.root}: {problem}; make a set for it with "
-            f"`ddkit relabel {manifest.root} OUT --protocol {protocol} --teacher T`, or use --labels hard"
+            f"`ddkit relabel {manifest.root} OUT --protocol {protocol.name} --teacher T`, or use --labels hard"
         )

@@ -18,10 +18,10 @@ from ddkit.format.manifest import Manifest, read_manifest
 from ddkit.format.views import normalise
 from ddkit.replay.loader import FreshLoader, ReplayLoader
 from ddkit.sources.decoding import centre_square
-from ddkit.sources.images import open_validation
 from ddkit.sources.networks import build_network, save_checkpoint
 from ddkit.sources.teacher import Teacher
 from ddkit.sources.training import Batch, Fit, accuracy, fit, seeded_network
+from ddkit.sources.validation import open_validation
 from ddkit.specs import DatasetSpec, TeacherSpec, TrainSpec, ViewSpec
 
 

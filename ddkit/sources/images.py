@@ -8,24 +8,21 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ddkit.errors import ClassesError, ImagesUnreadable, OtherRun, SourceError, first_few
-from ddkit.runtime import cache_dir, cores, is_temporary, progress, write_bytes
-from ddkit.sources.classes import class_subset, match_classes, name_classes
+from ddkit.errors import ClassesError, ImagesUnreadable, first_few
+from ddkit.runtime import cache_dir, cores, progress, write_bytes
+from ddkit.sources.classes import class_subset, name_classes
 from ddkit.sources.decoding import Unreadable, centre_square, decode_rgb, image_extent, whole_image
-from ddkit.sources.packed import pack_split, write_index
-from ddkit.sources.tables import Table, open_table, splits_of, validation_splits
+from ddkit.sources.tables import Table, open_table, splits_of
 from ddkit.specs import ClassName, DatasetSpec, EvalTransform
 
 Result = TypeVar("Result")
 
-Row = tuple[bytes | np.ndarray, int]
 SIZES = (32, 64, 128, 224)
 
 
@@ -258,42 +255,6 @@ def _side_by_side(work: Callable[[int], Result], n: int, title: str) -> Iterator
                 advance(1)
 
 
-def export(data: str, out: str | Path, *, image_column: str | None = None, label_column: str | None = None) -> int:
-    """Write a source as tar shards into the new folder `out`, every labelled split; returns the images written.
-
-    Images keep their bytes. What comes out is a source again, also where `datasets` is not installed (sources/packed).
-    Raises SourceError, OtherRun (out is not empty), ImagesUnreadable, DiskError.
-    """
-    out = Path(out)
-    if out.exists() and (not out.is_dir() or any(not is_temporary(path) for path in out.iterdir())):
-        raise OtherRun(f"{out} is not empty; give the name of a new directory")
-    splits, total = {}, 0
-    names: list[ClassName] = []
-    for split in splits_of(data):
-        ref = SourceRef(data=data, split=split, image_column=image_column, label_column=label_column)
-        source = reopen(ref)
-        if not len(source):
-            continue  # a test split whose labels are hidden
-        names = names or source.classes
-        order = match_classes(names, source.classes, what=f"{data} {split}")
-        place = {int(theirs): mine for mine, theirs in enumerate(order)}
-        with progress(f"exporting {split}", len(source), "images") as advance:
-
-            def rows(
-                source: Source = source, place: dict[int, int] = place
-            ) -> Iterator[tuple[bytes | np.ndarray, int]]:
-                for i in range(len(source)):
-                    yield source.encoded(i), place[int(source.labels[i])]
-                    advance(1)  # noqa: B023 (used up inside the loop)
-
-            splits[split] = pack_split(out, split, rows())
-        total += len(source)
-    if not splits:
-        raise SourceError(f"{data} has no labelled images; nothing to export")
-    write_index(out, [{"name": c.name, "id": c.id} for c in names], splits)
-    return total
-
-
 @functools.lru_cache(maxsize=4)
 def reopen(ref: SourceRef) -> Source:
     """The source a reference names; kept, because worker processes ask for the same one again and again."""
@@ -328,74 +289,3 @@ def open_source(
             f"{data} has no images of {first_few(empty)} in split {split!r}; choose others with --classes"
         )
     return source
-
-
-def has_validation(data: str, image_column: str | None = None, label_column: str | None = None) -> str | None:
-    """The split that can measure (its labels are all >= 0), or None."""
-    for split in validation_splits(list(splits_of(data))):
-        table = open_table(data, split, image_column, label_column)
-        if len(table.labels) and table.labels.min() >= 0:
-            return split
-    return None
-
-
-@dataclass(frozen=True)
-class Validation:
-    """Images to measure on, in the order and with the labels of the set: source, labels int64 [n] (-1 = not used)."""
-
-    source: Source
-    labels: np.ndarray
-    name: str
-
-    def load(self, transform: EvalTransform) -> tuple[Tensor, Tensor]:
-        """(uint8 [n,3,crop,crop], int64 [n])."""
-        used = np.flatnonzero(self.labels >= 0)
-        images = self.source.resident(transform)
-        return images[torch.from_numpy(used)], torch.from_numpy(self.labels[used])
-
-
-def open_validation(
-    data: str,
-    classes: Sequence[ClassName],
-    *,
-    split: str | None = None,
-    source: DatasetSpec | None = None,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    same_order: bool = False,
-) -> tuple[Validation, bool]:
-    """Images to measure a network on whose classes are `classes`. Also tells whether labels were put in another order.
-
-    split: default the first of validation, valid, val, test whose labels are all >= 0. source: what the set was made
-    from; a `data` with the same fingerprint means its holdout rows.
-    Raises SourceError (no labelled split) and ClassesError (classes that do not match).
-    """
-    if split is None:
-        split = has_validation(data, image_column, label_column)
-    available = splits_of(data)
-    if split is None:
-        split = next(iter(available))
-        if set(available) & {"validation", "valid", "val", "test"}:
-            raise SourceError(
-                f"{data}: the labels of its splits {', '.join(available)} are hidden (-1); give one with labels"
-            )
-    opened = reopen(SourceRef(data=data, split=split, image_column=image_column, label_column=label_column))
-    if len(opened) < len(opened._table.labels):
-        hidden = len(opened._table.labels) - len(opened)
-        raise SourceError(f"{data} split {split!r}: {hidden} labels are -1; give a labelled split with --split")
-    shown = Path(data).name if data != "digits" and Path(data).exists() else data  # no local paths in results
-    name = f"{shown}:{split}"
-    if source is not None and opened.fingerprint == source.fingerprint:
-        if source.holdout is None:
-            raise SourceError(
-                f"{data} is what the set was made from, and nothing of it was held out; give other images"
-            )
-        # What does not decode was left out before the holdout was drawn, so it is here too.
-        opened = opened.without_unreadable(skip_bad=True).part("holdout", source.holdout)
-        name = f"{shown}:holdout"
-    else:
-        opened = opened.without_unreadable(skip_bad=False)
-    order = match_classes(classes, opened.classes, what="the set and --val", same_order=same_order)
-    to_target = np.full(len(opened.classes), -1)
-    to_target[order] = np.arange(len(order))
-    return Validation(opened, to_target[opened.labels], name), bool((order != np.arange(len(order))).any())

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ddkit.errors import SourceError
+from ddkit.errors import SourceError, first_few
 from ddkit.format.integrity import open_shard
 from ddkit.format.manifest import is_set, read_manifest
 from ddkit.format.shards import member
+from ddkit.runtime import note
 from ddkit.sources.decoding import SUFFIXES
 from ddkit.sources.packed import is_packed, open_packed, packed_splits
 
@@ -141,21 +142,39 @@ def _distilled(root: Path) -> Table:
 
 
 def _folders(root: Path) -> Table:
-    """A folder of class folders; the class is the first folder below the root, rows are sorted by path."""
+    """A folder of class folders; the class is the first folder below the root, rows are sorted by path.
+
+    What is left out is told: files that are no images, class folders without any. Hidden files are nobody's images.
+    """
     folders = sorted(child for child in root.iterdir() if child.is_dir() and not child.name.startswith("."))
     paths: list[Path] = []
     labels: list[int] = []
     names: list[str] = []
+    other: dict[str, int] = {}
+    empty: list[str] = []
     for folder in folders:
-        files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+        files = []
+        for file in sorted(f for f in folder.rglob("*") if not f.name.startswith(".") and not f.is_dir()):
+            if file.suffix.lower() in SUFFIXES and file.is_file():
+                files.append(file)
+            else:
+                kind = "broken link" if not file.exists() else file.suffix.lower() or "no suffix"
+                other[kind] = other.get(kind, 0) + 1
         if files:
             labels += [len(names)] * len(files)
             names.append(folder.name)
             paths += files
+        else:
+            empty.append(folder.name)
+    loose = [f for f in root.iterdir() if f.is_file() and f.suffix.lower() in SUFFIXES and not f.name.startswith(".")]
     if not paths:
-        loose = any(file.suffix.lower() in SUFFIXES for file in root.iterdir())
         why = "its images are not in class folders" if loose else "it is empty or its folders are"
         raise SourceError(f"{root} holds no class folders with images ({why}); expected {root}/CLASS/IMAGE.jpg")
+    left_out = [f"{count} files ({kind})" for kind, count in sorted(other.items())]
+    left_out += [f"{len(loose)} images outside class folders"] if loose else []
+    left_out += [f"folders without images: {first_few(empty)}"] if empty else []
+    if left_out:
+        note(f"{root}: left out: {'; '.join(left_out)}")
     return Table(
         lambda i: paths[i].read_bytes(),
         np.array(labels),

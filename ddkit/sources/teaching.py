@@ -15,7 +15,7 @@ from ddkit.format.views import apply, draw, normalise
 from ddkit.plain import fingerprint, from_plain, load_toml, to_plain
 from ddkit.runtime import pick_device, progress, threads
 from ddkit.seeds import permutation, rng
-from ddkit.sources.images import Source, has_validation, open_source, open_validation
+from ddkit.sources.images import Source, open_source
 from ddkit.sources.networks import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -26,6 +26,7 @@ from ddkit.sources.networks import (
 )
 from ddkit.sources.pretrained import Pretrained, load_pretrained
 from ddkit.sources.training import Batch, Fit, accuracy, fit, seeded_network
+from ddkit.sources.validation import has_validation, open_validation
 from ddkit.specs import EvalTransform, TeacherSpec, TrainSpec, ViewSpec
 
 Rgb = tuple[float, ...]
@@ -36,7 +37,9 @@ def teacher_recipe(name: str | None, data: str, size: int, epochs: int | None) -
     """How a teacher is trained: a shipped recipe or a TOML file; by default the one for the source and size."""
     name = name or (data if data == "digits" else "small" if size <= 64 else "large")
     stem, table = load_toml(name, "recipes/teach", "teacher recipe")
-    return from_plain(TrainSpec, table | ({} if epochs is None else {"epochs": epochs}), f"teacher recipe {stem}")
+    return from_plain(
+        TrainSpec, table | ({} if epochs is None else {"epochs": epochs, "min_steps": 0}), f"teacher recipe {stem}"
+    )
 
 
 def default_arch(data: str, size: int) -> str:
