@@ -87,6 +87,13 @@ class TrainSpec:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.temperature <= 0 or self.lr <= 0:
             raise ValueError(f"temperature {self.temperature} and lr {self.lr} must be above 0")
+        if min(self.weight_decay, self.min_steps, self.momentum, self.label_smoothing) < 0 or not 0 <= self.warmup < 1:
+            raise ValueError(
+                f"weight_decay {self.weight_decay}, min_steps {self.min_steps}, momentum {self.momentum} and "
+                f"label_smoothing {self.label_smoothing} must be at least 0, warmup {self.warmup} a share below 1"
+            )
+        if self.batch_from is not None and min(self.batch_from) < 1:
+            raise ValueError(f"batch_from is {list(self.batch_from)}; both numbers must be at least 1")
 
     def batch_for(self, images: int) -> int:
         """Images a step for a set of `images` images."""

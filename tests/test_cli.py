@@ -121,7 +121,7 @@ def test_env(ddkit):
         (["distill", "OUT", "--data", "digits", "--ipc", "many"], 2, "--ipc.*see ddkit --help"),
         (["distill", "OUT", "--data", "digits", "--views", "0"], 2, "--views is 0"),
         (["distill", "OUT", "--data", "digits", "--method", "cuddle"], 2, "valid: .*random, rded"),
-        (["distill", "OUT", "--data", "digits", "--method", "rded", "--set", "pol=3"], 2, "crops, factor, pool, stitch"),
+        (["distill", "OUT", "--data", "digits", "--method", "rded", "--set", "pol=3"], 2, "crops, factor, pool, sti"),
         (["distill", "OUT", "--data", "digits", "--set", "crop.mini=1"], 2, "did you mean crop.min"),
         (["export", "digits", "OUT", "--as", "zip"], 2, "valid: shards"),
         (["teach", "OUT.safetensors", "--data", "digits"], 2, "--arch is missing.*--init"),

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from ddkit.errors import ClassesError, DiskError, OptionError, OtherRun, TeacherError, TooCostly
+from ddkit.errors import ClassesError, DiskError, IntegrityError, OptionError, OtherRun, TeacherError, TooCostly
 from ddkit.format.integrity import verify
 from ddkit.format.manifest import read_manifest
 from ddkit.pipeline import distill, relabel
@@ -369,3 +369,18 @@ def test_a_set_carries_a_protocol_that_came_from_a_file(tmp_path, teacher):
     shipped.write_text("")
     with pytest.raises(OptionError, match="name of a shipped protocol; rename"):
         distill(tmp_path / "other", protocol=str(shipped), **options)
+
+
+def test_damaged_work_is_named(tmp_path, teacher):
+    options = dict(data="digits", method="random", ipc=1, views=1, protocol="demo", teacher=teacher, workers=1)
+    made = distill(tmp_path / "set", **options)
+    work = tmp_path / "set.work"
+    unit = work / "units" / "images-001-00000.safetensors"
+    unit.write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00broken")
+    with pytest.raises(IntegrityError, match=r"images-001-00000.safetensors is damaged .*remove it"):
+        distill(tmp_path / "set")
+    unit.unlink()
+    assert distill(tmp_path / "set").data["content"] == made.data["content"]
+    (work / "run.json").write_text("{")
+    with pytest.raises(IntegrityError, match=r"run.json is damaged"):
+        distill(tmp_path / "set")

@@ -187,3 +187,12 @@ def test_teacher_recipes_load():
     for path in (PACKAGE / "recipes" / "teach").glob("*.toml"):
         assert isinstance(teacher_recipe(path.stem, "x", 32, 3), TrainSpec)
         assert re.match("# ", path.read_text())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"batch_from": (0, 0)}, {"warmup": 5.0}, {"min_steps": -1}, {"weight_decay": -0.1}, {"label_smoothing": -1.0}],
+)
+def test_impossible_trainings_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        TrainSpec(**wrong)

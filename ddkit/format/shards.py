@@ -103,6 +103,14 @@ def unpack_views(data: bytes, codec: Codec, where: str) -> tuple[Views, dict[str
     return views, labels, metadata
 
 
+def load_unit(path: Path) -> dict[str, np.ndarray]:
+    """The tensors of a file in OUT.work. Raises IntegrityError naming it where it is damaged."""
+    try:
+        return load_tensors(path.read_bytes())
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise IntegrityError(f"{path} is damaged ({error}); remove it and run the same command again") from error
+
+
 def read_metadata(data: bytes) -> dict[str, Any]:
     """The JSON under `__metadata__.ddkit` of safetensors bytes."""
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])

@@ -11,13 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file
 
 from ddkit import engine
 from ddkit.distillers import find_distiller, make_config
 from ddkit.errors import OptionError
 from ddkit.format.manifest import Manifest
-from ddkit.format.shards import file_metadata, save_tensors
+from ddkit.format.shards import file_metadata, load_unit, save_tensors
 from ddkit.plain import canonical, fingerprint, to_plain
 from ddkit.replay.loader import ReplayLoader
 from ddkit.replay.relabelling import load_rows, unit_path
@@ -92,7 +91,7 @@ def _context(job: UnitJob) -> Context:
 
 def unit_result(work: str | Path, unit: str) -> dict[str, np.ndarray]:
     """The named tensors that a unit returned."""
-    return load_file(unit_path(work, unit))
+    return load_unit(unit_path(work, unit))
 
 
 @functools.lru_cache(maxsize=1)
@@ -111,7 +110,7 @@ def _once(making: Making, name: str, compute: Callable[[], dict[str, np.ndarray]
     path = Path(making.work) / "once" / f"{name}-{key}.safetensors"
     if not path.is_file():
         write_bytes(path, save_tensors(compute()))
-    return load_file(path)
+    return load_unit(path)
 
 
 def _earlier(making: Making) -> dict[int, list[dict[str, Any]]]:
@@ -219,7 +218,7 @@ def recover(making: Making, units: Sequence[Unit], workers: int) -> Made:
         for _ in engine.run(make_unit, jobs, workers=workers, needs=lambda job: set(job.unit.needs)):
             pass
     paths = [unit_path(work, unit.id) for unit in units if unit.kind == "recover"]
-    parts, metadata = [load_file(path) for path in paths], [file_metadata(path) for path in paths]
+    parts, metadata = [load_unit(path) for path in paths], [file_metadata(path) for path in paths]
     joined = {key: np.concatenate([part[key] for part in parts]) for key in ("pixels", "label", "rank", "patches")}
     origins = [origin for meta in metadata for origin in meta["origins"]]
     order = np.lexsort((joined["label"], joined["rank"]))

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ddkit.errors import OptionError, OtherRun
+from ddkit.errors import IntegrityError, OptionError, OtherRun
 from ddkit.format.manifest import is_set, read_manifest
 from ddkit.plain import canonical, flatten, from_plain
 from ddkit.runtime import is_temporary, write_bytes
@@ -70,7 +70,12 @@ def find_record(out: Path) -> Record | None:
         raise OtherRun(f"{out} is a file; give the name of a new directory")
     path = work_dir(out) / RECORD
     if path.is_file():
-        return from_plain(Record, json.loads(path.read_text(encoding="utf-8")), str(path))
+        try:
+            return from_plain(Record, json.loads(path.read_text(encoding="utf-8")), str(path))
+        except ValueError as error:
+            raise IntegrityError(
+                f"{path} is damaged ({error}); remove {path.parent} and run the command again with all its options"
+            ) from error
     if is_set(out):
         return _from_manifest(out)
     if out.is_dir() and any(not is_temporary(child) for child in out.iterdir()):

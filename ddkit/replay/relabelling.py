@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file
 from torch import Tensor
 
 from ddkit import engine
@@ -27,6 +26,7 @@ from ddkit.format.shards import (
     Sample,
     file_metadata,
     file_sha256,
+    load_unit,
     pack_views,
     rows_path,
     save_tensors,
@@ -129,7 +129,7 @@ def _stamp(work: str, name: str) -> int:
 @functools.lru_cache(maxsize=2)
 def _load_rows(work: str, name: str, stamp: int) -> Rows:
     path = unit_path(work, f"images-{name}")
-    tensors = load_file(path)
+    tensors = load_unit(path)
     data, end = tensors["data"].tobytes(), tensors["end"]
     start = np.concatenate([[0], end[:-1]])
     images = [data[a:b] for a, b in zip(start, end)]
@@ -254,7 +254,7 @@ def pack_shard(job: PackJob) -> None:
         nonlocal sums, seconds
         for unit in job.label_jobs():
             path = unit_path(how.work, unit.id)
-            tensors = load_file(path)
+            tensors = load_unit(path)
             sums = sums + tensors["fidelity"]
             seconds += file_metadata(path)["seconds"]
             for i in range(unit.start, unit.stop):
