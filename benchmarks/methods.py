@@ -10,6 +10,7 @@ import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import ddkit
 from ddkit.evaluation.statistics import paired_difference
@@ -38,7 +39,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     args = parser.parse_args()
     out = Path(args.out)
-    table = json.loads(out.read_text())["rows"] if out.is_file() else {}
+    table: dict[str, Any] = json.loads(out.read_text())["rows"] if out.is_file() else {}
     for name in args.rows.split(","):
         method, recipe, seeds = ROWS[name]
         if name in table:
@@ -55,14 +56,17 @@ def main() -> None:
             sets, val=args.data, epochs=args.epochs, runs=args.runs, baseline=None, command="benchmarks/methods.py"
         )
         table[name] = asdict(result) | {"cost": [m.data["cost"] for m in manifests]}
-        if "random" in table:
-            for row in table.values():
-                row["difference"] = paired_difference(row["values"], table["random"]["values"])
-        out.parent.mkdir(parents=True, exist_ok=True)
-        conditions = {"ipc": args.ipc, "epochs": args.epochs, "versions": versions(), "hardware": result.hardware}
-        text = json.dumps({"conditions": conditions, "rows": table}, indent=2, sort_keys=True)
-        write_bytes(out, (text + "\n").encode())
+        _write(out, table, {"ipc": args.ipc, "epochs": args.epochs, "hardware": result.hardware})
         note(f"{name}: {result.mean:.2f} ± {result.std:.2f} % ({result.n_sets} sets, {result.n_students} students)")
+
+
+def _write(out: Path, table: dict[str, Any], conditions: dict[str, Any]) -> None:
+    """The table so far, every row with its paired difference to `random` where that is measured."""
+    if "random" in table:
+        for row in table.values():
+            row["difference"] = paired_difference(row["values"], table["random"]["values"])
+    text = json.dumps({"conditions": conditions | {"versions": versions()}, "rows": table}, indent=2, sort_keys=True)
+    write_bytes(out, (text + "\n").encode())
 
 
 if __name__ == "__main__":
