@@ -1,28 +1,10 @@
 """k-means: the real images nearest to the centroids of their class in the teacher's features."""
 
-from __future__ import annotations
+from ddkit.synthesis.coresets import Config, coreset, costs, k_means
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
-
-from ddkit.synthesis.coresets import choose, coreset_costs, coreset_units, k_means
-from ddkit.synthesis.interface import Context, Plan, Synthetic, Unit
+__all__ = ["COST", "NAME", "PAPER", "Config", "costs", "run", "units"]
 
 NAME = "kmeans"
 PAPER = "k-means on penultimate features; baseline of dataset distillation"
 COST = "one pass of the teacher over the source"
-costs = coreset_costs
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """No settings."""
-
-
-def units(plan: Plan) -> list[Unit]:
-    return coreset_units(plan, NAME)
-
-
-def run(unit: Unit, context: Context) -> dict[str, Any] | Iterator[Synthetic]:
-    return choose(unit, context, k_means)
+units, run = coreset(NAME, k_means)

@@ -6,6 +6,7 @@ Definitions: methods.md A8 (where published code differs from them, e.g. herding
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -65,24 +66,31 @@ def k_means(features: np.ndarray, before: np.ndarray, count: int, random: np.ran
 # ------------------------------------------------------------------ the whole of a coreset method
 
 
-def coreset_units(plan: Plan, name: str) -> list[Unit]:
-    """One unit makes the features of the source, then classes choose by themselves."""
-    plan.need_images(plan.last, f"{name} with {plan.last} images per class")
-    prepare = Unit(id=f"prepare-{plan.last}-0", kind="prepare")
-    return [prepare, *class_units(plan, classes_a_unit=16, needs=[prepare.id])]
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """No settings."""
 
 
-def coreset_costs(plan: Plan, probe: Probe) -> dict[str, float]:
+def costs(plan: Plan, probe: Probe) -> dict[str, float]:
     """One pass of the teacher over the source, in the first prefix."""
     return {"select": 0.0 if plan.first else sum(plan.counts) * probe.each}
 
 
-def choose(unit: Unit, context: Context, select: Select) -> dict[str, Any] | Iterator[Synthetic]:
-    """What a unit of a coreset method does."""
-    features = context.features(context.teacher)
-    if unit.kind == "prepare":
-        return {"images": np.array([len(features)])}
-    return _chosen(unit, context, select, features)
+def coreset(name: str, select: Select) -> tuple[Callable[[Plan], list[Unit]], Callable[[Unit, Context], Any]]:
+    """A method's units and run: one unit makes the features of the source, then classes choose by themselves."""
+
+    def units(plan: Plan) -> list[Unit]:
+        plan.need_images(plan.last, f"{name} with {plan.last} images per class")
+        prepare = Unit(id=f"prepare-{plan.last}-0", kind="prepare")
+        return [prepare, *class_units(plan, classes_a_unit=16, needs=[prepare.id])]
+
+    def run(unit: Unit, context: Context) -> dict[str, Any] | Iterator[Synthetic]:
+        features = context.features(context.teacher)
+        if unit.kind == "prepare":
+            return {"images": np.array([len(features)])}
+        return _chosen(unit, context, select, features)
+
+    return units, run
 
 
 def _chosen(unit: Unit, context: Context, select: Select, features: np.ndarray) -> Iterator[Synthetic]:
