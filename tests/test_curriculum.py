@@ -200,3 +200,14 @@ def test_the_makers_pictures(staged, tmp_path):
     shutil.copytree(staged.root, tmp_path / "alone")
     with pytest.raises(SetError, match="no real images in"):
         origins_picture(read_manifest(tmp_path / "alone"), tmp_path / "p.png")
+
+
+def test_choosing_by_features_stays_within_the_first_rule(tmp_path):
+    settings = QUICK | {"init": "noise", "reg.weight": 0, "among": "kmeans"}
+    options = dict(data="digits", classes="0,1", method="cudd", protocol="demo", views=1, workers=1)
+    distill(tmp_path / "k", prefixes=(1, 3), settings=settings, teacher=small(tmp_path), **options)
+    for end in (1, 3):
+        found = unit_result(tmp_path / "k.work", f"select-{end}-0")
+        enough = found["counts"][:, 0] > found["images"].shape[1]
+        assert (found["rules"][enough] == 0).all()
+        assert all(len(set(row)) == len(row) for row in found["images"].tolist())

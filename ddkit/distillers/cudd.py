@@ -25,13 +25,15 @@ COST = "as SRe2L, twice from the second stage on, and a student a stage; the pap
 @dataclass(frozen=True, kw_only=True)
 class Config(Inversion):
     """As Inversion, with CUDD's start and terms. stages: where they end (`curriculum.stage_ends`); inner: what makes a
-    stage's images; student: the feedback."""
+    stage's images; among: how images are chosen within a selection rule (`curriculum.select`); student: the feedback.
+    """
 
     init: Literal["noise", "real", "patch"] = "real"
     reg: Regulariser = field(default_factory=lambda: Regulariser(weight=1.0))
     adv: Adversary = field(default_factory=lambda: Adversary(weight=1.0))
     stages: str = "paper"
     inner: Literal["inversion", "rded"] = "inversion"
+    among: Literal["random", "kmeans", "herding"] = "random"
     student: curriculum.Student = field(default_factory=curriculum.Student)
 
     def __post_init__(self) -> None:
@@ -104,7 +106,7 @@ def run(unit: Unit, context: Context) -> Any:
         return curriculum.train_student(unit, context, config.student, config.threads)
     if unit.kind == "select":
         images = max(_selected(config, int(n), len(unit.ranks)) for n in context.source.counts)
-        return curriculum.select(unit, context, images, config.threads)
+        return curriculum.select(unit, context, images, config.threads, config.among)
     return _recover(unit, context, config)
 
 

@@ -21,10 +21,12 @@ from ddkit.seeds import nested_choice
 from ddkit.sources.networks import build_network
 from ddkit.sources.training import Fit, fit, seeded_network
 from ddkit.specs import TrainSpec
+from ddkit.synthesis.coresets import herding, k_means
 from ddkit.synthesis.interface import Context, Plan, Unit
 
 LADDER = (5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 RULES = ("R∩W", "W∩W", "R∩R", "rest")  # teacher right and student wrong; both wrong; both right; what is left
+SELECTORS = {"kmeans": k_means, "herding": herding}
 FIRST_RULES = ("R", "rest")  # the first stage has no student: teacher right; what is left
 
 
@@ -135,17 +137,22 @@ def train_student(unit: Unit, context: Context, settings: Student, workers: int)
     return {name: value.detach().cpu().numpy() for name, value in network.state_dict().items()}
 
 
-def select(unit: Unit, context: Context, n: int, workers: int) -> dict[str, np.ndarray]:
-    """Choose n unused images of each class by the rules, in one seeded order within a rule. workers: CPU threads.
+def select(
+    unit: Unit, context: Context, n: int, workers: int, among: Literal["random", "kmeans", "herding"] = "random"
+) -> dict[str, np.ndarray]:
+    """Choose n unused images of each class by the rules. workers: CPU threads.
 
-    ranks: what they are for; images: positions in the source [C,n], -1 where a class has fewer left; rules: index into
-    the rules [C,n]; counts: unused images under each rule [C,rules]; student: its right answers on the source, percent
-    (NaN: none).
+    among: how to choose within the first rule where it has more than n: in one seeded order (the paper), or by the
+    teacher's features (ours; `coresets`).
+    Returns ranks: what they are for; images: positions in the source [C,n], -1 where a class has fewer left; rules:
+    index into the rules [C,n]; counts: unused images under each rule [C,rules]; student: its right answers on the
+    source, percent (NaN: none).
     """
     source = context.source
     with threads(workers):
         teacher = context.predictions(context.teacher)
         student = context.predictions(context.student) if context.student else None
+        features = None if among == "random" else context.features(context.teacher)
     right = teacher["top1"] == source.labels
     if student is None:
         rules = np.where(right, 0, 1)
@@ -161,7 +168,12 @@ def select(unit: Unit, context: Context, n: int, workers: int) -> dict[str, np.n
         order = nested_choice(context.seed, source.members(label), "curriculum", unit.id, label)
         order = order[[int(source.rows[i]) not in used for i in order]]
         counts[label] = np.bincount(rules[order], minlength=kinds)
-        order = order[np.argsort(rules[order], kind="stable")][:n]
+        order = order[np.argsort(rules[order], kind="stable")]
+        if features is not None and counts[label, 0] > n:
+            first, random = order[: counts[label, 0]], context.rng("curriculum-among", unit.id, label)
+            before = features[[i for i in source.members(label) if int(source.rows[i]) in used]]
+            order = first[SELECTORS[among](features[first], before, n, random)]
+        order = order[:n]
         chosen[label, : len(order)], by[label, : len(order)] = order, rules[order]
     accuracy = np.nan if student is None else 100 * float((student["top1"] == source.labels).mean())
     return {
