@@ -52,6 +52,8 @@ def test_the_papers_rows(method, dataset):
     assert names, f"no recipe for {method} on {dataset}"
     for recipe in names:
         config = make_config(find_distiller(method), recipe.config)
+        if method == "cudd":
+            assert config.among == ("kmeans" if recipe.name.startswith("cudd-plus") else "random")
         assert (config.lr, config.steps, config.bn.weight, config.crop.jitter) == (lr, steps, weight, jitter)
         assert config.batch.size == 100 and config.bn.first == 10 and config.weight_decay == 0
         assert (config.bn.norm, config.bn.moment, config.bn.targets) == ("sum", "variance", "global")
