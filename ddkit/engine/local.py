@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import threading
@@ -77,7 +78,7 @@ def run(
             waiting.remove(item)
         return free
 
-    if workers <= 1 or len(waiting) <= 1:
+    if workers <= 1 or len(waiting) <= 1 or importlib.util.find_spec("loky") is None:  # a bare GPU machine has no loky
         while batch := ready():
             for item in batch:
                 with threads(1):
