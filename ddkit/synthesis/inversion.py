@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -101,7 +102,9 @@ class Engine:
         if settings.reg.weight:
             assert self.anchors is not None
             anchor_view = augment(self.anchors, rows, columns)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._half), penultimate(self.network) as read:
+        by_feature = anchor_view is not None and settings.reg.space == "feature"
+        reading: AbstractContextManager[list[Tensor]] = penultimate(self.network) if by_feature else nullcontext([])
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._half), reading as read:
             if self.measured is None:
                 out = self.network(inputs)
             else:
@@ -109,7 +112,7 @@ class Engine:
                     out = self.network(inputs)
             against = self.student.network(inputs) if self.student else None
             wanted = None
-            if anchor_view is not None and settings.reg.space == "feature":
+            if by_feature and anchor_view is not None:
                 with torch.no_grad(), penultimate(self.teacher.network) as theirs:
                     self.teacher.network(anchor_view.contiguous(memory_format=torch.channels_last))
                 wanted = theirs[-1]

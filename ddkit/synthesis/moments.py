@@ -1,8 +1,8 @@
 """What BatchNorm layers see: mean and biased variance of their inputs, with gradients, in one pass over memory.
 
 The measured networks are copies in evaluation mode; a layer's output is what it was. Measuring and normalising are one
-autograd function, whose backward is one pass as well: about three times as fast as hooks that let autograd
-differentiate mean and variance (benchmarks/inversion.py).
+autograd function, whose backward is one pass as well, instead of hooks through which autograd differentiates mean and
+variance (benchmarks/inversion.py compares whole steps).
 """
 
 from __future__ import annotations
