@@ -17,6 +17,7 @@ from ddkit.format.shards import (
     VIEWS_MEMBER,
     RowRecord,
     file_sha256,
+    image_places,
     member,
     parse_rows,
     row_key,
@@ -38,6 +39,40 @@ def open_shard(manifest: Manifest, shard: dict[str, Any]) -> tuple[Tar, list[Row
     records = parse_rows((manifest.root / rows_path(shard["path"])).read_bytes(), rows_path(shard["path"]))
     with open(manifest.root / shard["path"], "rb") as file:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), records
+
+
+def open_images(manifest: Manifest, shard: dict[str, Any]) -> list[tuple[RowRecord, bytes]]:
+    """The records and encoded images of one shard, from its tar without labels where it has one, checked as above."""
+    if not shard["images"]:
+        tar, records = open_shard(manifest, shard)
+        return [(record, member(tar, record.image)) for record in records]
+    if problem := images_problem(manifest, shard):
+        raise IntegrityError(f"{manifest.root}: {problem}; fetch or make the set again")
+    records = parse_rows((manifest.root / rows_path(shard["path"])).read_bytes(), rows_path(shard["path"]))
+    data = (manifest.root / shard["images"]["path"]).read_bytes()
+    return [(record, member(data, place)) for record, place in zip(records, image_places(records))]
+
+
+def images_problem(manifest: Manifest, shard: dict[str, Any]) -> str | None:
+    """What is wrong with the bytes of a shard's images without labels, or None."""
+    if not shard["images"]:
+        return None
+    path, rows = shard["images"]["path"], rows_path(shard["path"])
+    for name, sha256 in ((rows, shard["rows_sha256"]), (path, shard["images"]["sha256"])):
+        if not (manifest.root / name).is_file():
+            return f"{name} is missing"
+        if file_sha256(manifest.root / name) != sha256:
+            break
+    else:
+        return None
+    if name == rows:
+        return f"{rows} differs from the manifest"
+    records = parse_rows((manifest.root / rows).read_bytes(), rows)
+    data = (manifest.root / path).read_bytes()
+    for record, place in zip(records, image_places(records)):
+        if hashlib.sha256(member(data, place)).hexdigest() != place[2]:
+            return f"{path} differs from the manifest: row {row_key(record.row)}, its image, is the first that is wrong"
+    return f"{path} differs from the manifest: a class, a header or the padding between them is not right"
 
 
 def shard_problem(manifest: Manifest, shard: dict[str, Any]) -> str | None:
@@ -108,7 +143,7 @@ def verify(directory: str | Path, on_shard: Callable[[int], None] | None = None)
         for shard in manifest.data["shards"]:
             problem = shard_problem(manifest, shard)
             if problem is None:
-                problem = _contents_problem(manifest, shard, expected)
+                problem = images_problem(manifest, shard) or _contents_problem(manifest, shard, expected)
             if problem:
                 problems.append(problem)
             expected += shard["rows"]
@@ -148,6 +183,8 @@ def _contents_problem(manifest: Manifest, shard: dict[str, Any], first: int) -> 
                 return f"{where}: its labels are not {count} views of {classes} classes"
             if not 0 <= record.label < classes:
                 return f"{where}: class {record.label} is not one of the {classes}"
+        if [member(tar, record.image) for record in records] != [image for _, image in open_images(manifest, shard)]:
+            return f"{shard['images']['path']}: its images are not those of {shard['path']}"
     except IntegrityError as error:
         return str(error)
     return None

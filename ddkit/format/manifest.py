@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from ddkit.runtime import write_bytes
 from ddkit.specs import ClassName, EvalTransform, Protocol, ViewSpec
 
 FILE = "ddkit.json"
-_SHARD = re.compile(r"data/train-ipc\d{3,}-\d{5}\.tar")
+_FILE = re.compile(r"(data|images)/train-ipc\d{3,}-\d{5}\.(tar|rows)")
 
 _KEYS = {
     *("format", "self", "content", "name", "created_by", "install", "repo", "license", "classes", "ipc", "image"),
@@ -107,18 +107,30 @@ class Manifest:
             raise SetError(f"{self.root} has no prefix of {ipc} images per class; it has {have}")
         return [shard for shard in self.data["shards"] if ipc is None or shard["prefix"] <= ipc]
 
+    def files(self, ipc: int | None = None, *, labels: bool = True, images: bool = True) -> dict[str, str]:
+        """path -> sha256 of what the set consists of, or a prefix of it; without labels or the images beside them."""
+        return files_of(self.shards(ipc), labels=labels, images=images)
+
     def rows(self, ipc: int | None = None) -> int:
         return sum(shard["rows"] for shard in self.shards(ipc))
 
 
 def content_hash(data: Mapping[str, Any]) -> str:
     """sha256 over the sorted `path sha256` lines of shards and row records: same run, same content."""
-    lines = []
-    for shard in data["shards"]:
-        lines += [f"{shard['path']} {shard['sha256']}\n", f"{rows_path(shard['path'])} {shard['rows_sha256']}\n"]
-        if shard["images"]:
-            lines.append(f"{shard['images']['path']} {shard['images']['sha256']}\n")
-    return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+    lines = sorted(f"{path} {sha256}\n" for path, sha256 in files_of(data["shards"]).items())
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def files_of(shards: Iterable[Mapping[str, Any]], *, labels: bool = True, images: bool = True) -> dict[str, str]:
+    """path -> sha256 of the files of some shards. A shard without an images tar counts among the images, too."""
+    files = {}
+    for shard in shards:
+        if labels or not shard["images"]:
+            files[shard["path"]] = shard["sha256"]
+        files[rows_path(shard["path"])] = shard["rows_sha256"]
+        if images and shard["images"]:
+            files[shard["images"]["path"]] = shard["images"]["sha256"]
+    return files
 
 
 def seal(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,7 +182,7 @@ def read_manifest(root: str | Path) -> Manifest:
         raise IntegrityError(f"{path} was changed after it was written (its own sha256 differs); fetch the set again")
     if missing := _KEYS - set(data):
         raise IntegrityError(f"{path} lacks {', '.join(sorted(missing))}; fetch the set again")
-    for shard in data["shards"]:
-        if not _SHARD.fullmatch(str(shard["path"])):
-            raise IntegrityError(f"{path} names {shard['path']!r}, which no set holds; fetch the set again")
+    for name in files_of(data["shards"]):
+        if not _FILE.fullmatch(name):
+            raise IntegrityError(f"{path} names {name!r}, which no set holds; fetch the set again")
     return Manifest(root, data)

@@ -22,17 +22,21 @@ views.safetensors: V views, C classes, little-endian; one `__metadata__` key `dd
 codec, first, size, mean, std, stage, rank, origin}; tensors box [V,4] and flip uint8 [V], optional partner uint16 [V],
 mix_box [V,4], mix_lam float32 [V], patches uint8 [V,N] (see views.py) and the codec's label tensors (see codecs.py).
 
+Where labels outweigh images (see `labels_outweigh`), `images/train-ipcIII-NNNNN.tar` holds the first two members of the
+same rows again, so that who wants the images alone need not fetch the labels.
+
 `shard_rows` depends on the image size alone; n rows make ceil(n / shard_rows) shards whose sizes differ by at most one,
 larger first. Nothing here extracts a tar: members are read as slices of a file whose sha256 was checked first.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +70,16 @@ def shard_sizes(rows: int, most: int) -> list[int]:
 def shard_path(prefix: int, number: int) -> str:
     """`data/train-ipc005-00000.tar`"""
     return f"data/train-ipc{prefix:03d}-{number:05d}.tar"
+
+
+def images_path(path: str) -> str:
+    """`images/train-ipc005-00000.tar`, the images and classes of a shard without its labels."""
+    return f"images/{path.removeprefix('data/')}"
+
+
+def labels_outweigh(label_bytes: int, image_bytes: int) -> bool:
+    """Whether a set with these bytes on its first prefix gets `images/` tars, for all its shards."""
+    return label_bytes > 2 * image_bytes
 
 
 def row_key(row: int) -> str:
@@ -154,30 +168,48 @@ class _Hashing(io.RawIOBase):
         return self.size
 
 
-def write_shard(root: Path, path: str, samples: Iterable[Sample], codec: str = "png") -> dict[str, Any]:
-    """Write a shard and its row records below `root`, each atomically; returns the manifest's entry less `prefix`."""
+def write_shard(
+    root: Path, path: str, samples: Iterable[Sample], codec: str = "png", *, image_tar: bool = False
+) -> dict[str, Any]:
+    """Write a shard, its row records and, with `image_tar`, its images without labels below `root`, each atomically.
+
+    Returns the manifest's entry less `prefix`.
+    """
     lines = []
-    with atomic_file(root / path) as temporary, open(temporary, "wb") as file:
-        hashing = _Hashing(file)
-        with tarfile.open(fileobj=hashing, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-            for sample in samples:
-                key = row_key(sample.row)
-                _add(tar, f"{key}.cls", str(sample.label).encode())
-                at_image = _add(tar, f"{key}.{codec}", sample.image)
-                at_views = _add(tar, f"{key}.{VIEWS_MEMBER}", sample.views)
-                fields = [key, sample.label, at_image, len(sample.image), hashlib.sha256(sample.image).hexdigest()]
-                fields += [at_views, len(sample.views), hashlib.sha256(sample.views).hexdigest()]
-                lines.append("\t".join(str(field) for field in fields) + "\n")
+    with contextlib.ExitStack() as stack:
+        tar, hashing = stack.enter_context(_hashed_tar(root / path))
+        images = stack.enter_context(_hashed_tar(root / images_path(path))) if image_tar else None
+        for sample in samples:
+            if images:
+                _add(images[0], f"{row_key(sample.row)}.cls", str(sample.label).encode())
+                _add(images[0], f"{row_key(sample.row)}.{codec}", sample.image)
+            key = row_key(sample.row)
+            _add(tar, f"{key}.cls", str(sample.label).encode())
+            at_image = _add(tar, f"{key}.{codec}", sample.image)
+            at_views = _add(tar, f"{key}.{VIEWS_MEMBER}", sample.views)
+            fields = [key, sample.label, at_image, len(sample.image), hashlib.sha256(sample.image).hexdigest()]
+            fields += [at_views, len(sample.views), hashlib.sha256(sample.views).hexdigest()]
+            lines.append("\t".join(str(field) for field in fields) + "\n")
     records = "".join(lines).encode()
     write_bytes(root / rows_path(path), records)
+    beside = images and {"path": images_path(path), "bytes": images[1].size, "sha256": images[1].sha256.hexdigest()}
     return {
         "path": path,
         "rows": len(lines),
         "bytes": hashing.size,
         "sha256": hashing.sha256.hexdigest(),
         "rows_sha256": hashlib.sha256(records).hexdigest(),
-        "images": None,
+        "images": beside,
     }
+
+
+@contextlib.contextmanager
+def _hashed_tar(path: Path) -> Iterator[tuple[tarfile.TarFile, _Hashing]]:
+    """A tar that is written atomically, and hashed while it is."""
+    with atomic_file(path) as temporary, open(temporary, "wb") as file:
+        hashing = _Hashing(file)
+        with tarfile.open(fileobj=hashing, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+            yield tar, hashing
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> int:
@@ -220,6 +252,16 @@ def parse_rows(data: bytes, where: str) -> list[RowRecord]:
         except ValueError as error:
             raise IntegrityError(f"{where}: line {number} is no row record; fetch the set again") from error
     return records
+
+
+def image_places(records: list[RowRecord]) -> list[tuple[int, int, str]]:
+    """Where the images of a shard lie in its `images/` tar: (offset, bytes, sha256) of each row."""
+    places, at = [], 0
+    for record in records:
+        _, length, sha256 = record.image
+        places.append((at + 1536, length, sha256))  # after the class (header and data) and the image's own header
+        at += 1536 + -(-length // 512) * 512
+    return places
 
 
 def file_sha256(path: Path) -> str:

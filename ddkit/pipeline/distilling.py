@@ -95,7 +95,7 @@ def distill(
             made = recover(run.making(stage), run.module.units(run.plan(stage)), workers)
             add_cost(run.work, made.seconds, made.peak_bytes)
             _encode(run, made, shards)
-        label_and_pack(run.labelling, shards, workers)
+        label_and_pack(run.labelling, shards, workers, facts["image_tars"] if facts else None)
         facts = _facts(run, stage)
         write_bytes(run.work / STAGE_MANIFEST, canonical(seal(facts)).encode())
     return finish(run.out, facts)
@@ -139,6 +139,7 @@ def _facts(run: Run, stage: int) -> dict[str, Any]:
         "source": source,
         "teachers": [teacher_facts(run.teacher, public_name(record.teacher))],
         "shards": [r["entry"] for r in records],
+        "image_tars": bool(records[0]["entry"]["images"]),
         **kept_facts(run.out),
     }
 

@@ -90,7 +90,6 @@ def fresh_facts(size: int) -> dict[str, Any]:
         "install": "pip install ddkit",
         "repo": None,
         "license": None,
-        "image_tars": False,
         "shard_rows": shard_rows(size),
         "relabelled_from": None,
         "subset_of": None,
@@ -162,10 +161,9 @@ def finish(out: Path, data: dict[str, Any]) -> Manifest:
     Raises IntegrityError when the check fails (the disk is at fault).
     """
     manifest = write_manifest(out, data)
-    listed = {shard["path"] for shard in manifest.data["shards"]}
-    listed |= {path.removesuffix(".tar") + ".rows" for path in listed}
-    for path in (*(out / "data").iterdir(), *out.iterdir()):
-        unlisted = path.parent.name == "data" and str(path.relative_to(out)) not in listed
+    listed = manifest.files()
+    for path in (*out.glob("data/*"), *out.glob("images/*"), *out.iterdir()):
+        unlisted = path.parent != out and str(path.relative_to(out)) not in listed
         if is_abandoned(path) or (unlisted and not is_temporary(path)):
             path.unlink(missing_ok=True)
     if problems := verify(out):

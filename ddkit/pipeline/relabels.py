@@ -73,7 +73,8 @@ def relabel(
     key = fingerprint([asdict(how) | {"out": "", "work": "", "teacher": spec.hash}, source.data["content"]])
     _claim(out, key)
     plans = restore_images(source, work_dir(out))
-    records = label_and_pack(how, plans, (workers or cores()) if where.type == "cpu" else 1)
+    keep_tars = source.data["image_tars"] or None
+    records = label_and_pack(how, plans, (workers or cores()) if where.type == "cpu" else 1, keep_tars)
     train = chosen.train_spec(ipc=source.ipc, arch=spec.arch, dataset=source.dataset)
     kept = ("name", "classes", "ipc", "image", "method", "recipe", "prefixes", "real_pixels", "log", "source")
     data: dict[str, Any] = {key: source.data[key] for key in kept} | fresh_facts(source.image_size)
@@ -91,6 +92,7 @@ def relabel(
         "devices": sorted({device_class(where), *source.data["devices"]}),
         "teachers": [teacher_facts(spec, public_name(str(path)))],
         "shards": [record["entry"] for record in records],
+        "image_tars": bool(records[0]["entry"]["images"]),
         "relabelled_from": origin,
     }
     return finish(out, data)

@@ -78,6 +78,8 @@ def front_matter(manifest: Manifest) -> dict[str, Any]:
     configs, infos = [], []
     for name in names:
         shards = manifest.shards(chosen[name])
+        if name == "images" and data["image_tars"]:
+            shards = [shard["images"] for shard in shards]
         paths = [shard["path"] for shard in shards]
         config: dict[str, Any] = {"config_name": name, "data_files": [{"split": "train", "path": paths}]}
         configs.append(config | ({"default": True} if name == "default" else {}))

@@ -13,9 +13,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ddkit.format.images import decode_image
-from ddkit.format.integrity import open_shard
+from ddkit.format.integrity import open_images
 from ddkit.format.manifest import Manifest
-from ddkit.format.shards import member
 from ddkit.replay.loader import ReplayLoader
 from ddkit.runtime import atomic_file, write_bytes
 
@@ -32,11 +31,10 @@ def thumbnails(manifest: Manifest, per_class: int, classes: int) -> dict[int, li
     chosen = set(np.unique(np.linspace(0, total - 1, min(classes, total)).astype(int)).tolist())
     found: dict[int, list[np.ndarray]] = {label: [] for label in sorted(chosen)}
     for shard in manifest.shards():
-        tar, records = open_shard(manifest, shard)
-        for record in records:
+        for record, image in open_images(manifest, shard):
             if record.label in chosen and len(found[record.label]) < per_class:
                 where = f"{shard['path']} row {record.row}"
-                found[record.label].append(decode_image(member(tar, record.image), manifest.image_codec, where))
+                found[record.label].append(decode_image(image, manifest.image_codec, where))
         if all(len(images) == per_class for images in found.values()):
             break
     return found

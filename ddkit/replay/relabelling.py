@@ -10,7 +10,7 @@ import functools
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,14 @@ from ddkit import engine
 from ddkit.errors import Diverged, IntegrityError
 from ddkit.format.codecs import fidelity_sums, find_codec
 from ddkit.format.images import decode_image
+from ddkit.format.manifest import files_of
 from ddkit.format.shards import (
     Sample,
     file_metadata,
     file_sha256,
+    labels_outweigh,
     load_unit,
     pack_views,
-    rows_path,
     save_tensors,
     shard_path,
     write_shard,
@@ -219,6 +220,7 @@ def label_rows(job: LabelJob) -> None:
 class PackJob:
     how: Labelling
     shard: ShardPlan
+    image_tar: bool = False
 
     @property
     def id(self) -> str:
@@ -236,9 +238,9 @@ class PackJob:
         if not self.record.is_file():
             return None
         record = json.loads(self.record.read_text())
-        out, entry = Path(self.how.out), record["entry"]
-        files = ((out / self.shard.path, entry["sha256"]), (out / rows_path(self.shard.path), entry["rows_sha256"]))
-        return record if all(path.is_file() and file_sha256(path) == sha for path, sha in files) else None
+        out, files = Path(self.how.out), files_of([record["entry"]])
+        whole = all((out / path).is_file() and file_sha256(out / path) == sha for path, sha in files.items())
+        return record if whole else None
 
 
 def pack_shard(job: PackJob) -> None:
@@ -272,17 +274,34 @@ def pack_shard(job: PackJob) -> None:
                 blob = pack_views(views.rows(slice(i, i + 1)), labels, metadata)
                 yield Sample(shard.first + i, int(rows.labels[i]), rows.images[i], blob)
 
-    entry = write_shard(Path(how.out), shard.path, samples(), how.image_codec) | {"prefix": shard.prefix}
+    entry = write_shard(Path(how.out), shard.path, samples(), how.image_codec, image_tar=job.image_tar)
+    entry["prefix"] = shard.prefix
     record = {"entry": entry, "fidelity": sums.tolist(), "seconds": seconds}
     write_bytes(job.record, canonical(record).encode())
+
+
+def _labels_outweigh(packs: Sequence[PackJob]) -> bool:
+    """Whether the labels of a prefix outweigh its images; every row's take the same bytes, but for its metadata."""
+    first, how = packs[0], packs[0].how
+    if first.record.is_file():  # decided when it was packed
+        return json.loads(first.record.read_text())["entry"]["images"] is not None
+    views = _views(how, first.shard, _stamp(how.work, first.shard.name)).rows(slice(0, 1)).tensors()
+    soft = load_unit(unit_path(how.work, first.label_jobs()[0].id))
+    a_row = sum(array.nbytes for array in views.values())
+    a_row += sum(soft[name][0].nbytes for name in find_codec(how.codec).TENSORS)
+    images = [image for job in packs for image in load_rows(how.work, job.shard.name).images]
+    return labels_outweigh(a_row * len(images), sum(len(image) for image in images))
 
 
 # ------------------------------------------------------------------ a prefix
 
 
-def label_and_pack(how: Labelling, shards: Sequence[ShardPlan], workers: int) -> list[dict[str, Any]]:
+def label_and_pack(
+    how: Labelling, shards: Sequence[ShardPlan], workers: int, image_tars: bool | None = None
+) -> list[dict[str, Any]]:
     """Label and pack the shards whose `images` units are there; what is done already is not done again.
 
+    image_tars: whether to pack the images without labels, too; None decides it by these shards, the first prefix's.
     Returns one record a shard: entry (for the manifest), fidelity sums, seconds.
     """
     packs = [PackJob(how=how, shard=shard) for shard in shards]
@@ -292,6 +311,9 @@ def label_and_pack(how: Labelling, shards: Sequence[ShardPlan], workers: int) ->
     with progress("labelling", views, "views") as advance:
         for unit, _ in engine.run(label_rows, labels, workers=workers):
             advance((unit.stop - unit.start) * how.law.count)
+    if image_tars is None:
+        image_tars = _labels_outweigh(packs)
+    open_packs = [replace(job, image_tar=image_tars) for job in open_packs]
     for _ in engine.run(pack_shard, open_packs, workers=workers):
         pass
     records = [job.done() for job in packs]

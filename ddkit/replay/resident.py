@@ -17,7 +17,7 @@ from torch import Tensor
 from ddkit.errors import SetError
 from ddkit.format.codecs import Codec, find_codec
 from ddkit.format.images import IMAGE_FORMATS, decode_image
-from ddkit.format.integrity import open_shard
+from ddkit.format.integrity import open_images, open_shard
 from ddkit.format.manifest import Manifest
 from ddkit.format.shards import RowRecord, member, row_key, unpack_views
 from ddkit.format.views import UNMIXED, Views
@@ -70,21 +70,26 @@ def load_set(manifest: Manifest, ipc: int | None = None, *, with_labels: bool = 
     firsts: list[int] = []
     rows: list[int] = []
     for shard in shards:
-        tar, records = open_shard(manifest, shard)
-        firsts += [len(rows)] * len(records)
-        rows += [record.row for record in records]
-        read = partial(_read_row, tar, shard["path"], manifest.image_codec, codec, with_labels)
+        entries: list[tuple[RowRecord, bytes, bytes | None]]
+        if with_labels:
+            tar, records = open_shard(manifest, shard)
+            entries = [(record, member(tar, record.image), member(tar, record.views)) for record in records]
+        else:
+            entries = [(record, image, None) for record, image in open_images(manifest, shard)]
+        firsts += [len(rows)] * len(entries)
+        rows += [entry[0].row for entry in entries]
         with ThreadPoolExecutor(cores()) as pool:
-            parts += pool.map(read, records)
+            parts += pool.map(partial(_read_row, shard["path"], manifest.image_codec, codec), entries)
     return _join(parts, rows, firsts, [shard["rows"] for shard in shards], codec, manifest, with_labels)
 
 
-def _read_row(tar: Any, path: str, image_codec: str, codec: Codec, with_labels: bool, record: RowRecord) -> Part:
+def _read_row(path: str, image_codec: str, codec: Codec, entry: tuple[RowRecord, bytes, bytes | None]) -> Part:
+    record, image, blob = entry
     where = f"{path} row {row_key(record.row)}"
-    pixels = decode_image(member(tar, record.image), image_codec, where)
-    if not with_labels:
+    pixels = decode_image(image, image_codec, where)
+    if blob is None:
         return pixels, record.label, _NO_VIEWS, {}
-    views, soft, _ = unpack_views(member(tar, record.views), codec, where)
+    views, soft, _ = unpack_views(blob, codec, where)
     return pixels, record.label, views, soft
 
 

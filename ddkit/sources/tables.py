@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ddkit.errors import SourceError, first_few
-from ddkit.format.integrity import open_shard
+from ddkit.format.integrity import open_images
 from ddkit.format.manifest import is_set, read_manifest
-from ddkit.format.shards import member
 from ddkit.runtime import note
 from ddkit.sources.decoding import SUFFIXES
 from ddkit.sources.packed import is_packed, open_packed, packed_splits
@@ -132,10 +131,9 @@ def _digits(split: str) -> Table:
 def _distilled(root: Path) -> Table:
     """The images of one of our own sets, by our own verifying reader."""
     manifest = read_manifest(root)
-    opened = [open_shard(manifest, shard) for shard in manifest.shards()]
-    rows = [(tar, record) for tar, records in opened for record in records]
-    labels = np.array([record.label for _, record in rows])
-    return Table(lambda i: member(rows[i][0], rows[i][1].image), labels, manifest.class_names, lambda i: f"row {i}")
+    rows = [row for shard in manifest.shards() for row in open_images(manifest, shard)]
+    labels = np.array([record.label for record, _ in rows])
+    return Table(lambda i: rows[i][1], labels, manifest.class_names, lambda i: f"row {i}")
 
 
 # ------------------------------------------------------------------ class folders
