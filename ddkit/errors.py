@@ -7,7 +7,10 @@ DdkitError                    exit code
 │   ├── ImagesUnreadable          images that do not decode: all of them, listed once
 │   ├── ClassesError              classes that do not match, are too few, or have too few images
 │   ├── TeacherError              a teacher or checkpoint that cannot serve
-│   └── SetError                  a directory that is no distilled set, or cannot serve as asked
+│   ├── SetError                  a directory that is no distilled set, or cannot serve as asked
+│   └── HubAccess                 no such repository, no token, or one that may not do this
+│       ├── HubNone                   no such repository or revision, or none that this token may see
+│       └── HubFile                   the repository has no such file
 ├── Refused                   3   possible, but it would replace, publish or spend: needs a flag
 │   ├── OtherRun                  another recipe, seed or source stands in OUT
 │   ├── TooCostly                 more than an hour or 20 GB without --yes
@@ -15,6 +18,7 @@ DdkitError                    exit code
 ├── IntegrityError            4   bytes differ from the manifest
 └── WorldError                1   the world failed
     ├── DiskError                 no space, no permission
+    ├── HubError                  the Hub or the way to it fails, also after several tries
     └── Diverged                  a loss became NaN or infinite
 """
 
@@ -58,6 +62,18 @@ class SetError(InputError):
     pass
 
 
+class HubAccess(InputError):
+    pass
+
+
+class HubNone(HubAccess):
+    pass
+
+
+class HubFile(HubAccess):
+    pass
+
+
 class Refused(DdkitError):
     exit_code = 3
 
@@ -83,6 +99,10 @@ class WorldError(DdkitError):
 
 
 class DiskError(WorldError):
+    pass
+
+
+class HubError(WorldError):
     pass
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 import tomllib
 import types
 import typing
@@ -93,6 +94,11 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
     elif isinstance(hint, type) and type(value) is hint:
         return value
     raise OptionError(f"{where} is {value!r}; it must be {getattr(hint, '__name__', str(hint))}")
+
+
+def plain_name(source: str) -> str:
+    """A source's name as part of a file or repository name: letters, digits, `-`, `_` and `.`."""
+    return re.sub(r"[^\w.-]+", "-", Path(source).stem).strip("-.") or "images"
 
 
 def parse_settings(pairs: list[str]) -> dict[str, Any]:

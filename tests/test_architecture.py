@@ -15,7 +15,8 @@ ROOMS = {
     "seeds": [],
     "runtime": [],
     "engine": ["local"],
-    "format": ["views", "codecs", "images", "shards", "manifest", "integrity"],
+    "hub": ["patience", "repos"],
+    "format": ["views", "codecs", "images", "shards", "manifest", "integrity", "remote"],
     "sources": [
         "decoding",
         "classes",
@@ -48,7 +49,7 @@ ROOMS = {
         "curriculum",
     ],
     "distillers": [],
-    "publishing": ["pictures", "making", "card"],
+    "publishing": ["pictures", "making", "outside", "licences", "card", "push", "pull"],
     "pipeline": ["record", "costs", "making", "manifests", "preparing", "distilling", "relabels"],
     "evaluation": ["statistics", "single", "tables", "demonstration"],
     "testing": [],

@@ -161,7 +161,7 @@ def test_pictures_are_drawn(rded_set, tmp_path):
 
     from ddkit.publishing.pictures import curves, preview_grid, view_strip
 
-    preview_grid(rded_set, tmp_path / "grid.png")
+    (tmp_path / "grid.png").write_bytes(preview_grid(rded_set))
     view_strip(rded_set, tmp_path / "strip.png")
     curves({"a": [{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.0, "accuracy": 50.0}]}, tmp_path / "c.png")
     for name in ("grid", "strip", "c"):

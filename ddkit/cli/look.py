@@ -59,6 +59,7 @@ def register(app: typer.Typer) -> None:
         from ddkit.format import read_manifest
         from ddkit.publishing.making import losses_picture, origins_picture
         from ddkit.publishing.pictures import preview_grid, view_strip
+        from ddkit.runtime import write_bytes
 
         manifest = read_manifest(directory)
         if origins or losses:
@@ -72,7 +73,7 @@ def register(app: typer.Typer) -> None:
             return
         grid = Path(out or f"{manifest.data['name']}-preview.png")
         strip = grid.with_name(f"{grid.stem}-views{grid.suffix}")
-        preview_grid(manifest, grid)
+        write_bytes(grid, preview_grid(manifest))
         view_strip(manifest, strip)
         say(f"images: {grid}")
         say(f"views: {strip}")

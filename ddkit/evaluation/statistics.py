@@ -29,9 +29,9 @@ def paired_difference(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence
     mean, std = mean_std(values)
     half = float(t.ppf(0.975, len(values) - 1)) * std / math.sqrt(len(values))
     return {
-        "mean": round(mean, 3),
-        "low": round(mean - half, 3),
-        "high": round(mean + half, 3),
+        "mean": round(mean, 2),
+        "low": round(mean - half, 2),
+        "high": round(mean + half, 2),
         "pairs": len(values),
         "to": "random",
     }

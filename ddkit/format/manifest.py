@@ -171,8 +171,13 @@ def read_manifest(root: str | Path) -> Manifest:
         unfinished = root.with_name(root.name + ".work").is_dir()
         step = "run its `ddkit distill` again to finish it" if unfinished else "make one with `ddkit distill`"
         raise SetError(f"{root} is not a finished distilled set (it has no {FILE}); {step}")
+    return Manifest(root, parse_manifest(path.read_bytes(), path))
+
+
+def parse_manifest(text: bytes, path: Path) -> dict[str, Any]:
+    """The checked JSON of a manifest. path: for messages. Raises FormatVersion, IntegrityError."""
     try:
-        data = json.loads(path.read_bytes())
+        data = json.loads(text)
         version = data["format"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise IntegrityError(f"{path} is damaged ({error}); fetch the set again") from error
@@ -185,4 +190,4 @@ def read_manifest(root: str | Path) -> Manifest:
     for name in files_of(data["shards"]):
         if not _FILE.fullmatch(name):
             raise IntegrityError(f"{path} names {name!r}, which no set holds; fetch the set again")
-    return Manifest(root, data)
+    return data

@@ -32,14 +32,13 @@ from ddkit.pipeline.manifests import (
     fresh_facts,
     kept_facts,
     label_facts,
-    plain_name,
     public_name,
     recommended,
     teacher_facts,
     view_facts,
 )
 from ddkit.pipeline.preparing import Run, prepare
-from ddkit.plain import canonical, to_plain
+from ddkit.plain import canonical, plain_name, to_plain
 from ddkit.replay.relabelling import PackJob, Rows, ShardPlan, label_and_pack, load_rows, save_rows, unit_path
 from ddkit.runtime import cores, device_class, pick_device, write_bytes
 from ddkit.seeds import permutation

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -100,11 +99,6 @@ def fresh_facts(size: int) -> dict[str, Any]:
 def public_name(ref: str) -> str:
     """A source or teacher as the manifest names it: a path by its last part, anything else as it is."""
     return Path(ref).name if Path(ref).is_absolute() else ref
-
-
-def plain_name(source: str) -> str:
-    """A source's name as part of a file or repository name: letters, digits, `-`, `_` and `.`."""
-    return re.sub(r"[^\w.-]+", "-", Path(source).stem).strip("-.") or "images"
 
 
 def shard_plans_of(manifest: Manifest) -> list[ShardPlan]:

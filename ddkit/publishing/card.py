@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.resources
+import json
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +14,18 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ddkit.errors import SetError
 from ddkit.format.manifest import Manifest
-from ddkit.plain import PACKAGE, canonical
-from ddkit.publishing.pictures import preview_grid, title
+from ddkit.plain import PACKAGE, canonical, plain_name
+from ddkit.publishing.outside import Outside, outside_of
+from ddkit.publishing.pictures import dataset_name, preview_grid, title
 from ddkit.runtime import size_words, write_bytes
 
-TEMPLATE = "dataset_card.md.j2"
+TEMPLATE, REFERENCES = "dataset_card.md.j2", "references.bib"
+FRONT_KEYS = {
+    *("license", "license_name", "license_link", "pretty_name", "task_categories", "annotations_creators"),
+    *("size_categories", "source_datasets", "tags", "configs", "dataset_info"),
+}
+KINDS = {"whole": "real images", "crops": "images made of real crops"}
+OF_WORDS = {"this": "this set", "random": "random real images", "equal-bytes": "random real images, as many bytes"}
 
 
 def template_folder() -> Path:
@@ -27,8 +37,8 @@ def template_folder() -> Path:
     raise SetError(f"the card template {TEMPLATE} is missing; install ddkit again: pip install --force-reinstall ddkit")
 
 
-def render_card(manifest: Manifest) -> str:
-    """README.md as text. A value that the manifest lacks is an error, never a placeholder."""
+def render_template(name: str, facts: Mapping[str, Any]) -> str:
+    """A card template with its facts filled in. A value that is not there is an error, never a placeholder."""
     environment = Environment(
         loader=FileSystemLoader(template_folder()),
         undefined=StrictUndefined,
@@ -37,19 +47,68 @@ def render_card(manifest: Manifest) -> str:
         keep_trailing_newline=True,
         autoescape=False,  # noqa: S701 (Markdown, not HTML)
     )
-    data = manifest.data
+    return environment.get_template(name).render(facts)
+
+
+def front_matter_text(front: Mapping[str, Any]) -> str:
+    """A card's YAML."""
+    return yaml.safe_dump(dict(front), sort_keys=False, allow_unicode=True, width=1000)
+
+
+def render_card(manifest: Manifest, outside: Outside | None = None) -> str:
+    """README.md as text, around it what people wrote. A value that the manifest lacks is an error."""
+    data, outside = manifest.data, outside or Outside()
+    results = sorted(data["results"], key=lambda r: (r["ipc"], r["arch"], r["protocol"], r["of"], r["labels"]))
+    headline, random = _headline(manifest, results)
+    classes, codec = len(manifest.classes), manifest.image_codec
     facts = {
-        "front_matter": yaml.safe_dump(front_matter(manifest), sort_keys=False, allow_unicode=True, width=1000),
+        "front_matter": front_matter_text(front_matter(manifest) | outside.matter),
+        "outside": outside,
         "title": title(manifest),
         "m": data,
         "rows": manifest.rows(),
+        "kind_of_images": KINDS.get(data["real_pixels"], "synthetic images"),
         "where": data["repo"] or manifest.root.name,
+        "rename": json.dumps({codec: "image", "cls": "label"}),
         "total": size_words(sum(shard["bytes"] for shard in data["shards"])),
+        "batch": min(manifest.rows(), 64),
+        "source": dataset_name(data["source"]["id"]),
+        "part": data["subset_of"],
+        "teacher": data["teachers"][0],
         "prefixes": [_prefix_facts(manifest, prefix) for prefix in manifest.prefixes],
-        "results": sorted(data["results"], key=lambda r: (r["ipc"], r["arch"], r["protocol"], r["of"], r["labels"])),
+        "results": results,
+        "of_words": OF_WORDS,
+        "headline": headline,
+        "headline_rows": headline["ipc"] * classes if headline else 0,
+        "random": random,
+        "random_rows": random["ipc"] * classes if random else 0,
         "several_crops": several_crops(data["log"]["plan"]),
+        "citation": citation(data["method"]),
     }
-    return environment.get_template(TEMPLATE).render(facts)
+    return render_template(TEMPLATE, facts)
+
+
+def _headline(manifest: Manifest, results: Sequence[dict[str, Any]]) -> tuple[Any, Any]:
+    """The row that the first sentence tells (the whole set, the recommended protocol and network, stored labels, else
+    what comes nearest), and the random baseline measured in the same way."""
+    own = manifest.data["recommended"]
+
+    def nearness(r: dict[str, Any]) -> tuple[bool, ...]:
+        named = r["protocol"].split("+")[0] == own["protocol"]
+        return (r["ipc"] == manifest.ipc, r["labels"] != "hard", r["arch"] == own["arch"], named, r["n_students"])
+
+    ours = max((r for r in results if r["of"] == "this"), key=nearness, default=None)
+    if ours is None:
+        return None, None
+    alike = ("ipc", "arch", "protocol", "labels", "val")
+    random = [r for r in results if r["of"] == "random" and all(r[key] == ours[key] for key in alike)]
+    return ours, random[0] if random else None
+
+
+def citation(method: str) -> str:
+    """BibTeX of a method, where its paper is known, and of ddkit."""
+    entries = (template_folder() / REFERENCES).read_text(encoding="utf-8").strip().split("\n\n")
+    return "\n\n".join(e for e in entries if re.match(rf"@\w+{{({re.escape(method)}|ddkit),", e))
 
 
 def several_crops(plans: dict[str, Any]) -> int:
@@ -59,19 +118,28 @@ def several_crops(plans: dict[str, Any]) -> int:
 
 def _prefix_facts(manifest: Manifest, prefix: int) -> dict[str, Any]:
     shards = manifest.shards(prefix)
-    return {"ipc": prefix, "rows": manifest.rows(prefix), "size": size_words(sum(s["bytes"] for s in shards))}
+    name = "default" if prefix == manifest.ipc and len(manifest.prefixes) == 1 else f"ipc{prefix}"
+    size = size_words(sum(s["bytes"] for s in shards))
+    return {"name": name, "ipc": prefix, "rows": manifest.rows(prefix), "size": size}
 
 
 def front_matter(manifest: Manifest) -> dict[str, Any]:
     """The card's YAML: full `dataset_info` (else a missing sample goes unnoticed), `configs` by explicit paths."""
     data, rows = manifest.data, manifest.rows()
-    licence = data["license"]
-    head: dict[str, Any] = {"license": licence["id"]} if licence else {}
+    licence, source = data["license"] or {}, data["source"]["id"]
+    terms = {"license": "id", "license_name": "name", "license_link": "link"}
+    head: dict[str, Any] = {key: licence[ours] for key, ours in terms.items() if licence.get(ours)}
+    papers = re.findall(r"\d{4}\.\d{5}", data["recipe"]["paper"])
     head |= {
         "pretty_name": title(manifest),
         "task_categories": ["image-classification"],
+        "annotations_creators": ["machine-generated"],
         "size_categories": [_size_category(rows)],
-        "tags": ["dataset-distillation", "dataset-condensation", "webdataset", f"ipc-{manifest.ipc}", "ddkit"],
+        "source_datasets": [source if "/" in source else f"extended|other-{plain_name(source)}"],
+        "tags": [
+            *("dataset-distillation", "dataset-condensation", "webdataset", f"ipc-{manifest.ipc}", "ddkit"),
+            *(f"arxiv:{paper}" for paper in papers),
+        ],
     }
     names = ["default", *(f"ipc{prefix}" for prefix in manifest.prefixes), "images"]
     chosen = {"default": None, "images": None} | {f"ipc{prefix}": prefix for prefix in manifest.prefixes}
@@ -126,9 +194,19 @@ def info_json(manifest: Manifest) -> str:
     return canonical({"content": manifest.data["content"], "splits": {"train": train}}) + "\n"
 
 
-def publish_files(manifest: Manifest) -> None:
-    """Render README.md, `_info.json` and `preview.png` into the set."""
-    root = manifest.root
-    write_bytes(root / "_info.json", info_json(manifest).encode())
-    preview_grid(manifest, root / "preview.png")
-    write_bytes(root / "README.md", render_card(manifest).encode())
+def card_files(manifest: Manifest, outside: Outside | None = None) -> dict[str, bytes]:
+    """README.md, `_info.json` and `preview.png` of a set, as bytes. outside: default what its README.md has now."""
+    path = manifest.root / "README.md"
+    if outside is None:
+        outside = outside_of(path.read_text(encoding="utf-8") if path.is_file() else None, FRONT_KEYS)
+    return {
+        "_info.json": info_json(manifest).encode(),
+        "preview.png": preview_grid(manifest),
+        "README.md": render_card(manifest, outside).encode(),
+    }
+
+
+def publish_files(manifest: Manifest, outside: Outside | None = None) -> None:
+    """Render README.md, `_info.json` and `preview.png` into the set; what people wrote on the card stays."""
+    for name, data in card_files(manifest, outside).items():
+        write_bytes(manifest.root / name, data)

@@ -16,7 +16,7 @@ from ddkit.format.images import decode_image
 from ddkit.format.integrity import open_images
 from ddkit.format.manifest import Manifest
 from ddkit.replay.loader import ReplayLoader
-from ddkit.runtime import atomic_file, write_bytes
+from ddkit.runtime import atomic_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,7 +40,7 @@ def thumbnails(manifest: Manifest, per_class: int, classes: int) -> dict[int, li
     return found
 
 
-def preview_grid(manifest: Manifest, path: Path, *, per_class: int = 10, classes: int = 20) -> None:
+def preview_grid(manifest: Manifest, *, per_class: int = 10, classes: int = 20) -> bytes:
     """A PNG with one line of images a class, names at the left."""
     images = thumbnails(manifest, min(per_class, manifest.ipc), classes)
     side = max(64, min(manifest.image_size, 112))
@@ -64,7 +64,7 @@ def preview_grid(manifest: Manifest, path: Path, *, per_class: int = 10, classes
             canvas.paste(_enlarged(pixels, side), (x + left + column * (side + gap), y))
     buffer = io.BytesIO()
     canvas.save(buffer, "PNG")
-    write_bytes(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def _enlarged(pixels: np.ndarray, side: int) -> Image.Image:
@@ -92,10 +92,32 @@ METHOD_NAMES = {
 
 
 def title(manifest: Manifest) -> str:
-    """`RDED · cifar10 · 10 images per class`"""
+    """`RDED · CIFAR-10 · 10 images per class`"""
     data = manifest.data
     method = METHOD_NAMES.get(data["method"], data["method"])
-    return f"{method} · {data['source']['id']} · {manifest.ipc} images per class"
+    images = "image" if manifest.ipc == 1 else "images"
+    return f"{method} · {dataset_name(data['source']['id'])} · {manifest.ipc} {images} per class"
+
+
+DATASET_NAMES = {
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "tinyimagenet": "Tiny-ImageNet",
+    "imagenet1k": "ImageNet-1K",
+    "imagenet21kp": "ImageNet-21K-P",
+    "imagenette": "Imagenette",
+    "imagewoof": "Imagewoof",
+    "digits": "Digits",
+    "mnist": "MNIST",
+    "fashionmnist": "Fashion-MNIST",
+    "svhn": "SVHN",
+}
+
+
+def dataset_name(source: str) -> str:
+    """A source as people write it: `uoft-cs/cifar10` is CIFAR-10; a folder keeps its name."""
+    last = source.rstrip("/").split("/")[-1]
+    return DATASET_NAMES.get(re.sub(r"[^a-z0-9]", "", last.lower()), last)
 
 
 def view_strip(manifest: Manifest, path: Path, *, rows: int = 6, views: int = 6) -> None:

@@ -1,0 +1,104 @@
+"""Opening a set wherever it lies: in a directory, or on the Hub, whose files are fetched and compared first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ddkit import hub
+from ddkit.errors import HubAccess, HubError, HubFile, IntegrityError, SetError
+from ddkit.format.integrity import images_problem, shard_problem
+from ddkit.format.manifest import FILE, Manifest, read_manifest
+from ddkit.format.shards import file_sha256
+from ddkit.runtime import note, progress, size_words
+
+
+def open_set(
+    source: str | Path,
+    ipc: int | None = None,
+    *,
+    revision: str | None = None,
+    labels: bool = True,
+    images: bool = False,
+) -> Manifest:
+    """The set in a directory, or under `ORG/NAME[@REVISION]` on the Hub: the files that are needed are fetched into the
+    client's cache and compared with the manifest, so that an offline call serves from there.
+
+    ipc: fetch this prefix only; labels, images: fetch shards with labels, tars with images alone. Manifest.root is the
+    directory. Raises SetError, HubAccess, HubError, IntegrityError, FormatVersion.
+    """
+    named = hub.parse_id(str(source))
+    if named is None:
+        return read_manifest(source)
+    manifest = remote_manifest(*named) if revision is None else remote_manifest(named[0], revision)
+    fetch_files(manifest, named[0], manifest.files(ipc, labels=labels, images=images))
+    return manifest
+
+
+def remote_manifest(repo: str, revision: str | None = None) -> Manifest:
+    """The manifest of a set on the Hub; its `root` is the commit's folder in the cache. Raises SetError, HubAccess."""
+    try:
+        path = hub.fetch(repo, FILE, revision=revision)
+    except HubFile as error:
+        raise SetError(
+            f"{repo} on the Hub is no ddkit set (it has no {FILE}); `load_dataset` may still open it"
+        ) from error
+    except (HubAccess, HubError) as error:
+        raise type(error)(f"{repo} is no directory here, and on the Hub: {error}") from error
+    try:
+        return read_manifest(path.parent)
+    except IntegrityError:  # the copy in the cache may be at fault
+        return read_manifest(hub.fetch(repo, FILE, revision=hub.commit_of(path, FILE), again=True).parent)
+
+
+def fetch_files(manifest: Manifest, repo: str, files: Mapping[str, str]) -> None:
+    """Fetch files of a set (path -> sha256) to `manifest.root` in the cache, compared with the manifest.
+
+    One whose bytes differ is fetched once more. Raises IntegrityError naming shard and row.
+    """
+    commit = manifest.root.name
+    wanted = {path: sha for path, sha in files.items() if not (manifest.root / path).is_file()}
+    sizes = {shard["path"]: shard["bytes"] for shard in manifest.data["shards"]}
+    sizes |= {s["images"]["path"]: s["images"]["bytes"] for s in manifest.data["shards"] if s["images"]}
+    if total := sum(sizes.get(path, 0) for path in wanted):
+        note(f"{repo}: fetching {size_words(total)} in {len(wanted)} files")
+    with progress(f"fetching {repo}", len(wanted), "files") as advance:
+        for path in wanted:
+            hub.fetch(repo, path, revision=commit)
+            advance(1)
+    for path, sha256 in files.items():
+        if file_sha256(manifest.root / path) != sha256:
+            hub.fetch(repo, path, revision=commit, again=True)
+    if wrong := [path for path, sha256 in files.items() if file_sha256(manifest.root / path) != sha256]:
+        raise IntegrityError(
+            f"{repo} at {commit[:12]}: {blame(manifest, wrong[0])}; tell its owner, it was damaged there"
+        )
+
+
+def blame(manifest: Manifest, path: str) -> str:
+    """Which shard and row a file that differs from the manifest breaks, as far as what is there can tell."""
+    for shard in manifest.data["shards"]:
+        if path in Manifest(manifest.root, {"shards": [shard], "prefixes": manifest.prefixes}).files():
+            beside = shard["images"] and path == shard["images"]["path"]
+            problem = images_problem(manifest, shard) if beside else shard_problem(manifest, shard)
+            if problem:
+                return problem
+    return f"{path} differs from the manifest"
+
+
+def compare_remote(repo: str, revision: str | None = None) -> tuple[Manifest, list[str]]:
+    """A set on the Hub compared with its manifest by the Hub's own sha256, without fetching a shard.
+
+    Small files that the Hub keeps without a sha256 are fetched. Returns the manifest and every problem.
+    """
+    manifest = remote_manifest(repo, revision)
+    there = hub.remote(repo, manifest.root.name).files
+    problems = []
+    for path, sha256 in manifest.files().items():
+        if path not in there:
+            problems.append(f"{path} is missing")
+            continue
+        found = there[path].sha256 or file_sha256(hub.fetch(repo, path, revision=manifest.root.name))
+        if found != sha256:
+            problems.append(f"{path} differs from the manifest (sha256 {found[:12]}, not {sha256[:12]})")
+    return manifest, problems

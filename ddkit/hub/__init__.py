@@ -1,0 +1,52 @@
+"""The Hugging Face Hub: the only room that imports `huggingface_hub`. It lists, fetches, uploads and commits files, and
+knows no distilled set. Whoever reads or publishes one comes in here."""
+
+from ddkit.hub.patience import StaleParent, pause, url
+from ddkit.hub.repos import (
+    Content,
+    Remote,
+    RemoteFile,
+    Upload,
+    check_repo,
+    commit_of,
+    create,
+    create_branch,
+    facts,
+    fetch,
+    find,
+    merge_request,
+    open_request,
+    parse_id,
+    refs,
+    remote,
+    same,
+    set_gated,
+    tag,
+    whoami,
+)
+
+__all__ = [
+    "Content",
+    "Remote",
+    "RemoteFile",
+    "StaleParent",
+    "Upload",
+    "check_repo",
+    "commit_of",
+    "create",
+    "create_branch",
+    "facts",
+    "fetch",
+    "find",
+    "merge_request",
+    "open_request",
+    "parse_id",
+    "pause",
+    "refs",
+    "remote",
+    "same",
+    "set_gated",
+    "tag",
+    "url",
+    "whoami",
+]
