@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import loopback
 import pytest
 
-# Before any library reads them: no cache of the user is read or written.
+# Before any library reads them: no cache and no token of the user is used, and the Hub is one of our own on loopback.
 _caches = tempfile.TemporaryDirectory()
+HUB = loopback.Hub()
+HUB.start()
 os.environ["DDKIT_CACHE"] = str(Path(_caches.name) / "ddkit")
 os.environ["HF_HOME"] = str(Path(_caches.name) / "hf")
-os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_ENDPOINT"] = HUB.url
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["MPLCONFIGDIR"] = str(Path(_caches.name) / "mpl")
+for _name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE"):
+    os.environ.pop(_name, None)
 
 import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
@@ -30,6 +37,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if "gpu" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="no CUDA device here"))
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[loopback.Hub]:
+    """The loopback Hub, empty, with the token of `ann` (of the organisation `lab`); nobody waits before a retry."""
+    from huggingface_hub.utils import _http
+
+    import ddkit.hub.patience
+
+    HUB.reset()
+    HUB.stall_s = 0.3
+    monkeypatch.setenv("HF_TOKEN", "write-token")
+    monkeypatch.setattr(ddkit.hub.patience, "PAUSES_S", (0.0,) * 5)
+    monkeypatch.setattr(_http.time, "sleep", lambda seconds: None)
+    yield HUB
+    assert HUB.violations == []
 
 
 @pytest.fixture(scope="session")

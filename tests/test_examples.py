@@ -1,10 +1,28 @@
-"""Every example runs, from its own text, and is short."""
+"""Every example runs, from its own text, and is short. Those whose library is not installed are skipped."""
 
+import gc
 import runpy
 import sys
 from pathlib import Path
 
+import pytest
+import timm
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+@pytest.fixture
+def example(random_set, tmp_path, monkeypatch, capsys):
+    """Run an example on a tiny set in an empty folder; returns what it printed."""
+
+    def run(name, *arguments):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [name, str(random_set.root), *arguments])
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        gc.collect()
+        return capsys.readouterr().out
+
+    return run
 
 
 def test_examples_are_short():
@@ -12,8 +30,38 @@ def test_examples_are_short():
         assert len(path.read_text().splitlines()) <= 40, path
 
 
-def test_plain_pytorch(random_set, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["plain_pytorch.py", str(random_set.root), "1"])
-    runpy.run_path(str(EXAMPLES / "plain_pytorch.py"), run_name="__main__")
-    assert "epoch 1: loss" in capsys.readouterr().out and (tmp_path / "student.pt").is_file()
+def test_plain_pytorch(example, tmp_path):
+    assert "epoch 1: loss" in example("plain_pytorch.py", "1") and (tmp_path / "student.pt").is_file()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+def test_webdataset_rows(example):  # webdataset leaves its files open
+    lines = example("webdataset_rows.py").splitlines()
+    assert [line.split(":")[0] for line in lines] == [f"{row:08d}" for row in range(20)]
+    assert all("4 views" in line for line in lines)
+
+
+def test_timm_short_loop(example, tmp_path):
+    assert "epoch 1: loss" in example("timm_short_loop.py", "--epochs", "1")
+    timm.create_model("resnet10t", num_classes=10, checkpoint_path=str(tmp_path / "student.safetensors"))
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # lightning 2.6 with torch 2.15
+def test_lightning_student(example, tmp_path):
+    pytest.importorskip("lightning")
+    example("lightning_student.py", "--epochs", "1")
+    assert (tmp_path / "student.ckpt").is_file()
+
+
+def test_accelerate_ddp(example, tmp_path):
+    pytest.importorskip("accelerate")
+    assert "epoch 1: loss" in example("accelerate_ddp.py", "--epochs", "1")
+    assert (tmp_path / "student" / "model.safetensors").is_file()
+
+
+def test_transformers_vit(example, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("accelerate")
+    assert "train_loss" in example("transformers_vit.py", "--epochs", "1")
+    student = transformers.ViTForImageClassification.from_pretrained(tmp_path / "student")
+    assert student.config.id2label[7] == "7"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import traceback
@@ -63,10 +64,18 @@ def run() -> int:
 
 def _fail(message: str, code: int) -> int:
     if output.State.debug:
-        traceback.print_exc()
+        sys.stderr.write(_without_token(traceback.format_exc()))
     sys.stdout.flush()
-    sys.stderr.write("error: " + " ".join(message.split()) + "\n")
+    sys.stderr.write(_without_token("error: " + " ".join(message.split()) + "\n"))
     return code
+
+
+def _without_token(text: str) -> str:
+    """No library's message shall carry the Hub's token to a screen or a log."""
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        if token := os.environ.get(name):
+            text = text.replace(token, "***")
+    return text
 
 
 def _terminated(number: int, frame: FrameType | None) -> NoReturn:

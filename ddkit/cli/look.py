@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ddkit.cli import options as o
 from ddkit.cli.output import command, document, say, table
 from ddkit.errors import unknown
 
@@ -16,12 +17,12 @@ def register(app: typer.Typer) -> None:
     """Add the commands of this panel."""
 
     @command(app, "Look")
-    def inspect(directory: Annotated[str, typer.Argument(help="a distilled set")]) -> None:
-        """What the manifest says of a set."""
-        from ddkit.format import read_manifest
+    def inspect(directory: o.SetOrId) -> None:
+        """What the manifest says of a set; on the Hub nothing else is fetched."""
+        from ddkit.format.remote import open_manifest
         from ddkit.runtime import size_words
 
-        manifest = read_manifest(directory)
+        manifest = open_manifest(directory)
         d = manifest.data
         teacher = d["teachers"][0]
         rows = [
@@ -45,7 +46,7 @@ def register(app: typer.Typer) -> None:
 
     @command(app, "Look")
     def preview(
-        directory: Annotated[str, typer.Argument(help="a distilled set")],
+        directory: o.SetOrId,
         origins: Annotated[
             bool, typer.Option("--origins", help="the real images it began as, beside the results (never published)")
         ] = False,
@@ -56,12 +57,12 @@ def register(app: typer.Typer) -> None:
 
         With --origins or --losses one picture of what OUT.work keeps of the making.
         """
-        from ddkit.format import read_manifest
+        from ddkit.format.remote import open_set
         from ddkit.publishing.making import losses_picture, origins_picture
         from ddkit.publishing.pictures import preview_grid, view_strip
         from ddkit.runtime import write_bytes
 
-        manifest = read_manifest(directory)
+        manifest = open_set(directory)
         if origins or losses:
             chosen = [("origins", origins_picture)] * origins + [("losses", losses_picture)] * losses
             made = {}

@@ -8,8 +8,11 @@ import typer
 
 from ddkit.errors import OptionError
 
-SOURCE = "digits, a folder of class folders, or a folder or file of parquet or tar shards"
+SOURCE = (
+    "digits, a folder of class folders, a folder or file of parquet or tar shards, or ORG/NAME[@REVISION] on the Hub"
+)
 
+SetOrId = Annotated[str, typer.Argument(help="a distilled set: a directory, or ORG/NAME[@REVISION] on the Hub")]
 Data = Annotated[str | None, typer.Option("--data", help=f"the source: {SOURCE}")]
 Split = Annotated[
     str | None, typer.Option("--split", help="which split (default: train to distil, the first labelled to measure)")

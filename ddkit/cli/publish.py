@@ -1,11 +1,13 @@
-"""Panel Publish: card, verify."""
+"""Panel Publish: card, push, pull, verify."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
+from ddkit.cli import options as o
 from ddkit.cli.output import command, document, next_step, say
 
 
@@ -14,7 +16,7 @@ def register(app: typer.Typer) -> None:
 
     @command(app, "Publish")
     def card(directory: Annotated[str, typer.Argument(help="a distilled set")]) -> None:
-        """Render README.md, _info.json and preview.png of a set from its manifest."""
+        """Render README.md, _info.json and preview.png of a set from its manifest; what you wrote on it stays."""
         from ddkit.format import read_manifest
         from ddkit.publishing.card import publish_files
 
@@ -22,24 +24,91 @@ def register(app: typer.Typer) -> None:
         publish_files(manifest)
         say(f"{manifest.root / 'README.md'}")
         document({"card": str(manifest.root / "README.md")})
+        next_step(f"ddkit push {directory} YOUR_NAME/{manifest.data['name']} --license LICENCE")
 
     @command(app, "Publish")
-    def verify(directory: Annotated[str, typer.Argument(help="a distilled set")]) -> None:
-        """Compare every shard and every row of a set with its manifest."""
-        from ddkit.errors import IntegrityError
-        from ddkit.format import read_manifest
-        from ddkit.format.integrity import stale_files
-        from ddkit.format.integrity import verify as run
+    def push(
+        directory: Annotated[str, typer.Argument(help="a distilled set")],
+        repo: Annotated[str, typer.Argument(help="ORG/NAME on the Hub")],
+        license: Annotated[str | None, typer.Option("--license", help="mit, cc-by-4.0, …, or other")] = None,
+        license_name: Annotated[str | None, typer.Option("--license-name", help="with --license other")] = None,
+        license_link: Annotated[str | None, typer.Option("--license-link", help="with --license other")] = None,
+        private: Annotated[bool, typer.Option("--private", help="a new repository is private")] = False,
+        gated: Annotated[
+            str | None, typer.Option("--gated", help="auto or manual: readers agree to terms first")
+        ] = None,
+        into_existing: Annotated[
+            bool, typer.Option("--into-existing", help="also into a repository with files that are no ddkit set")
+        ] = False,
+        card_extra: Annotated[str | None, typer.Option("--card-extra", help="Markdown for the end of the card")] = None,
+        create_pr: Annotated[bool, typer.Option("--create-pr", help="propose it as a pull request")] = False,
+        revision: Annotated[str | None, typer.Option("--revision", help="a branch (default main)")] = None,
+        tag: Annotated[str | None, typer.Option("--tag", help="name of the commit (default content-…)")] = None,
+        commit_message: Annotated[str | None, typer.Option("--commit-message", help="default: the set's name")] = None,
+        dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be sent and deleted")] = False,
+    ) -> None:
+        """Publish a set on the Hub with its card, in one commit. Run again, it sends only what is new."""
+        from ddkit.publishing.push import push as run
+        from ddkit.publishing.push import summary
 
-        problems = run(directory)
+        pushed = run(
+            directory, repo, license=license, license_name=license_name, license_link=license_link, private=private,
+            gated=gated, into_existing=into_existing, card_extra=card_extra, create_pr=create_pr, revision=revision,
+            tag=tag, commit_message=commit_message, dry_run=dry_run,
+        )  # fmt: skip
+        if dry_run:
+            for path, size in pushed.send.items():
+                say(f"send    {size:>12}  {path}")
+            for path in pushed.delete:
+                say(f"delete  {'':>12}  {path}")
+        for line in summary(pushed):
+            say(line)
+        document(asdict(pushed) | {"dry_run": dry_run})
+        if dry_run:
+            next_step(f"ddkit push {directory} {repo}   (without --dry-run)")
+            return
+        say(pushed.pull_request or f"{pushed.url} at {(pushed.commit or '')[:12]}, tag {pushed.tag}")
+        next_step(f"ddkit train {repo}" + (f"@{revision}" if revision else ""))
+
+    @command(app, "Publish")
+    def pull(
+        source: Annotated[str, typer.Argument(help="ORG/NAME[@REVISION] on the Hub")],
+        directory: Annotated[str, typer.Argument(help="the directory to make; run again it continues")],
+        ipc: o.Ipc = None,
+        revision: Annotated[str | None, typer.Option("--revision", help="a branch, tag or commit")] = None,
+    ) -> None:
+        """Fetch a set, or the first N images per class of it, and compare every byte with its manifest."""
+        from ddkit.publishing.pull import pull as run
+        from ddkit.runtime import size_words
+
+        manifest = run(source, directory, ipc=ipc, revision=revision)
+        total = sum(shard["bytes"] for shard in manifest.data["shards"])
+        say(f"{directory}: {manifest.data['name']}, {manifest.rows()} rows, {size_words(total)}, verified")
+        document({"directory": directory, "content": manifest.data["content"], "rows": manifest.rows(), "bytes": total})
+        next_step(f"ddkit train {directory}")
+
+    @command(app, "Publish")
+    def verify(
+        directory: o.SetOrId,
+        full: Annotated[bool, typer.Option("--full", help="of a set on the Hub: download and read every row")] = False,
+    ) -> None:
+        """Compare every shard and every row of a set with its manifest; on the Hub its sha256, without a download."""
+        from ddkit.errors import IntegrityError
+        from ddkit.format.integrity import stale_files
+        from ddkit.format.remote import is_remote, verify_set
+
+        away = is_remote(directory)
+        manifest, problems = verify_set(directory, full)
         document({"directory": directory, "problems": problems})
         for problem in problems[1:]:
             say(problem)
         if problems:
             more = f" (and {len(problems) - 1} more problems above)" if len(problems) > 1 else ""
-            raise IntegrityError(f"{directory}: {problems[0]}{more}; fetch or make the set again")
-        manifest = read_manifest(directory)
-        if stale := stale_files(manifest):
+            step = "tell its owner" if away else "fetch or make the set again"
+            raise IntegrityError(f"{directory}: {problems[0]}{more}; {step}")
+        if not away and (stale := stale_files(manifest)):
             say(f"{', '.join(stale)} does not belong to this manifest; `ddkit card {directory}` renders it anew")
-        say(f"{directory}: {manifest.rows()} rows in {len(manifest.data['shards'])} shards are as the manifest says")
+        rows = f"{manifest.rows()} rows in {len(manifest.data['shards'])} shards"
+        how = " by the Hub's sha256 (--full downloads them)" if away and not full else ""
+        say(f"{directory}: {rows} are as the manifest says{how}")
         next_step(f"ddkit train {directory}")

@@ -18,7 +18,7 @@ def register(app: typer.Typer) -> None:
 
     @command(app, "Use")
     def train(
-        directory: Annotated[str, typer.Argument(help="a distilled set")],
+        directory: o.SetOrId,
         arch: Annotated[
             str | None, typer.Option("--arch", help="see `ddkit list networks` (default: the teacher's)")
         ] = None,

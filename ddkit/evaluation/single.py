@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ddkit.errors import OptionError
-from ddkit.format.manifest import Manifest, read_manifest
+from ddkit.format.manifest import Manifest
+from ddkit.format.remote import open_set
 from ddkit.pipeline.record import RECORD, work_dir
 from ddkit.pipeline.relabels import demand_law
 from ddkit.replay.student import StudentJob, StudentResult, ValidationRef, train_student
@@ -98,13 +99,14 @@ def train(
     device: str = "auto",
     on_estimate: Callable[[float], None] | None = None,
 ) -> tuple[StudentJob, StudentResult]:
-    """Train a student from the distilled set `source` alone; returns its job and its result.
+    """Train a student from the distilled set `source` (a directory, or ORG/NAME on the Hub) alone; returns its job and
+    its result.
 
     arch, protocol: default the teacher's network and the manifest's recommended protocol; val: a source to measure on
     (default: the holdout, else nothing is measured); labels: stored, hard or online; out: the checkpoint, default
     ./NAME-ARCH.safetensors, with .jsonl beside it. Raises InputError, IntegrityError, Diverged.
     """
-    manifest = read_manifest(source)
+    manifest = open_set(source, ipc, labels=labels == "stored", images=labels != "stored")
     where = pick_device(device)
     ref = ValidationRef(data=val) if isinstance(val, str) else val or default_validation(manifest)
     name = arch or manifest.data["recommended"]["arch"]

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ddkit import engine
+from ddkit import engine, hub
 from ddkit.errors import OptionError, SetError
 from ddkit.evaluation.single import default_validation, plan_student, source_spec
 from ddkit.evaluation.statistics import mean_std, paired_difference
@@ -52,6 +52,8 @@ def evaluate(
         raise OptionError(f"--runs is {runs}; at least 1 is needed")
     if baseline not in (None, "random"):
         raise OptionError(f"--baseline is {baseline!r}; valid: random")
+    if away := [d for d in directories if hub.parse_id(str(d))]:
+        raise SetError(f"{away[0]} is no directory; results are written into the set: `ddkit pull {away[0]} DIR` first")
     different = {Path(directory).resolve(): directory for directory in directories}  # one named twice counts once
     sets = [read_manifest(directory) for directory in different.values()]
     where = pick_device(device)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ddkit import hub
 from ddkit.errors import HubAccess, HubError, HubFile, IntegrityError, SetError
-from ddkit.format.integrity import images_problem, shard_problem
+from ddkit.format.integrity import images_problem, shard_problem, verify
 from ddkit.format.manifest import FILE, Manifest, read_manifest
 from ddkit.format.shards import file_sha256
 from ddkit.runtime import note, progress, size_words
@@ -27,12 +27,16 @@ def open_set(
     ipc: fetch this prefix only; labels, images: fetch shards with labels, tars with images alone. Manifest.root is the
     directory. Raises SetError, HubAccess, HubError, IntegrityError, FormatVersion.
     """
-    named = hub.parse_id(str(source))
-    if named is None:
-        return read_manifest(source)
-    manifest = remote_manifest(*named) if revision is None else remote_manifest(named[0], revision)
-    fetch_files(manifest, named[0], manifest.files(ipc, labels=labels, images=images))
+    manifest, named = open_manifest(source, revision), hub.parse_id(str(source))
+    if named is not None:
+        fetch_files(manifest, named[0], manifest.files(ipc, labels=labels, images=images))
     return manifest
+
+
+def open_manifest(source: str | Path, revision: str | None = None) -> Manifest:
+    """The manifest alone of a set in a directory or on the Hub; raises as `open_set`."""
+    named = hub.parse_id(str(source))
+    return read_manifest(source) if named is None else remote_manifest(named[0], revision or named[1])
 
 
 def remote_manifest(repo: str, revision: str | None = None) -> Manifest:
@@ -86,19 +90,32 @@ def blame(manifest: Manifest, path: str) -> str:
     return f"{path} differs from the manifest"
 
 
-def compare_remote(repo: str, revision: str | None = None) -> tuple[Manifest, list[str]]:
-    """A set on the Hub compared with its manifest by the Hub's own sha256, without fetching a shard.
+def is_remote(source: str) -> bool:
+    """Whether a set is looked for on the Hub."""
+    return hub.parse_id(source) is not None
 
-    Small files that the Hub keeps without a sha256 are fetched. Returns the manifest and every problem.
+
+def verify_set(source: str, full: bool = False) -> tuple[Manifest, list[str]]:
+    """A set compared with its manifest, wherever it lies: the manifest and every problem.
+
+    On the Hub by the Hub's own sha256, without fetching a shard, or with `full` fetched and read row by row. Small
+    files that the Hub keeps without a sha256 are fetched.
     """
-    manifest = remote_manifest(repo, revision)
-    there = hub.remote(repo, manifest.root.name).files
+    named = hub.parse_id(source)
+    if named is None:
+        return read_manifest(source), verify(source)
+    repo, manifest = named[0], remote_manifest(*named)
+    commit = manifest.root.name
+    there = hub.remote(repo, commit).files
     problems = []
     for path, sha256 in manifest.files().items():
         if path not in there:
             problems.append(f"{path} is missing")
             continue
-        found = there[path].sha256 or file_sha256(hub.fetch(repo, path, revision=manifest.root.name))
+        found = there[path].sha256 or file_sha256(hub.fetch(repo, path, revision=commit))
         if found != sha256:
             problems.append(f"{path} differs from the manifest (sha256 {found[:12]}, not {sha256[:12]})")
+    if full and not problems:
+        fetch_files(manifest, repo, manifest.files())
+        problems = verify(manifest.root)
     return manifest, problems

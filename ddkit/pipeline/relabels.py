@@ -11,7 +11,8 @@ import numpy as np
 
 from ddkit.errors import OptionError, OtherRun, SetError
 from ddkit.format.codecs import find_codec
-from ddkit.format.manifest import Manifest, is_set, read_manifest
+from ddkit.format.manifest import Manifest, is_set
+from ddkit.format.remote import open_set
 from ddkit.pipeline.manifests import (
     cost_facts,
     finish,
@@ -54,7 +55,7 @@ def relabel(
     line `CLASS<tab>GROUP` for each class. Run again, it continues. Returns the manifest of `out`.
     Raises SetError, TeacherError, OptionError, OtherRun, IntegrityError, DiskError.
     """
-    source, out = read_manifest(directory), Path(out)
+    source, out = open_set(directory), Path(out)
     where = pick_device(device)
     path = find_teacher(teacher, None, size=None, seed=0, device=where)
     spec, order = match_teacher(path, source.classes, str(directory))

@@ -15,7 +15,7 @@ from typing import Any
 from ddkit import hub
 from ddkit.errors import HubError, IntegrityError, OptionError, Refused
 from ddkit.format.integrity import verify
-from ddkit.format.manifest import FILE, Manifest, parse_manifest, read_manifest, seal
+from ddkit.format.manifest import FILE, Manifest, files_of, parse_manifest, read_manifest, seal
 from ddkit.plain import canonical
 from ddkit.publishing.card import FRONT_KEYS, card_files
 from ddkit.publishing.licences import licence_facts, wants_gate
@@ -185,7 +185,7 @@ def _listed(repo: str, there: hub.Remote) -> set[str]:
         return set()
     path = hub.fetch(repo, FILE, revision=there.head)
     try:
-        return set(parse_manifest(path.read_bytes(), path).files())
+        return set(files_of(parse_manifest(path.read_bytes(), path)["shards"]))
     except IntegrityError:
         note(f"{repo}: its {FILE} cannot be trusted, so none of its files is deleted")
         return set()

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ddkit.errors import OptionError, SetError
-from ddkit.format.manifest import Manifest, read_manifest
+from ddkit.format.manifest import Manifest
+from ddkit.format.remote import open_manifest, open_set
 from ddkit.format.views import Views, apply, draw, network_input
 from ddkit.replay.order import check_batch, epoch_order, rank_slice
 from ddkit.replay.resident import Resident, column, load_rows, load_set, row_pixels, row_views
@@ -26,15 +27,17 @@ if TYPE_CHECKING:
 class ReplayLoader:
     """Yields a student's batches: the stored views of a distilled set, pixel for pixel, with their soft labels.
 
-    source: a directory, or a `datasets.Dataset` of a set. batch_size: rows of a global batch, over all ranks.
+    source: a directory, `ORG/NAME` on the Hub (revision: a branch, tag or commit there; only the shards of `ipc` are
+    fetched), or a `datasets.Dataset` of a set. batch_size: rows of a global batch, over all ranks.
     device: where images live and batches appear. ipc: only this prefix. seed: of the order. temperature: where
-    the codec needs one (default: the set's). rank, world_size: default from torchrun's environment.
+    the codec needs one (default: the set's). manifest: of a Dataset, a directory or Hub id. rank, world_size: default
+    from torchrun's environment.
     batch: "tuple" yields (images float32 [B,3,S,S] normalised, logits float32 [B,C], labels int64 [B]); "dict" yields
     {"pixel_values", "logits" as "soft_labels", "labels", "rows"} for transformers' Trainer.
 
     Each `iter(loader)` starts the next epoch by itself; epoch e replays view e mod V of every row. It shards itself by
     rank and uses no worker processes: do not wrap it in a DataLoader. Every byte is compared with the manifest before
-    the first batch. Raises SetError, IntegrityError, FormatVersion, OptionError.
+    the first batch. Raises SetError, IntegrityError, FormatVersion, OptionError, HubAccess, HubError.
     """
 
     def __init__(
@@ -47,13 +50,14 @@ class ReplayLoader:
         seed: int = 0,
         temperature: float | None = None,
         manifest: str | Path | None = None,
+        revision: str | None = None,
         rank: int | None = None,
         world_size: int | None = None,
         batch: Literal["tuple", "dict"] = "tuple",
     ) -> None:
         if batch not in ("tuple", "dict"):
             raise OptionError(f"batch is {batch!r}; valid: tuple, dict")
-        self._manifest, self._set = _open(source, manifest, ipc)
+        self._manifest, self._set = _open(source, manifest, ipc, revision)
         self.rank = int(os.environ.get("RANK", 0)) if rank is None else rank
         self.world_size = int(os.environ.get("WORLD_SIZE", 1)) if world_size is None else world_size
         if not 0 <= self.rank < self.world_size:
@@ -185,16 +189,16 @@ class ReplayLoader:
 
 
 def _open(
-    source: str | Path | Dataset | Manifest, manifest: str | Path | None, ipc: int | None
+    source: str | Path | Dataset | Manifest, manifest: str | Path | None, ipc: int | None, revision: str | None
 ) -> tuple[Manifest | None, Resident]:
     if isinstance(source, Manifest):
         return source, load_set(source, ipc)
     if isinstance(source, str | Path):
-        found = read_manifest(source)
+        found = open_set(source, ipc, revision=revision)
         return found, load_set(found, ipc)
     if not hasattr(source, "column_names"):
         raise SetError(f"source is a {type(source).__name__}; give a directory or a datasets.Dataset")
-    known = read_manifest(manifest) if manifest is not None else None
+    known = open_manifest(manifest) if manifest is not None else None
     if ipc is not None:
         raise OptionError("ipc= needs a directory; of a Dataset load the config of that prefix, for example 'ipc5'")
     return known, load_rows(source, known)
