@@ -87,8 +87,11 @@ def _pause(error: BaseException, planned_s: float) -> float:
 
 def patient(what: str, repo: str, call: Callable[[], Result], kind: str = "dataset") -> Result:
     """`call()`, tried again after what passes. Raises HubAccess, HubFile, HubError, each one clear line."""
-    from huggingface_hub.errors import HFValidationError
+    import httpx2
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError, XetDownloadError
 
+    # what the client raises for what the Hub answered, or did not: RuntimeError of uploads, ValueError of batches
+    answers = (OSError, RuntimeError, ValueError, httpx2.HTTPError, EntryNotFoundError, XetDownloadError)
     for tries, planned_s in enumerate((*PAUSES_S, None), start=1):
         try:
             return call()
@@ -96,8 +99,7 @@ def patient(what: str, repo: str, call: Callable[[], Result], kind: str = "datas
             raise
         except HFValidationError as error:
             raise OptionError(f"{repo!r} is no repository the Hub can have ({words(error)}); write ORG/NAME") from error
-        except Exception as error:
-            # the client raises OSError, RuntimeError, ValueError and httpx errors of its own for what the Hub answered
+        except answers as error:
             if planned_s is None or not is_transient(error):
                 raise _explained(error, what, repo, tries, kind) from error
             pause_s = _pause(error, planned_s)
@@ -117,7 +119,8 @@ def words(error: BaseException) -> str:
     said = next((m for e in _causes(error) if (m := getattr(e, "server_message", None))), None)
     innermost = list(_causes(error))[-1]
     text = " ".join(str(said or (innermost if status is None else error)).split())
-    text = re.sub(r"\(Request ID:[^)]*\)|https?://\S+", "", text).strip(" .:")
+    text = re.sub(r"\(Request ID:[^)]*\)|https?://\S+|Encountered error for file with OID \w+:", "", text)
+    text = " ".join(text.replace("`", "").split()).strip(" .:")
     return f"the Hub answered {status}" + (f" ({text[:200]})" if said else "") if status else text[:200] or "no answer"
 
 

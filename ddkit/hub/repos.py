@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ddkit.errors import HubNone, OptionError
+from ddkit.errors import HubError, HubNone, OptionError
 from ddkit.hub.patience import StaleParent, api, is_transient, patient, status_of, words
+from ddkit.runtime import note
 
 _REPO = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*)(@(?P<revision>[\w./-]+))?")
 
@@ -90,13 +91,25 @@ def fetch(
     file, HubAccess, HubError.
     """
 
-    def get() -> Path:
+    def get(cached: bool = False) -> Path:
         found = api().hf_hub_download(
-            repo, path, repo_type=kind, revision=revision, local_dir=into, force_download=again
+            repo, path, repo_type=kind, revision=revision, local_dir=into, force_download=again, local_files_only=cached
         )
         return Path(found)
 
-    return patient(f"fetching {path}", repo, get, kind)
+    try:
+        return patient(f"fetching {path}", repo, get, kind)
+    except HubError:
+        if into is not None or again:
+            raise
+        try:
+            found = get(cached=True)
+        except FileNotFoundError:
+            found = None
+        if found is None:
+            raise
+        note(f"{repo}: the Hub cannot be reached; {path} as it is in the cache")
+        return found
 
 
 def commit_of(fetched: Path, path: str) -> str:
@@ -238,7 +251,7 @@ def merge_request(repo: str, number: int) -> None:
     def merge() -> None:
         discussion = api().get_discussion_details(repo, number, repo_type="dataset")
         if discussion.status == "draft":
-            api().change_discussionstatus_of(repo, number, "open", repo_type="dataset")
+            api().change_discussion_status(repo, number, "open", repo_type="dataset")
         if discussion.status != "merged":
             api().merge_pull_request(repo, number, repo_type="dataset")
 

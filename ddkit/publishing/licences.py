@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from typing import Any
 
-from ddkit.errors import OptionError, Refused, unknown
+from ddkit.errors import OptionError, Refused
 
 _NAMES = """
 apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigscience-bloom-rail-1.0 bigcode-openrail-m
-afl-3.0 artistic-2.0 bsl-1.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear c-uda cc cc0-1.0 cc-by-2.0 cc-by-2.5 cc-
-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nd-4.0 cc-by-nc-nd-3.0 cc-by-
-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cdla-sharing-1.0 cdla-permissive-1.0 cdla-permissive-2.0
-wtfpl ecl-2.0 epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 eupl-1.2 agpl-3.0 gfdl gpl gpl-2.0 gpl-3.0 lgpl lgpl-2.1 lgpl-3.0
-isc h-research intel-research lppl-1.3c ms-pl apple-ascl apple-amlr mpl-2.0 odc-by odbl openmdw-1.0 openrail++ osl-3.0
-postgresql ofl-1.1 ncsa unlicense zlib pddl lgpl-lr deepfloyd-if-license fair-noncommercial-research-license llama2
-llama3 llama3.1 llama3.2 llama3.3 llama4 gemma unknown other
+afl-3.0 artistic-2.0 bsl-1.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear c-uda cc cc0-1.0 cc-by-2.0 cc-by-2.5
+cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nd-4.0 cc-by-nc-nd-3.0
+cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cdla-sharing-1.0 cdla-permissive-1.0
+cdla-permissive-2.0 wtfpl ecl-2.0 epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 eupl-1.2 agpl-3.0 gfdl gpl gpl-2.0 gpl-3.0 lgpl
+lgpl-2.1 lgpl-3.0 isc h-research intel-research lppl-1.3c ms-pl apple-ascl apple-amlr mpl-2.0 odc-by odbl openmdw-1.0
+openrail++ osl-3.0 postgresql ofl-1.1 ncsa unlicense zlib pddl lgpl-lr deepfloyd-if-license
+fair-noncommercial-research-license llama2 llama3 llama3.1 llama3.2 llama3.3 llama4 gemma unknown other
 """
 KNOWN = frozenset(_NAMES.split())
 _GATED_TERMS = re.compile(r"-nc|research|noncommercial|other|unknown")
@@ -34,7 +35,9 @@ def licence_facts(id: str | None, name: str | None, link: str | None, kept: dict
             )
         return kept
     if id not in KNOWN:
-        raise unknown("licence", id, KNOWN)
+        near = difflib.get_close_matches(id.lower().replace(" ", "-"), sorted(KNOWN), n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else "mit, cc-by-4.0 and cc-by-nc-4.0 are some"
+        raise OptionError(f"the Hub knows no licence {id!r}; {hint} (huggingface.co/docs/hub/repositories-licenses)")
     if id == "other" and not name:
         raise OptionError("--license other needs --license-name NAME, and --license-link URL or file")
     if id != "other" and (name or link):
