@@ -1,22 +1,15 @@
-"""A Hugging Face Hub in memory, on 127.0.0.1, for the real huggingface_hub and datasets clients, with faults on demand.
+"""A Hugging Face Hub in memory on 127.0.0.1, for the real huggingface_hub and datasets clients, with faults on demand.
 
-    hub = Hub()
-    hub.start()  # then set HF_ENDPOINT=hub.url, before huggingface_hub or datasets is imported
-    hub.faults.append(Fault("503", on=r"POST .*/commit/"))
-    hub.repos[("dataset", "ann/digits")].read("README.md")
-
-Datasets and models; LFS (basic, multipart) and Xet (hf-xet's file store in `hub.cas`). Downloads are plain bytes.
+Set HF_ENDPOINT to `Hub.url` before either is imported. Datasets and models; LFS and Xet uploads; plain downloads.
 """
 
 from __future__ import annotations
 
 import base64
-import codecs
 import hashlib
 import json
 import random
 import re
-import shutil
 import socket
 import struct
 import tempfile
@@ -24,110 +17,88 @@ import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs, parse_qsl, unquote, urlencode, urlsplit
 
-import yaml
-
-MAX_BATCH = 256  # files a preupload or LFS batch request may name
-LFS_SUFFIXES = {".tar", ".png", ".jpg", ".safetensors", ".parquet", ".npy", ".npz", ".zip", ".gz", ".bin"}
+MAX_BATCH = 256  # files in a preupload or LFS batch request
 LFS_ABOVE = 10_000_000  # bytes
+LFS_SUFFIXES = {".tar", ".png", ".jpg", ".safetensors", ".parquet", ".npy", ".npz", ".zip", ".gz", ".bin"}
+Entry = dict[str, Any]  # a file as listings show it: oid (git's sha1), size, lfs with its sha256; and its etag
+Commit = dict[str, Any]  # as get_commits shows it; and its parent (an id or None) and tree (path -> Entry)
 
 
-class Refusal(Exception):
-    """An error answer. `code` is the X-Error-Code by which the client picks its exception class."""
-
-    def __init__(self, status: int, message: str, code: str = "", **headers: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.headers = {"X-Error-Message": message, **({"X-Error-Code": code} if code else {}), **headers}
-
-    def reply(self, **body: Any) -> Reply:
-        return Reply.json({"error": str(self), **body}, self.status, **self.headers)
-
-
-@dataclass
-class Reply:
-    """An answer; `fault` is what happens to it on the way out."""
-
-    status: int = 200
-    body: bytes = b""
-    headers: dict[str, str] = field(default_factory=dict)
-    fault: str = ""
-
-    @classmethod
-    def json(cls, value: Any, status: int = 200, **headers: str) -> Reply:
-        body = json.dumps(value, default=str).encode()  # str: YAML front matter may hold dates
-        return cls(status, body, {"Content-Type": "application/json", **headers})
-
-
-@dataclass(frozen=True)
-class User:
-    """Who a token stands for. `quota_bytes` bounds the LFS bytes of a namespace this user writes to."""
+class User(NamedTuple):
+    """Who a token stands for; `quota_bytes` bounds the LFS bytes of a namespace."""
 
     name: str
     orgs: tuple[str, ...] = ()
     role: str = "write"
-    quota_bytes: int | None = None
+    quota_bytes: float | None = None
 
 
-USERS = {
-    "write-token": User("ann", ("lab",)),
-    "read-token": User("ann", ("lab",), role="read"),
-    "other-token": User("bob"),
-}
+USERS = {"write-token": User("ann", ("lab",)), "read-token": User("ann", ("lab",), "read"), "other-token": User("bob")}
 
 
 @dataclass
 class Fault:
-    """After `after` requests that match `on`, the next `times` are hit.
+    """After `after` requests matching `on` ("METHOD /path?query"), the next `times` are hit."""
 
-    Kinds: 429 500 502 503 504 reset stall wrong-hash stale-parent expired-token lost-response truncated.
-    """
-
-    kind: str
-    on: str = ""  # regex searched in "METHOD /path?query"
+    kind: str  # of INJECTED, or reset stall lost-response stale-parent truncated
+    on: str = ""
     after: int = 0
     times: int = 1
     seen: int = 0
 
     def hits(self, request: str) -> bool:
-        if not re.search(self.on, request):
-            return False
-        self.seen += 1
-        return self.after < self.seen <= self.after + self.times
+        matches = re.search(self.on, request) is not None
+        self.seen += matches
+        return matches and self.after < self.seen <= self.after + self.times
 
 
-PULL_STEPS = {
-    r"^HEAD .*/resolve/": ("429", "500", "503", "reset", "stall", "expired-token"),
-    r"^GET .*/resolve/": ("429", "500", "503", "reset", "stall", "truncated"),
-    r"^GET /api/\w+/[^/]+/[^/?]+(/revision/[^/?]+)?(\?|$)": ("429", "502", "503", "reset", "expired-token"),
-    r"^GET .*/tree/": ("429", "503", "504", "reset", "stall"),
+INJECTED = {str(status): (status, "injected error") for status in (429, 500, 502, 503, 504)} | {
+    "wrong-hash": (400, "BadDigest: the sha256 of the body is not the one announced."),
+    "expired-token": (401, 'User Access Token "test" is expired'),
 }
-PUSH_STEPS = PULL_STEPS | {
-    r"^POST /api/repos/create": ("429", "500", "reset", "expired-token", "lost-response"),
-    r"^PUT .*/settings$": ("429", "503", "reset", "lost-response"),
-    r"^POST .*/preupload/": ("429", "503", "reset", "stall", "expired-token"),
-    r"^POST .*/commit/": ("429", "500", "503", "reset", "stall", "stale-parent", "lost-response", "expired-token"),
-    r"^POST .*/tag/": ("429", "503", "reset", "lost-response"),
-}
-LFS_STEPS = {
-    r"^POST .*/objects/batch": ("429", "503", "reset", "expired-token"),
-    r"^PUT /storage/": ("500", "503", "reset", "stall", "wrong-hash", "lost-response"),
-    r"^POST .*/objects/verify": ("429", "503", "reset"),
-}
-XET_STEPS = {r"/xet-write-token/": ("503", "reset", "expired-token")}
+STEPS = [  # of a push and a pull: requests, the faults that make sense there, upload modes
+    (r"^HEAD .*/resolve/", "429 500 503 reset stall expired-token", "lfs xet"),
+    (r"^GET .*/resolve/", "429 500 503 reset stall truncated", "lfs xet"),
+    (r"^GET /api/\w+/[^/]+/[^/?]+(/revision/[^/?]+)?(\?|$)", "429 502 503 reset expired-token", "lfs xet"),
+    (r"^GET .*/tree/", "429 503 504 reset stall", "lfs xet"),
+    (r"^POST /api/repos/create", "429 500 reset expired-token lost-response", "lfs xet"),
+    (r"^PUT .*/settings$", "429 503 reset lost-response", "lfs xet"),
+    (r"^POST .*/preupload/", "429 503 reset stall expired-token", "lfs xet"),
+    (r"^POST .*/objects/batch", "429 503 reset expired-token", "lfs"),
+    (r"^PUT /storage/", "500 503 reset stall wrong-hash lost-response", "lfs"),
+    (r"^POST .*/objects/verify", "429 503 reset", "lfs"),
+    (r"^GET .*/xet-write-token/", "503 reset expired-token", "xet"),
+    (r"^POST .*/commit/", "429 500 503 reset stall stale-parent lost-response expired-token", "lfs xet"),
+    (r"^POST .*/tag/", "429 503 reset lost-response", "lfs xet"),
+]
 
 
 def schedule(seed: int, xet: bool) -> list[Fault]:
-    """1 to 6 faults over the steps of a push and a pull; each is over after at most two requests."""
+    """1 to 6 faults over the steps of a push and a pull, each hitting one or two requests."""
     rng = random.Random(seed)
-    steps = list((PUSH_STEPS | (XET_STEPS if xet else LFS_STEPS)).items())
-    drawn = [rng.choice(steps) for _ in range(rng.randint(1, 6))]
-    return [Fault(rng.choice(kinds), on, rng.choice((0, 0, 0, 1, 2)), rng.choice((1, 1, 1, 2))) for on, kinds in drawn]
+    steps = rng.choices([step for step in STEPS if ("xet" if xet else "lfs") in step[2]], k=rng.randint(1, 6))
+    return [
+        Fault(rng.choice(kinds.split()), on, rng.choice((0, 0, 1)), rng.choice((1, 1, 2))) for on, kinds, _ in steps
+    ]
+
+
+class Reply(Exception):
+    """An answer, with bytes or a JSON value; raised if it is a refusal."""
+
+    def __init__(self, status: int, body: Any = b"", **headers: str) -> None:
+        super().__init__(status, body)
+        self.status, self.headers = status, {name.replace("_", "-"): value for name, value in headers.items()}
+        self.body = body if isinstance(body, bytes) else json.dumps(body).encode()
+
+
+def refusal(status: int, message: str, code: str = "", **headers: str) -> Reply:
+    """`code` is the X-Error-Code by which the client picks its exception."""
+    return Reply(status, {"error": message}, X_Error_Message=message, X_Error_Code=code, **headers)
 
 
 def git_sha1(data: bytes) -> str:
@@ -135,66 +106,31 @@ def git_sha1(data: bytes) -> str:
 
 
 def is_lfs(path: str, sample: bytes, size: int) -> bool:
-    """The Hub's choice of upload mode: by suffix, by size, or because the first bytes are not text."""
-    try:
-        codecs.utf_8_decode(sample, "strict", False)  # not final: the sample may end inside a character
-    except UnicodeDecodeError:
-        return True
-    return b"\0" in sample or size > LFS_ABOVE or PurePosixPath(path).suffix in LFS_SUFFIXES
+    """Whether the Hub keeps a file in LFS or Xet: by suffix, by size, or for not being text, as git sees it."""
+    return PurePosixPath(path).suffix in LFS_SUFFIXES or size > LFS_ABOVE or b"\0" in sample
 
 
-@dataclass(frozen=True)
-class Blob:
-    """A file in a commit: `oid` is the git sha1 (of the pointer if LFS), `sha256` is None for a regular file."""
-
-    oid: str
-    size: int  # bytes
-    sha256: str | None = None
-
-    @property
-    def key(self) -> str:
-        """Where its bytes are in `Repo.objects`, its ETag, and what preupload calls its oid."""
-        return self.sha256 or self.oid
-
-    @classmethod
-    def lfs(cls, sha256: str, size: int) -> Blob:
-        pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {size}\n"
-        return cls(git_sha1(pointer.encode()), size, sha256)
-
-    def entry(self, path: str) -> dict[str, Any]:
-        """As listed by tree and paths-info."""
-        lfs = {"lfs": {"oid": self.sha256, "size": self.size, "pointerSize": 134}} if self.sha256 else {}
-        return {"type": "file", "oid": self.oid, "size": self.size, "path": path, **lfs}
+def regular(data: bytes) -> Entry:
+    return {"type": "file", "oid": git_sha1(data), "size": len(data), "etag": git_sha1(data)}
 
 
-@dataclass(frozen=True)
-class Commit:
-    oid: str
-    parent: str | None
-    title: str
-    message: str
-    author: str
-    date: str
-    tree: dict[str, Blob] = field(repr=False)
+def lfs(sha256: str, size: int) -> Entry:
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {size}\n".encode()
+    details = {"oid": sha256, "sha256": sha256, "size": size, "pointerSize": len(pointer)}
+    return {"type": "file", "oid": git_sha1(pointer), "size": size, "etag": sha256, "lfs": details}
 
 
-@dataclass
-class Pull:
-    """A pull request: the commits from `base` to `head`, at refs/pr/{num}."""
-
-    num: int
-    title: str
-    author: str
-    base: str
-    head: str
-    date: str
-    status: str = "draft"
-    merged: str | None = None  # commit on main
+def listing(tree: dict[str, Entry], folder: str = "", recursive: bool = True) -> list[Entry]:
+    """Files and folders in a folder, by path."""
+    folders = {str(parent) for path in tree for parent in PurePosixPath(path).parents[:-1]}
+    entries = tree | {name: {"type": "directory", "oid": git_sha1(name.encode()), "size": 0} for name in folders}
+    inside = [path for path in sorted(entries) if not folder or path.startswith(folder + "/")]
+    return [{**entries[path], "path": path} for path in inside if recursive or "/" not in path[len(folder) + 1 :]]
 
 
 @dataclass
 class Repo:
-    """One repository with its whole history and the bytes of every object it was ever given."""
+    """A repository: its history, and the bytes of every file it was ever given."""
 
     kind: str  # "dataset" or "model"
     id: str
@@ -203,567 +139,157 @@ class Repo:
     granted: set[str] = field(default_factory=set)
     branches: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
-    pulls: dict[int, Pull] = field(default_factory=dict)
+    pulls: dict[int, dict[str, Any]] = field(default_factory=dict)  # as get_discussions shows them
     history: dict[str, Commit] = field(default_factory=dict)
-    objects: dict[str, bytes] = field(default_factory=dict)
-    parts: dict[str, dict[int, bytes]] = field(default_factory=dict)  # of unfinished multipart uploads
+    objects: dict[str, bytes] = field(default_factory=dict)  # by etag
+    parts: dict[str, dict[int, bytes]] = field(default_factory=dict)  # of multipart uploads, by sha256
 
     def __post_init__(self) -> None:
-        attributes = self.store(".gitattributes", b"*.tar filter=lfs diff=lfs merge=lfs -text\n")
-        self.commit("main", "initial commit", {".gitattributes": attributes})
-
-    @property
-    def namespace(self) -> str:
-        return self.id.split("/")[0]
-
-    @property
-    def refs(self) -> dict[str, str]:
-        pulls = {f"refs/pr/{pull.num}": pull.head for pull in self.pulls.values()}
-        heads = {f"refs/heads/{name}": oid for name, oid in self.branches.items()}
-        return {**self.tags, **pulls, **heads, **self.branches}
+        self.namespace = self.id.split("/")[0]
+        self.gated = "auto" if self.gated is True else self.gated
+        self.commit("main", "initial commit", {".gitattributes": self.store("", b"*.tar filter=lfs\n")})
 
     def at(self, revision: str) -> Commit:
-        """The commit a branch, tag, pull request ref or commit oid stands for."""
-        oid = self.refs.get(revision, revision)
+        """The commit named by a branch, tag, pull request or oid."""
+        pulls = {f"refs/pr/{num}": pull["head"] for num, pull in self.pulls.items()}
+        oid = {**self.tags, **self.branches, **pulls}.get(revision, revision)
         if oid not in self.history:
-            raise Refusal(404, f"Invalid rev id: {revision}", "RevisionNotFound")
+            raise refusal(404, f"Invalid rev id: {revision}", "RevisionNotFound")
         return self.history[oid]
 
     def head(self, revision: str = "main") -> str:
-        return self.at(revision).oid
+        return self.at(revision)["id"]
 
-    def files(self, revision: str = "main") -> dict[str, Blob]:
-        return dict(self.at(revision).tree)
+    def files(self, revision: str = "main") -> dict[str, Entry]:
+        return dict(self.at(revision)["tree"])
 
     def read(self, path: str, revision: str = "main") -> bytes:
-        return self.objects[self.at(revision).tree[path].key]
+        return self.objects[self.at(revision)["tree"][path]["etag"]]
 
     def commits(self, revision: str = "main") -> list[Commit]:
         """Newest first."""
         log = [self.at(revision)]
-        while (parent := log[-1].parent) is not None:
-            log.append(self.history[parent])
+        while log[-1]["parent"]:
+            log.append(self.history[log[-1]["parent"]])
         return log
 
-    def store(self, path: str, data: bytes) -> Blob:
-        sha256 = hashlib.sha256(data).hexdigest()
-        lfs = is_lfs(path, data[:512], len(data))
-        blob = Blob.lfs(sha256, len(data)) if lfs else Blob(git_sha1(data), len(data))
-        self.objects[blob.key] = data
-        return blob
+    def store(self, path: str, data: bytes) -> Entry:
+        large = is_lfs(path, data[:512], len(data))
+        entry = lfs(hashlib.sha256(data).hexdigest(), len(data)) if large else regular(data)
+        self.objects[entry["etag"]] = data
+        return entry
 
-    def commit(
-        self, ref: str, title: str, changes: dict[str, Blob | None], author: str = "hub", message: str = ""
-    ) -> Commit:
-        """Advance a branch or a pull request; None deletes. The first commit of a repository makes main."""
-        parent = self.at(ref) if self.history else None
-        tree = {**(parent.tree if parent else {}), **changes}
-        content = {path: blob for path, blob in sorted(tree.items()) if blob is not None}
-        date = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=len(self.history))
-        oid = hashlib.sha1(f"{self.kind} {self.id} {date} {parent and parent.oid} {title} {content}".encode())
-        commit = Commit(
-            oid.hexdigest(), parent and parent.oid, title, message, author, f"{date:%Y-%m-%dT%H:%M:%S.000Z}", content
-        )
-        self.history[commit.oid] = commit
+    def commit(self, ref: str, title: str, changes: dict[str, Entry | None], author: str = "hub") -> str:
+        """Advance a branch or pull request to the oid returned; None deletes. The first commit makes main."""
+        if self.history and ref not in self.branches and not ref.startswith("refs/pr/"):
+            raise refusal(404, f"Invalid rev id: {ref}", "RevisionNotFound")
+        parent, n = self.at(ref) if self.history else {"id": None, "tree": {}}, len(self.history)
+        tree = {path: file for path, file in sorted({**parent["tree"], **changes}.items()) if file}
+        facts = {"title": title, "message": "", "authors": [{"user": author}], "parent": parent["id"], "tree": tree}
+        oid = git_sha1(f"{self.id} {n} {facts}".encode())
+        self.history[oid] = {"id": oid, "date": f"2026-01-01T{n // 60:02}:{n % 60:02}:00.000Z", **facts}
         if ref.startswith("refs/pr/"):
-            self.pulls[int(ref.removeprefix("refs/pr/"))].head = commit.oid
+            self.pulls[int(ref.removeprefix("refs/pr/"))]["head"] = oid
         else:
-            self.branches[ref.removeprefix("refs/heads/")] = commit.oid
-        return commit
+            self.branches[ref] = oid
+        return oid
 
-    def open_pull(self, title: str, author: str, base: str, status: str) -> Pull:
-        pull = Pull(len(self.pulls) + 1, title, author, base, base, self.history[base].date, status)
-        self.pulls[pull.num] = pull
-        return pull
+    def propose(self, title: str, author: str, base: str, status: str) -> int:
+        """Open a pull request; its number."""
+        num = len(self.pulls) + 1
+        pull = {"num": num, "title": title, "status": status, "base": base, "head": base, "isPullRequest": True}
+        pull |= {"author": {"name": author}, "repo": {"name": self.id, "type": self.kind}, "events": []}
+        changes = {"base": "refs/heads/main"}
+        self.pulls[num] = pull | {"createdAt": self.at(base)["date"], "changes": changes, "filesWithConflicts": []}
+        return num
 
-    def conflicts(self, pull: Pull) -> tuple[dict[str, Blob | None], list[str]]:
-        """What a merge would change on main, and the files among it that main has changed otherwise."""
-        base, ours, theirs = self.history[pull.base].tree, self.at("main").tree, self.history[pull.head].tree
+    def merge(self, num: int, author: str) -> None:
+        pull = self.pulls[num]
+        base, theirs = self.files(pull["base"]), self.files(pull["head"])
         changes = {path: theirs.get(path) for path in {*base, *theirs} if base.get(path) != theirs.get(path)}
-        return changes, [path for path, blob in changes.items() if ours.get(path) not in (base.get(path), blob)]
-
-    def receive(self, sha256: str, data: bytes) -> None:
-        if hashlib.sha256(data).hexdigest() != sha256:
-            raise Refusal(400, "BadDigest: the sha256 of the body is not the one announced.")
-        self.objects[sha256] = data
+        pull["changes"]["mergeCommitId"] = self.commit("main", f"{pull['title']} (#{num})", changes, author)
+        pull["status"] = "merged"
 
 
 def shard_index(shard: bytes) -> dict[str, tuple[str, int]]:
-    """A Xet shard's files: sha256 -> (Xet hash, bytes). Records of 48 B: header, segments, verifications, sha256."""
+    """A Xet shard's files, sha256 -> (Xet hash, bytes), from records of 48 B: file, segments, checks, sha256."""
 
-    def hexadecimal(raw: bytes) -> str:
-        return "".join(f"{word:016x}" for word in struct.unpack("<4Q", raw))
+    def hexadecimal(at: int) -> str:
+        return "".join(f"{word:016x}" for word in struct.unpack_from("<4Q", shard, at))
 
-    files, position = {}, 48
-    while (xet_hash := shard[position : position + 32]) != b"\xff" * 32:
-        flags, segments = struct.unpack_from("<II", shard, position + 32)
-        sizes = [struct.unpack_from("<I", shard, position + 48 * (i + 1) + 36)[0] for i in range(segments)]
-        position += 48 * (1 + segments * (2 if flags >> 31 else 1))
+    files, at = {}, 48
+    while (xet_hash := hexadecimal(at)) != "f" * 64:
+        flags, segments = struct.unpack_from("<II", shard, at + 32)
+        size = sum(struct.unpack_from("<I", shard, at + 48 * i + 36)[0] for i in range(1, segments + 1))
+        at += 48 * (1 + segments * (1 + (flags >> 31)))
         if flags >> 30 & 1:
-            files[hexadecimal(shard[position : position + 32])] = (hexadecimal(xet_hash), sum(sizes))
-            position += 48
+            files[hexadecimal(at)] = (xet_hash, size)
+            at += 48
     return files
 
 
 def read_cas(cas: Path, wanted: set[str]) -> dict[str, bytes]:
-    """sha256 -> bytes, for the wanted files that are in hf-xet's file store, read back and checked."""
-    index: dict[str, tuple[str, int]] = {}
-    for shard in cas.glob("xet/xorbs/shards/*.mdb"):
-        index |= shard_index(shard.read_bytes())
-    found = {sha256: index[sha256] for sha256 in wanted if sha256 in index}
-    if not found:
-        return {}
+    """sha256 -> bytes of the wanted files that hf-xet's store holds, read back by hf-xet and checked."""
     import hf_xet  # late: it reads its environment when imported
 
-    with tempfile.TemporaryDirectory() as copy:  # hf-xet locks the store's database, and the client may have it open
-        view = Path(copy, "xet", "xorbs")
+    store, index = cas / "xet" / "xorbs", {}
+    for shard in store.glob("shards/*.mdb"):
+        index |= shard_index(shard.read_bytes())
+    if not wanted & index.keys():
+        return {}
+    with tempfile.TemporaryDirectory() as folder:  # a copy of the database: the client may have locked the original
+        view = Path(folder, "xet", "xorbs")
         view.mkdir(parents=True)
         for name in ("xorbs", "shards"):
-            (view / name).symlink_to(cas / "xet" / "xorbs" / name)
-        shutil.copy(cas / "xet" / "xorbs" / "global_dedup_lookup.redb", view)
-        group = hf_xet.XetSession().new_download_stream_group(endpoint=f"local://{copy}")
-        data = {key: b"".join(group.download_stream(hf_xet.XetFileInfo(*info))) for key, info in found.items()}
-    return {key: content for key, content in data.items() if hashlib.sha256(content).hexdigest() == key}
-
-
-def front_matter(card: str) -> Any:
-    match = re.match(r"\s*---\s*\n(.*?)\n---", card, re.DOTALL)
-    return yaml.safe_load(match[1]) if match else None
-
-
-def listing(tree: dict[str, Blob], folder: str = "", recursive: bool = True) -> list[dict[str, Any]]:
-    """Files and folders below a folder, by path."""
-    inside = {path: blob for path, blob in tree.items() if not folder or path.startswith(folder + "/")}
-    entries = {path: blob.entry(path) for path, blob in inside.items()}
-    for path in inside:
-        for parent in map(str, PurePosixPath(path).parents):
-            if len(parent) > len(folder) and parent != ".":
-                oid = hashlib.sha1(parent.encode()).hexdigest()
-                entries[parent] = {"type": "directory", "oid": oid, "size": 0, "path": parent}
-    depth = folder.count("/") + 1 if folder else 0
-    return [entries[path] for path in sorted(entries) if recursive or path.count("/") == depth]
-
-
-def ranged(data: bytes, header: str | None, headers: dict[str, str]) -> Reply:
-    """The whole body, or the one range asked for."""
-    match = re.fullmatch(r"bytes=(\d*)-(\d*)", header or "")
-    if not match or match[0] == "bytes=-":
-        return Reply(200, data, headers)
-    start = int(match[1]) if match[1] else max(0, len(data) - int(match[2]))
-    stop = min(int(match[2]) + 1, len(data)) if match[1] and match[2] else len(data)
-    if start >= stop:
-        return Reply(416, b"", {**headers, "Content-Range": f"bytes */{len(data)}"})
-    return Reply(206, data[start:stop], {**headers, "Content-Range": f"bytes {start}-{stop - 1}/{len(data)}"})
-
-
-@dataclass
-class Call:
-    """One request; `path` holds the decoded segments."""
-
-    method: str
-    target: str  # as sent: path?query
-    headers: Any
-    body: bytes
-    user: User | None
-
-    def __post_init__(self) -> None:
-        self.line = f"{self.method} {self.target}"
-        self.route = self.target.split("?")[0]
-        self.path = [unquote(segment) for segment in self.route.strip("/").split("/")]
-        self.query = dict(parse_qsl(urlsplit(self.target).query))
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body or b"{}")
-
-
-class Routes:
-    """The endpoints. Those of a repository are methods named <method>_<endpoint>."""
-
-    def __init__(self, hub: Hub) -> None:
-        self.hub = hub
-
-    def answer(self, call: Call) -> Reply:
-        match call.path:
-            case ["api", "whoami-v2"]:
-                return self.whoami(call)
-            case ["api", "validate-yaml"]:
-                return self.validate_yaml(call)
-            case ["api", "repos", ("create" | "delete") as verb]:
-                return getattr(self, verb)(call)
-            case ["api", ("datasets" | "models") as kinds, namespace, name, *rest]:
-                endpoint, *arguments = rest or ["revision"]
-                repo = self.visible(call, kinds[:-1], f"{namespace}/{name}")
-                handler = getattr(self, f"{call.method}_{endpoint}".lower().replace("-", "_"), None)
-                if handler is not None:
-                    return handler(call, repo, *arguments)
-            case ["storage", kind, namespace, name, sha256]:  # a signed address: no token
-                return self.storage(call, self.hub.repos[kind, f"{namespace}/{name}"], sha256)
-        kind = "dataset" if call.path[0] == "datasets" else "model"
-        match call.path[kind == "dataset" :]:
-            case [namespace, name, "info", "lfs", "objects", ("batch" | "verify") as verb]:
-                repo = self.visible(call, kind, f"{namespace}/{name.removesuffix('.git')}")
-                return getattr(self, verb)(call, repo)
-            case [namespace, name, "resolve", revision, *path] if call.method in ("GET", "HEAD"):
-                return self.resolve(call, self.visible(call, kind, f"{namespace}/{name}"), revision, "/".join(path))
-        raise Refusal(404, f"Sorry, we can't find the page you are looking for: {call.line}")
-
-    # Access.
-
-    def owns(self, user: User | None, namespace: str) -> bool:
-        return user is not None and namespace in (user.name, *user.orgs)
-
-    def visible(self, call: Call, kind: str, id: str) -> Repo:
-        repo = self.hub.repos.get((kind, id))
-        if repo is None or (repo.private and not self.owns(call.user, repo.namespace)):
-            raise Refusal(404, "Repository not found", "RepoNotFound")
-        return repo
-
-    def writer(self, call: Call, namespace: str, propose: bool = False) -> User:
-        """The caller, who must hold a write token, and unless it is for a pull request, own the namespace."""
-        if call.user is None:
-            raise Refusal(401, "Invalid username or password.")
-        if call.user.role != "write":
-            raise Refusal(403, "Forbidden: you must use a write token to upload to a repository.")
-        if not propose and not self.owns(call.user, namespace):
-            raise Refusal(
-                403, f'You don\'t have the rights to create or change a repo under the namespace "{namespace}"'
-            )
-        return call.user
-
-    def committer(self, call: Call, repo: Repo, revision: str = "main") -> User:
-        return self.writer(call, repo.namespace, "create_pr" in call.query or revision.startswith("refs/pr/"))
-
-    def may_download(self, call: Call, repo: Repo) -> None:
-        name = call.user.name if call.user else None
-        if repo.gated and name not in repo.granted and not self.owns(call.user, repo.namespace):
-            message = f"Access to {repo.kind} {repo.id} is restricted and you are not in the authorized list."
-            raise Refusal(403, message, "GatedRepo")
-
-    def check_quota(self, user: User, repo: Repo, more: int) -> None:
-        if user.quota_bytes is not None and self.hub.used_bytes(repo.namespace) + more > user.quota_bytes:
-            raise Refusal(403, "quota exceeded")
-
-    # Account and repositories.
-
-    def whoami(self, call: Call) -> Reply:
-        if call.user is None:
-            raise Refusal(401, "Invalid username or password.")
-        auth = {"type": "access_token", "accessToken": {"displayName": "test", "role": call.user.role}}
-        orgs = [{"type": "org", "name": org} for org in call.user.orgs]
-        return Reply.json({"type": "user", "id": call.user.name, "name": call.user.name, "orgs": orgs, "auth": auth})
-
-    def validate_yaml(self, call: Call) -> Reply:
-        try:
-            card = front_matter(call.json["content"])
-        except yaml.YAMLError as error:
-            card = str(error)
-        errors = [] if card is None or isinstance(card, dict) else [{"message": f"not a YAML mapping: {card}"}]
-        warnings = [] if card else [{"message": "empty or missing yaml metadata in repo card"}]
-        return Reply.json({"errors": errors, "warnings": warnings}, 400 if errors else 200)
-
-    def create(self, call: Call) -> Reply:
-        kind, namespace = call.json.get("type") or "model", call.json.get("organization")
-        namespace = namespace or self.writer(call, "", propose=True).name
-        self.writer(call, namespace)
-        id = f"{namespace}/{call.json['name']}"
-        url = self.hub.page(kind, id)
-        if (kind, id) in self.hub.repos:
-            return Refusal(409, f"You already created this {kind} repo: {id}").reply(url=url)
-        self.hub.add_repo(kind, id, private=call.json.get("visibility") == "private")
-        return Reply.json({"url": url, "name": id, "id": id})
-
-    def delete(self, call: Call) -> Reply:
-        namespace = call.json.get("organization") or self.writer(call, "", propose=True).name
-        repo = self.visible(call, call.json.get("type") or "model", f"{namespace}/{call.json['name']}")
-        self.writer(call, namespace)
-        del self.hub.repos[repo.kind, repo.id]
-        return Reply()
-
-    def put_settings(self, call: Call, repo: Repo) -> Reply:
-        self.writer(call, repo.namespace)
-        repo.gated = call.json.get("gated", repo.gated)
-        repo.private = call.json.get("visibility", "private" if repo.private else "public") == "private"
-        return Reply.json({"private": repo.private, "gated": repo.gated})
-
-    def get_auth_check(self, call: Call, repo: Repo, write: str = "") -> Reply:
-        self.may_download(call, repo)
-        if write:
-            self.writer(call, repo.namespace)
-        return Reply.json({})
-
-    # Reading.
-
-    def get_revision(self, call: Call, repo: Repo, revision: str = "main") -> Reply:
-        commit = repo.at(revision)
-        siblings = [{"rfilename": path} for path in commit.tree]
-        if "blobs" in call.query:
-            for sibling, blob in zip(siblings, commit.tree.values(), strict=True):
-                lfs = {"sha256": blob.sha256, "size": blob.size, "pointerSize": 134} if blob.sha256 else None
-                sibling.update(size=blob.size, blobId=blob.oid, lfs=lfs)
-        card = front_matter(repo.read("README.md", commit.oid).decode()) if "README.md" in commit.tree else None
-        facts = {"id": repo.id, "author": repo.namespace, "private": repo.private, "gated": repo.gated}
-        facts |= {"sha": commit.oid, "lastModified": commit.date, "createdAt": "2026-01-01T00:00:00.000Z"}
-        return Reply.json({**facts, "siblings": siblings, "cardData": card, "tags": (card or {}).get("tags", [])})
-
-    def get_refs(self, call: Call, repo: Repo) -> Reply:
-        def refs(prefix: str, named: dict[str, str]) -> list[dict[str, str]]:
-            return [{"name": name, "ref": prefix + name, "targetCommit": oid} for name, oid in named.items()]
-
-        pulls = refs("refs/pr/", {str(pull.num): pull.head for pull in repo.pulls.values()})
-        heads, tags = refs("refs/heads/", repo.branches), refs("refs/tags/", repo.tags)
-        return Reply.json({"branches": heads, "converts": [], "tags": tags, "pullRequests": pulls})
-
-    def page(self, call: Call, items: list[Any]) -> Reply:
-        """A page of a listing, with the address of the next one."""
-        start = int(call.query.get("cursor", 0))
-        stop = start + self.hub.page_size
-        link = f'<{self.hub.url}{call.route}?{urlencode({**call.query, "cursor": stop})}>; rel="next"'
-        return Reply.json(items[start:stop], **({"Link": link} if stop < len(items) else {}))
-
-    def get_commits(self, call: Call, repo: Repo, revision: str) -> Reply:
-        return self.page(
-            call,
-            [
-                {"id": c.oid, "title": c.title, "message": c.message, "date": c.date, "authors": [{"user": c.author}]}
-                for c in repo.commits(revision)
-            ],
-        )
-
-    def get_tree(self, call: Call, repo: Repo, revision: str, *folder: str) -> Reply:
-        recursive = call.query.get("recursive", "").lower() in ("true", "1")
-        entries = listing(repo.at(revision).tree, "/".join(folder), recursive)
-        if folder and not entries:
-            raise Refusal(404, f"{'/'.join(folder)} does not exist on {revision}", "EntryNotFound")
-        return self.page(call, entries)
-
-    def post_paths_info(self, call: Call, repo: Repo, revision: str) -> Reply:
-        form = "json" in call.headers.get("Content-Type", "")
-        wanted = call.json["paths"] if form else parse_qs(call.body.decode()).get("paths", [])
-        paths = {path.strip("/") for path in wanted}
-        return Reply.json([entry for entry in listing(repo.at(revision).tree) if entry["path"] in paths])
-
-    def resolve(self, call: Call, repo: Repo, revision: str, path: str) -> Reply:
-        self.may_download(call, repo)
-        commit = repo.at(revision)
-        if path not in commit.tree:
-            raise Refusal(404, "Entry not found", "EntryNotFound", **{"X-Repo-Commit": commit.oid})
-        blob = commit.tree[path]
-        headers = {"X-Repo-Commit": commit.oid, "ETag": f'"{blob.key}"', "Accept-Ranges": "bytes"}
-        if blob.sha256:
-            headers |= {"X-Linked-ETag": f'"{blob.key}"', "X-Linked-Size": str(blob.size)}
-        return ranged(repo.objects[blob.key], call.headers.get("Range"), headers)
-
-    # Uploading.
-
-    def post_preupload(self, call: Call, repo: Repo, revision: str) -> Reply:
-        self.committer(call, repo, revision)
-        files, tree = call.json["files"], repo.at(revision).tree
-        if len(files) > MAX_BATCH:
-            raise Refusal(413, f"at most {MAX_BATCH} files a request")
-
-        def plan(path: str, sample: str, size: int) -> dict[str, Any]:
-            mode = "lfs" if is_lfs(path, base64.b64decode(sample), size) else "regular"
-            oid = tree[path].key if path in tree else None
-            return {"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": oid}
-
-        return Reply.json({"files": [plan(**file) for file in files]})
-
-    def batch(self, call: Call, repo: Repo) -> Reply:
-        ref = call.json.get("ref", {}).get("name", "refs/pr/")  # none: for a pull request to come
-        user, planned, objects = self.committer(call, repo, ref), 0, []
-        if len(call.json["objects"]) > MAX_BATCH:
-            raise Refusal(413, f"at most {MAX_BATCH} objects a request")
-        for item in call.json["objects"]:
-            oid, size = item["oid"], item["size"]
-            answer = {"oid": oid, "size": size}
-            try:
-                if oid not in repo.objects:
-                    planned += size
-                    self.check_quota(user, repo, planned)
-                    answer["actions"] = self.upload_actions(repo, oid, size)
-            except Refusal as error:
-                answer["error"] = {"code": error.status, "message": str(error)}
-            objects.append(answer)
-        return Reply.json({"transfer": "basic", "objects": objects})
-
-    def upload_actions(self, repo: Repo, oid: str, size: int) -> dict[str, Any]:
-        href, chunk = f"{self.hub.url}/storage/{repo.kind}/{repo.id}/{oid}", self.hub.multipart_above
-        parts = {f"{part:05}": f"{href}?part={part}" for part in range(1, -(-size // chunk) + 1)}
-        header = {"chunk_size": str(chunk), **parts} if size > chunk else {}
-        verify = self.hub.page(repo.kind, repo.id) + ".git/info/lfs/objects/verify"
-        return {"upload": {"href": href, "header": header}, "verify": {"href": verify}}
-
-    def storage(self, call: Call, repo: Repo, sha256: str) -> Reply:
-        """PUT of an object or of one part of it, POST to put the parts together."""
-        parts = repo.parts.setdefault(sha256, {})
-        if "part" in call.query:
-            parts[int(call.query["part"])] = call.body
-        else:
-            numbers = [part["partNumber"] for part in call.json["parts"]] if call.method == "POST" else []
-            repo.receive(sha256, b"".join(parts[number] for number in numbers) if numbers else call.body)
-        return Reply(headers={"ETag": f'"{hashlib.sha1(call.body).hexdigest()}"'})
-
-    def verify(self, call: Call, repo: Repo) -> Reply:
-        if len(repo.objects.get(call.json["oid"], b"")) != call.json["size"]:
-            raise Refusal(422, "the object was not received, or has another size")
-        return Reply.json({})
-
-    def get_xet_write_token(self, call: Call, repo: Repo, revision: str = "main") -> Reply:
-        self.committer(call, repo, revision)
-        if "create_pr" not in call.query:
-            repo.at(revision)
-        return Reply.json({"accessToken": "xet", "exp": 4_000_000_000, "casUrl": f"local://{self.hub.cas}"})
-
-    def post_commit(self, call: Call, repo: Repo, revision: str) -> Reply:
-        user = self.committer(call, repo, revision)
-        (_, header), *lines = [(line["key"], line["value"]) for line in map(json.loads, call.body.splitlines())]
-        head, parent = repo.head(revision), header.get("parentCommit")
-        create_pr = "create_pr" in call.query
-        if parent not in (None, head) and not create_pr:
-            raise Refusal(412, "A commit has happened since. Please refresh and try again.")
-        changes = self.changes(repo, user, repo.at(head).tree, lines)
-        url = self.hub.page(repo.kind, repo.id)
-        answer = {"success": True}
-        if create_pr:
-            pull = repo.open_pull(header["summary"], user.name, parent or head, "open")
-            revision, answer["pullRequestUrl"] = f"refs/pr/{pull.num}", f"{url}/discussions/{pull.num}"
-        commit = repo.commit(revision, header["summary"], changes, user.name, header.get("description", ""))
-        return Reply.json({**answer, "commitOid": commit.oid, "commitUrl": f"{url}/commit/{commit.oid}"})
-
-    def changes(self, repo: Repo, user: User, tree: dict[str, Blob], lines: list[Any]) -> dict[str, Blob | None]:
-        """What a commit does to a tree. Nothing is stored unless every line of it is right."""
-        missing = {value["oid"] for key, value in lines if key == "lfsFile" and value["oid"] not in repo.objects}
-        objects = read_cas(self.hub.cas, missing) if missing else {}
-        self.check_quota(user, repo, sum(map(len, objects.values())))
-        if missing - objects.keys():
-            raise Refusal(400, "Your push was rejected because an LFS pointer pointed to a file that does not exist.")
-        changes: dict[str, Blob | None] = {}
-        for key, value in lines:
-            path = value["path"].rstrip("/")
-            if key == "file":
-                data = base64.b64decode(value["content"])
-                changes[path] = Blob(git_sha1(data), len(data))
-                objects[changes[path].key] = data
-            elif key == "lfsFile":
-                data = objects.get(value["oid"]) or repo.objects[value["oid"]]
-                changes[path] = Blob.lfs(value["oid"], len(data))
-            else:
-                gone = [name for name in tree if name == path or name.startswith(path + "/")]
-                if not gone:
-                    raise Refusal(404, f"A file with this name doesn't exist: {path}", "EntryNotFound")
-                changes |= dict.fromkeys(gone)
-        repo.objects |= objects
-        return changes
-
-    # Branches, tags, pull requests.
-
-    def add_ref(self, refs: dict[str, str], name: str, oid: str) -> Reply:
-        if name in refs:
-            raise Refusal(409, f"Reference already exists: {name}")
-        refs[name] = oid
-        return Reply.json({})
-
-    def drop_ref(self, refs: dict[str, str], name: str) -> Reply:
-        if refs.pop(name, None) is None:
-            raise Refusal(404, f"Invalid rev id: {name}", "RevisionNotFound")
-        return Reply()
-
-    def post_branch(self, call: Call, repo: Repo, name: str) -> Reply:
-        self.writer(call, repo.namespace)
-        return self.add_ref(repo.branches, name, repo.head(call.json.get("startingPoint", "main")))
-
-    def delete_branch(self, call: Call, repo: Repo, name: str) -> Reply:
-        self.writer(call, repo.namespace)
-        return self.drop_ref(repo.branches, name)
-
-    def post_tag(self, call: Call, repo: Repo, revision: str) -> Reply:
-        self.writer(call, repo.namespace)
-        return self.add_ref(repo.tags, call.json["tag"], repo.head(revision))
-
-    def delete_tag(self, call: Call, repo: Repo, name: str) -> Reply:
-        self.writer(call, repo.namespace)
-        return self.drop_ref(repo.tags, name)
-
-    def details(self, repo: Repo, pull: Pull) -> dict[str, Any]:
-        facts = {"num": pull.num, "title": pull.title, "status": pull.status, "isPullRequest": True, "events": []}
-        facts |= {"author": {"name": pull.author}, "repo": {"name": repo.id, "type": repo.kind}, "createdAt": pull.date}
-        changes = {"base": "refs/heads/main", "mergeCommitId": pull.merged}
-        return {**facts, "changes": changes, "filesWithConflicts": repo.conflicts(pull)[1]}
-
-    def get_discussions(self, call: Call, repo: Repo, num: str = "") -> Reply:
-        if num:
-            return Reply.json(self.details(repo, repo.pulls[int(num)]))
-        pulls = [self.details(repo, pull) for pull in repo.pulls.values()]
-        return Reply.json({"discussions": pulls, "count": len(pulls), "start": 0})
-
-    def post_discussions(self, call: Call, repo: Repo, num: str = "", action: str = "") -> Reply:
-        user = self.writer(call, repo.namespace, propose=not num)
-        if not num:
-            return Reply.json({"num": repo.open_pull(call.json["title"], user.name, repo.head(), "draft").num})
-        pull = repo.pulls[int(num)]
-        if action == "status":
-            pull.status = call.json["status"]
-            event = {"id": "0", "type": "status-change", "createdAt": pull.date, "data": {"status": pull.status}}
-            return Reply.json({"newStatus": event})
-        changes, conflicts = repo.conflicts(pull)
-        if pull.status != "open" or conflicts:
-            raise Refusal(409, f"This pull request is {pull.status} or has conflicts: {conflicts}")
-        pull.merged = repo.commit("main", f"{pull.title} (#{pull.num})", changes, user.name).oid
-        pull.status = "merged"
-        return Reply.json({})
+            (view / name).symlink_to(store / name)
+        (view / "global_dedup_lookup.redb").write_bytes((store / "global_dedup_lookup.redb").read_bytes())
+        group = hf_xet.XetSession().new_download_stream_group(endpoint=f"local://{folder}")
+        infos = {sha256: hf_xet.XetFileInfo(*index[sha256]) for sha256 in wanted & index.keys()}
+        data = {sha256: b"".join(group.download_stream(info)) for sha256, info in infos.items()}
+    return {sha256: content for sha256, content in data.items() if hashlib.sha256(content).hexdigest() == sha256}
 
 
 class Hub:
-    """The server and what tests see of it. Attributes may be set between requests; `reset` restores them."""
+    """The server, and what tests see of it. Settings may be changed at any time; `reset` restores them."""
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()
-        self.routes = Routes(self)
-        self._folder = tempfile.TemporaryDirectory(prefix="loopback-")
-        self._server: ThreadingHTTPServer | None = None
-        self._halt = threading.Event()
-        self._resets = 0
+        self.lock, self.halted = threading.RLock(), threading.Event()
+        self.folder, self.resets = tempfile.TemporaryDirectory(prefix="loopback-"), 0
+        self.server = Server(("127.0.0.1", 0), type("BoundHandler", (Handler,), {"hub": self}))
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
         self.reset()
+
+    def start(self) -> None:
+        threading.Thread(target=self.server.serve_forever, name="loopback", daemon=True).start()
+
+    def stop(self) -> None:
+        self.halted.set()
+        self.server.shutdown()
+        self.server.server_close()
+        self.folder.cleanup()
 
     def reset(self) -> None:
         """As new, but for the port."""
         with self.lock:
-            self._resets += 1
-            self.cas = Path(self._folder.name, str(self._resets))  # a new store: clients may still hold the old one
             self.users: dict[str, User] = dict(USERS)  # by token
-            self.repos: dict[tuple[str, str], Repo] = {}
+            self.repos: dict[tuple[str, str], Repo] = {}  # by kind and id
             self.faults: list[Fault] = []
             self.watch: Callable[[Hub], None] | None = None  # called after every request, under the lock
             self.violations: list[str] = []  # what `watch` raised, and errors of the server itself
-            self.multipart_above = 50_000_000  # bytes; also the bytes of a part
+            self.yaml_errors: list[str] = []  # of validate-yaml
+            self.multipart_above = 50_000_000  # bytes; a part is as large
             self.page_size, self.stall_s, self.retry_after_s = 1000, 1.0, 0
+            self.resets += 1
+            self.cas = Path(self.folder.name, str(self.resets))  # new: a client may still have the last one open
             self.forget_traffic()
 
     def forget_traffic(self) -> None:
         self.requests: list[str] = []
-        self.received_bytes = 0  # of LFS objects
+        self.received_bytes = 0  # by PUT of LFS objects
 
-    def start(self) -> None:
-        handler = type("BoundHandler", (Handler,), {"hub": self})
-        self._server = Server(("127.0.0.1", 0), handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        threading.Thread(target=self._server.serve_forever, name="loopback", daemon=True).start()
-
-    def stop(self) -> None:
-        self._halt.set()
-        if self._server is not None:
-            self._server.shutdown()
-            self._server.server_close()
-        self._folder.cleanup()
-
-    def page(self, kind: str, id: str) -> str:
-        return f"{self.url}/{'datasets/' if kind == 'dataset' else ''}{id}"
-
-    def add_repo(
-        self, kind: str, id: str, files: dict[str, bytes] | None = None, private: bool = False, gated: bool = False
-    ) -> Repo:
-        repo = self.repos[kind, id] = Repo(kind, id, private, "auto" if gated else False)
+    def add_repo(self, kind: str, id: str, files: dict[str, bytes] | None = None, **access: bool | str) -> Repo:
+        """`access`: private (bool), gated (bool, "auto" or "manual")."""
+        repo = self.repos[kind, id] = Repo(kind, id, **access)
         if files:
             repo.commit("main", "add files", {path: repo.store(path, data) for path, data in files.items()})
         return repo
@@ -773,45 +299,7 @@ class Hub:
         repo = self.repos[kind, id]
         data = bytearray(repo.read(path))
         data[offset] ^= 1
-        repo.objects[repo.at("main").tree[path].key] = bytes(data)
-
-    def used_bytes(self, namespace: str) -> int:
-        """LFS bytes of a namespace."""
-        repos = [repo for repo in self.repos.values() if repo.namespace == namespace]
-        return sum(len(data) for repo in repos for key, data in repo.objects.items() if len(key) == 64)
-
-    def answer(self, call: Call) -> Reply:
-        """Apply a request, or the fault that is due for it."""
-        with self.lock:
-            self.requests.append(call.line)
-            self.received_bytes += len(call.body) * call.route.startswith("/storage/") * (call.method == "PUT")
-            kind = next((fault.kind for fault in list(self.faults) if fault.hits(call.line)), "")
-            try:
-                self.raise_fault(kind, call)
-                reply = Reply() if kind in ("reset", "stall") else self.routes.answer(call)
-            except Refusal as error:
-                reply = error.reply()
-            except Exception:
-                self.violations.append(traceback.format_exc())
-                reply = Reply.json({"error": "error in the loopback Hub"}, 500)
-            self.look()
-        reply.fault = kind
-        return reply
-
-    def raise_fault(self, kind: str, call: Call) -> None:
-        if kind == "429":
-            raise Refusal(429, "Too many requests", **{"Retry-After": str(self.retry_after_s)})
-        if kind.isdigit():
-            raise Refusal(int(kind), f"Injected error {kind}")
-        if kind == "wrong-hash":
-            raise Refusal(400, "BadDigest: the sha256 of the body is not the one announced.")
-        if kind == "expired-token":
-            raise Refusal(401, 'User Access Token "test" is expired')
-        if kind == "stale-parent":
-            _, kinds, namespace, name, _, revision = call.path
-            repo = self.repos[kinds[:-1], f"{namespace}/{name}"]
-            more = repo.read(".gitattributes", revision) + b"# by somebody else\n"
-            repo.commit(revision, "by somebody else", {".gitattributes": repo.store(".gitattributes", more)})
+        repo.objects[repo.files()[path]["etag"]] = bytes(data)
 
     def look(self) -> None:
         try:
@@ -822,15 +310,14 @@ class Hub:
 
 
 class Server(ThreadingHTTPServer):
-    daemon_threads = True
     request_queue_size = 64
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is none of our business."""
+        """Clients may go away."""
 
 
 class Handler(BaseHTTPRequestHandler):
-    """HTTP/1.1 with keep-alive in front of `Hub.answer`."""
+    """One connection. The endpoints of a repository are the methods named <method>_<endpoint>."""
 
     hub: Hub
     protocol_version = "HTTP/1.1"
@@ -838,28 +325,34 @@ class Handler(BaseHTTPRequestHandler):
     wbufsize = -1
 
     def respond(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.query = dict(parse_qsl(urlsplit(self.path).query))
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
-        reply = self.hub.answer(Call(self.command, self.path, self.headers, body, self.hub.users.get(token)))
-        if reply.fault == "stall":
-            self.hub._halt.wait(self.hub.stall_s)
-        if reply.fault in ("reset", "stall", "lost-response"):
+        with self.hub.lock:
+            self.user = self.hub.users.get(token, User(""))
+            self.hub.requests.append(line := f"{self.command} {self.path}")
+            self.hub.received_bytes += len(self.body) if line.startswith("PUT /storage/") else 0
+            fault = next((fault.kind for fault in self.hub.faults if fault.hits(line)), "")
+            reply = self.answer(fault)
+            self.hub.look()
+        if fault == "stall":
+            self.hub.halted.wait(self.hub.stall_s)
+        if fault in ("reset", "stall", "lost-response"):
             self.abort()
         else:
-            self.send(reply, cut=reply.fault == "truncated" and self.command == "GET")
+            self.send(reply, cut=fault == "truncated" and self.command == "GET")
+
+    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = respond  # noqa: N815
 
     def send(self, reply: Reply, cut: bool) -> None:
         """Half of the body only if `cut`."""
-        self.close_connection |= cut
         self.send_response(reply.status)
         for name, value in {**reply.headers, "Content-Length": str(len(reply.body))}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(reply.body[: len(reply.body) // 2] if cut else reply.body)
-        self.wfile.flush()
-
-    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = respond  # noqa: N815
+        self.close_connection |= cut
 
     def abort(self) -> None:
         """Close with RST instead of FIN."""
@@ -869,3 +362,304 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: Any) -> None:
         """Silent."""
+
+    def answer(self, fault: str) -> Reply:
+        """What the request, or the fault due for it, leads to."""
+        try:
+            if fault in INJECTED:
+                return refusal(*INJECTED[fault], Retry_After=str(self.hub.retry_after_s) if fault == "429" else "")
+            value = b"" if fault in ("reset", "stall") else self.route(overtaken=fault == "stale-parent")
+            return value if isinstance(value, Reply) else Reply(200, value)
+        except Reply as reply:
+            return reply
+        except Exception:
+            self.hub.violations.append(traceback.format_exc())
+            return refusal(500, "error in the loopback Hub")
+
+    def route(self, overtaken: bool) -> Any:
+        path = [unquote(part) for part in self.path.split("?")[0].strip("/").split("/")]
+        match path if path[0] in ("api", "datasets", "storage") else ["models", *path]:
+            case ["api", "whoami-v2"]:
+                return self.whoami()
+            case ["api", "validate-yaml"]:
+                errors = [{"message": message} for message in self.hub.yaml_errors]
+                warnings = (
+                    [] if self.json["content"].startswith("---") else [{"message": "empty or missing yaml metadata"}]
+                )
+                return Reply(400 if errors else 200, {"errors": errors, "warnings": warnings})
+            case ["api", "repos", ("create" | "delete") as verb]:
+                return getattr(self, verb)(**self.json)
+            case ["api", kinds, namespace, name, *rest]:
+                repo = self.visible(kinds[:-1], f"{namespace}/{name}")
+                endpoint, *arguments = rest or ["revision"]
+                self.check_access(repo, endpoint, *arguments)
+                if overtaken:
+                    entry = repo.store("", repo.read(".gitattributes", arguments[0]) + b"# by another\n")
+                    repo.commit(arguments[0], "by another", {".gitattributes": entry}, "another")
+                handler = getattr(self, f"{self.command}_{endpoint}".lower().replace("-", "_"), None)
+                if handler is not None:
+                    return handler(repo, *arguments)
+            case ["storage", kind, namespace, name, sha256]:  # a signed address: no token
+                return self.transfer(self.hub.repos[kind, f"{namespace}/{name}"], sha256)
+            case [kinds, namespace, name, "info", "lfs", "objects", ("batch" | "verify") as verb]:
+                return getattr(self, verb)(self.visible(kinds[:-1], f"{namespace}/{name.removesuffix('.git')}"))
+            case [kinds, namespace, name, "resolve", revision, *file]:
+                return self.resolve(self.visible(kinds[:-1], f"{namespace}/{name}"), revision, "/".join(file))
+        raise refusal(404, f"Sorry, we can't find the page you are looking for: {self.path}")
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body or b"{}")
+
+    def owns(self, namespace: str) -> bool:
+        return namespace in (self.user.name, *self.user.orgs)
+
+    def visible(self, kind: str, id: str) -> Repo:
+        repo = self.hub.repos.get((kind, id))
+        if repo is None or (repo.private and not self.owns(repo.namespace)):
+            raise refusal(404, "Repository not found", "RepoNotFound")
+        return repo
+
+    def check_access(self, repo: Repo, endpoint: str, argument: str = "", *_: str) -> None:
+        reads = self.command == "GET" and endpoint != "xet-write-token" or endpoint == "paths-info"
+        if not reads or (endpoint, argument) == ("auth-check", "write"):
+            proposes = "create_pr" in self.query or argument.startswith("refs/pr/")
+            self.check_write(repo.namespace, proposes or (endpoint, argument) == ("discussions", ""))
+
+    def check_write(self, namespace: str, proposes: bool = False) -> None:
+        """Anyone with a write token may propose; to change what is there one must own the namespace."""
+        if not self.user.name:
+            raise refusal(401, "Invalid username or password.")
+        if self.user.role != "write":
+            raise refusal(403, "Forbidden: you must use a write token to upload to a repository.")
+        if not proposes and not self.owns(namespace):
+            raise refusal(403, f'You don\'t have the rights to create or change a repo under "{namespace}"')
+
+    def check_download(self, repo: Repo) -> None:
+        if repo.gated and self.user.name not in repo.granted and not self.owns(repo.namespace):
+            raise refusal(403, f"Access to {repo.kind} {repo.id} is restricted.", "GatedRepo")
+
+    def fits(self, namespace: str, more: int) -> bool:
+        """Whether the quota has room for this many bytes."""
+        repos = [repo for repo in self.hub.repos.values() if repo.namespace == namespace]
+        used = sum(len(data) for repo in repos for etag, data in repo.objects.items() if len(etag) == 64)
+        return self.user.quota_bytes is None or used + more <= self.user.quota_bytes
+
+    def page(self, repo: Repo) -> str:
+        return f"{self.hub.url}/{'datasets/' if repo.kind == 'dataset' else ''}{repo.id}"
+
+    def whoami(self) -> Any:
+        if not self.user.name:
+            raise refusal(401, "Invalid username or password.")
+        orgs = [{"name": org} for org in self.user.orgs]
+        return {"type": "user", "name": self.user.name, "orgs": orgs, "auth": {"type": "access_token"}}
+
+    def create(self, name: str, type: str = "model", organization: str = "", visibility: str = "", **_: Any) -> Any:
+        namespace = organization or self.user.name
+        self.check_write(namespace)
+        known = self.hub.repos.get((type, f"{namespace}/{name}"))
+        repo = known or self.hub.add_repo(type, f"{namespace}/{name}", private=visibility == "private")
+        answer = {"url": self.page(repo), "name": repo.id}
+        return Reply(409, answer | {"error": f"You already created this {type} repo"}) if known else answer
+
+    def delete(self, name: str, type: str = "model", organization: str = "", **_: Any) -> None:
+        repo = self.visible(type, f"{organization or self.user.name}/{name}")
+        self.check_write(repo.namespace)
+        del self.hub.repos[repo.kind, repo.id]
+
+    def put_settings(self, repo: Repo) -> None:
+        repo.gated = self.json.get("gated", repo.gated)
+        repo.private = self.json.get("visibility", "private" if repo.private else "public") == "private"
+
+    def get_auth_check(self, repo: Repo, *_: str) -> None:
+        self.check_download(repo)
+
+    def get_revision(self, repo: Repo, revision: str = "main") -> Any:
+        commit = repo.at(revision)
+        siblings = [{"rfilename": path} for path in commit["tree"]]
+        if "blobs" in self.query:
+            siblings = [{"rfilename": path, "blobId": file["oid"], **file} for path, file in commit["tree"].items()]
+        facts = {"id": repo.id, "author": repo.namespace, "private": repo.private, "gated": repo.gated, "tags": []}
+        return {**facts, "sha": commit["id"], "lastModified": commit["date"], "siblings": siblings}
+
+    def get_refs(self, repo: Repo) -> Any:
+        def refs(prefix: str, named: dict[Any, str]) -> list[dict[str, str]]:
+            return [{"name": str(name), "ref": f"{prefix}{name}", "targetCommit": oid} for name, oid in named.items()]
+
+        pulls = refs("refs/pr/", {num: pull["head"] for num, pull in repo.pulls.items()})
+        heads, tags = refs("refs/heads/", repo.branches), refs("refs/tags/", repo.tags)
+        return {"branches": heads, "tags": tags, "converts": [], "pullRequests": pulls}
+
+    def paged(self, items: list[Any]) -> Reply:
+        start = int(self.query.get("cursor", 0))
+        stop = start + self.hub.page_size
+        query = urlencode({**self.query, "cursor": stop})
+        more = {"Link": f'<{self.hub.url}{self.path.split("?")[0]}?{query}>; rel="next"'} if stop < len(items) else {}
+        return Reply(200, items[start:stop], **more)
+
+    def get_commits(self, repo: Repo, revision: str) -> Reply:
+        return self.paged([{**commit, "tree": None} for commit in repo.commits(revision)])
+
+    def get_tree(self, repo: Repo, revision: str, *folder: str) -> Reply:
+        entries = listing(repo.files(revision), "/".join(folder), self.query.get("recursive") in ("true", "True", "1"))
+        if folder and not entries:
+            raise refusal(404, f"{'/'.join(folder)} does not exist on {revision}", "EntryNotFound")
+        return self.paged(entries)
+
+    def post_paths_info(self, repo: Repo, revision: str) -> Any:
+        paths = [path.strip("/") for path in parse_qs(self.body.decode()).get("paths", [])]
+        return [file for file in listing(repo.files(revision)) if file["path"] in paths]
+
+    def resolve(self, repo: Repo, revision: str, path: str) -> Reply:
+        self.check_download(repo)
+        commit = repo.at(revision)
+        if path not in commit["tree"]:
+            raise refusal(404, "Entry not found", "EntryNotFound", X_Repo_Commit=commit["id"])
+        data, etag = repo.read(path, commit["id"]), commit["tree"][path]["etag"]
+        headers = {"X_Repo_Commit": commit["id"], "ETag": f'"{etag}"', "Accept_Ranges": "bytes"}
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if not wanted:
+            return Reply(200, data, **headers)
+        start, stop = int(wanted[1]), min(int(wanted[2] or len(data)) + 1, len(data))
+        if start >= stop:
+            return Reply(416, b"", Content_Range=f"bytes */{len(data)}")
+        return Reply(206, data[start:stop], **headers, Content_Range=f"bytes {start}-{stop - 1}/{len(data)}")
+
+    def check_batch(self, items: list[Any]) -> list[Any]:
+        if len(items) > MAX_BATCH:
+            raise refusal(413, f"at most {MAX_BATCH} files a request")
+        return items
+
+    def post_preupload(self, repo: Repo, revision: str) -> Any:
+        tree, files = repo.files(revision), []
+        for file in self.check_batch(self.json["files"]):
+            mode = "lfs" if is_lfs(file["path"], base64.b64decode(file["sample"]), file["size"]) else "regular"
+            facts = {"path": file["path"], "uploadMode": mode, "shouldIgnore": False}
+            files.append(facts | {"oid": tree.get(file["path"], {}).get("etag")})
+        return {"files": files}
+
+    def batch(self, repo: Repo) -> Any:
+        ref = self.json.get("ref", {"name": "refs/pr/"})["name"]  # none: for a pull request to come
+        self.check_write(repo.namespace, proposes=ref.startswith("refs/pr/"))
+        answers, planned = [], 0
+        for item in self.check_batch(self.json["objects"]):
+            answers.append({"oid": item["oid"], "size": item["size"]})
+            if item["oid"] not in repo.objects:
+                planned += item["size"]
+                if self.fits(repo.namespace, planned):
+                    answers[-1]["actions"] = self.upload_actions(repo, **item)
+                else:
+                    answers[-1]["error"] = {"code": 403, "message": "quota exceeded"}
+        return {"transfer": "basic", "objects": answers}
+
+    def upload_actions(self, repo: Repo, oid: str, size: int) -> Any:
+        href, chunk = f"{self.hub.url}/storage/{repo.kind}/{repo.id}/{oid}", self.hub.multipart_above
+        parts = {f"{part:05}": f"{href}?part={part}" for part in range(1, -(-size // chunk) + 1)}
+        header = {"chunk_size": str(chunk), **parts} if size > chunk else {}
+        verify = f"{self.page(repo)}.git/info/lfs/objects/verify"
+        return {"upload": {"href": href, "header": header}, "verify": {"href": verify}}
+
+    def transfer(self, repo: Repo, sha256: str) -> Reply:
+        """PUT of an object, or of a part of it; POST puts the parts together."""
+        parts = repo.parts.setdefault(sha256, {})
+        if "part" in self.query:
+            parts[int(self.query["part"])] = self.body
+            return Reply(200, ETag=git_sha1(self.body))
+        data = self.body
+        if self.command == "POST":
+            data = b"".join(parts[part["partNumber"]] for part in self.json["parts"])
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise refusal(*INJECTED["wrong-hash"])
+        repo.objects[sha256] = data
+        return Reply(200)
+
+    def verify(self, repo: Repo) -> Any:
+        if len(repo.objects.get(self.json["oid"], b"")) != self.json["size"]:
+            raise refusal(422, "the object was not received, or has another size")
+        return {}
+
+    def get_xet_write_token(self, repo: Repo, revision: str) -> Any:
+        repo.at(revision if "create_pr" not in self.query else "main")
+        return {"accessToken": "xet", "exp": 4_000_000_000, "casUrl": f"local://{self.hub.cas}"}
+
+    def post_commit(self, repo: Repo, revision: str) -> Any:
+        header, *lines = [json.loads(line) for line in self.body.splitlines()]
+        title, parent = header["value"]["summary"], header["value"].get("parentCommit")
+        answer, head = {}, repo.head(revision)
+        if parent not in (None, head) and "create_pr" not in self.query:
+            raise refusal(412, "A commit has happened since. Please refresh and try again.")
+        changes = self.changes(repo, repo.files(head), [(line["key"], line["value"]) for line in lines])
+        if "create_pr" in self.query:
+            num = repo.propose(title, self.user.name, parent or head, "open")
+            revision, answer = f"refs/pr/{num}", {"pullRequestUrl": f"{self.page(repo)}/discussions/{num}"}
+        oid = repo.commit(revision, title, changes, self.user.name)
+        return {**answer, "commitOid": oid, "commitUrl": f"{self.page(repo)}/commit/{oid}"}
+
+    def changes(self, repo: Repo, tree: dict[str, Entry], lines: list[Any]) -> dict[str, Entry | None]:
+        """What a commit does to a tree. Nothing is kept unless every line of it is right."""
+        missing = {value["oid"] for key, value in lines if key == "lfsFile"} - repo.objects.keys()
+        arrived = read_cas(self.hub.cas, missing) if missing else {}
+        if arrived and not self.fits(repo.namespace, sum(map(len, arrived.values()))):
+            raise refusal(403, "quota exceeded")
+        if missing - arrived.keys():
+            raise refusal(400, "Your push was rejected because an LFS pointer pointed to a file that does not exist.")
+        changes: dict[str, Entry | None] = {}
+        for key, value in lines:
+            path = value["path"].rstrip("/")
+            if key == "file":
+                data = base64.b64decode(value["content"])
+                changes[path] = regular(data)
+                arrived[git_sha1(data)] = data
+            elif key == "lfsFile":
+                changes[path] = lfs(value["oid"], len(arrived.get(value["oid"]) or repo.objects[value["oid"]]))
+            else:
+                gone = [
+                    name for name in tree if name == path or (key == "deletedFolder" and name.startswith(path + "/"))
+                ]
+                if not gone:
+                    raise refusal(404, f"A file with this name doesn't exist: {path}", "EntryNotFound")
+                changes |= dict.fromkeys(gone)
+        repo.objects |= arrived
+        return changes
+
+    def add_ref(self, refs: dict[str, str], name: str, oid: str) -> None:
+        if name in refs:
+            raise refusal(409, f"Reference already exists: {name}")
+        refs[name] = oid
+
+    def post_branch(self, repo: Repo, name: str) -> None:
+        self.add_ref(repo.branches, name, repo.head(self.json.get("startingPoint", "main")))
+
+    def post_tag(self, repo: Repo, revision: str) -> None:
+        self.add_ref(repo.tags, self.json["tag"], repo.head(revision))
+
+    def drop_ref(self, refs: dict[str, str], name: str) -> None:
+        if refs.pop(name, None) is None:
+            raise refusal(404, f"Invalid rev id: {name}", "RevisionNotFound")
+
+    def delete_branch(self, repo: Repo, name: str) -> None:
+        self.drop_ref(repo.branches, name)
+
+    def delete_tag(self, repo: Repo, name: str) -> None:
+        self.drop_ref(repo.tags, name)
+
+    def get_discussions(self, repo: Repo, num: str = "") -> Any:
+        pulls = list(repo.pulls.values())
+        return self.pull(repo, num) if num else {"discussions": pulls, "count": len(pulls), "start": 0}
+
+    def pull(self, repo: Repo, num: str) -> dict[str, Any]:
+        repo.at(f"refs/pr/{num}")  # or 404
+        return repo.pulls[int(num)]
+
+    def post_discussions(self, repo: Repo, num: str = "", action: str = "") -> Any:
+        if not num:
+            return {"num": repo.propose(self.json["title"], self.user.name, repo.head(), "draft")}
+        pull = self.pull(repo, num)
+        if action == "merge" and pull["status"] != "open":
+            raise refusal(409, f"This pull request is {pull['status']}, not open.")
+        if action == "merge":
+            repo.merge(int(num), self.user.name)
+        else:
+            pull["status"] = self.json["status"]
+        event = {"id": "0", "type": "status-change", "createdAt": pull["createdAt"], "data": {"status": pull["status"]}}
+        return {"newStatus": event}

@@ -60,7 +60,11 @@ def test_a_missing_sample_is_noticed_by_load_dataset(rded_set, tmp_path):
 
 def snippet(manifest):
     text = (manifest.root / "README.md").read_text()
-    return text.split("```python\n")[1].split("```")[0]
+    return next(block for block in code_blocks(text) if "def replay(" in block)
+
+
+def code_blocks(text):
+    return [part.split("```")[0] for part in text.split("```python\n")[1:]]
 
 
 def replayed_like_the_card(manifest, monkeypatch, views):
@@ -108,6 +112,48 @@ def test_webdataset_reads_the_shards(rded_set):
     ours = decode_row(rows[11])
     assert ours["label"] == rows[11]["cls"] and ours["logits"].shape == (5, 10)
     assert (ours["image"].numpy() == np.asarray(rows[11]["png"]).transpose(2, 0, 1)).all()
+
+
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning:httpx2",
+    "ignore::pytest.PytestUnraisableExceptionWarning",
+    "ignore::ResourceWarning",
+)
+def test_every_usage_on_the_card_runs_from_its_own_text(hub, rded_set, tmp_path, monkeypatch, capsys):
+    """A stranger's way: the card of a pushed set is fetched, and every command and snippet on it is run."""
+    import gc
+    import re
+
+    import datasets
+    from huggingface_hub import constants
+
+    from ddkit.cli import app
+    from ddkit.hub import fetch
+    from ddkit.publishing.push import push
+
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    copy = shutil.copytree(rded_set.root, tmp_path / "sent")
+    push(copy, "lab/rded", license="mit")
+    monkeypatch.chdir(tmp_path)
+    card = fetch("lab/rded", "README.md").read_text()
+    load = re.search(r"`(load_dataset\(.*\))` \|", card)[1]
+    table = eval(load, {"load_dataset": datasets.load_dataset})
+    assert table.column_names == ["image", "label", "views.safetensors", "__key__"]
+    part = re.search(r"`(load_dataset\(.*?\))` fetches", card)[1]
+    assert len(eval(part, {"load_dataset": datasets.load_dataset})["train"]) == 10
+    commands = re.findall(r"`ddkit ([^`]+)`", card)
+    assert {c.split()[0] for c in commands} == {"train", "pull", "verify", "evaluate"}
+    for words in (c.split() for c in commands if not c.startswith("evaluate")):
+        monkeypatch.setattr(sys, "argv", ["ddkit", *words, *(["--epochs", "1"] if words[0] == "train" else [])])
+        assert app.run() == 0, capsys.readouterr().err
+    blocks = code_blocks(card)
+    assert len(blocks) == 4
+    found = [{}, {}, {}, {}]
+    for block, names in zip(blocks, found):
+        exec(block, names)
+    gc.collect()
+    assert [found[0]["loader"].rows, len(found[2]["dataset"]), found[3]["x"].shape] == [30, 30, (3, 32, 32)]
+    assert found[1]["views"]["logits"].shape == (5, 10)
 
 
 def test_timm_reads_the_shards(rded_set):

@@ -12,7 +12,6 @@ from huggingface_hub import constants
 from ddkit import ReplayLoader
 from ddkit.errors import HubAccess, HubError, IntegrityError, OtherRun, SetError
 from ddkit.evaluation.single import train
-from ddkit.format.manifest import read_manifest
 from ddkit.format.remote import open_manifest, open_set, verify_set
 from ddkit.publishing.pull import pull
 from ddkit.publishing.push import push

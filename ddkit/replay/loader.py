@@ -58,8 +58,12 @@ class ReplayLoader:
         if batch not in ("tuple", "dict"):
             raise OptionError(f"batch is {batch!r}; valid: tuple, dict")
         self._manifest, self._set = _open(source, manifest, ipc, revision)
-        self.rank = int(os.environ.get("RANK", 0)) if rank is None else rank
         self.world_size = int(os.environ.get("WORLD_SIZE", 1)) if world_size is None else world_size
+        if rank is None and self.world_size > 1 and "RANK" not in os.environ:
+            raise OptionError(
+                f"{self.world_size} processes, and RANK is not set; give rank=, as in rank=trainer.global_rank"
+            )
+        self.rank = int(os.environ.get("RANK", 0)) if rank is None else rank
         if not 0 <= self.rank < self.world_size:
             raise OptionError(f"rank {self.rank} is not one of {self.world_size}; ranks count from 0")
         check_batch(len(self._set), batch_size, self.world_size)
@@ -137,11 +141,9 @@ class ReplayLoader:
     # -------------------------------------------------------------- epochs
 
     def __iter__(self) -> Iterator[Any]:
-        start = self._next
-        self._next, self._at, self._running = (start[0] + 1, 0), start, object()
-        return self._run(*start, self._running)
-
-    def _run(self, epoch: int, first: int, running: object) -> Iterator[Any]:
+        # the epoch is taken with the first batch: frameworks make an iterator just to see whether they can
+        (epoch, first), running = self._next, object()
+        self._next, self._at, self._running = (epoch + 1, 0), (epoch, first), running
         order = epoch_order(self._set.shards, self.seed, epoch)
         for step in range(first, len(self)):
             batch = self._batch(order, epoch, step)
