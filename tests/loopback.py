@@ -26,7 +26,6 @@ MAX_BATCH = 256  # files in a preupload or LFS batch request
 LFS_ABOVE = 10_000_000  # bytes
 LFS_SUFFIXES = {".tar", ".png", ".jpg", ".safetensors", ".parquet", ".npy", ".npz", ".zip", ".gz", ".bin"}
 Entry = dict[str, Any]  # a file as listings show it: oid (git's sha1), size, lfs with its sha256; and its etag
-Commit = dict[str, Any]  # as get_commits shows it; and its parent (an id or None) and tree (path -> Entry)
 
 
 class User(NamedTuple):
@@ -79,12 +78,15 @@ STEPS = [  # of a push and a pull: requests, the faults that make sense there, u
 
 
 def schedule(seed: int, xet: bool) -> list[Fault]:
-    """1 to 6 faults over the steps of a push and a pull, each hitting one or two requests."""
+    """1 to 6 faults over the steps of a push and a pull, each hitting one or two requests; at most one ends it."""
     rng = random.Random(seed)
     steps = rng.choices([step for step in STEPS if ("xet" if xet else "lfs") in step[2]], k=rng.randint(1, 6))
-    return [
+    faults = [
         Fault(rng.choice(kinds.split()), on, rng.choice((0, 0, 1)), rng.choice((1, 1, 2))) for on, kinds, _ in steps
     ]
+    for n, fault in enumerate(fault for fault in faults if fault.kind in ("expired-token", "wrong-hash")):
+        fault.kind, fault.times = fault.kind if n == 0 else "503", 1
+    return faults
 
 
 class Reply(Exception):
@@ -128,6 +130,15 @@ def listing(tree: dict[str, Entry], folder: str = "", recursive: bool = True) ->
     return [{**entries[path], "path": path} for path in inside if recursive or "/" not in path[len(folder) + 1 :]]
 
 
+class Commit(NamedTuple):
+    oid: str
+    parent: str | None
+    title: str
+    author: str
+    date: str
+    tree: dict[str, Entry]
+
+
 @dataclass
 class Repo:
     """A repository: its history, and the bytes of every file it was ever given."""
@@ -158,19 +169,19 @@ class Repo:
         return self.history[oid]
 
     def head(self, revision: str = "main") -> str:
-        return self.at(revision)["id"]
+        return self.at(revision).oid
 
     def files(self, revision: str = "main") -> dict[str, Entry]:
-        return dict(self.at(revision)["tree"])
+        return dict(self.at(revision).tree)
 
     def read(self, path: str, revision: str = "main") -> bytes:
-        return self.objects[self.at(revision)["tree"][path]["etag"]]
+        return self.objects[self.at(revision).tree[path]["etag"]]
 
     def commits(self, revision: str = "main") -> list[Commit]:
         """Newest first."""
         log = [self.at(revision)]
-        while log[-1]["parent"]:
-            log.append(self.history[log[-1]["parent"]])
+        while log[-1].parent:
+            log.append(self.history[log[-1].parent])
         return log
 
     def store(self, path: str, data: bytes) -> Entry:
@@ -183,11 +194,11 @@ class Repo:
         """Advance a branch or pull request to the oid returned; None deletes. The first commit makes main."""
         if self.history and ref not in self.branches and not ref.startswith("refs/pr/"):
             raise refusal(404, f"Invalid rev id: {ref}", "RevisionNotFound")
-        parent, n = self.at(ref) if self.history else {"id": None, "tree": {}}, len(self.history)
-        tree = {path: file for path, file in sorted({**parent["tree"], **changes}.items()) if file}
-        facts = {"title": title, "message": "", "authors": [{"user": author}], "parent": parent["id"], "tree": tree}
-        oid = git_sha1(f"{self.id} {n} {facts}".encode())
-        self.history[oid] = {"id": oid, "date": f"2026-01-01T{n // 60:02}:{n % 60:02}:00.000Z", **facts}
+        parent, n = self.at(ref) if self.history else None, len(self.history)
+        merged = {**(parent.tree if parent else {}), **changes}
+        tree = {path: file for path, file in sorted(merged.items()) if file}
+        oid, date = git_sha1(f"{self.id} {n} {title} {tree}".encode()), f"2026-01-01T{n // 60:02}:{n % 60:02}:00.000Z"
+        self.history[oid] = Commit(oid, parent and parent.oid, title, author, date, tree)
         if ref.startswith("refs/pr/"):
             self.pulls[int(ref.removeprefix("refs/pr/"))]["head"] = oid
         else:
@@ -200,7 +211,7 @@ class Repo:
         pull = {"num": num, "title": title, "status": status, "base": base, "head": base, "isPullRequest": True}
         pull |= {"author": {"name": author}, "repo": {"name": self.id, "type": self.kind}, "events": []}
         changes = {"base": "refs/heads/main"}
-        self.pulls[num] = pull | {"createdAt": self.at(base)["date"], "changes": changes, "filesWithConflicts": []}
+        self.pulls[num] = pull | {"createdAt": self.at(base).date, "changes": changes, "filesWithConflicts": []}
         return num
 
     def merge(self, num: int, author: str) -> None:
@@ -476,11 +487,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def get_revision(self, repo: Repo, revision: str = "main") -> Any:
         commit = repo.at(revision)
-        siblings = [{"rfilename": path} for path in commit["tree"]]
+        siblings = [{"rfilename": path} for path in commit.tree]
         if "blobs" in self.query:
-            siblings = [{"rfilename": path, "blobId": file["oid"], **file} for path, file in commit["tree"].items()]
+            siblings = [{"rfilename": path, "blobId": file["oid"], **file} for path, file in commit.tree.items()]
         facts = {"id": repo.id, "author": repo.namespace, "private": repo.private, "gated": repo.gated, "tags": []}
-        return {**facts, "sha": commit["id"], "lastModified": commit["date"], "siblings": siblings}
+        return {**facts, "sha": commit.oid, "lastModified": commit.date, "siblings": siblings}
 
     def get_refs(self, repo: Repo) -> Any:
         def refs(prefix: str, named: dict[Any, str]) -> list[dict[str, str]]:
@@ -498,7 +509,8 @@ class Handler(BaseHTTPRequestHandler):
         return Reply(200, items[start:stop], **more)
 
     def get_commits(self, repo: Repo, revision: str) -> Reply:
-        return self.paged([{**commit, "tree": None} for commit in repo.commits(revision)])
+        log = [commit._asdict() | {"tree": None, "id": commit.oid, "message": ""} for commit in repo.commits(revision)]
+        return self.paged([{**commit, "authors": [{"user": commit["author"]}]} for commit in log])
 
     def get_tree(self, repo: Repo, revision: str, *folder: str) -> Reply:
         entries = listing(repo.files(revision), "/".join(folder), self.query.get("recursive") in ("true", "True", "1"))
@@ -513,10 +525,10 @@ class Handler(BaseHTTPRequestHandler):
     def resolve(self, repo: Repo, revision: str, path: str) -> Reply:
         self.check_download(repo)
         commit = repo.at(revision)
-        if path not in commit["tree"]:
-            raise refusal(404, "Entry not found", "EntryNotFound", X_Repo_Commit=commit["id"])
-        data, etag = repo.read(path, commit["id"]), commit["tree"][path]["etag"]
-        headers = {"X_Repo_Commit": commit["id"], "ETag": f'"{etag}"', "Accept_Ranges": "bytes"}
+        if path not in commit.tree:
+            raise refusal(404, "Entry not found", "EntryNotFound", X_Repo_Commit=commit.oid)
+        data, etag = repo.read(path, commit.oid), commit.tree[path]["etag"]
+        headers = {"X_Repo_Commit": commit.oid, "ETag": f'"{etag}"', "Accept_Ranges": "bytes"}
         wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if not wanted:
             return Reply(200, data, **headers)

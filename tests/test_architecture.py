@@ -21,6 +21,7 @@ ROOMS = {
         "decoding",
         "classes",
         "packed",
+        "online",
         "tables",
         "images",
         "validation",

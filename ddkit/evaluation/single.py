@@ -15,6 +15,7 @@ from ddkit.replay.student import StudentJob, StudentResult, ValidationRef, train
 from ddkit.runtime import pick_device, progress
 from ddkit.sources.finding import find_teacher, match_teacher
 from ddkit.sources.networks import check_network
+from ddkit.sources.tables import at_hand
 from ddkit.sources.validation import open_validation
 from ddkit.specs import DatasetSpec
 
@@ -76,7 +77,7 @@ def default_validation(manifest: Manifest) -> ValidationRef | None:
     if manifest.data["source"]["holdout"] is None or not path.is_file():
         return None
     record = json.loads(path.read_text(encoding="utf-8"))
-    if record["data"] != "digits" and not Path(record["data"]).exists():
+    if not at_hand(record["data"]):
         return None
     return ValidationRef(
         data=record["data"], split=record["split"], image_column=record["image_column"],

@@ -20,6 +20,7 @@ from ddkit.plain import fingerprint, from_plain, to_plain
 from ddkit.publishing.card import publish_files
 from ddkit.replay.student import StudentJob, StudentResult, ValidationRef, student_unit
 from ddkit.runtime import cores, hardware, note, pick_device, watched_progress
+from ddkit.sources.tables import at_hand
 from ddkit.sources.validation import open_validation
 from ddkit.specs import EvalReport, Result, protocol_label
 
@@ -145,7 +146,7 @@ def make_baseline(manifest: Manifest, data: str | None = None, teacher: str | No
     record = _record_of(manifest)
     data = data or (record.data if record else None)
     teacher = teacher or (record.teacher if record else None)
-    if data is None or teacher is None or (data != "digits" and not Path(data).exists()):
+    if data is None or teacher is None or not at_hand(data):
         note(f"{manifest.root}: no baseline, its source is not at hand (--data, --teacher)")
         return None
     if manifest.data["method"] == "random":

@@ -1,7 +1,7 @@
 """The Hugging Face Hub: the only room that imports `huggingface_hub`. It lists, fetches, uploads and commits files, and
 knows no distilled set. Whoever reads or publishes one comes in here."""
 
-from ddkit.hub.patience import StaleParent, pause, url
+from ddkit.hub.patience import StaleParent, patient, pause, url
 from ddkit.hub.repos import (
     Content,
     Remote,
@@ -11,9 +11,10 @@ from ddkit.hub.repos import (
     commit_of,
     create,
     create_branch,
-    facts,
     fetch,
     find,
+    head,
+    licence,
     merge_request,
     open_request,
     parse_id,
@@ -35,12 +36,14 @@ __all__ = [
     "commit_of",
     "create",
     "create_branch",
-    "facts",
     "fetch",
     "find",
+    "head",
+    "licence",
     "merge_request",
     "open_request",
     "parse_id",
+    "patient",
     "pause",
     "refs",
     "remote",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ddkit.errors import HubError, HubNone, OptionError
+from ddkit.errors import HubError, HubFile, HubNone, OptionError
 from ddkit.hub.patience import StaleParent, api, is_transient, patient, status_of, words
 from ddkit.runtime import note
 
@@ -68,6 +68,12 @@ def remote(repo: str, revision: str | None = None, kind: str = "dataset") -> Rem
     return patient(f"reading {repo}", repo, read, kind)
 
 
+def head(repo: str, revision: str | None = None) -> str:
+    """The commit a revision of a dataset is at."""
+    info = patient(f"reading {repo}", repo, lambda: api().dataset_info(repo, revision=revision))
+    return str(info.sha)
+
+
 def find(repo: str, revision: str | None = None, kind: str = "dataset") -> Remote | None:
     """As `remote`; None where there is no such repository or revision, or none that this token may see."""
     try:
@@ -117,11 +123,16 @@ def commit_of(fetched: Path, path: str) -> str:
     return fetched.parents[len(Path(path).parts) - 1].name
 
 
-def facts(repo: str, revision: str | None = None) -> tuple[str, str | None]:
-    """(commit, licence) of a dataset."""
-    info = patient(f"reading {repo}", repo, lambda: api().dataset_info(repo, revision=revision))
-    card = info.card_data or {}
-    return str(info.sha), card.get("license") if isinstance(card.get("license"), str) else None
+def licence(repo: str, revision: str | None = None) -> str | None:
+    """What a dataset's card says of its licence."""
+    from huggingface_hub import DatasetCard
+
+    try:
+        text = fetch(repo, "README.md", revision=revision).read_text(encoding="utf-8", errors="replace")
+        said = DatasetCard(text, ignore_metadata_errors=True).data.get("license")
+    except (HubFile, ValueError):  # no card, or front matter that is none
+        return None
+    return ", ".join(map(str, said)) if isinstance(said, list) else said
 
 
 # ------------------------------------------------------------------ writing

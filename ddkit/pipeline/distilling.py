@@ -109,7 +109,8 @@ def _facts(run: Run, stage: int) -> dict[str, Any]:
     rows = sum(shard.rows for shard in shards)
     hooks = {name: getattr(run.module, name)(run.config) for name in ("real_pixels",) if hasattr(run.module, name)}
     train = run.protocol.train_spec(ipc=prefixes[-1], arch=run.teacher.arch, dataset=record.dataset)
-    source = to_plain(run.source.spec()) | {"id": public_name(record.data)}
+    source = to_plain(run.source.spec())
+    source["id"] = public_name(source["id"])
     return fresh_facts(run.size) | {
         "name": f"{run.module.NAME}-{plain_name(source['id'])}-ipc{prefixes[-1]}",
         "classes": class_facts(run.source.classes),

@@ -28,7 +28,7 @@ from ddkit.runtime import note, one_line
 from ddkit.sources.finding import find_teacher, is_trained, match_teacher
 from ddkit.sources.images import Source, open_source
 from ddkit.sources.teacher import Teacher
-from ddkit.sources.validation import has_validation
+from ddkit.sources.validation import can_measure
 from ddkit.specs import Protocol, Recipe, TeacherSpec, ViewSpec
 from ddkit.synthesis.interface import Plan, Probe
 
@@ -139,7 +139,7 @@ def prepare(out: Path, given: dict[str, Any], device: torch.device, *, overwrite
         size = size or spec.image_size
     source = source.without_unreadable(record.skip_bad)
     holdout = record.holdout
-    if holdout is None and has_validation(record.data, record.image_column, record.label_column) is None:
+    if holdout is None and not can_measure(record.data, record.image_column, record.label_column):
         holdout = DEFAULT_HOLDOUT
     source = source if holdout is None else source.part("train", holdout)
     record = replace(record, size=size or source.default_size(), holdout=holdout)

@@ -14,10 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddkit import hub
 from ddkit.errors import ClassesError, ImagesUnreadable, first_few
 from ddkit.runtime import cache_dir, cores, progress, write_bytes
 from ddkit.sources.classes import class_subset, name_classes
 from ddkit.sources.decoding import Unreadable, centre_square, decode_rgb, image_extent, whole_image
+from ddkit.sources.online import is_online, look_up
 from ddkit.sources.tables import Table, open_table, splits_of
 from ddkit.specs import ClassName, DatasetSpec, EvalTransform
 
@@ -181,7 +183,11 @@ class Source:
     def spec(self) -> DatasetSpec:
         """What the manifest says of this source."""
         held = self.ref.holdout if self.ref.part != "all" else None
-        return DatasetSpec(id=self.ref.data, split=self.ref.split, fingerprint=self.fingerprint, holdout=held)
+        spec = DatasetSpec(id=self.ref.data, split=self.ref.split, fingerprint=self.fingerprint, holdout=held)
+        if not is_online(self.ref.data):
+            return spec
+        online = look_up(self.ref.data)
+        return replace(spec, id=online.repo, revision=online.commit, licence=hub.licence(online.repo, online.commit))
 
     def default_size(self) -> int:
         """The largest of 32, 64, 128, 224 not above the median shorter side (of up to 500 images), at least 32."""

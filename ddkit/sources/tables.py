@@ -18,6 +18,7 @@ from ddkit.format.integrity import open_images
 from ddkit.format.manifest import is_set, read_manifest
 from ddkit.runtime import note
 from ddkit.sources.decoding import SUFFIXES
+from ddkit.sources.online import fetch_split, is_online, look_up
 from ddkit.sources.packed import is_packed, open_packed, packed_splits
 
 if TYPE_CHECKING:
@@ -60,7 +61,16 @@ def open_table(data: str, split: str, image_column: str | None = None, label_col
     if kind == "packed":
         packed = open_packed(splits[split], split)
         return Table(packed.raw, packed.labels, packed.names, lambda i: f"row {i}", packed.files)
+    if kind == "online":
+        source = look_up(data)
+        files = fetch_split(source, splits[split])
+        return _dataset(data, source.kind, files, image_column, label_column, source.features)
     return _dataset(data, kind, splits[split], image_column, label_column)
+
+
+def at_hand(data: str) -> bool:
+    """Whether a source that was used before can be opened still: built in, here, or on the Hub."""
+    return data == "digits" or Path(data).exists() or is_online(data)
 
 
 def _kind(data: str) -> tuple[str, dict[str, Any]]:
@@ -68,8 +78,12 @@ def _kind(data: str) -> tuple[str, dict[str, Any]]:
     if data == "digits":
         return "digits", {"train": None, "test": None}
     path = Path(data)
+    if is_online(data):
+        return "online", {SPLITS.get(name, name): name for name in look_up(data).splits}
     if not path.exists():
-        raise SourceError(f"no such folder or file: {data}; give digits, a folder of class folders, parquet or tar")
+        raise SourceError(
+            f"no such folder or file: {data}; give digits, a folder of class folders, parquet or tar, or ORG/NAME"
+        )
     if is_set(path):
         return "set", {"train": path}
     if is_packed(path):
@@ -185,13 +199,16 @@ def _folders(root: Path) -> Table:
 # ------------------------------------------------------------------ parquet and tar, through `datasets`
 
 
-def _dataset(data: str, kind: str, files: list[Path], image_column: str | None, label_column: str | None) -> Table:
+def _dataset(
+    data: str, kind: str, files: list[Path], image_column: str | None, label_column: str | None, features: Any = None
+) -> Table:
     import datasets
     import pyarrow
 
     datasets.disable_progress_bars()
     try:
-        table = datasets.load_dataset(kind, data_files={"train": [str(file) for file in files]}, split="train")
+        named = {"train": [str(file) for file in files]}
+        table = datasets.load_dataset(kind, data_files=named, split="train", features=features)
     except Exception as error:  # a builder raises whatever its readers raise
         reason = str(error.__cause__ or error).splitlines()[0]
         raise SourceError(f"{data} cannot be opened as {kind}: {reason}; check that the files are whole") from error

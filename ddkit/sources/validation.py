@@ -13,6 +13,7 @@ from torch import Tensor
 from ddkit.errors import SourceError
 from ddkit.sources.classes import match_classes
 from ddkit.sources.images import Source, SourceRef, reopen
+from ddkit.sources.online import is_online
 from ddkit.sources.tables import open_table, splits_of, validation_splits
 from ddkit.specs import ClassName, DatasetSpec, EvalTransform
 
@@ -24,6 +25,14 @@ def has_validation(data: str, image_column: str | None = None, label_column: str
         if len(table.labels) and table.labels.min() >= 0:
             return split
     return None
+
+
+def can_measure(data: str, image_column: str | None = None, label_column: str | None = None) -> bool:
+    """Whether a source has a labelled split beside the one that is distilled. For a dataset of the Hub the names of its
+    splits decide, so that none is fetched only to know."""
+    if is_online(data):
+        return bool(validation_splits(list(splits_of(data))))
+    return has_validation(data, image_column, label_column) is not None
 
 
 @dataclass(frozen=True)
