@@ -115,7 +115,7 @@ def test_webdataset_reads_the_shards(rded_set):
 
 
 @pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning:httpx2",
+    "ignore:Use 'content=:DeprecationWarning",
     "ignore::pytest.PytestUnraisableExceptionWarning",
     "ignore::ResourceWarning",
 )

@@ -16,7 +16,7 @@ from ddkit.format.remote import open_manifest, open_set, verify_set
 from ddkit.publishing.pull import pull
 from ddkit.publishing.push import push
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:httpx2")
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 
 @pytest.fixture

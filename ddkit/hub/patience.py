@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -92,6 +93,7 @@ def patient(what: str, repo: str, call: Callable[[], Result], kind: str = "datas
 
     # what the client raises for what the Hub answered, or did not: RuntimeError of uploads, ValueError of batches
     answers = (OSError, RuntimeError, ValueError, httpx2.HTTPError, EntryNotFoundError, XetDownloadError)
+    handled = sys.exception()  # what somebody is dealing with while we are called: none of our answers
     for tries, planned_s in enumerate((*PAUSES_S, None), start=1):
         try:
             return call()
@@ -100,6 +102,9 @@ def patient(what: str, repo: str, call: Callable[[], Result], kind: str = "datas
         except HFValidationError as error:
             raise OptionError(f"{repo!r} is no repository the Hub can have ({words(error)}); write ORG/NAME") from error
         except answers as error:
+            for link in _causes(error):
+                if handled is not None and link.__context__ is handled:
+                    link.__context__ = None
             if planned_s is None or not is_transient(error):
                 raise _explained(error, what, repo, tries, kind) from error
             pause_s = _pause(error, planned_s)
