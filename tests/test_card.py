@@ -129,7 +129,7 @@ def test_every_usage_on_the_card_runs_from_its_own_text(hub, rded_set, tmp_path,
 
     from ddkit.cli import app
     from ddkit.hub import fetch
-    from ddkit.publishing.push import push
+    from ddkit.publishing.pushing import push
 
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     copy = shutil.copytree(rded_set.root, tmp_path / "sent")

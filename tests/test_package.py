@@ -42,8 +42,8 @@ def test_the_test_can_fail():
 
 def test_public_names():
     assert set(ddkit.__all__) == {
-        "ReplayLoader", "__version__", "decode_row", "distill", "eval_transform", "evaluate", "relabel",
-        "soft_label_loss", "teach", "train", "verify",
+        "ReplayLoader", "__version__", "decode_row", "distill", "eval_transform", "evaluate", "export",
+        "import_images", "pull", "push", "relabel", "soft_label_loss", "teach", "train", "verify",
     }  # fmt: skip
     assert all(getattr(ddkit, name) is not None for name in ddkit.__all__)
     assert set(dir(ddkit)) == set(ddkit.__all__)
@@ -75,7 +75,7 @@ from ddkit.publishing.card import render_card, template_folder
 from ddkit.format.manifest import read_manifest
 assert template_folder().name == "card_templates", template_folder()
 text = render_card(read_manifest(sys.argv[2]))
-assert text.startswith("---") and "## Results" in text
+assert text.startswith("---") and "## What is inside" in text
 from ddkit.specs import Protocol, Recipe
 Protocol.load("common"), Recipe.load("rded-small")
 from ddkit.sources.classes import class_subset
@@ -89,7 +89,8 @@ def test_the_wheel_carries_what_it_needs(tmp_path, random_set):
     wheel = next(tmp_path.glob("*.whl"))
     names = zipfile.ZipFile(wheel).namelist()
     for needed in (
-        "ddkit/card_templates/dataset_card.md.j2", "ddkit/recipes/rded-small.toml", "ddkit/recipes/teach/small.toml",
+        "ddkit/card_templates/dataset_card.md.j2", "ddkit/card_templates/references.bib",
+        "ddkit/recipes/rded-small.toml", "ddkit/recipes/teach/small.toml",
         "ddkit/protocols/common.toml", "ddkit/sources/lists/imagenette.txt", "ddkit/__main__.py",
     ):  # fmt: skip
         assert needed in names

@@ -13,8 +13,8 @@ from ddkit import ReplayLoader
 from ddkit.errors import HubAccess, HubError, IntegrityError, OtherRun, SetError
 from ddkit.evaluation.single import train
 from ddkit.format.remote import open_manifest, open_set, verify_set
-from ddkit.publishing.pull import pull
-from ddkit.publishing.push import push
+from ddkit.publishing.pulling import pull
+from ddkit.publishing.pushing import push
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 

@@ -11,8 +11,8 @@ from huggingface_hub import constants
 from ddkit.errors import HubAccess, HubError, IntegrityError, OptionError, Refused
 from ddkit.format.manifest import Manifest, read_manifest, write_manifest
 from ddkit.pipeline import distill
-from ddkit.publishing import push as pushing
-from ddkit.publishing.push import push
+from ddkit.publishing import pushing
+from ddkit.publishing.pushing import push
 
 # httpx2 warns of the body that huggingface_hub gives it for every large file
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")

@@ -1,4 +1,4 @@
-"""Panel Make: demo, distill, teach, relabel."""
+"""Panel Make: demo, distill, teach, relabel, import."""
 
 from __future__ import annotations
 
@@ -154,6 +154,40 @@ def register(app: typer.Typer) -> None:
         manifest = run(
             directory, out, teacher=teacher, protocol=protocol, views=views, codec=codec, mix_within=mix_within,
             seed=seed, device=device, workers=workers,
+        )  # fmt: skip
+        say(f"{out}: {manifest.rows()} images, {manifest.view_spec.count} views each, verified")
+        document({"out": out, "content": manifest.data["content"], "rows": manifest.rows()})
+        next_step(f"ddkit train {out}")
+
+    @command(app, "Make", "import")
+    def import_(
+        source: Annotated[str, typer.Argument(help="class folders, zips of them, parquet, tar, or ORG/NAME")],
+        out: Annotated[str, typer.Argument(help="the new set; run again it continues")],
+        method: Annotated[str, typer.Option("--method", help="under which name the images were made, as in sre2l")],
+        teacher: Annotated[
+            str, typer.Option("--teacher", help="FILE.safetensors, timm:NAME[@FILE], torchvision:NAME[@FILE]")
+        ],
+        protocol: o.Protocol = None,
+        views: o.Views = None,
+        codec: o.Codec = None,
+        reencode: Annotated[
+            bool, typer.Option("--reencode", help="make unlike images alike: PNG, upright, square, --size pixels")
+        ] = False,
+        size: o.Size = None,
+        seed: o.Seed = None,
+        split: o.Split = None,
+        image_column: o.ImageColumn = None,
+        label_column: o.LabelColumn = None,
+        device: o.Device = "auto",
+        workers: o.Workers = None,
+    ) -> None:
+        """Take finished synthetic images, bytes kept: relabel them under a protocol and pack them as a set."""
+        from ddkit.pipeline import import_images as run
+
+        manifest = run(
+            source, out, method=method, teacher=teacher, protocol=protocol or "common", views=views,
+            codec=codec or "fp16", reencode=reencode, size=size, seed=seed or 0, split=split,
+            image_column=image_column, label_column=label_column, device=device, workers=workers,
         )  # fmt: skip
         say(f"{out}: {manifest.rows()} images, {manifest.view_spec.count} views each, verified")
         document({"out": out, "content": manifest.data["content"], "rows": manifest.rows()})

@@ -48,8 +48,8 @@ def register(app: typer.Typer) -> None:
         dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be sent and deleted")] = False,
     ) -> None:
         """Publish a set on the Hub with its card, in one commit. Run again, it sends only what is new."""
-        from ddkit.publishing.push import push as run
-        from ddkit.publishing.push import summary
+        from ddkit.publishing.pushing import push as run
+        from ddkit.publishing.pushing import summary
 
         pushed = run(
             directory, repo, license=license, license_name=license_name, license_link=license_link, private=private,
@@ -78,7 +78,7 @@ def register(app: typer.Typer) -> None:
         revision: Annotated[str | None, typer.Option("--revision", help="a branch, tag or commit")] = None,
     ) -> None:
         """Fetch a set, or the first N images per class of it, and compare every byte with its manifest."""
-        from ddkit.publishing.pull import pull as run
+        from ddkit.publishing.pulling import pull as run
         from ddkit.runtime import size_words
 
         manifest = run(source, directory, ipc=ipc, revision=revision)

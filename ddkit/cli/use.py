@@ -120,19 +120,16 @@ def register(app: typer.Typer) -> None:
 
     @command(app, "Use")
     def export(
-        source: Annotated[str, typer.Argument(help=f"the source: {o.SOURCE}")],
+        source: Annotated[str, typer.Argument(help=f"a distilled set, or {o.SOURCE}")],
         out: Annotated[str, typer.Argument(help="the new folder")],
-        as_: Annotated[str, typer.Option("--as", help="shards: tar shards of images and classes")] = "shards",
+        as_: Annotated[str, typer.Option("--as", help="shards, folder (class folders) or parquet")] = "shards",
         image_column: o.ImageColumn = None,
         label_column: o.LabelColumn = None,
     ) -> None:
-        """A source as tar shards, which ddkit and any WebDataset reader open; images keep their bytes."""
-        from ddkit.errors import unknown
+        """The images and classes of a set or source as tar shards, class folders or parquet; bytes are kept."""
         from ddkit.sources.exporting import export as run
 
-        if as_ != "shards":
-            raise unknown("--as", as_, ["shards"])
-        count = run(source, out, image_column=image_column, label_column=label_column)
+        count = run(source, out, as_=as_, image_column=image_column, label_column=label_column)
         say(f"{out}: {count} images")
         document({"out": out, "images": count})
-        next_step(f"ddkit distill OUT --data {out}")
+        next_step(f"ddkit distill OUT --data {out}" if as_ != "folder" else f"ls {out}")

@@ -9,13 +9,14 @@ from PIL import Image, UnidentifiedImageError
 
 from ddkit.errors import IntegrityError, unknown
 
-IMAGE_FORMATS = {"png": "PNG"}
+IMAGE_FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}  # what a set may hold
+WRITTEN = ("png",)  # what ddkit encodes itself: lossless, and with a checksum of its own
 
 
 def encode_image(pixels: np.ndarray, codec: str = "png") -> bytes:
     """uint8 [3,H,W] -> the bytes of the published member, lossless. Same pixels and same Pillow, same bytes."""
-    if codec not in IMAGE_FORMATS:
-        raise unknown("image format", codec, IMAGE_FORMATS)
+    if codec not in WRITTEN:
+        raise unknown("image format", codec, WRITTEN)
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))).save(buffer, IMAGE_FORMATS[codec])
     return buffer.getvalue()

@@ -15,7 +15,7 @@ import torch
 from ddkit.distillers import find_distiller, make_config, other_settings
 from ddkit.errors import OptionError, OtherRun, unknown
 from ddkit.format.codecs import find_codec
-from ddkit.format.images import IMAGE_FORMATS
+from ddkit.format.images import WRITTEN
 from ddkit.format.manifest import is_set, read_manifest
 from ddkit.format.shards import shard_rows, shard_sizes
 from ddkit.pipeline.costs import ask_cost, measure_cost, time_limit
@@ -193,8 +193,8 @@ def _check_names(given: Mapping[str, Any]) -> None:
         Protocol.load(given["protocol"])
     if given["codec"] is not None:
         find_codec(given["codec"])
-    if given["image_format"] is not None and given["image_format"] not in IMAGE_FORMATS:
-        raise unknown("image format", given["image_format"], IMAGE_FORMATS)
+    if given["image_format"] is not None and given["image_format"] not in WRITTEN:
+        raise unknown("image format", given["image_format"], WRITTEN)
 
 
 def _open(asked: Mapping[str, Any]) -> Source:

@@ -72,7 +72,7 @@ def relabel(
         groups=groups, device=str(where),
     )  # fmt: skip
     key = fingerprint([asdict(how) | {"out": "", "work": "", "teacher": spec.hash}, source.data["content"]])
-    _claim(out, key)
+    claim(out, key, "relabelling")
     plans = restore_images(source, work_dir(out))
     keep_tars = source.data["image_tars"] or None
     records = label_and_pack(how, plans, (workers or cores()) if where.type == "cpu" else 1, keep_tars)
@@ -99,13 +99,13 @@ def relabel(
     return finish(out, data)
 
 
-def _claim(out: Path, key: str) -> None:
-    """Make OUT this relabelling's, or raise OtherRun where it is something else's."""
+def claim(out: Path, key: str, what: str) -> None:
+    """Make OUT this relabelling's (or import's: `what`), or raise OtherRun where it is something else's."""
     record = work_dir(out) / RECORD
     if record.is_file():
         if record.read_text() != key:
             raise OtherRun(
-                f"{out} was begun by another relabelling (teacher, protocol, views or set differ); choose another OUT"
+                f"{out} was begun by another {what} (images, teacher, protocol or views differ); choose another OUT"
             )
         return
     if is_set(out) or (out.exists() and (not out.is_dir() or any(not is_temporary(p) for p in out.iterdir()))):

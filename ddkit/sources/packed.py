@@ -42,7 +42,7 @@ def pack_split(root: Path, split: str, images: Iterable[tuple[bytes | np.ndarray
             for i, (image, label) in enumerate(batch):
                 data = encode_image(image, "png") if isinstance(image, np.ndarray) else image
                 key = row_key(len(entries) * SHARD_ROWS + i)
-                offset = _add(tar, f"{key}.{_suffix(data)}", data)
+                offset = _add(tar, f"{key}.{suffix_of(data)}", data)
                 _add(tar, f"{key}.cls", str(label).encode())
                 lines.append(f"{label}\t{offset}\t{len(data)}\t{hashlib.sha256(data).hexdigest()}\n")
         write_bytes(root / f"{path}.rows", "".join(lines).encode())
@@ -60,7 +60,7 @@ def _take(rows: Iterator[Any], count: int) -> list[Any]:
     return [row for _, row in zip(range(count), rows)]
 
 
-def _suffix(data: bytes) -> str:
+def suffix_of(data: bytes) -> str:
     return next((suffix for magic, suffix in _MAGIC.items() if data.startswith(magic)), "img")
 
 

@@ -17,6 +17,7 @@ from ddkit.errors import SourceError, first_few
 from ddkit.format.integrity import open_images
 from ddkit.format.manifest import is_set, read_manifest
 from ddkit.runtime import note
+from ddkit.sources.archives import Archive
 from ddkit.sources.decoding import SUFFIXES
 from ddkit.sources.online import fetch_split, is_online, look_up
 from ddkit.sources.packed import is_packed, open_packed, packed_splits
@@ -61,6 +62,8 @@ def open_table(data: str, split: str, image_column: str | None = None, label_col
     if kind == "packed":
         packed = open_packed(splits[split], split)
         return Table(packed.raw, packed.labels, packed.names, lambda i: f"row {i}", packed.files)
+    if kind == "zip":
+        return _zipped(splits[split])
     if kind == "online":
         source = look_up(data)
         files = fetch_split(source, splits[split])
@@ -94,8 +97,11 @@ def _kind(data: str) -> tuple[str, dict[str, Any]]:
             files = sorted(f for f in (*path.glob(f"*{suffix}"), *path.glob(f"*/*{suffix}")) if f.name[0] != ".")
         if files:
             return kind, _group_by_split(files, path)
+    zips = [path] if path.suffix == ".zip" else sorted(path.glob("*.zip")) if path.is_dir() else []
+    if zips:
+        return "zip", {"train": zips}
     if not path.is_dir():
-        raise SourceError(f"{data} is no parquet and no tar file; give a folder, .parquet or .tar")
+        raise SourceError(f"{data} is no parquet, tar or zip file; give a folder, .parquet, .tar or .zip")
     children = {child.name.lower(): child for child in sorted(path.iterdir()) if child.is_dir()}
     found = {SPLITS[name]: child for name, child in children.items() if name in SPLITS}
     if found and all(any(grandchild.is_dir() for grandchild in child.iterdir()) for child in found.values()):
@@ -194,6 +200,16 @@ def _folders(root: Path) -> Table:
         lambda i: str(paths[i].relative_to(root)),
         tuple(paths),
     )
+
+
+def _zipped(files: list[Path]) -> Table:
+    """Class folders inside zip files."""
+    archive = Archive(files)
+    folders = archive.class_folders()
+    names = sorted(set(folders))
+    index = {name: i for i, name in enumerate(names)}
+    labels = np.array([index[folder] for folder in folders])
+    return Table(archive.read, labels, names, archive.names.__getitem__, tuple(files))
 
 
 # ------------------------------------------------------------------ parquet and tar, through `datasets`

@@ -1,0 +1,50 @@
+"""Images inside zip files, read in place: nothing is extracted."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from ddkit.errors import SourceError
+from ddkit.sources.decoding import SUFFIXES
+
+LARGEST = 100_000_000  # bytes of one image, unpacked: more is no image but a bomb
+
+
+class Archive:
+    """The images of some zip files: `names`, paths as in the archive, sorted; `read(i)` the bytes of one."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._opened: list[zipfile.ZipFile] = []
+        found: list[tuple[str, int, zipfile.ZipInfo]] = []
+        for number, file in enumerate(files):
+            try:
+                archive = zipfile.ZipFile(file)
+            except (zipfile.BadZipFile, OSError) as error:
+                raise SourceError(f"{file} is no whole zip file ({error}); fetch it again") from error
+            self._opened.append(archive)
+            for info in archive.infolist():
+                path = PurePosixPath(info.filename)
+                hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts)
+                if not info.is_dir() and path.suffix.lower() in SUFFIXES and not hidden:
+                    prefix = f"{file.stem}/" if len(path.parts) == 1 else ""  # a zip of loose images is one class
+                    found.append((prefix + info.filename, number, info))
+        self._entries = sorted(found, key=lambda entry: (entry[0], entry[1]))
+        self.names = [name for name, _, _ in self._entries]
+        if not self.names:
+            raise SourceError(f"{files[0]} holds no images; expected CLASS/IMAGE.jpg inside")
+
+    def read(self, i: int) -> bytes:
+        """The bytes of image i. Raises OSError where the archive is damaged."""
+        name, number, info = self._entries[i]
+        if info.file_size > LARGEST:
+            raise OSError(f"{name} unpacks to {info.file_size} bytes")
+        try:
+            return self._opened[number].read(info)
+        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:
+            raise OSError(f"{name}: {error}") from error
+
+    def class_folders(self) -> list[str]:
+        """The folder of each image, by which it is labelled: the one it lies in."""
+        return [PurePosixPath(name).parent.name for name in self.names]
