@@ -51,7 +51,7 @@ ROOMS = {
         "curriculum",
     ],
     "distillers": [],
-    "publishing": ["pictures", "making", "outside", "licences", "card", "pushing", "pulling"],
+    "publishing": ["pictures", "making", "outside", "licences", "card", "pushing", "pulling", "models"],
     "pipeline": ["record", "costs", "making", "manifests", "preparing", "distilling", "relabels", "importing"],
     "evaluation": ["statistics", "single", "tables", "demonstration"],
     "testing": [],

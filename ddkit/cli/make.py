@@ -108,12 +108,16 @@ def register(app: typer.Typer) -> None:
         skip_bad: o.SkipBad = False,
         device: o.Device = "auto",
         yes: o.Yes = False,
+        push_to: o.PushTo = None,
     ) -> None:
         """Train a teacher on a source, or fine-tune a trained network (--init). Run again after a kill, it goes on."""
         from ddkit.pipeline.costs import time_limit
         from ddkit.plain import to_plain
+        from ddkit.publishing.models import check_model, push_model, teacher_story
         from ddkit.sources.teaching import teach as run
 
+        if push_to is not None:
+            check_model(arch, 2, size or 224, push_to)
         spec = run(
             out, data=data, arch=arch, init=init, recipe=recipe, size=size, epochs=epochs, seed=seed or 0, split=split,
             image_column=image_column, label_column=label_column, classes=classes, holdout=holdout, skip_bad=skip_bad,
@@ -125,7 +129,10 @@ def register(app: typer.Typer) -> None:
             else "not measured, no labelled split"
         )
         say(f"{out}: {spec.arch}, {spec.num_classes} classes, {spec.image_size} px: {measured}")
-        document(to_plain(spec) | {"out": out})
+        published = push_model(out, push_to, teacher_story(spec, data)) if push_to is not None else None
+        if published:
+            say(f"published: {published}")
+        document(to_plain(spec) | {"out": out, "published": published})
         next_step(f"ddkit distill OUT --data {data} --teacher {out}")
 
     @command(app, "Make")

@@ -38,14 +38,21 @@ def register(app: typer.Typer) -> None:
         same_order: o.SameOrder = False,
         device: o.Device = "auto",
         yes: o.Yes = False,
+        push_to: o.PushTo = None,
     ) -> None:
         """Train a student from a distilled set alone; the last epoch is the result."""
         from ddkit.evaluation.single import train as run
+        from ddkit.format.remote import open_manifest
         from ddkit.pipeline.costs import time_limit
+        from ddkit.publishing.models import check_model, push_model, student_story
         from ddkit.publishing.pictures import curves
         from ddkit.replay.student import ValidationRef
         from ddkit.sources.networks import load_checkpoint
+        from ddkit.specs import protocol_label
 
+        told = open_manifest(directory)
+        if push_to is not None:
+            check_model(arch or told.data["recommended"]["arch"], len(told.classes), told.size, push_to)
         ref = None
         if val is not None:
             ref = ValidationRef(
@@ -61,8 +68,14 @@ def register(app: typer.Typer) -> None:
         say(f"{job.checkpoint}: {job.arch}, {result.epochs} epochs in {result.seconds:.0f} s; curves: {picture}")
         where = load_checkpoint(job.checkpoint)[1].measured_on
         say(f"accuracy: {measured}" + (f" on {where}" if where else ""))
+        published = None
+        if push_to is not None:
+            label = protocol_label(told.protocol(protocol).name, epochs)
+            published = push_model(job.checkpoint, push_to, student_story(told, job, result, label))
+            say(f"published: {published}")
         document({"checkpoint": str(job.checkpoint), "accuracy": result.accuracy, "epochs": result.epochs,
-                  "seconds": result.seconds, "log": str(job.log), "picture": str(picture)})  # fmt: skip
+                  "seconds": result.seconds, "log": str(job.log), "picture": str(picture),
+                  "published": published})  # fmt: skip
         next_step(
             f"ddkit evaluate {directory} --val SOURCE" if result.accuracy is None else f"ddkit evaluate {directory}"
         )

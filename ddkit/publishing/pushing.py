@@ -7,7 +7,7 @@ answer was lost, is simply begun again; `main` is the old set or the new one, ne
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,7 @@ def push(
     if create_pr:
         opened = _one_commit(plan, repo, message, None, there.head, create_pr=True)
         return replace(pushed, commit=opened.oid, pull_request=opened.pr_url)
-    commit = _bring(published, rendered, repo, revision, message)
+    commit = bring(lambda there: _plan(published, rendered, there, repo), repo, revision, message)
     hub.tag(repo, tag_name, commit)
     for path, data in rendered.items():
         write_bytes(manifest.root / path, data)
@@ -156,7 +156,7 @@ def _rendered(published: Manifest, repo: str, there: hub.Remote, extra: str | No
 
 
 @dataclass(frozen=True)
-class _Plan:
+class Plan:
     """What is to be sent and deleted, beyond what the Hub holds."""
 
     add: dict[str, hub.Content]
@@ -166,7 +166,7 @@ class _Plan:
         return {p: len(c) if isinstance(c, bytes) else c.stat().st_size for p, c in self.add.items()}
 
 
-def _plan(published: Manifest, rendered: Mapping[str, bytes], there: hub.Remote, repo: str) -> _Plan:
+def _plan(published: Manifest, rendered: Mapping[str, bytes], there: hub.Remote, repo: str) -> Plan:
     add: dict[str, hub.Content] = {}
     for path, sha256 in published.files().items():
         if not hub.same(published.root / path, sha256, there.files.get(path)):
@@ -176,7 +176,7 @@ def _plan(published: Manifest, rendered: Mapping[str, bytes], there: hub.Remote,
             add[path] = data
     keep = {*published.files(), *rendered}
     listed = _listed(repo, there)
-    return _Plan(add, sorted(path for path in listed if path not in keep and path in there.files))
+    return Plan(add, sorted(path for path in listed if path not in keep and path in there.files))
 
 
 def _listed(repo: str, there: hub.Remote) -> set[str]:
@@ -191,7 +191,7 @@ def _listed(repo: str, there: hub.Remote) -> set[str]:
         return set()
 
 
-def _advice(published: Manifest, gated: str | None, plan: _Plan) -> tuple[str, ...]:
+def _advice(published: Manifest, gated: str | None, plan: Plan) -> tuple[str, ...]:
     """What a publisher should know before others do."""
     advice = []
     if gated is None and wants_gate(dict(published.data)):
@@ -207,20 +207,22 @@ def _advice(published: Manifest, gated: str | None, plan: _Plan) -> tuple[str, .
 # ------------------------------------------------------------------ doing it
 
 
-def _bring(published: Manifest, rendered: Mapping[str, bytes], repo: str, revision: str | None, message: str) -> str:
-    """Commit until the Hub holds what we have, and see that it does; returns the commit."""
+def bring(
+    plan: Callable[[hub.Remote], Plan], repo: str, revision: str | None, message: str, kind: str = "dataset"
+) -> str:
+    """Commit until the Hub holds what `plan` wants, and see that it does; returns the commit."""
     why = "it changed under us"
     for _ in range(TRIES):
-        there = hub.remote(repo, revision)
-        plan = _plan(published, rendered, there, repo)
-        if not plan.add and not plan.delete:
+        there = hub.remote(repo, revision, kind)
+        todo = plan(there)
+        if not todo.add and not todo.delete:
             assert there.head is not None
             return there.head
         try:
-            if len(plan.add) + len(plan.delete) > COMMIT_FILES and revision is None:
-                _through_a_request(plan, repo, message)
+            if len(todo.add) + len(todo.delete) > COMMIT_FILES and revision is None:
+                _through_a_request(todo, repo, message)
             else:
-                _one_commit(plan, repo, message, revision, there.head)
+                _one_commit(todo, repo, message, revision, there.head, kind=kind)
         except hub.StaleParent as stale:
             why = str(stale)
             note(f"{repo}: {why}; looking at it again")
@@ -229,16 +231,22 @@ def _bring(published: Manifest, rendered: Mapping[str, bytes], repo: str, revisi
 
 
 def _one_commit(
-    plan: _Plan, repo: str, message: str, revision: str | None, parent: str | None, create_pr: bool = False
+    plan: Plan,
+    repo: str,
+    message: str,
+    revision: str | None,
+    parent: str | None,
+    create_pr: bool = False,
+    kind: str = "dataset",
 ) -> Any:
-    upload = hub.Upload(repo, plan.add, plan.delete)
+    upload = hub.Upload(repo, plan.add, plan.delete, kind)
     total = sum(plan.sizes().values())
     with progress(f"sending to {repo}", total, "bytes") as advance:
         upload.send(revision, create_pr, advance)
     return upload.commit(message, parent=parent, revision=revision, create_pr=create_pr)
 
 
-def _through_a_request(plan: _Plan, repo: str, message: str) -> None:
+def _through_a_request(plan: Plan, repo: str, message: str) -> None:
     """Several commits in a pull request, the manifest in the last one, merged at once."""
     number = hub.open_request(repo, message)
     branch = f"refs/pr/{number}"
@@ -246,7 +254,7 @@ def _through_a_request(plan: _Plan, repo: str, message: str) -> None:
     data = [path for path in plan.add if "/" in path]
     parts = [data[i : i + COMMIT_FILES] for i in range(0, len(data), COMMIT_FILES)]
     for i, paths in enumerate((*parts, last), start=1):
-        part = _Plan({path: plan.add[path] for path in paths}, plan.delete if paths is last else [])
+        part = Plan({path: plan.add[path] for path in paths}, plan.delete if paths is last else [])
         if part.add or part.delete:
             _one_commit(part, repo, f"{message} ({i} of {len(parts) + 1})", branch, None)
     hub.merge_request(repo, number)
