@@ -40,26 +40,30 @@ def thumbnails(manifest: Manifest, per_class: int, classes: int) -> dict[int, li
     return found
 
 
-def preview_grid(manifest: Manifest, *, per_class: int = 10, classes: int = 20) -> bytes:
-    """A PNG with one line of images a class, names at the left."""
-    images = thumbnails(manifest, min(per_class, manifest.ipc), classes)
-    side = max(64, min(manifest.image_size, 112))
-    font = ImageFont.load_default(15)
+def preview_grid(manifest: Manifest, *, per_class: int = 10, classes: int = 20, heading: bool = True) -> bytes:
+    """A PNG with one line of images a class, names at the left. heading: the set's title above."""
+    scale = (
+        2 if manifest.image_size >= 96 else 1
+    )  # large ones at twice a page's size, for fine screens
+    images = thumbnails(manifest, min(per_class, manifest.ipc), classes // scale)
+    side, gap = 64 * scale, 4 * scale
+    font, large = ImageFont.load_default(15 * scale), ImageFont.load_default(17 * scale)
     names = {label: short_name(manifest.class_names[label]) for label in images}
-    left = int(max(font.getlength(name) for name in names.values())) + 24
-    gap, top = 4, 40
+    left = int(max(font.getlength(name) for name in names.values())) + 24 * scale
     columns = max(len(mine) for mine in images.values())
     blocks = max(1, min(4, 10 // columns, len(images)))  # few images a class: several classes side by side
     lines, block = math.ceil(len(images) / blocks), left + columns * (side + gap) + gap
-    more = "" if len(images) == len(manifest.classes) else f" ({len(images)} of {len(manifest.classes)} classes)"
-    headline, large = f"{title(manifest)}{more}", ImageFont.load_default(17)
-    width = max(blocks * block, int(large.getlength(headline)) + 24)
+    total = len(manifest.classes)
+    more = "" if len(images) == total else f"{len(images)} of {total} classes"
+    headline = " · ".join(part for part in (title(manifest) if heading else "", more) if part)
+    top = 40 * scale if headline else gap
+    width = max(blocks * block, int(large.getlength(headline)) + 24 * scale)
     canvas = Image.new("RGB", (width, top + lines * (side + gap) + gap), PAPER)
     pen = ImageDraw.Draw(canvas)
-    pen.text((12, 11), headline, INK, font=large)
+    pen.text((12 * scale, 11 * scale), headline, INK, font=large)
     for number, (label, mine) in enumerate(images.items()):
         x, y = number // lines * block, top + number % lines * (side + gap)
-        pen.text((x + 12, y + side // 2 - 9), names[label], INK, font=font)
+        pen.text((x + 12 * scale, y + side // 2 - 9 * scale), names[label], INK, font=font)
         for column, pixels in enumerate(mine):
             canvas.paste(_enlarged(pixels, side), (x + left + column * (side + gap), y))
     buffer = io.BytesIO()
