@@ -1,8 +1,10 @@
 """The command line: one line for every user error, the right exit code, JSON on stdout, the next step."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
 import sys
 
 import pytest
@@ -17,6 +19,7 @@ COMMANDS = [
     "distill",
     "teach",
     "relabel",
+    "import",
     "train",
     "evaluate",
     "export",
@@ -25,6 +28,8 @@ COMMANDS = [
     "list",
     "env",
     "card",
+    "push",
+    "pull",
     "verify",
 ]
 
@@ -48,7 +53,7 @@ def test_help_names_every_command_and_its_options():
     top = runner.invoke(app, ["--help"])
     assert top.exit_code == 0
     assert all(re.search(rf"\b{name}\b", top.output) for name in COMMANDS)
-    assert not any(later in top.output for later in ("repair", "plan ", "push", "pull", "import"))
+    assert not any(later in top.output for later in ("repair", "plan "))
     for name in COMMANDS:
         page = runner.invoke(app, [name, "--help"], env={"COLUMNS": "200"})
         assert page.exit_code == 0 and "--json" in page.output and "--quiet" in page.output, name
@@ -123,7 +128,7 @@ def test_env(ddkit):
         (["distill", "OUT", "--data", "digits", "--method", "cuddle"], 2, "valid: .*random, rded"),
         (["distill", "OUT", "--data", "digits", "--method", "rded", "--set", "pol=3"], 2, "crops, factor, pool, sti"),
         (["distill", "OUT", "--data", "digits", "--set", "crop.mini=1"], 2, "did you mean crop.min"),
-        (["export", "digits", "OUT", "--as", "zip"], 2, "valid: shards"),
+        (["export", "digits", "OUT", "--as", "zip"], 2, "valid: folder, parquet, shards"),
         (["teach", "OUT.safetensors", "--data", "digits"], 2, "--arch is missing.*--init"),
         (["distill", "OUT", "--data", "digits", "--set", "pool"], 2, "KEY=VALUE"),
         (["distill", "OUT", "--data", "digits", "--recipe", "rdd"], 2, "unknown recipe"),
@@ -180,7 +185,7 @@ def test_every_user_error_is_one_line(ddkit, tmp_path, random_set, photographs, 
 
 
 def test_a_defect_is_one_line_too(ddkit, monkeypatch):
-    monkeypatch.setattr("ddkit.format.integrity.read_manifest", lambda directory: 1 / 0)
+    monkeypatch.setattr("ddkit.format.remote.read_manifest", lambda directory: 1 / 0)
     code, _, err = ddkit("verify", "x")
     assert code == 1 and "unexpected ZeroDivisionError" in err and "--debug" in err and "Traceback" not in err
 
@@ -228,3 +233,67 @@ def test_skip_bad_counts_what_it_leaves_out(ddkit, photographs, tmp_path, monkey
     assert "1 unreadable images left out" in (tmp_path / "out" / "README.md").read_text()
     code, out, err = ddkit("train", "out", "--epochs", 1, "--arch", "convnet3")
     assert code == 0 and "%" in out, err
+
+
+# ------------------------------------------------------------------ publishing
+
+CANARY = "hf_canaryDoNotPrintThis"
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+def test_push_and_pull_as_json_and_in_words(ddkit, hub, random_set, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    copy = shutil.copytree(random_set.root, tmp_path / "mine")
+    code, out, err = ddkit("push", copy, "lab/digits", "--license", "mit", "--dry-run")
+    assert code == 0 and "send " in out and out.rstrip().endswith("(without --dry-run)") and hub.repos == {}
+    code, out, err = ddkit("push", copy, "lab/digits", "--license", "mit", "--json", "--quiet")
+    done = json.loads(out)
+    assert code == 0 and err == "" and done["repo"] == "lab/digits" and done["commit"] and not done["dry_run"]
+    code, out, err = ddkit("pull", "lab/digits", "got")
+    assert code == 0 and "verified" in out and out.rstrip().endswith("next: ddkit train got")
+    code, out, err = ddkit("verify", "lab/digits")
+    assert code == 0 and "by the Hub's sha256" in out
+    code, out, err = ddkit("inspect", "lab/digits", "--json")
+    assert json.loads(out)["repo"] == "lab/digits"
+    assert ddkit("export", "got", "folders", "--as", "folder")[0] == 0
+
+
+FAILURES = [
+    (("push", "SET", "digits", "--license", "mit"), 2, "ORG/NAME"),
+    (("push", "SET", "lab/digits"), 3, "--license"),
+    (("push", "SET", "lab/digits", "--license", "apache"), 2, "did you mean apache-2.0"),
+    (("push", "nowhere", "lab/digits", "--license", "mit"), 2, "no directory nowhere"),
+    (("push", "SET", "carol/x", "--license", "mit"), 2, "may not do that"),
+    (("pull", "lab/none", "x"), 2, "no dataset lab/none"),
+    (("train", "lab/none"), 2, "no dataset lab/none"),
+    (("evaluate", "lab/none"), 2, "ddkit pull lab/none DIR"),
+    (("import", "SET", "x", "--method", "a b", "--teacher", "t"), 2, "--method"),
+]
+
+
+@pytest.mark.parametrize(("words", "code", "says"), FAILURES)
+def test_publishing_fails_in_one_line(ddkit, hub, random_set, words, code, says):
+    found, _, err = ddkit(*(str(random_set.root) if word == "SET" else word for word in words))
+    last = err.strip().splitlines()[-1]
+    assert found == code and last.startswith("error: ") and says in last, err
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+@pytest.mark.parametrize("refused", [False, True])
+def test_no_output_holds_the_token(hub, random_set, tmp_path, refused):
+    """In a process of its own, with the client's debug log on and a traceback asked for."""
+    from loopback import User
+
+    hub.users = {} if refused else {CANARY: User("ann", ("lab",))}
+    copy = shutil.copytree(random_set.root, tmp_path / "mine")
+    env = os.environ | {"HF_TOKEN": CANARY, "HF_DEBUG": "1", "HF_HOME": str(tmp_path / "hf")}
+    words = ["push", str(copy), "lab/digits", "--license", "mit", "--debug"]
+    ran = subprocess.run([sys.executable, "-m", "ddkit", *words], capture_output=True, text=True, env=env, cwd=tmp_path)
+    assert ran.returncode == (2 if refused else 0), ran.stderr
+    assert "Authorization" in ran.stderr or "authorization" in ran.stderr.lower()  # the debug log was on
+    assert CANARY not in ran.stdout + ran.stderr
+    files = [p for p in tmp_path.rglob("*") if p.is_file()]
+    assert files and all(CANARY.encode() not in p.read_bytes() for p in files)
+    if not refused:
+        repo = hub.repos["dataset", "lab/digits"]
+        assert all(CANARY.encode() not in repo.read(path) for path in repo.files())
