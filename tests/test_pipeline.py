@@ -15,6 +15,7 @@ from ddkit.format.integrity import verify
 from ddkit.format.manifest import read_manifest
 from ddkit.pipeline import distill, relabel
 from ddkit.pipeline.costs import ask_cost, time_limit
+from ddkit.sources.networks import load_checkpoint
 
 
 def tars(manifest):
@@ -384,3 +385,16 @@ def test_damaged_work_is_named(tmp_path, teacher):
     (work / "run.json").write_text("{")
     with pytest.raises(IntegrityError, match=r"run.json is damaged"):
         distill(tmp_path / "set")
+
+
+def test_labels_are_compared_with_the_teachers(random_set, teacher, tmp_path):
+    from ddkit.errors import SetError
+    from ddkit.pipeline.relabels import label_problems
+
+    assert label_problems(random_set, teacher, sample=60) == []
+    other = untrained_teacher(tmp_path / "other.safetensors", arch="convnet4")
+    with pytest.raises(SetError, match="not the set's teacher"):
+        label_problems(random_set, str(other))
+    spec = {**random_set.data["teachers"][0], "hash": load_checkpoint(other)[1].hash}
+    lying = replace(random_set, data={**random_set.data, "teachers": [spec]})
+    assert len(label_problems(lying, str(other), sample=60)) == 5

@@ -91,14 +91,20 @@ def register(app: typer.Typer) -> None:
     def verify(
         directory: o.SetOrId,
         full: Annotated[bool, typer.Option("--full", help="of a set on the Hub: download and read every row")] = False,
+        teacher: Annotated[
+            str | None, typer.Option("--teacher", help="the set's teacher: some views are labelled again and compared")
+        ] = None,
     ) -> None:
         """Compare every shard and every row of a set with its manifest; on the Hub its sha256, without a download."""
         from ddkit.errors import IntegrityError
         from ddkit.format.integrity import stale_files
-        from ddkit.format.remote import is_remote, verify_set
+        from ddkit.format.remote import is_remote, open_set, verify_set
+        from ddkit.pipeline.relabels import label_problems
 
         away = is_remote(directory)
         manifest, problems = verify_set(directory, full)
+        if teacher is not None and not problems:
+            problems = label_problems(open_set(directory), teacher)
         document({"directory": directory, "problems": problems})
         for problem in problems[1:]:
             say(problem)

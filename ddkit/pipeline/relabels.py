@@ -13,6 +13,8 @@ from ddkit.errors import OptionError, OtherRun, SetError
 from ddkit.format.codecs import find_codec
 from ddkit.format.manifest import Manifest, is_set
 from ddkit.format.remote import open_set
+from ddkit.format.shards import row_key
+from ddkit.format.views import network_input
 from ddkit.pipeline.manifests import (
     cost_facts,
     finish,
@@ -26,10 +28,12 @@ from ddkit.pipeline.manifests import (
 )
 from ddkit.pipeline.record import work_dir
 from ddkit.plain import fingerprint, to_plain
-from ddkit.replay.relabelling import Labelling, label_and_pack
+from ddkit.replay.relabelling import FORWARD, Labelling, label_and_pack
+from ddkit.replay.resident import load_set
 from ddkit.runtime import cores, device_class, is_temporary, pick_device, write_bytes
-from ddkit.seeds import permutation
+from ddkit.seeds import permutation, rng
 from ddkit.sources.finding import find_teacher, match_teacher
+from ddkit.sources.teacher import Teacher
 from ddkit.specs import Protocol
 
 RECORD = "relabel.json"
@@ -133,6 +137,43 @@ def _groups(choice: str | None, classes: list[str]) -> tuple[int, ...] | None:
         raise OptionError(f"--mix-within {choice} has no line for class {missing[0]!r}; write CLASS<tab>GROUP for each")
     numbers = {group: i for i, group in enumerate(sorted(set(table.values())))}
     return tuple(numbers[table[name]] for name in classes)
+
+
+def label_problems(manifest: Manifest, teacher: str, *, sample: int = 256, device: str = "auto") -> list[str]:
+    """Label some stored views again and compare: what is wrong, one line each; at most the first five.
+
+    sample: views, spread over the set by its seed. Logits may differ as between kinds of hardware, up to 2 % of a
+    view's largest. Raises TeacherError, ClassesError, and SetError for another teacher than the set's.
+    """
+    where = pick_device(device)
+    path = find_teacher(teacher, None, size=manifest.size, seed=0, device=where)
+    spec, order = match_teacher(path, manifest.classes, str(manifest.root))
+    known = manifest.data["teachers"][0]["hash"]
+    if spec.hash != known:
+        raise SetError(
+            f"{teacher} is not the set's teacher (weights {spec.hash[:12]}, not {known[:12]}); give that one"
+        )
+    network = Teacher.load(path, where, order)
+    stored = load_set(manifest)
+    assert stored.views is not None
+    draw = rng(manifest.data["seed"], "verify-labels")
+    rows = draw.integers(0, len(stored), sample)
+    numbers = draw.integers(0, stored.views.count, sample)
+    problems = []
+    for start in range(0, sample, FORWARD):
+        part = slice(start, start + FORWARD)
+        inputs = network_input(
+            stored.images.to(where), stored.views, rows[part], numbers[part], size=stored.size, mean=spec.mean,
+            std=spec.std,
+        )  # fmt: skip
+        logits = network.logits(inputs).cpu()
+        logits = logits - logits.mean(1, keepdim=True)
+        labels = stored.logits(rows[part], numbers[part])
+        wrong = (logits - labels).abs().amax(1) > 0.02 * logits.abs().amax(1) + 1e-3
+        for i in (start + wrong.nonzero().flatten()).tolist():
+            row = row_key(int(stored.rows[rows[i]]))
+            problems.append(f"row {row} view {numbers[i]}: its label is not the teacher's")
+    return problems[:5]
 
 
 def law_problem(manifest: Manifest, protocol: Protocol) -> str | None:

@@ -42,9 +42,7 @@ def thumbnails(manifest: Manifest, per_class: int, classes: int) -> dict[int, li
 
 def preview_grid(manifest: Manifest, *, per_class: int = 10, classes: int = 20, heading: bool = True) -> bytes:
     """A PNG with one line of images a class, names at the left. heading: the set's title above."""
-    scale = (
-        2 if manifest.image_size >= 96 else 1
-    )  # large ones at twice a page's size, for fine screens
+    scale = 2 if manifest.image_size >= 96 else 1  # large ones at twice a page's size, for fine screens
     images = thumbnails(manifest, min(per_class, manifest.ipc), classes // scale)
     side, gap = 64 * scale, 4 * scale
     font, large = ImageFont.load_default(15 * scale), ImageFont.load_default(17 * scale)
