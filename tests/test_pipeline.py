@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -16,6 +17,7 @@ from ddkit.format.manifest import read_manifest
 from ddkit.pipeline import distill, relabel
 from ddkit.pipeline.costs import ask_cost, time_limit
 from ddkit.sources.networks import load_checkpoint
+from ddkit.testing import untrained_teacher
 
 
 def tars(manifest):
