@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddkit.errors import ClassesError
-from ddkit.sources.classes import match_classes, name_classes
+from ddkit.sources.classes import match_classes, name_classes, unique_names
 from ddkit.specs import ClassName
 
 
@@ -48,3 +48,11 @@ def test_what_does_not_match_is_refused_with_both_sides():
     with pytest.raises(ClassesError, match="same number"):
         match_classes(named("a"), named("0", "1"), what="x", same_order=True)
     assert isinstance(match_classes(named("a"), named("a"), what="x"), np.ndarray)
+
+
+def test_names_for_a_class_label_are_unique():
+    import datasets
+
+    cranes = [ClassName(name="crane", id="n02012849"), ClassName(name="crane", id="n03126707"), ClassName(name="ant")]
+    assert unique_names(cranes) == ["crane (n02012849)", "crane (n03126707)", "ant"]
+    datasets.ClassLabel(names=unique_names([ClassName(name="a"), ClassName(name="a")]))

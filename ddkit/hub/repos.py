@@ -138,9 +138,9 @@ def licence(repo: str, revision: str | None = None) -> str | None:
 # ------------------------------------------------------------------ writing
 
 
-def whoami() -> str:
-    """The name behind the token. Raises HubAccess without one."""
-    return str(patient("asking who you are", "this account", lambda: api().whoami()["name"]))
+def whoami(repo: str) -> str:
+    """The name behind the token, asked before something is written to `repo`. Raises HubAccess without one."""
+    return str(patient("asking who you are", repo, lambda: api().whoami()["name"]))
 
 
 def create(repo: str, *, private: bool, kind: str = "dataset") -> None:

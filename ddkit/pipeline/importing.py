@@ -113,7 +113,7 @@ def import_images(
     known = to_plain(opened.spec())
     name = public_name(known["id"])
     data: dict[str, Any] = fresh_facts(found.size) | {
-        "name": f"{method}-{plain_name(name)}-ipc{ipc}",
+        "name": plain_name(name) if method in name else f"{method}-{plain_name(name)}-ipc{ipc}",
         "classes": class_facts(found.classes),
         "ipc": ipc,
         "image": {"size": found.size, "mode": "RGB", "codec": found.codec, "patches": 1},

@@ -16,8 +16,9 @@ from ddkit.errors import SetError
 from ddkit.format.manifest import Manifest
 from ddkit.plain import PACKAGE, canonical, plain_name
 from ddkit.publishing.outside import Outside, outside_of
-from ddkit.publishing.pictures import dataset_name, preview_grid, title
+from ddkit.publishing.pictures import preview_grid, source_name, title
 from ddkit.runtime import size_words, write_bytes
+from ddkit.sources.classes import unique_names
 
 TEMPLATE, REFERENCES = "dataset_card.md.j2", "references.bib"
 FRONT_KEYS = {
@@ -69,7 +70,7 @@ def render_card(manifest: Manifest, outside: Outside | None = None) -> str:
         "rename": json.dumps({codec: "image", "cls": "label"}),
         "total": size_words(sum(shard["bytes"] for shard in data["shards"])),
         "batch": min(manifest.rows(), 64),
-        "source": dataset_name(data["source"]["id"]),
+        "source": source_name(manifest),
         "part": data["subset_of"],
         "teacher": data["teachers"][0],
         "prefixes": [_prefix_facts(manifest, prefix) for prefix in manifest.prefixes],
@@ -168,7 +169,7 @@ def front_matter(manifest: Manifest) -> dict[str, Any]:
 
 
 def _features(manifest: Manifest, labels: bool) -> list[dict[str, Any]]:
-    names = {str(i): name for i, name in enumerate(manifest.class_names)}
+    names = {str(i): name for i, name in enumerate(unique_names(manifest.classes))}
     features: list[dict[str, Any]] = [
         {"name": manifest.image_codec, "dtype": "image"},
         {"name": "cls", "dtype": {"class_label": {"names": names}}},

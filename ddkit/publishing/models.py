@@ -101,7 +101,7 @@ def check_model(arch: str | None, classes: int, size: int, repo: str) -> None:
     hub.check_repo(repo)
     if arch is not None:
         timm_network(arch, classes, size)
-    hub.whoami()
+    hub.whoami(repo)
 
 
 def push_model(checkpoint: str | Path, repo: str, story: Story, *, private: bool = False) -> str:

@@ -98,7 +98,15 @@ def title(manifest: Manifest) -> str:
     data = manifest.data
     method = METHOD_NAMES.get(data["method"], data["method"])
     images = "image" if manifest.ipc == 1 else "images"
-    return f"{method} · {dataset_name(data['source']['id'])} · {manifest.ipc} {images} per class"
+    return f"{method} · {source_name(manifest)} · {manifest.ipc} {images} per class"
+
+
+def source_name(manifest: Manifest) -> str:
+    """What a set was made from, as people write it."""
+    imagenet = len(manifest.classes) == 1000 and all(c.id for c in manifest.classes)
+    if imagenet and manifest.data["recipe"]["name"] == "imported":
+        return "ImageNet-1K"  # what the archive it came in is called says less
+    return dataset_name(manifest.data["source"]["id"])
 
 
 DATASET_NAMES = {
@@ -118,7 +126,7 @@ DATASET_NAMES = {
 
 def dataset_name(source: str) -> str:
     """A source as people write it: `uoft-cs/cifar10` is CIFAR-10; a folder keeps its name."""
-    last = source.rstrip("/").split("/")[-1]
+    last = source.rstrip("/").split("/")[-1].removesuffix(".zip")
     return DATASET_NAMES.get(re.sub(r"[^a-z0-9]", "", last.lower()), last)
 
 

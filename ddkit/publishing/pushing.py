@@ -122,7 +122,7 @@ def _read_extra(path: str | Path | None) -> str | None:
 def _look(repo: str, revision: str | None, dry_run: bool = False) -> hub.Remote:
     """The repository as it is; empty where it or the branch is not there yet. Asks who we are before it is made."""
     if not dry_run:
-        hub.whoami()
+        hub.whoami(repo)
     return hub.find(repo, revision) or (hub.find(repo) if revision else None) or hub.Remote(None, {})
 
 

@@ -29,6 +29,12 @@ def name_classes(names: Sequence[str]) -> list[ClassName]:
     return [ClassName(name=name, id=id_) for name, id_ in zip(names, ids)]
 
 
+def unique_names(classes: Sequence[ClassName]) -> list[str]:
+    """Names for a ClassLabel, which wants each once: ImageNet's two cranes get their WordNet ids, others a number."""
+    counts = Counter(c.name for c in classes)
+    return [c.name if counts[c.name] == 1 else f"{c.name} ({c.id or i})" for i, c in enumerate(classes)]
+
+
 @functools.cache
 def _descriptions() -> dict[str, str]:
     """ImageNet's descriptions in lower case -> WordNet id, those that name one class only (from timm)."""

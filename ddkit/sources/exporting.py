@@ -10,7 +10,7 @@ import numpy as np
 from ddkit.errors import OtherRun, SourceError, unknown
 from ddkit.format.images import encode_image
 from ddkit.runtime import atomic_file, is_temporary, progress, write_bytes
-from ddkit.sources.classes import match_classes
+from ddkit.sources.classes import match_classes, unique_names
 from ddkit.sources.images import Source, SourceRef, reopen
 from ddkit.sources.packed import pack_split, suffix_of, write_index
 from ddkit.sources.tables import splits_of
@@ -87,7 +87,7 @@ def _as_parquet(out: Path, names: list[ClassName], splits: dict[str, Rows]) -> N
     from datasets import ClassLabel, Features, Image
     from pyarrow import parquet
 
-    features = Features({"image": Image(), "label": ClassLabel(names=[c.name for c in names])})
+    features = Features({"image": Image(), "label": ClassLabel(names=unique_names(names))})
     for split, rows in splits.items():
         schema, path = features.arrow_schema, out / f"{split}-00000-of-00001.parquet"
         with atomic_file(path) as temporary, parquet.ParquetWriter(temporary, schema) as writer:
