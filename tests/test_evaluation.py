@@ -23,7 +23,7 @@ def test_statistics():
     found = paired_difference(ours, theirs)
     low, high = stats.t.interval(0.95, 2, loc=2.0, scale=stats.sem([2, 3, 1]))
     assert (
-        found["mean"] == 2 and found["low"] == round(low, 3) and found["high"] == round(high, 3) and found["pairs"] == 3
+        found["mean"] == 2 and found["low"] == round(low, 2) and found["high"] == round(high, 3) and found["pairs"] == 3
     )
     assert paired_difference([[1.0]], [[2.0]]) is None
     assert paired_difference([[1.0, 2.0]] * 3, [[0.0, 1.0]] * 3)["pairs"] == 3
@@ -100,7 +100,7 @@ def test_evaluate_writes_a_table_into_manifest_and_card(measured):
     assert ours.protocol == "rded+epochs=1" and ours.labels == "stored" and ours.val == "digits:test"
     assert ours.difference["pairs"] == 2 and random.difference is None
     values = [v for seeds in ours.values for v in seeds]
-    assert ours.mean == round(mean_std(values)[0], 3) and ours.seconds > 0 and ours.hardware
+    assert ours.mean == round(mean_std(values)[0], 2) and ours.seconds > 0 and ours.hardware
     results = read_manifest(root).data["results"]
     assert len(results) == 2 and results[0]["values"] == [list(ours.values[0])]
     assert f"{ours.mean:.2f} ± {ours.std:.2f}" in (root / "README.md").read_text()

@@ -68,7 +68,7 @@ def test_only_the_split_that_is_used_is_fetched(hub, there, tmp_path, monkeypatc
     assert (source["id"], source["revision"], source["licence"]) == (there, commit, "cc-by-nc-4.0")
     assert source["holdout"] is None and made.data["name"] == "random-insects-ipc2"
     text = (tmp_path / "out" / "README.md").read_text()
-    assert f"- {there}" in text and commit in text and "Insects" not in text
+    assert f"- {there}" in text and commit[:12] in text and "Insects" not in text
     _, result = train("out", val=there, epochs=1)
     assert result.accuracy is not None
     assert fetched(hub) == {"train-00000-of-00001.parquet", "test-00000-of-00001.parquet"}
