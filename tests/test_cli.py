@@ -235,6 +235,27 @@ def test_skip_bad_counts_what_it_leaves_out(ddkit, photographs, tmp_path, monkey
     assert code == 0 and "%" in out, err
 
 
+ODD = [
+    (("relabel", "SET", "x", "--teacher", "t", "--views", "0"), "--views is 0"),
+    (("distill", "x", "--data", "digits", "--workers", "-1"), "--workers is -1"),
+    (("distill", "x.work", "--data", "digits"), "names that end in .work"),
+    (("train", "SET", "--same-order"), "--same-order says how to read --val"),
+    (("evaluate", "SET", "--split", "test"), "--split says how to read --val"),
+]
+
+
+@pytest.mark.parametrize(("words", "says"), ODD)
+def test_odd_requests_are_said_no_to(ddkit, random_set, tmp_path, monkeypatch, words, says):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = ddkit(*(str(random_set.root) if word == "SET" else word for word in words))
+    assert code == 2 and says in err and list(tmp_path.iterdir()) == []
+
+
+def test_out_may_not_lie_inside_its_source(ddkit, photographs):
+    code, _, err = ddkit("distill", photographs / "out", "--data", photographs, "--method", "random")
+    assert code == 2 and "lies inside its source" in err and not (photographs / "out").exists()
+
+
 # ------------------------------------------------------------------ publishing
 
 CANARY = "hf_canaryDoNotPrintThis"

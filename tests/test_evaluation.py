@@ -23,7 +23,7 @@ def test_statistics():
     found = paired_difference(ours, theirs)
     low, high = stats.t.interval(0.95, 2, loc=2.0, scale=stats.sem([2, 3, 1]))
     assert (
-        found["mean"] == 2 and found["low"] == round(low, 2) and found["high"] == round(high, 3) and found["pairs"] == 3
+        found["mean"] == 2 and found["low"] == round(low, 2) and found["high"] == round(high, 2) and found["pairs"] == 3
     )
     assert paired_difference([[1.0]], [[2.0]]) is None
     assert paired_difference([[1.0, 2.0]] * 3, [[0.0, 1.0]] * 3)["pairs"] == 3

@@ -174,3 +174,19 @@ def test_fresh_views_are_new_each_epoch_and_repeatable(rded_set):
     assert not torch.equal(a, b)
     assert torch.equal(a, torch.cat([batch[0] for batch in loader.epoch(0)]))
     assert all(logits is None for _, logits, _ in loader.epoch(0))
+
+
+def test_a_device_that_is_not_here_and_a_rank_that_is_not_told(random_set, monkeypatch):
+    with pytest.raises(OptionError, match="device 'nope' cannot be used"):
+        ReplayLoader(random_set.root, batch_size=4, device="nope")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(OptionError, match="RANK is not set"):
+        ReplayLoader(random_set.root, batch_size=4)
+
+
+def test_an_iterator_that_is_never_drawn_from_takes_no_epoch(random_set):
+    loader = ReplayLoader(random_set.root, batch_size=20)
+    iter(loader)
+    list(loader)
+    assert loader.state_dict()["epoch"] == 1

@@ -8,8 +8,10 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
 
 from ddkit.errors import ClassesError, DiskError, IntegrityError, OptionError, OtherRun, TeacherError, TooCostly
 from ddkit.format.integrity import verify
@@ -400,3 +402,34 @@ def test_labels_are_compared_with_the_teachers(random_set, teacher, tmp_path):
     spec = {**random_set.data["teachers"][0], "hash": load_checkpoint(other)[1].hash}
     lying = replace(random_set, data={**random_set.data, "teachers": [spec]})
     assert len(label_problems(lying, str(other), sample=60)) == 5
+
+
+@pytest.mark.parametrize("odd", [{"seed": 1.5}, {"ipc": "10"}, {"views": 2.0}, {"workers": 0}])
+def test_wrong_types_are_one_line(tmp_path, odd):
+    with pytest.raises(OptionError, match=f"--{next(iter(odd))} is"):
+        distill(tmp_path / "x", data="digits", method="random", **odd)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_teacher_whose_logits_explode_is_named(tmp_path):
+    from ddkit.errors import Diverged
+    from ddkit.sources.networks import save_checkpoint
+
+    network, spec = load_checkpoint(untrained_teacher(tmp_path / "t.safetensors"))
+    with torch.no_grad():
+        network.classifier.weight.mul_(1e7)
+    save_checkpoint(tmp_path / "t.safetensors", network, spec)
+    with pytest.raises(Diverged, match="more than labels can hold"):
+        distill(tmp_path / "x", data="digits", method="random", ipc=1, views=2, protocol="demo",
+                teacher=str(tmp_path / "t.safetensors"), workers=1)  # fmt: skip
+
+
+def test_somebodys_distiller_that_fails_is_said_to_be_his(tmp_path, teacher):
+    import ddkit
+
+    mine = tmp_path / "mine.py"
+    theirs = (Path(ddkit.__file__).parent / "distillers" / "random.py").read_text()
+    mine.write_text(theirs.replace("def run(", "def run(*_):\n    raise KeyError('oh')\n\n\ndef was_run("))
+    options = {"data": "digits", "ipc": 1, "views": 2, "protocol": "demo", "teacher": teacher, "workers": 1}
+    with pytest.raises(OptionError, match="raised KeyError.*its run"):
+        distill(tmp_path / "x", method=str(mine), **options)

@@ -59,3 +59,11 @@ def numbers(text: str | None, option: str) -> tuple[int, ...] | None:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
         raise OptionError(f"{option} is {text!r}; give numbers with commas between, as in 5,10,20") from error
+
+
+def only_with_val(val: str | None, **given: object) -> None:
+    """Raises OptionError for an option about `--val` without it."""
+    if val is None and (names := [name for name, value in given.items() if value]):
+        raise OptionError(
+            f"--{names[0].replace('_', '-')} says how to read --val, which is not given; give --val SOURCE"
+        )

@@ -53,6 +53,7 @@ def register(app: typer.Typer) -> None:
         told = open_manifest(directory)
         if push_to is not None:
             check_model(arch or told.data["recommended"]["arch"], len(told.classes), told.size, push_to)
+        o.only_with_val(val, split=split, same_order=same_order, image_column=image_column, label_column=label_column)
         ref = None
         if val is not None:
             ref = ValidationRef(
@@ -110,6 +111,7 @@ def register(app: typer.Typer) -> None:
         from ddkit.plain import to_plain
         from ddkit.replay.student import ValidationRef
 
+        o.only_with_val(val, split=split, same_order=same_order)
         ref = None if val is None else ValidationRef(data=val, split=split, same_order=same_order)
         told = "ddkit " + shlex.join(public_name(argument) for argument in sys.argv[1:])
         report = run(

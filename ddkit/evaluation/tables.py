@@ -14,7 +14,7 @@ from ddkit.evaluation.single import default_validation, plan_student, source_spe
 from ddkit.evaluation.statistics import mean_std, paired_difference
 from ddkit.format.manifest import Manifest, read_manifest, write_manifest
 from ddkit.pipeline.distilling import distill
-from ddkit.pipeline.record import RECORD, Record, work_dir
+from ddkit.pipeline.record import RECORD, Record, check_counts, work_dir
 from ddkit.pipeline.relabels import law_problem, relabel
 from ddkit.plain import fingerprint, from_plain, to_plain
 from ddkit.publishing.card import publish_files
@@ -51,6 +51,7 @@ def evaluate(
     """
     if runs < 1:
         raise OptionError(f"--runs is {runs}; at least 1 is needed")
+    check_counts({"ipc": ipc, "workers": workers})
     if baseline not in (None, "random"):
         raise OptionError(f"--baseline is {baseline!r}; valid: random")
     if away := [d for d in directories if hub.parse_id(str(d))]:

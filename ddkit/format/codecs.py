@@ -28,6 +28,9 @@ class Codec(Protocol):
     def decode(self, tensors: Mapping[str, np.ndarray]) -> np.ndarray: ...
 
 
+LARGEST = float(np.finfo(np.float16).max)  # centred logit that every codec holds
+
+
 class Fp16:
     """`logits` f16 [V,C]. Error at most 2^-11 of the centred logit (its rounding), 2^-25 below 2^-14."""
 
@@ -37,8 +40,7 @@ class Fp16:
 
     def encode(self, logits: np.ndarray) -> dict[str, np.ndarray]:
         centred = logits - logits.mean(axis=-1, keepdims=True)
-        limit = float(np.finfo(np.float16).max)
-        return {"logits": np.clip(centred, -limit, limit).astype(np.float16)}
+        return {"logits": np.clip(centred, -LARGEST, LARGEST).astype(np.float16)}
 
     def decode(self, tensors: Mapping[str, np.ndarray]) -> np.ndarray:
         return tensors["logits"].astype(np.float32)

@@ -38,6 +38,7 @@ from ddkit.pipeline.manifests import (
     view_facts,
 )
 from ddkit.pipeline.preparing import Run, prepare
+from ddkit.pipeline.record import check_counts
 from ddkit.plain import canonical, plain_name, to_plain
 from ddkit.replay.relabelling import PackJob, Rows, ShardPlan, label_and_pack, load_rows, save_rows, unit_path
 from ddkit.runtime import cores, device_class, pick_device, write_bytes
@@ -84,6 +85,7 @@ def distill(
         "prefixes": None if prefixes is None else tuple(prefixes), "split": split,
         "image_column": image_column, "label_column": label_column, "skip_bad": skip_bad or None,
     }  # fmt: skip
+    check_counts({"workers": workers})
     workers = workers or cores()
     run = prepare(Path(out), given, pick_device(device), overwrite=overwrite, yes=yes, workers=workers)
     workers = workers if run.device.type == "cpu" else 1

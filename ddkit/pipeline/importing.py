@@ -32,7 +32,7 @@ from ddkit.pipeline.manifests import (
     teacher_facts,
     view_facts,
 )
-from ddkit.pipeline.record import work_dir
+from ddkit.pipeline.record import check_counts, work_dir
 from ddkit.pipeline.relabels import claim
 from ddkit.plain import fingerprint, plain_name, to_plain
 from ddkit.replay.relabelling import Labelling, Rows, ShardPlan, label_and_pack, save_rows
@@ -89,6 +89,7 @@ def import_images(
     """
     if not re.fullmatch(r"[\w.-]+", method):
         raise OptionError(f"--method is {method!r}; a name of letters, digits, '-', '_' and '.', as in sre2l")
+    check_counts({"views": views, "seed": seed, "size": size, "workers": workers})
     out, where = Path(out), pick_device(device)
     opened = open_source(source, split=split, image_column=image_column, label_column=label_column)
     path = find_teacher(teacher, None, size=None, seed=0, device=where)

@@ -14,7 +14,7 @@ import torch
 
 from ddkit import engine
 from ddkit.distillers import find_distiller, make_config
-from ddkit.errors import OptionError
+from ddkit.errors import DdkitError, OptionError
 from ddkit.format.manifest import Manifest
 from ddkit.format.shards import file_metadata, load_unit, save_tensors
 from ddkit.plain import canonical, fingerprint, to_plain
@@ -129,11 +129,25 @@ def _replay(making: Making, **options: Any) -> ReplayLoader:
     return ReplayLoader(Manifest(Path(making.out), data), **options)
 
 
+def _own_errors(module: Any, unit: Unit, context: Context) -> Any:
+    """`module.run`; what somebody's own distiller raises is said to be its own."""
+    try:
+        return module.run(unit, context)
+    except (DdkitError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        if module.__name__.startswith("ddkit."):
+            raise
+        raise OptionError(
+            f"method {module.NAME} raised {type(error).__name__}: {error} in its run() of unit {unit.id}; mend it"
+        ) from error
+
+
 def make_unit(job: UnitJob) -> None:
     """Run one unit and write its result: synthetic images, or the tensors it returns."""
     module = find_distiller(job.making.method)
     context = _context(job)
-    result = module.run(job.unit, context)
+    result = _own_errors(module, job.unit, context)
     origins: list[dict[str, Any]] = []
     if job.unit.kind == "recover":
         made = sorted(result, key=lambda s: (s.rank, s.label))

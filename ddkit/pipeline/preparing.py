@@ -125,6 +125,9 @@ def prepare(out: Path, given: dict[str, Any], device: torch.device, *, overwrite
     """Check everything that can be checked before the first byte is written, then write the record."""
     check_counts(given)
     _check_names(given)
+    data = given.get("data")
+    if data and data != "digits" and Path(data).is_dir() and out.resolve().is_relative_to(Path(data).resolve()):
+        raise OptionError(f"OUT {out} lies inside its source {data} and would become part of it; choose another place")
     record = find_record(out)
     overwrite = overwrite and record is not None
     record = None if record is None or overwrite else _grown(record, given, out)

@@ -58,6 +58,8 @@ def work_dir(out: Path) -> Path:
     named = out if out.name not in ("", "..") else out.resolve()
     if not named.name:
         raise OptionError(f"OUT is {out}; give the name of a new directory")
+    if named.name.endswith(".work"):
+        raise OptionError(f"OUT is {out}; names that end in .work are for unfinished work, give another")
     return named.with_name(named.name + ".work")
 
 
@@ -115,8 +117,12 @@ def absolute(data: str) -> str:
 
 
 def check_counts(given: Mapping[str, Any]) -> None:
-    """Raises OptionError for an IPC, view count or prefix below 1, or a holdout that is no share."""
-    for key, what in (("ipc", "images per class"), ("views", "views"), ("size", "pixels")):
+    """Raises OptionError for what is no whole number, a count or prefix below 1, or a holdout that is no share."""
+    for key in ("ipc", "views", "size", "seed", "workers"):
+        if given.get(key) is not None and type(given[key]) is not int:
+            raise OptionError(f"--{key} is {given[key]!r}; it must be a whole number")
+    parts = (("ipc", "images per class"), ("views", "views"), ("size", "pixels"), ("workers", "processes"))
+    for key, what in parts:
         if given.get(key) is not None and given[key] < 1:
             raise OptionError(f"--{key} is {given[key]}; it must be at least 1 ({what})")
     if given.get("holdout") is not None and not 0 < given["holdout"] < 1:

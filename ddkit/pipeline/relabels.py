@@ -26,7 +26,7 @@ from ddkit.pipeline.manifests import (
     teacher_facts,
     view_facts,
 )
-from ddkit.pipeline.record import work_dir
+from ddkit.pipeline.record import check_counts, work_dir
 from ddkit.plain import fingerprint, to_plain
 from ddkit.replay.relabelling import FORWARD, Labelling, label_and_pack
 from ddkit.replay.resident import load_set
@@ -59,6 +59,7 @@ def relabel(
     line `CLASS<tab>GROUP` for each class. Run again, it continues. Returns the manifest of `out`.
     Raises SetError, TeacherError, OptionError, OtherRun, IntegrityError, DiskError.
     """
+    check_counts({"views": views, "seed": seed, "workers": workers})
     source, out = open_set(directory), Path(out)
     where = pick_device(device)
     path = find_teacher(teacher, None, size=None, seed=0, device=where)

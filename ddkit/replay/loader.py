@@ -17,6 +17,7 @@ from ddkit.format.remote import open_manifest, open_set
 from ddkit.format.views import Views, apply, draw, network_input
 from ddkit.replay.order import check_batch, epoch_order, rank_slice
 from ddkit.replay.resident import Resident, column, load_rows, load_set, row_pixels, row_views
+from ddkit.runtime import pick_device
 from ddkit.seeds import rng
 from ddkit.specs import ViewSpec
 
@@ -67,7 +68,8 @@ class ReplayLoader:
         if not 0 <= self.rank < self.world_size:
             raise OptionError(f"rank {self.rank} is not one of {self.world_size}; ranks count from 0")
         check_batch(len(self._set), batch_size, self.world_size)
-        self.batch_size, self.seed, self.device = batch_size, seed, torch.device(device)
+        self.batch_size, self.seed = batch_size, seed
+        self.device = device if isinstance(device, torch.device) else pick_device(device)
         recorded = self._manifest.data["labels"]["temperature"] if self._manifest else None
         self.temperature = temperature or recorded or 20.0
         self._as_dict = batch == "dict"

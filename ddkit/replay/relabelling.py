@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ddkit import engine
 from ddkit.errors import Diverged, IntegrityError
-from ddkit.format.codecs import fidelity_sums, find_codec
+from ddkit.format.codecs import LARGEST, fidelity_sums, find_codec
 from ddkit.format.images import decode_image
 from ddkit.format.manifest import files_of
 from ddkit.format.shards import (
@@ -204,10 +204,15 @@ def label_rows(job: LabelJob) -> None:
             f"the teacher {how.teacher} gives logits that are not finite; check its weights and normalisation"
         )
     stacked = np.concatenate(logits).reshape(job.stop - job.start, views.count, -1)
+    centred = stacked - stacked.mean(-1, keepdims=True)
+    if (largest := float(np.abs(centred).max())) > LARGEST:
+        raise Diverged(
+            f"the teacher {how.teacher} gives logits up to {largest:.3g}, more than labels can hold; train it again, "
+            "with weight decay or fewer epochs"
+        )
     codec = find_codec(how.codec)
     soft = [codec.encode(row) for row in stacked]
     tensors = {name: np.stack([row[name] for row in soft]) for name in codec.TENSORS}
-    centred = stacked - stacked.mean(-1, keepdims=True)
     tensors["fidelity"] = np.sum([fidelity_sums(z, codec.decode(row)) for z, row in zip(centred, soft)], axis=0)
     seconds = {"seconds": round(time.perf_counter() - began, 4)}
     write_bytes(unit_path(how.work, job.id), save_tensors(tensors, {"ddkit": canonical(seconds, indent=None)}))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ddkit import hub
 from ddkit.errors import ClassesError, ImagesUnreadable, first_few
-from ddkit.runtime import cache_dir, cores, progress, write_bytes
+from ddkit.runtime import cache_dir, cores, note, progress, write_bytes
 from ddkit.sources.classes import class_subset, name_classes
 from ddkit.sources.decoding import Unreadable, centre_square, decode_rgb, image_extent, whole_image
 from ddkit.sources.online import is_online, look_up
@@ -287,6 +287,8 @@ def open_source(
     source = reopen(
         SourceRef(data=data, split=split, image_column=image_column, label_column=label_column, classes=classes)
     )
+    if unlabelled := int((source._table.labels < 0).sum()):
+        note(f"{data}: {unlabelled} images of split {split!r} have no label and are left out")
     if len(source.classes) < 2:
         found = f"one class ({source.class_names[0]})" if source.classes else "no labelled images"
         raise ClassesError(f"{data} has {found} in split {split!r}; a classifier needs at least two classes")
