@@ -208,6 +208,10 @@ def progress(title: str, total: int, unit: str = "") -> Iterator[Callable[[int],
         yield lambda n: None
         return
     started = time.monotonic()
+
+    def of_total(done: float) -> str:
+        return f"{size_words(done)} of {size_words(total)}" if unit == "bytes" else f"{done:.0f}/{total} {unit}"
+
     if not sys.stderr.isatty():
         state = {"done": 0, "told": started}
 
@@ -218,7 +222,7 @@ def progress(title: str, total: int, unit: str = "") -> Iterator[Callable[[int],
                 state["told"] = now
                 left = (now - started) / max(state["done"], 1) * (total - state["done"])
                 eta = f", about {duration(left)} left" if total > state["done"] >= total / 50 else ""
-                note(f"{title}: {state['done']}/{total} {unit} in {duration(now - started)}{eta}")
+                note(f"{title}: {of_total(state['done'])} in {duration(now - started)}{eta}")
 
         yield advance_lines
         return
@@ -227,22 +231,22 @@ def progress(title: str, total: int, unit: str = "") -> Iterator[Callable[[int],
     columns = (
         bars.TextColumn("{task.description:<28}"),
         bars.BarColumn(bar_width=30),
-        bars.MofNCompleteColumn(),
-        bars.TextColumn(unit),
+        bars.TextColumn("{task.fields[done]}"),
         bars.TimeElapsedColumn(),
         bars.TextColumn("{task.fields[rate]}"),
         bars.TextColumn("left"),
         bars.TimeRemainingColumn(),
     )
     with bars.Progress(*columns, console=_stderr()) as display:
-        task = display.add_task(title, total=total, rate="")
+        task = display.add_task(title, total=total, rate="", done=of_total(0))
         done = 0
 
         def advance_bar(n: int) -> None:
             nonlocal done
             done += n
             speed = done / max(time.monotonic() - started, 1e-6)
-            display.update(task, advance=n, rate=f"{speed:.3g}/s")
+            rate = f"{size_words(speed)}/s" if unit == "bytes" else f"{speed:.3g}/s"
+            display.update(task, advance=n, rate=rate, done=of_total(done))
 
         yield advance_bar
 
