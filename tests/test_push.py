@@ -103,6 +103,14 @@ def test_pull_request_branch_tag_private_and_gated(hub, way, mine):
     assert b"A word of mine." in repo.read("README.md", "next")
 
 
+def test_private_is_never_public(hub, mine):
+    push(mine, "lab/digits", license="mit")
+    with pytest.raises(Refused, match="is there and public"):
+        push(mine, "lab/digits", private=True)
+    push(mine, "lab/hidden", license="mit", private=True)
+    assert push(mine, "lab/hidden", private=True).send == {}
+
+
 def test_what_people_wrote_on_the_card_survives(hub, mine, tmp_path):
     extra = tmp_path / "extra.md"
     extra.write_text("## Thanks\n\nTo the ants.")

@@ -27,10 +27,12 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Remote:
-    """A repository at a commit (`head`, None while it has none): path -> file."""
+    """A repository at a commit (`head`, None while it has none): path -> file; public: whether anyone may see it, None
+    where it is not there."""
 
     head: str | None
     files: Mapping[str, RemoteFile]
+    public: bool | None = None
 
 
 def parse_id(text: str) -> tuple[str, str | None] | None:
@@ -56,14 +58,14 @@ def remote(repo: str, revision: str | None = None, kind: str = "dataset") -> Rem
     def read() -> Remote:
         info = api().repo_info(repo, repo_type=kind, revision=revision)
         if info.sha is None:
-            return Remote(None, {})
+            return Remote(None, {}, not info.private)
         tree = api().list_repo_tree(repo, repo_type=kind, revision=info.sha, recursive=True)
         files = {
             entry.path: RemoteFile(entry.size, entry.blob_id, entry.lfs.sha256 if entry.lfs else None)
             for entry in tree
             if hasattr(entry, "blob_id")
         }
-        return Remote(info.sha, files)
+        return Remote(info.sha, files, not info.private)
 
     return patient(f"reading {repo}", repo, read, kind)
 

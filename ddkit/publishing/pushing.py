@@ -79,6 +79,8 @@ def push(
         raise IntegrityError(f"{manifest.root}: {problems[0]}; a damaged set is not published, make or fetch it again")
     there = _look(repo, revision, dry_run)
     _check_target(manifest, repo, there, into_existing)
+    if private and there.public:
+        raise Refused(f"{repo} is there and public; make it private in its settings first, or choose another name")
     published = Manifest(manifest.root, seal({**manifest.data, "repo": repo, "license": licence}))
     rendered = _rendered(published, repo, there, extra)
     plan = _plan(published, rendered, there, repo)
