@@ -16,7 +16,7 @@ ROOMS = {
     "runtime": [],
     "engine": ["local"],
     "hub": ["patience", "repos"],
-    "format": ["views", "codecs", "images", "shards", "manifest", "integrity", "remote"],
+    "format": ["views", "codecs", "images", "shards", "schema", "manifest", "integrity", "remote"],
     "sources": [
         "decoding",
         "classes",

@@ -266,7 +266,7 @@ def test_push_and_pull_as_json_and_in_words(ddkit, hub, random_set, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     copy = shutil.copytree(random_set.root, tmp_path / "mine")
     code, out, err = ddkit("push", copy, "lab/digits", "--license", "mit", "--dry-run")
-    assert code == 0 and "send " in out and out.rstrip().endswith("(without --dry-run)") and hub.repos == {}
+    assert code == 0 and "send " in out and out.rstrip().endswith("lab/digits --license mit") and hub.repos == {}
     code, out, err = ddkit("push", copy, "lab/digits", "--license", "mit", "--json", "--quiet")
     done = json.loads(out)
     assert code == 0 and err == "" and done["repo"] == "lab/digits" and done["commit"] and not done["dry_run"]

@@ -177,3 +177,55 @@ def test_what_is_no_set_is_said_in_one_line(hub, tmp_path, monkeypatch):
     with pytest.raises(HubError, match="cannot be reached"):
         pull("lab/unseen", tmp_path / "x")
     assert not (tmp_path / "x").exists()
+
+
+def test_nothing_of_the_users_is_lost_by_pulling_again(hub, there, tmp_path):
+    out = tmp_path / "got"
+    pull(there, out)
+    (out / "data" / "notes.txt").write_text("mine")
+    (out / "data" / ".ipynb_checkpoints").mkdir()
+    (out / "README.md").write_text((out / "README.md").read_text() + "\nMy words.\n")
+    pull(there, out)
+    assert (out / "data" / "notes.txt").read_text() == "mine" and "My words." in (out / "README.md").read_text()
+    assert not (tmp_path / "got.work").exists()
+
+
+LIES = [
+    {"name": "../../evil"}, {"name": "/tmp/evil"}, {"ipc": 10**9}, {"classes": None}, {"cost": None}, {"shards": []},
+    {"views": 7}, {"results": [{}]}, {"image": {"size": 10**6}}, {"seed": "x"}, {"format": -5},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_manifest_that_cannot_be_true_is_refused_by_everyone(hub, there, tmp_path, lie, monkeypatch):
+    from ddkit.format.manifest import self_hash
+
+    monkeypatch.chdir(tmp_path)
+    repo = hub.repos["dataset", there]
+    data = json.loads(repo.read("ddkit.json")) | lie
+    data["self"] = self_hash(data)
+    repo.commit("main", "lie", {"ddkit.json": repo.store("ddkit.json", json.dumps(data).encode())})
+    for read in (lambda: pull(there, tmp_path / "got"), lambda: train(there, epochs=1), lambda: verify_set(there)):
+        with pytest.raises(IntegrityError, match="tell its owner") as told:
+            read()
+        assert "\n" not in str(told.value)
+    assert not (tmp_path / "got").exists() and not list(tmp_path.glob("*evil*"))
+
+
+def test_a_shard_that_the_manifest_repeats_is_refused(hub, there, tmp_path):
+    from ddkit.format.manifest import seal
+
+    repo = hub.repos["dataset", there]
+    data = json.loads(repo.read("ddkit.json"))
+    data["shards"].append(data["shards"][-1])
+    repo.commit("main", "lie", {"ddkit.json": repo.store("ddkit.json", json.dumps(seal(data)).encode())})
+    with pytest.raises(IntegrityError, match="one file twice"):
+        ReplayLoader(there, batch_size=5)
+
+
+def test_addresses_and_two_revisions(hub, there, tmp_path):
+    assert open_manifest(f"https://huggingface.co/datasets/{there}").rows() == 30
+    with pytest.raises(Exception, match="name two"):
+        pull(f"{there}@main", tmp_path / "x", revision="other")
+    with pytest.raises(SetError, match=f"{there} has no prefix of 2"):
+        ReplayLoader(there, batch_size=5, ipc=2)

@@ -30,6 +30,11 @@ def mine(random_set, tmp_path) -> Path:
     return Path(shutil.copytree(random_set.root, tmp_path / "mine"))
 
 
+@pytest.fixture
+def rded_copy(rded_set, tmp_path) -> Manifest:
+    return read_manifest(shutil.copytree(rded_set.root, tmp_path / "rded"))
+
+
 def on_hub(hub, repo="lab/digits", revision="main"):
     return hub.repos["dataset", repo].files(revision)
 
@@ -68,11 +73,11 @@ def test_a_grown_set_sends_its_new_shards_only(hub, way, tmp_path, teacher):
     assert len(hub.repos["dataset", "lab/grows"].tags) == 2  # each content has its name
 
 
-def test_only_what_the_old_manifest_lists_is_deleted(hub, way, rded_set, mine):
-    push(rded_set.root, "lab/set", license="mit")
+def test_only_what_the_old_manifest_lists_is_deleted(hub, way, rded_copy, mine):
+    push(rded_copy.root, "lab/set", license="mit")
     repo = hub.repos["dataset", "lab/set"]
     repo.commit("main", "a person's file", {"notes.txt": repo.store("notes.txt", b"mine")})
-    listed = set(rded_set.files())
+    listed = set(rded_copy.files())
     done = push(mine, "lab/set", license="mit")
     assert set(done.delete) == listed - set(read_manifest(mine).files()) and done.delete
     assert repo.read("notes.txt") == b"mine" and set(read_manifest(mine).files()) <= set(repo.files())
@@ -149,7 +154,7 @@ REFUSALS = [
     ("lab/digits", {"license": None}, Refused, "--license"),
     ("lab/digits", {"license": "other"}, OptionError, "--license-name"),
     ("lab/digits", {"gated": "yes"}, OptionError, "auto, manual"),
-    ("lab/digits", {"card_extra": "nowhere.md"}, OptionError, "no file"),
+    ("lab/digits", {"card_extra": "nowhere.md"}, OptionError, "no text file"),
     ("carol/digits", {}, HubAccess, "may not do that in carol/digits"),
 ]
 
@@ -205,11 +210,11 @@ def test_a_part_does_not_replace_the_whole(hub, mine):
         push(mine, "lab/digits", license="mit")
 
 
-def test_more_files_than_a_commit_takes_are_seen_at_once(hub, way, rded_set, monkeypatch):
+def test_more_files_than_a_commit_takes_are_seen_at_once(hub, way, rded_copy, monkeypatch):
     monkeypatch.setattr(pushing, "COMMIT_FILES", 3)
     seen = []
     hub.watch = lambda hub: [seen.append(set(r.files())) for r in hub.repos.values()]
-    push(rded_set.root, "lab/large", license="mit")
+    push(rded_copy.root, "lab/large", license="mit")
     states = {frozenset(files - {".gitattributes"}) for files in seen}
     assert states == {frozenset(), frozenset(on_hub(hub, "lab/large")) - {".gitattributes"}}
     assert hub.repos["dataset", "lab/large"].pulls
@@ -227,8 +232,8 @@ def whole_or_nothing(hub):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_faults_end_in_success_or_one_line_and_main_is_never_half(hub, way, rded_set, mine, seed):
-    push(rded_set.root, "lab/set", license="mit")
+def test_faults_end_in_success_or_one_line_and_main_is_never_half(hub, way, rded_copy, mine, seed):
+    push(rded_copy.root, "lab/set", license="mit")
     hub.watch = whole_or_nothing
     hub.faults = loopback.schedule(seed, xet=way == "xet")
     try:
@@ -244,3 +249,90 @@ def test_nothing_is_lost_when_the_answer_is(hub, way, mine):
     done = push(mine, "lab/digits", license="mit")
     ours = [c for c in hub.repos["dataset", "lab/digits"].commits() if "ddkit" in c.title]
     assert len(ours) == 1 and done.commit == hub.repos["dataset", "lab/digits"].head()
+
+
+def test_more_of_the_set_on_the_hub_is_not_cut_down(hub, tmp_path, teacher):
+    options = {"data": "digits", "method": "random", "protocol": "demo", "views": 3, "teacher": teacher, "workers": 1}
+    small, large = tmp_path / "small", tmp_path / "large"
+    distill(small, ipc=1, **options)
+    shutil.copytree(small, large)
+    distill(large, ipc=2, **options)
+    push(large, "lab/x", license="mit")
+    with pytest.raises(Refused, match="holds more of this set"):
+        push(small, "lab/x", license="mit")
+    assert push(small, "lab/x", license="mit", into_existing=True).delete
+
+
+def test_what_was_measured_elsewhere_stays(hub, mine, tmp_path):
+    result = {
+        "of": "this", "ipc": 2, "arch": "convnet3", "protocol": "demo", "labels": "stored", "val": "digits:test",
+        "seeds": [0], "n_sets": 1, "n_students": 1, "values": [[50.0]], "mean": 50.0, "std": 0.0, "difference": None,
+        "total_bytes": 1000, "seconds": 3.0, "command": "ddkit evaluate x", "hardware": "a machine",
+    }  # fmt: skip
+    other = shutil.copytree(mine, tmp_path / "other")
+    write_manifest(other, dict(read_manifest(other).data) | {"results": [result]})
+    push(other, "lab/digits", license="mit")
+    push(mine, "lab/digits", license="mit")
+    assert read_manifest(mine).data["results"] == [result]
+    assert b"50.00" in hub.repos["dataset", "lab/digits"].read("README.md")
+
+
+def test_a_tag_stays_where_it_is_and_that_is_told(hub, mine):
+    first = push(mine, "lab/digits", license="mit", tag="v1")
+    (mine / "README.md").write_text((mine / "README.md").read_text() + "\nMore.\n")
+    second = push(mine, "lab/digits")
+    assert second.commit != first.commit and second.tagged == second.commit  # the content had no tag of its own yet
+    (mine / "README.md").write_text((mine / "README.md").read_text() + "\nStill more.\n")
+    third = push(mine, "lab/digits")
+    assert third.tagged == second.commit != third.commit
+    for words in ({"tag": "v1"}, {"revision": "v1"}):
+        with pytest.raises((Refused, OptionError), match="v1"):
+            push(mine, "lab/digits", **words)
+
+
+@pytest.mark.parametrize("name", ["a b", "", "main", "refs/heads/x", "..", "x/", "0" * 40])
+def test_names_that_git_would_not_take(hub, mine, name):
+    option = "revision" if name in ("", "0" * 40) else "tag"
+    with pytest.raises(OptionError, match=f"--{option}"):
+        push(mine, "lab/digits", license="mit", **{option: name})
+    assert hub.repos == {}
+
+
+def test_nothing_to_propose_opens_no_pull_request(hub, mine):
+    push(mine, "lab/digits", license="mit")
+    assert push(mine, "lab/digits", create_pr=True).pull_request is None
+    assert not hub.repos["dataset", "lab/digits"].pulls
+
+
+BROKEN_CARDS = {
+    "no YAML": lambda card: card.replace("license: mit", "license: [mit"),
+    "no start": lambda card: card.replace("<!-- ddkit:start -->", ""),
+    "no end": lambda card: card.replace("<!-- ddkit:end -->", ""),
+    "twice": lambda card: card + card,
+}
+
+
+@pytest.mark.parametrize("how", BROKEN_CARDS)
+def test_a_card_that_cannot_be_taken_apart_is_kept_whole(hub, mine, how):
+    push(mine, "lab/digits", license="mit")
+    repo = hub.repos["dataset", "lab/digits"]
+    broken = BROKEN_CARDS[how](repo.read("README.md").decode()) + "\nWords of mine.\n"
+    repo.commit("main", "edit", {"README.md": repo.store("README.md", broken.encode())})
+    push(mine, "lab/digits")
+    text = repo.read("README.md").decode()
+    assert text.count("# Random real images") == 1 and text.count("ddkit:end") == 1
+    (kept,) = mine.with_name("mine.work").glob("README-*.md")
+    assert kept.read_text() == broken
+
+
+def test_tags_of_others_stay_and_edits_of_both_sides_do_not_double(hub, mine):
+    push(mine, "lab/digits", license="mit")
+    repo = hub.repos["dataset", "lab/digits"]
+    for i in range(4):
+        web = repo.read("README.md").decode().replace("- ddkit\n", "- ddkit\n- handwriting\n") + f"\nWeb {i}.\n"
+        repo.commit("main", "edit", {"README.md": repo.store("README.md", web.encode())})
+        (mine / "README.md").write_text((mine / "README.md").read_text() + f"\nHere {i}.\n")
+        push(mine, "lab/digits")
+    text = repo.read("README.md").decode()
+    assert all(text.count(f"{side} {i}.") == 1 for side in ("Web", "Here") for i in range(4))
+    assert text.count("- handwriting") == 1

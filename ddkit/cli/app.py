@@ -66,7 +66,7 @@ def _fail(message: str, code: int) -> int:
     if output.State.debug:
         sys.stderr.write(_without_token(traceback.format_exc()))
     sys.stdout.flush()
-    sys.stderr.write(_without_token("error: " + " ".join(message.split()) + "\n"))
+    sys.stderr.write(_without_token("error: " + " ".join(output.printable(message).split()) + "\n"))
     return code
 
 

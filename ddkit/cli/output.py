@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
@@ -18,6 +19,9 @@ _COMMON = {
     "quiet": (Annotated[bool, typer.Option("--quiet", "-q", help="no notes and no progress")], False),
     "debug": (Annotated[bool, typer.Option("--debug", help="show the traceback of an error")], False),
 }
+
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # what a set says may hold anything
 
 
 class State:
@@ -52,10 +56,15 @@ def command(
     return register
 
 
+def printable(text: str) -> str:
+    """Without control characters but line breaks and tabs."""
+    return _CONTROL.sub("", text)
+
+
 def say(text: str) -> None:
     """A line of result, on stdout (not with --json)."""
     if not State.as_json:
-        sys.stdout.write(text + "\n")
+        sys.stdout.write(printable(text) + "\n")
 
 
 def document(value: Any) -> None:

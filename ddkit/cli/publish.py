@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from dataclasses import asdict
 from typing import Annotated
 
@@ -56,19 +58,12 @@ def register(app: typer.Typer) -> None:
             gated=gated, into_existing=into_existing, card_extra=card_extra, create_pr=create_pr, revision=revision,
             tag=tag, commit_message=commit_message, dry_run=dry_run,
         )  # fmt: skip
-        if dry_run:
-            for path, size in pushed.send.items():
-                say(f"send    {size:>12}  {path}")
-            for path in pushed.delete:
-                say(f"delete  {'':>12}  {path}")
-        for line in summary(pushed):
+        for line in summary(pushed, dry_run):
             say(line)
         document(asdict(pushed) | {"dry_run": dry_run})
-        if dry_run:
-            next_step(f"ddkit push {directory} {repo}   (without --dry-run)")
-            return
-        say(pushed.pull_request or f"{pushed.url} at {(pushed.commit or '')[:12]}, tag {pushed.tag}")
-        next_step(f"ddkit train {repo}" + (f"@{revision}" if revision else ""))
+        again = shlex.join(word for word in sys.argv[1:] if word != "--dry-run")
+        there = f"{repo}@{pushed.revision}" if pushed.revision else repo
+        next_step(f"ddkit {again}" if dry_run else f"ddkit train {there}")
 
     @command(app, "Publish")
     def pull(

@@ -35,7 +35,7 @@ def open_shard(manifest: Manifest, shard: dict[str, Any]) -> tuple[Tar, list[Row
     Raises IntegrityError naming the shard and, where it can be told, the row and the member.
     """
     if problem := shard_problem(manifest, shard):
-        raise IntegrityError(f"{manifest.root}: {problem}; fetch or make the set again")
+        raise IntegrityError(f"{manifest.where}: {problem}; fetch or make the set again")
     records = parse_rows((manifest.root / rows_path(shard["path"])).read_bytes(), rows_path(shard["path"]))
     with open(manifest.root / shard["path"], "rb") as file:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), records
@@ -47,7 +47,7 @@ def open_images(manifest: Manifest, shard: dict[str, Any]) -> list[tuple[RowReco
         tar, records = open_shard(manifest, shard)
         return [(record, member(tar, record.image)) for record in records]
     if problem := images_problem(manifest, shard):
-        raise IntegrityError(f"{manifest.root}: {problem}; fetch or make the set again")
+        raise IntegrityError(f"{manifest.where}: {problem}; fetch or make the set again")
     records = parse_rows((manifest.root / rows_path(shard["path"])).read_bytes(), rows_path(shard["path"]))
     data = (manifest.root / shard["images"]["path"]).read_bytes()
     return [(record, member(data, place)) for record, place in zip(records, image_places(records))]
@@ -136,7 +136,11 @@ def verify(directory: str | Path, on_shard: Callable[[int], None] | None = None)
     Returns every problem, one line each, naming shard, row and member; an empty list means all is well.
     Raises SetError, FormatVersion, or IntegrityError where the manifest itself cannot be trusted.
     """
-    manifest = read_manifest(directory)
+    return set_problems(read_manifest(directory), on_shard)
+
+
+def set_problems(manifest: Manifest, on_shard: Callable[[int], None] | None = None) -> list[str]:
+    """As `verify`, of a manifest at hand, which need not be written yet."""
     problems: list[str] = []
     expected = 0
     with progress("verifying", len(manifest.data["shards"]), "shards") as advance:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ddkit.errors import FormatVersion, IntegrityError, SetError
+from ddkit.format.schema import manifest_problem
 from ddkit.format.shards import FORMAT, rows_path
 from ddkit.plain import canonical, from_plain
 from ddkit.runtime import write_bytes
 from ddkit.specs import ClassName, EvalTransform, Protocol, ViewSpec
 
 FILE = "ddkit.json"
-_FILE = re.compile(r"(data|images)/train-ipc\d{3,}-\d{5}\.(tar|rows)")
 
 _KEYS = {
     *("format", "self", "content", "name", "created_by", "install", "repo", "license", "classes", "ipc", "image"),
@@ -29,10 +28,17 @@ _KEYS = {
 
 @dataclass(frozen=True)
 class Manifest:
-    """A checked manifest. `data` is the JSON itself; the properties are its facts under their types."""
+    """A checked manifest. `data` is the JSON itself; the properties are its facts under their types; repo: the Hub id,
+    where it was opened by it."""
 
     root: Path
     data: Mapping[str, Any]
+    repo: str | None = None
+
+    @property
+    def where(self) -> str:
+        """What people call it: the Hub id, or the directory."""
+        return self.repo or str(self.root)
 
     @property
     def classes(self) -> list[ClassName]:
@@ -104,7 +110,7 @@ class Manifest:
         """The shards of the prefixes up to `ipc` (default: all). Raises SetError where no prefix is that IPC."""
         if ipc is not None and ipc not in self.prefixes:
             have = ", ".join(str(p) for p in self.prefixes)
-            raise SetError(f"{self.root} has no prefix of {ipc} images per class; it has {have}")
+            raise SetError(f"{self.where} has no prefix of {ipc} images per class; it has {have}")
         return [shard for shard in self.data["shards"] if ipc is None or shard["prefix"] <= ipc]
 
     def files(self, ipc: int | None = None, *, labels: bool = True, images: bool = True) -> dict[str, str]:
@@ -131,6 +137,16 @@ def files_of(shards: Iterable[Mapping[str, Any]], *, labels: bool = True, images
         if images and shard["images"]:
             files[shard["images"]["path"]] = shard["images"]["sha256"]
     return files
+
+
+def merged_results(theirs: Sequence[dict[str, Any]], ours: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """All that was measured of a set, here and there; of the same measurement theirs."""
+
+    def key(r: dict[str, Any]) -> tuple[Any, ...]:
+        return tuple(str(r[name]) for name in ("of", "ipc", "arch", "protocol", "labels", "val", "seeds"))
+
+    known = {key(result) for result in theirs}
+    return [*theirs, *(result for result in ours if key(result) not in known)]
 
 
 def seal(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -168,7 +184,8 @@ def read_manifest(root: str | Path) -> Manifest:
     if not root.is_dir():
         raise SetError(f"no directory {root}; give the OUT of a `ddkit distill`")
     if not path.is_file():
-        unfinished = root.with_name(root.name + ".work").is_dir()
+        whole = root.resolve()
+        unfinished = whole.with_name(whole.name + ".work").is_dir() if whole.name else False
         step = "run its `ddkit distill` again to finish it" if unfinished else "make one with `ddkit distill`"
         raise SetError(f"{root} is not a finished distilled set (it has no {FILE}); {step}")
     return Manifest(root, parse_manifest(path.read_bytes(), path))
@@ -181,13 +198,16 @@ def parse_manifest(text: bytes, path: Path) -> dict[str, Any]:
         version = data["format"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise IntegrityError(f"{path} is damaged ({error}); fetch the set again") from error
-    if not isinstance(version, int) or version > FORMAT:
-        raise FormatVersion(f"{path} is format {version}, this ddkit reads up to {FORMAT}; pip install -U ddkit")
+    if type(version) is not int or version > FORMAT:
+        raise FormatVersion(f"{path} is format {version!r}, this ddkit reads up to {FORMAT}; pip install -U ddkit")
     if data.get("self") != self_hash(data):
         raise IntegrityError(f"{path} was changed after it was written (its own sha256 differs); fetch the set again")
+    problem = f"format is {version}" if version < 1 else None
     if missing := _KEYS - set(data):
-        raise IntegrityError(f"{path} lacks {', '.join(sorted(missing))}; fetch the set again")
-    for name in files_of(data["shards"]):
-        if not _FILE.fullmatch(name):
-            raise IntegrityError(f"{path} names {name!r}, which no set holds; fetch the set again")
+        problem = f"{', '.join(sorted(missing))} is missing"
+    problem = problem or manifest_problem(data)
+    if problem is None and data["content"] != content_hash(data):
+        problem = "its content is not the hash of its files"
+    if problem:
+        raise IntegrityError(f"{path} is no true manifest: {problem}; fetch or make the set again")
     return data

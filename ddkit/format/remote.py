@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from ddkit import hub
-from ddkit.errors import HubAccess, HubError, HubFile, IntegrityError, SetError
+from ddkit.errors import HubAccess, HubError, HubFile, IntegrityError, OptionError, SetError
 from ddkit.format.integrity import images_problem, shard_problem, verify
 from ddkit.format.manifest import FILE, Manifest, read_manifest
 from ddkit.format.shards import file_sha256
@@ -36,7 +37,11 @@ def open_set(
 def open_manifest(source: str | Path, revision: str | None = None) -> Manifest:
     """The manifest alone of a set in a directory or on the Hub; raises as `open_set`."""
     named = hub.parse_id(str(source))
-    return read_manifest(source) if named is None else remote_manifest(named[0], revision or named[1])
+    if named is None:
+        return read_manifest(source)
+    if revision and named[1] and revision != named[1]:
+        raise OptionError(f"{source} and revision {revision} name two; leave one out")
+    return remote_manifest(named[0], revision or named[1])
 
 
 def remote_manifest(repo: str, revision: str | None = None) -> Manifest:
@@ -50,9 +55,15 @@ def remote_manifest(repo: str, revision: str | None = None) -> Manifest:
     except (HubAccess, HubError) as error:
         raise type(error)(f"{repo} is no directory here, and on the Hub: {error}") from error
     try:
-        return read_manifest(path.parent)
+        found = read_manifest(path.parent)
     except IntegrityError:  # the copy in the cache may be at fault
-        return read_manifest(hub.fetch(repo, FILE, revision=hub.commit_of(path, FILE), again=True).parent)
+        path = hub.fetch(repo, FILE, revision=hub.commit_of(path, FILE), again=True)
+        try:
+            found = read_manifest(path.parent)
+        except IntegrityError as error:
+            problem = str(error).removeprefix(str(path)).rpartition(";")[0].strip()
+            raise IntegrityError(f"{repo}: its {FILE} {problem}; tell its owner") from error
+    return replace(found, repo=repo)
 
 
 def fetch_files(manifest: Manifest, repo: str, files: Mapping[str, str]) -> None:
@@ -68,7 +79,7 @@ def fetch_files(manifest: Manifest, repo: str, files: Mapping[str, str]) -> None
         note(f"{repo}: fetching {size_words(total)} in {len(wanted)} files")
     with progress(f"fetching {repo}", len(wanted), "files") as advance:
         for path in wanted:
-            hub.fetch(repo, path, revision=commit)
+            fetch_listed(repo, path, commit)
             advance(1)
     for path, sha256 in files.items():
         if file_sha256(manifest.root / path) != sha256:
@@ -77,6 +88,14 @@ def fetch_files(manifest: Manifest, repo: str, files: Mapping[str, str]) -> None
         raise IntegrityError(
             f"{repo} at {commit[:12]}: {blame(manifest, wrong[0])}; tell its owner, it was damaged there"
         )
+
+
+def fetch_listed(repo: str, path: str, commit: str, into: Path | None = None) -> Path:
+    """A file that the manifest lists. Raises IntegrityError where the repository has none."""
+    try:
+        return hub.fetch(repo, path, revision=commit, into=into)
+    except HubFile as error:
+        raise IntegrityError(f"{repo} at {commit[:12]}: {path} is missing; tell its owner") from error
 
 
 def blame(manifest: Manifest, path: str) -> str:
@@ -116,6 +135,9 @@ def verify_set(source: str, full: bool = False) -> tuple[Manifest, list[str]]:
         if found != sha256:
             problems.append(f"{path} differs from the manifest (sha256 {found[:12]}, not {sha256[:12]})")
     if full and not problems:
-        fetch_files(manifest, repo, manifest.files())
+        try:
+            fetch_files(manifest, repo, manifest.files())
+        except IntegrityError as error:
+            return manifest, [str(error).rpartition(";")[0]]
         problems = verify(manifest.root)
     return manifest, problems

@@ -18,11 +18,11 @@ from ddkit.hub.repos import (
     merge_request,
     open_request,
     parse_id,
-    refs,
     remote,
     same,
     set_gated,
     tag,
+    tags,
     whoami,
 )
 
@@ -45,11 +45,11 @@ __all__ = [
     "parse_id",
     "patient",
     "pause",
-    "refs",
     "remote",
     "same",
     "set_gated",
     "tag",
+    "tags",
     "url",
     "whoami",
 ]

@@ -36,9 +36,9 @@ def url(repo: str, kind: str = "dataset") -> str:
 @functools.cache
 def api() -> Any:
     import httpx2
-    from huggingface_hub import HfApi, set_client_factory
+    from huggingface_hub import HfApi, constants, set_client_factory
     from huggingface_hub.utils import _http as http  # its hooks (offline mode, debug log) are part of its own client
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils import disable_progress_bars, logging
 
     def client() -> httpx2.Client:
         ours = http.default_client_factory()
@@ -47,6 +47,8 @@ def api() -> Any:
 
     set_client_factory(client)
     disable_progress_bars()
+    if not constants.HF_DEBUG:
+        logging.set_verbosity_error()  # what it says of its retries, `patient` says in the end
     return HfApi(library_name="ddkit")
 
 
@@ -59,8 +61,26 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def status_of(error: BaseException) -> int | None:
     """The HTTP status that an error came from, None where no answer came."""
-    answers = (getattr(getattr(e, "response", None), "status_code", None) for e in _causes(error))
-    return next((status for status in answers if status is not None), None)
+    for e in _causes(error):
+        status = getattr(getattr(e, "response", None), "status_code", None)
+        if status is None and type(e) is ConnectionError:  # hf_xet tells it in words
+            told = re.search(r"\((\d{3}) ", str(e))
+            status = int(told[1]) if told else None
+        if status is not None:
+            return status
+    return None
+
+
+def _wrong_bytes(error: BaseException) -> bool:
+    """Whether a large file did not arrive as it was sent."""
+    return status_of(error) in (400, 422) and any("uploading" in str(e) for e in _causes(error))
+
+
+def _was_repeated(error: BaseException) -> bool:
+    """Whether the client, or hf_xet, has tried long enough itself: no connection at all, or no token for Xet."""
+    import httpx2
+
+    return any(isinstance(e, httpx2.ConnectError) or type(e) is ConnectionError for e in _causes(error))
 
 
 def is_transient(error: BaseException) -> bool:
@@ -69,10 +89,11 @@ def is_transient(error: BaseException) -> bool:
 
     status = status_of(error)
     if status is not None:
-        wrong_bytes = status in (400, 422) and any("uploading" in str(e) for e in _causes(error))
-        return status in _TRANSIENT or wrong_bytes
+        return status in _TRANSIENT or _wrong_bytes(error)
     chain = list(_causes(error))
     if any(type(e).__name__ == "OfflineModeIsEnabled" for e in chain):
+        return False
+    if any(isinstance(e, httpx2.UnsupportedProtocol) for e in chain):
         return False
     return any(isinstance(e, httpx2.TransportError | ConnectionError | TimeoutError) for e in chain)
 
@@ -105,7 +126,7 @@ def patient(what: str, repo: str, call: Callable[[], Result], kind: str = "datas
             for link in _causes(error):
                 if handled is not None and link.__context__ is handled:
                     link.__context__ = None
-            if planned_s is None or not is_transient(error):
+            if planned_s is None or not is_transient(error) or (tries > 1 and _was_repeated(error)):
                 raise _explained(error, what, repo, tries, kind) from error
             pause_s = _pause(error, planned_s)
             note(f"{what}: {words(error)}; trying again in {pause_s:.0f} s")
@@ -166,6 +187,8 @@ def _explained(error: Exception, what: str, repo: str, tries: int, kind: str) ->
             f"no {kind} {repo} on the Hub, or a private one that this token may not see; check the name or log in "
             "(`hf auth login`)"
         )
+    if _wrong_bytes(error):
+        return HubError(f"{what}: it did not arrive whole ({said}, {tries} tries); run the same command again")
     if status == 400 or isinstance(error, ValueError):
         return HubAccess(f"{what}: the Hub does not take it ({words(error)}); mend that and run it again")
     if status is None:

@@ -36,15 +36,17 @@ class Remote:
 
 
 def parse_id(text: str) -> tuple[str, str | None] | None:
-    """`ORG/NAME[@REVISION]` as (repo, revision); None for anything else, also for a path that is there."""
-    found = _REPO.fullmatch(text)
+    """`ORG/NAME[@REVISION]`, or its address on the Hub, as (repo, revision); None for anything else, or a path here."""
+    found = _REPO.fullmatch(re.sub(r"^(https?://(huggingface\.co|hf\.co)|hf:/)/datasets/", "", text))
     return None if found is None or Path(text).exists() else (found["repo"], found["revision"])
 
 
 def check_repo(text: str) -> str:
     """A repository's id. Raises OptionError for what cannot be one."""
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}", text) or "--" in text or ".." in text:
+        found = parse_id(text)
         hint = f"; did you mean YOUR_NAME/{text}?" if re.fullmatch(r"[\w.-]+", text) else ""
+        hint = f"; did you mean {found[0]}?" if found else hint
         raise OptionError(f"{text!r} is no repository; write ORG/NAME with letters, digits, '-', '_' and '.'{hint}")
     return text
 
@@ -142,7 +144,7 @@ def licence(repo: str, revision: str | None = None) -> str | None:
 
 def whoami(repo: str) -> str:
     """The name behind the token, asked before something is written to `repo`. Raises HubAccess without one."""
-    return str(patient("asking who you are", repo, lambda: api().whoami()["name"]))
+    return str(patient("asking who you are", repo, lambda: api().whoami().get("name", "")))
 
 
 def create(repo: str, *, private: bool, kind: str = "dataset") -> None:
@@ -167,10 +169,10 @@ def set_gated(repo: str, gated: str) -> None:
     patient(f"gating {repo}", repo, lambda: api().update_repo_settings(repo, repo_type="dataset", gated=gated))
 
 
-def refs(repo: str) -> dict[str, str]:
-    """Branches and tags -> commit."""
+def tags(repo: str) -> dict[str, str]:
+    """Tags -> commit."""
     found = patient(f"reading {repo}", repo, lambda: api().list_repo_refs(repo, repo_type="dataset"))
-    return {ref.name: ref.target_commit for ref in (*found.branches, *found.tags)}
+    return {ref.name: ref.target_commit for ref in found.tags}
 
 
 def tag(repo: str, name: str, commit: str) -> None:

@@ -19,6 +19,7 @@ from ddkit.errors import ClassesError, OptionError, SourceError, first_few
 from ddkit.format.codecs import find_codec
 from ddkit.format.images import IMAGE_FORMATS, encode_image
 from ddkit.format.manifest import Manifest
+from ddkit.format.schema import NAME
 from ddkit.format.shards import shard_rows, shard_sizes
 from ddkit.pipeline.manifests import (
     class_facts,
@@ -87,7 +88,7 @@ def import_images(
     method: the name under which they were made. Run again, it continues. Returns the manifest.
     Raises SourceError, ClassesError, TeacherError, OptionError, OtherRun, DiskError.
     """
-    if not re.fullmatch(r"[\w.-]+", method):
+    if not NAME.fullmatch(method):
         raise OptionError(f"--method is {method!r}; a name of letters, digits, '-', '_' and '.', as in sre2l")
     check_counts({"views": views, "seed": seed, "size": size, "workers": workers})
     out, where = Path(out), pick_device(device)

@@ -191,6 +191,6 @@ def demand_law(manifest: Manifest, protocol: Protocol) -> None:
     """Raises SetError, naming the relabelling that helps, where the stored views do not serve a protocol."""
     if problem := law_problem(manifest, protocol):
         raise SetError(
-            f"{manifest.root}: {problem}; make a set for it with "
-            f"`ddkit relabel {manifest.root} OUT --protocol {protocol.name} --teacher T`, or use --labels hard"
+            f"{manifest.where}: {problem}; make a set for it with "
+            f"`ddkit relabel {manifest.where} OUT --protocol {protocol.name} --teacher T`, or use --labels hard"
         )

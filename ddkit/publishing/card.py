@@ -15,9 +15,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from ddkit.errors import SetError
 from ddkit.format.manifest import Manifest
 from ddkit.plain import PACKAGE, canonical, plain_name
-from ddkit.publishing.outside import Outside, outside_of
+from ddkit.publishing.outside import Outside, digest, outside_of, seal
 from ddkit.publishing.pictures import preview_grid, source_name, title
-from ddkit.runtime import size_words, write_bytes
+from ddkit.runtime import note, size_words, write_bytes
 from ddkit.sources.classes import unique_names
 
 TEMPLATE, REFERENCES = "dataset_card.md.j2", "references.bib"
@@ -25,6 +25,7 @@ FRONT_KEYS = {
     *("license", "license_name", "license_link", "pretty_name", "task_categories", "annotations_creators"),
     *("size_categories", "source_datasets", "tags", "configs", "dataset_info"),
 }
+_OUR_TAGS = re.compile(r"dataset-(distillation|condensation)|webdataset|ipc-\d+|ddkit|arxiv:.*")
 
 
 def template_folder() -> Path:
@@ -46,7 +47,16 @@ def render_template(name: str, facts: Mapping[str, Any]) -> str:
         keep_trailing_newline=True,
         autoescape=False,  # noqa: S701 (Markdown, not HTML)
     )
-    return environment.get_template(name).render(facts)
+    return seal(environment.get_template(name).render(facts))
+
+
+def their_matter(matter: dict[str, Any]) -> dict[str, Any]:
+    """Of a card's front matter, what ddkit does not write itself: other keys, and tags it would not give."""
+    tags = matter.get("tags")
+    others = {key: value for key, value in matter.items() if key not in FRONT_KEYS}
+    if isinstance(tags, list) and (own := [tag for tag in tags if not _OUR_TAGS.fullmatch(str(tag))]):
+        others["tags"] = own
+    return others
 
 
 def front_matter_text(front: Mapping[str, Any]) -> str:
@@ -61,12 +71,12 @@ def render_card(manifest: Manifest, outside: Outside | None = None) -> str:
     headline, random = _headline(manifest, results)
     classes, codec = len(manifest.classes), manifest.image_codec
     facts = {
-        "front_matter": front_matter_text(front_matter(manifest) | outside.matter),
+        "front_matter": front_matter_text(_with_theirs(front_matter(manifest), outside.matter)),
         "outside": outside,
         "title": title(manifest),
         "m": data,
         "rows": manifest.rows(),
-        "where": data["repo"] or manifest.root.name,
+        "where": data["repo"] or manifest.root.resolve().name,
         "rename": json.dumps({codec: "image", "cls": "label"}),
         "total": size_words(sum(shard["bytes"] for shard in data["shards"])),
         "batch": min(manifest.rows(), 64),
@@ -84,6 +94,11 @@ def render_card(manifest: Manifest, outside: Outside | None = None) -> str:
         "citation": citation(data["method"]),
     }
     return render_template(TEMPLATE, facts)
+
+
+def _with_theirs(ours: dict[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
+    tags = [*ours["tags"], *(tag for tag in theirs.get("tags", []) if tag not in ours["tags"])]
+    return ours | dict(theirs) | {"tags": tags}
 
 
 def _headline(manifest: Manifest, results: Sequence[dict[str, Any]]) -> tuple[Any, Any]:
@@ -196,19 +211,37 @@ def info_json(manifest: Manifest) -> str:
     return canonical({"content": manifest.data["content"], "splits": {"train": train}}) + "\n"
 
 
-def card_files(manifest: Manifest, outside: Outside | None = None) -> dict[str, bytes]:
-    """README.md, `_info.json` and `preview.png` of a set, as bytes. outside: default what its README.md has now."""
-    path = manifest.root / "README.md"
-    if outside is None:
-        outside = outside_of(path.read_text(encoding="utf-8") if path.is_file() else None, FRONT_KEYS)
+def card_text(path: Path) -> str | None:
+    """A README.md as it is, None where there is none; bytes that are no UTF-8 go through unchanged."""
+    return path.read_text(encoding="utf-8", errors="surrogateescape") if path.is_file() else None
+
+
+def card_files(manifest: Manifest, outside: Outside) -> dict[str, bytes]:
+    """README.md, `_info.json` and `preview.png` of a set, as bytes."""
     return {
         "_info.json": info_json(manifest).encode(),
         "preview.png": preview_grid(manifest, heading=False),
-        "README.md": render_card(manifest, outside).encode(),
+        "README.md": render_card(manifest, outside).encode("utf-8", "surrogateescape"),
     }
 
 
-def publish_files(manifest: Manifest, outside: Outside | None = None) -> None:
+def taken_apart(card: str | None, keep: Path, what: str) -> Outside:
+    """What people wrote on a card. One that cannot be taken apart is kept whole beside `keep`, and that is told."""
+    outside = outside_of(card, their_matter)
+    if outside.broken and card is not None:
+        kept = keep.with_name(f"{keep.stem}-{digest(card)}{keep.suffix}")
+        write_bytes(kept, card.encode("utf-8", "surrogateescape"))
+        note(f"{what}: {outside.broken}; it is made anew, what it held is in {kept}")
+        return Outside(matter=outside.matter)
+    if outside.overwritten:
+        note(f"{what}: what was written inside ddkit's marks is replaced; write before or after them, it stays there")
+    return outside
+
+
+def publish_files(manifest: Manifest) -> None:
     """Render README.md, `_info.json` and `preview.png` into the set; what people wrote on the card stays."""
+    path = manifest.root / "README.md"
+    keep = manifest.root.resolve()
+    outside = taken_apart(card_text(path), keep.with_name(f"{keep.name}.work") / "README.md", str(path))
     for name, data in card_files(manifest, outside).items():
         write_bytes(manifest.root / name, data)

@@ -15,8 +15,8 @@ from torch import nn
 from ddkit import __version__, hub
 from ddkit.errors import OptionError, Refused, TeacherError, first_few
 from ddkit.format.manifest import Manifest
-from ddkit.publishing.card import citation, front_matter_text, render_template
-from ddkit.publishing.outside import merged, outside_of
+from ddkit.publishing.card import card_text, citation, front_matter_text, render_template
+from ddkit.publishing.outside import outside_of
 from ddkit.publishing.pictures import dataset_name, title
 from ddkit.publishing.pushing import Plan, bring
 from ddkit.replay.student import StudentJob, StudentResult
@@ -120,7 +120,7 @@ def push_model(checkpoint: str | Path, repo: str, story: Story, *, private: bool
     there = hub.find(repo, kind="model") or hub.Remote(None, {})
     theirs = None
     if CARD in there.files:
-        theirs = hub.fetch(repo, CARD, revision=there.head, kind="model").read_text("utf-8", "replace")
+        theirs = card_text(hub.fetch(repo, CARD, revision=there.head, kind="model"))
     if WEIGHTS in there.files and "ddkit:start" not in (theirs or ""):
         raise Refused(f"{repo} holds a model that is not ddkit's; choose another name")
     weights = Path(checkpoint)
@@ -168,7 +168,7 @@ def _config(network: nn.Module, spec: TeacherSpec) -> bytes:
 
 
 def _card(name: str, spec: TeacherSpec, repo: str, story: Story, theirs: str | None) -> str:
-    outside = merged(outside_of(None, _FRONT_KEYS), outside_of(theirs, _FRONT_KEYS))
+    outside = outside_of(theirs, lambda matter: {k: v for k, v in matter.items() if k not in _FRONT_KEYS})
     front: dict[str, Any] = {"license": story.license} if story.license else {}
     front |= {
         "library_name": "timm",

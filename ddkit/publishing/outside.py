@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import yaml
 
-from ddkit.plain import canonical
-
-_FRONT = re.compile(r"\A---\n(.*?)\n?---\n(.*)\Z", re.DOTALL)
-_OURS = re.compile(r"\A(.*?)<!-- ddkit:start[^>]*-->\n(.*?)<!-- ddkit:end -->\n?(.*)\Z", re.DOTALL)
+_FRONT = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)\r?\n?---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
+_START = re.compile(r"<!--\s{0,9}ddkit:start[^>\n]{0,200}-->[^\S\n]{0,9}\n?")
+_END = re.compile(r"<!--\s{0,9}ddkit:end\s{0,9}-->[^\S\n]{0,9}\n?")
 _EXTRA = re.compile(r"<!-- ddkit:extra:start -->\n(.*?)\n?<!-- ddkit:extra:end -->", re.DOTALL)
-_RECORDED = re.compile(r"<!-- content \S+ outside (\w+) -->")
+_RECORDED = re.compile(r"<!-- content \S{1,80} outside (\w{1,64})(?: inside (\w{1,64}))? -->\n?")
+MARKS = ("ddkit:start", "ddkit:end", "ddkit:extra")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outside:
     """Text before and after ddkit's part, front matter that is not ddkit's, and what `--card-extra` put inside.
 
-    edited: whether it is no longer what it was when the card was rendered.
+    edited: whether it is no longer what it was when the card was rendered; overwritten: whether ddkit's own part was
+    written in; broken: why the card could not be taken apart, so that all of it has to be kept elsewhere.
     """
 
     before: str = ""
@@ -29,44 +32,69 @@ class Outside:
     extra: str = ""
     matter: dict[str, Any] = field(default_factory=dict)
     edited: bool = False
+    overwritten: bool = False
+    broken: str | None = None
 
     @property
     def digest(self) -> str:
         """Stands on the card, so that a later look tells whether somebody wrote there since."""
-        text = canonical([self.before.strip(), self.after.strip(), _dates_as_text(self.matter)])
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return digest(f"{self.before.strip()}\0{self.after.strip()}\0{yaml.safe_dump(self.matter, sort_keys=True)}")
 
     @property
     def empty(self) -> bool:
         return not (self.before.strip() or self.after.strip() or self.matter)
 
 
-def _dates_as_text(matter: Any) -> Any:
-    return yaml.safe_load(yaml.dump(matter, Dumper=yaml.SafeDumper)) if not matter else yaml.safe_dump(matter)
+def digest(text: str) -> str:
+    """Twelve hex digits that stand for a text."""
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:12]
 
 
-def outside_of(card: str | None, ours: set[str]) -> Outside:
-    """What is not ddkit's of a README.md. ours: keys of the front matter that ddkit writes.
+def seal(card: str) -> str:
+    """A rendered card with the digest of ddkit's part filled in, where the template left `inside`."""
+    start, end = _START.search(card), _END.search(card)
+    assert start and end
+    return card.replace(" inside -->", f" inside {_inside(card[start.end() : end.start()])} -->", 1)
 
-    A card without ddkit's marks is all somebody's own; front matter that is no YAML counts as none.
+
+def _inside(part: str) -> str:
+    return digest(_EXTRA.sub("", _RECORDED.sub("", part, count=1)).strip())
+
+
+def outside_of(card: str | None, theirs: Callable[[dict[str, Any]], dict[str, Any]]) -> Outside:
+    """What is not ddkit's of a README.md. theirs: of the front matter, what ddkit does not write.
+
+    A card without any of ddkit's marks is all somebody's own.
     """
     if card is None:
         return Outside()
+    card = card.replace("\r\n", "\n")
     front = _FRONT.match(card)
-    matter: Any = {}
-    if front:
-        try:
-            matter = yaml.safe_load(front[1]) or {}
-        except yaml.YAMLError:
-            matter = {}
-    body = front[2] if front else card
-    matter = {k: v for k, v in matter.items() if k not in ours} if isinstance(matter, dict) else {}
-    parts = _OURS.match(body)
-    if parts is None:
+    body = card[front.end() :] if front else card.removeprefix("\ufeff")
+    try:
+        matter = (yaml.safe_load(front[1]) if front else None) or {}
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        return Outside(broken=f"its front matter is no YAML ({' '.join(str(error).split())[:120]})")
+    if not isinstance(matter, dict):
+        return Outside(broken="its front matter is no table")
+    matter = theirs({str(key): value for key, value in matter.items()})
+    starts, ends = list(_START.finditer(body)), list(_END.finditer(body))
+    if not starts and not ends and not _RECORDED.search(body):
         return Outside(after=_lines(body), matter=matter, edited=True)
-    extra, recorded = _EXTRA.search(parts[2]), _RECORDED.search(parts[2])
-    found = Outside(before=_lines(parts[1]), after=_lines(parts[3]), extra=extra[1] if extra else "", matter=matter)
-    return replace(found, edited=recorded is not None and recorded[1] != found.digest)
+    if len(starts) != 1 or len(ends) != 1 or starts[0].end() > ends[0].start():
+        return Outside(matter=matter, broken=f"it has {len(starts)} start and {len(ends)} end marks of ddkit")
+    part = body[starts[0].end() : ends[0].start()]
+    extra, recorded = _EXTRA.search(part), _RECORDED.search(part)
+    found = Outside(
+        before=_lines(body[: starts[0].start()]),
+        after=_lines(body[ends[0].end() :]),
+        extra=extra[1] if extra else "",
+        matter=matter,
+    )
+    if recorded is None:
+        return replace(found, edited=True)
+    overwritten = recorded[2] is not None and recorded[2] != _inside(part)
+    return replace(found, edited=recorded[1] != found.digest, overwritten=overwritten)
 
 
 def _lines(text: str) -> str:
@@ -90,4 +118,10 @@ def merged(here: Outside, there: Outside) -> Outside:
 
 
 def _joined(there: str, here: str) -> str:
-    return there if here.strip() in there else here if there.strip() in here else there + here
+    """The paragraphs of both, in order, those they share once."""
+    theirs, ours = (re.split(r"\n{2,}", text.strip()) if text.strip() else [] for text in (there, here))
+    joined: list[str] = []
+    for _, a, b, c, d in difflib.SequenceMatcher(None, theirs, ours, autojunk=False).get_opcodes():
+        joined += theirs[a:b]
+        joined += [paragraph for paragraph in ours[c:d] if paragraph not in theirs]
+    return _lines("\n\n".join(joined))

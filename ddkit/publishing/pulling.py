@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 from ddkit import hub
-from ddkit.errors import HubFile, IntegrityError, OtherRun
-from ddkit.format.integrity import verify
-from ddkit.format.manifest import FILE, Manifest, is_set, read_manifest, seal, write_manifest
-from ddkit.format.remote import blame, remote_manifest
+from ddkit.errors import HubFile, IntegrityError, OptionError, OtherRun
+from ddkit.format.integrity import set_problems
+from ddkit.format.manifest import Manifest, is_set, merged_results, read_manifest, seal, write_manifest
+from ddkit.format.remote import blame, fetch_listed, open_manifest
 from ddkit.format.shards import file_sha256
-from ddkit.publishing.card import FRONT_KEYS, publish_files
-from ddkit.publishing.outside import outside_of
-from ddkit.runtime import is_temporary, note, progress, size_words
+from ddkit.publishing.card import card_files, card_text, taken_apart
+from ddkit.publishing.outside import Outside, merged
+from ddkit.runtime import disk_errors, note, progress, size_words, write_bytes
 
 
 def pull(source: str, directory: str | Path, *, ipc: int | None = None, revision: str | None = None) -> Manifest:
@@ -26,36 +27,47 @@ def pull(source: str, directory: str | Path, *, ipc: int | None = None, revision
     IntegrityError naming shard and row.
     """
     named = hub.parse_id(source)
-    repo, at = named if named else (hub.check_repo(source), None)
-    out = Path(directory)
-    whole = remote_manifest(repo, revision or at)
+    repo, out = named[0] if named else hub.check_repo(source), Path(directory)
+    whole = open_manifest(source if named else f"{repo}@main", revision)
     commit = whole.root.name
     data = dict(whole.data) if ipc in (None, whole.ipc) else cut(whole, ipc or 0, repo, commit)
-    loading = out.with_name(out.resolve().name + ".work") / "pull"
-    _claim(out, loading, data)
+    before = _claim(out, data)
+    data = seal({**data, "results": merged_results(data["results"], before.data["results"] if before else [])})
+    loading = work_beside(out) / "pulling"
+    loading.mkdir(parents=True, exist_ok=True)
     files = Manifest(out, data).files()
     missing = [path for path, sha in files.items() if not ((out / path).is_file() and file_sha256(out / path) == sha)]
     sizes = {shard["path"]: shard["bytes"] for shard in data["shards"]}
-    note(
-        f"{repo} at {commit[:12]}: {size_words(sum(sizes.get(p, 0) for p in missing))} in {len(missing)} files to fetch"
-    )
+    total = size_words(sum(sizes.get(path, 0) for path in missing))
+    note(f"{repo} at {commit[:12]}: {total} in {len(missing)} files to fetch")
     with progress(f"fetching {repo}", len(missing), "files") as advance:
         for path in missing:
             _fetch(repo, path, commit, loading, out, files[path])
             advance(1)
-    shown = Manifest(out, data)
-    if wrong := [path for path, sha in files.items() if file_sha256(out / path) != sha]:
-        (out / FILE).unlink(missing_ok=True)
-        raise IntegrityError(f"{repo} at {commit[:12]}: {blame(shown, wrong[0])}; it was damaged there, tell its owner")
-    shown = write_manifest(out, data)
-    for file in (*out.glob("data/*"), *out.glob("images/*")):
-        if str(file.relative_to(out)) not in files and not is_temporary(file):
-            file.unlink()  # of an earlier state of the same set
-    if problems := verify(out):
+    shown = Manifest(out, data, repo)
+    damage = [blame(shown, path) for path, sha in files.items() if file_sha256(out / path) != sha]
+    if problems := damage or set_problems(shown):
         raise IntegrityError(f"{repo} at {commit[:12]}: {problems[0]}; it was damaged there, tell its owner")
-    publish_files(shown, outside_of(_card(repo, commit), FRONT_KEYS))
+    keep = work_beside(out) / "README.md"
+    theirs = taken_apart(_card(repo, commit), keep, f"the card of {repo}")
+    ours = taken_apart(card_text(out / "README.md"), keep, str(out / "README.md")) if before else Outside()
+    for name, content in card_files(shown, merged(ours, theirs)).items():
+        write_bytes(out / name, content)
+    write_manifest(out, data)  # last: its being there means complete
+    for path in (before.files() if before else {}).keys() - files.keys():
+        (out / path).unlink(missing_ok=True)  # of an earlier state of the same set
     shutil.rmtree(loading)
+    with contextlib.suppress(OSError):
+        work_beside(out).rmdir()  # where nothing else is in it
     return read_manifest(out)
+
+
+def work_beside(out: Path) -> Path:
+    """OUT.work, whatever OUT is called. Raises OptionError for the root directory."""
+    whole = out.resolve()
+    if not whole.name:
+        raise OptionError(f"{out} cannot hold a set; give the name of a new directory")
+    return whole.with_name(whole.name + ".work")
 
 
 def cut(manifest: Manifest, ipc: int, repo: str, commit: str) -> dict[str, Any]:
@@ -75,23 +87,32 @@ def cut(manifest: Manifest, ipc: int, repo: str, commit: str) -> dict[str, Any]:
     return seal(data)
 
 
-def _claim(out: Path, loading: Path, data: dict[str, Any]) -> None:
-    """Make `out` this set's, or raise OtherRun where it holds something else."""
+def _claim(out: Path, data: dict[str, Any]) -> Manifest | None:
+    """See that `out` is this set's, or nobody's; returns the manifest that is there.
+
+    Raises OtherRun where it holds something else.
+    """
+    if out.exists() and not out.is_dir():
+        raise OtherRun(f"{out} is a file; give the name of a new directory")
+    begun = (work_beside(out) / "pulling").is_dir()
+    before = None
     if is_set(out):
-        there = read_manifest(out).data
+        before = read_manifest(out)
+        there = before.data
         if there["fingerprint"] != data["fingerprint"]:
             raise OtherRun(f"{out} holds another set ({there['name']}); choose another directory")
         if there["ipc"] > data["ipc"]:
             raise OtherRun(f"{out} holds more of this set (ipc {there['ipc']}, not {data['ipc']}); choose another")
-    elif out.exists() and not loading.is_dir() and (not out.is_dir() or any(out.iterdir())):
+    elif out.exists() and not begun and any(out.iterdir()):
         raise OtherRun(f"{out} is not empty and not a distilled set; give the name of a new directory")
-    loading.mkdir(parents=True, exist_ok=True)
-    out.mkdir(parents=True, exist_ok=True)
+    with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+    return before
 
 
 def _fetch(repo: str, path: str, commit: str, loading: Path, out: Path, sha256: str) -> None:
     """One file to its place; one whose bytes differ is fetched once more (a check follows)."""
-    found = hub.fetch(repo, path, revision=commit, into=loading)
+    found = fetch_listed(repo, path, commit, loading)
     if file_sha256(found) != sha256:
         found = hub.fetch(repo, path, revision=commit, into=loading, again=True)
     (out / path).parent.mkdir(parents=True, exist_ok=True)
@@ -100,6 +121,6 @@ def _fetch(repo: str, path: str, commit: str, loading: Path, out: Path, sha256: 
 
 def _card(repo: str, commit: str) -> str | None:
     try:
-        return hub.fetch(repo, "README.md", revision=commit).read_text(encoding="utf-8", errors="replace")
+        return card_text(hub.fetch(repo, "README.md", revision=commit))
     except HubFile:
         return None

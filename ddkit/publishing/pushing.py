@@ -7,30 +7,33 @@ answer was lost, is simply begun again; `main` is the old set or the new one, ne
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ddkit import hub
-from ddkit.errors import HubError, IntegrityError, OptionError, Refused
+from ddkit.errors import FormatVersion, HubError, IntegrityError, OptionError, Refused
 from ddkit.format.integrity import verify
-from ddkit.format.manifest import FILE, Manifest, files_of, parse_manifest, read_manifest, seal
+from ddkit.format.manifest import FILE, Manifest, files_of, merged_results, parse_manifest, read_manifest, seal
 from ddkit.plain import canonical
-from ddkit.publishing.card import FRONT_KEYS, card_files
+from ddkit.publishing.card import card_files, card_text, taken_apart
 from ddkit.publishing.licences import licence_facts, wants_gate
-from ddkit.publishing.outside import merged, outside_of
+from ddkit.publishing.outside import MARKS, merged
 from ddkit.runtime import note, progress, size_words, write_bytes
 
 COMMIT_FILES = 1000  # more are collected in a pull request and merged at once: the Hub gives a commit a minute
 TRIES = 8
 CARD = "README.md"
+_REF = re.compile(r"[A-Za-z0-9_][\w./-]{0,200}")
 _NOT_A_USERS = {".gitattributes"}  # what the Hub itself puts into a new repository
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pushed:
-    """What a push did, or with `--dry-run` would do. send: path -> bytes; commit: of the revision, None if dry."""
+    """What a push did, or with `--dry-run` would do. send: path -> bytes; commit: None where nothing was
+    done; tagged: the commit that `tag` names, an older one where only the card changed since."""
 
     repo: str
     url: str
@@ -39,6 +42,8 @@ class Pushed:
     bytes: int
     commit: str | None = None
     tag: str | None = None
+    tagged: str | None = None
+    revision: str | None = None
     pull_request: str | None = None
     notes: tuple[str, ...] = ()
 
@@ -68,46 +73,56 @@ def push(
     Raises SetError, IntegrityError, Refused, OptionError, HubAccess, HubError.
     """
     hub.check_repo(repo)
-    if gated not in (None, "auto", "manual"):
-        raise OptionError(f"--gated is {gated!r}; valid: auto, manual")
-    if create_pr and revision is not None:
-        raise OptionError("--create-pr makes a branch of its own; leave --revision out")
+    _check_options(gated, create_pr, tag, revision)
     manifest = read_manifest(directory)
     licence = licence_facts(license, license_name, license_link, manifest.data["license"])
     extra = _read_extra(card_extra)
     if problems := verify(manifest.root):
         raise IntegrityError(f"{manifest.root}: {problems[0]}; a damaged set is not published, make or fetch it again")
-    there = _look(repo, revision, dry_run)
-    _check_target(manifest, repo, there, into_existing)
+    if not dry_run:
+        hub.whoami(repo)
+    there = hub.find(repo, revision) or (hub.find(repo) if revision else None) or hub.Remote(None, {})
     if private and there.public:
         raise Refused(f"{repo} is there and public; make it private in its settings first, or choose another name")
-    published = Manifest(manifest.root, seal({**manifest.data, "repo": repo, "license": licence}))
+    older = _their_manifest(repo, there)
+    _check_target(manifest, repo, there, older, into_existing)
+    tags = {} if there.head is None or create_pr else hub.tags(repo)
+    if revision in tags:
+        raise OptionError(f"--revision {revision} is a tag of {repo}; give a branch")
+    published = _published(manifest, repo, licence, older)
     rendered = _rendered(published, repo, there, extra)
-    plan = _plan(published, rendered, there, repo)
-    notes = _advice(published, gated, plan)
+
+    def plan_for(there: hub.Remote) -> Plan:
+        return _plan(published, rendered, there, repo)
+
+    plan = plan_for(there)
+    notes = _advice(published, gated, older)
     pushed = Pushed(
         repo=repo, url=hub.url(repo), send=plan.sizes(), delete=plan.delete, bytes=sum(plan.sizes().values()),
         notes=notes,
     )  # fmt: skip
-    if dry_run:
+    if tag in tags and (plan.add or plan.delete or tags[tag] != there.head):
+        raise Refused(f"{repo} has a tag {tag} already, at {tags[tag][:12]}; choose another --tag")
+    if dry_run or (create_pr and not plan.add and not plan.delete):
         return pushed
-    tag_name = tag or f"content-{published.data['content'][:12]}"
-    if tag is not None and plan.add and there.head is not None and tag in hub.refs(repo):
-        raise Refused(f"{repo} has a tag {tag} already, of another content; choose another --tag")
+    for line in notes:
+        note(f"{repo}: {line}")
     hub.create(repo, private=private)
     if gated:
         hub.set_gated(repo, gated)
-    if revision is not None:
+    if revision is not None and not revision.startswith("refs/pr/"):
         hub.create_branch(repo, revision)
     message = commit_message or f"ddkit: {published.data['name']}"
     if create_pr:
         opened = _one_commit(plan, repo, message, None, there.head, create_pr=True)
-        return replace(pushed, commit=opened.oid, pull_request=opened.pr_url)
-    commit = bring(lambda there: _plan(published, rendered, there, repo), repo, revision, message)
-    hub.tag(repo, tag_name, commit)
+        return replace(pushed, commit=opened.oid, pull_request=opened.pr_url, revision=opened.pr_revision)
+    commit = bring(plan_for, repo, revision, message)
+    name = tag or f"content-{published.data['content'][:12]}"
+    hub.tag(repo, name, commit)
     for path, data in rendered.items():
         write_bytes(manifest.root / path, data)
-    return replace(pushed, commit=commit, tag=tag_name)
+    at = tags.get(name, commit)  # a content keeps its name where only the card changed
+    return replace(pushed, commit=commit, tag=name, tagged=at, revision=revision)
 
 
 # ------------------------------------------------------------------ what is there, what is to do
@@ -116,19 +131,52 @@ def push(
 def _read_extra(path: str | Path | None) -> str | None:
     if path is None:
         return None
-    if not Path(path).is_file():
-        raise OptionError(f"--card-extra {path} is no file; give a Markdown file")
-    return Path(path).read_text(encoding="utf-8").strip()
+    try:
+        text = Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(f"--card-extra {path} is no text file ({error}); give Markdown in UTF-8") from error
+    if mark := next((mark for mark in MARKS if mark in text), None):
+        raise OptionError(f"--card-extra {path} holds ddkit's own mark {mark!r}; leave it out")
+    return text
 
 
-def _look(repo: str, revision: str | None, dry_run: bool = False) -> hub.Remote:
-    """The repository as it is; empty where it or the branch is not there yet. Asks who we are before it is made."""
-    if not dry_run:
-        hub.whoami(repo)
-    return hub.find(repo, revision) or (hub.find(repo) if revision else None) or hub.Remote(None, {})
+def _check_options(gated: str | None, create_pr: bool, tag: str | None, revision: str | None) -> None:
+    """Raises OptionError for options that exclude each other, and for what git takes for no tag or branch."""
+    if gated not in (None, "auto", "manual"):
+        raise OptionError(f"--gated is {gated!r}; valid: auto, manual")
+    if create_pr and (revision or tag or gated):
+        raise OptionError("--create-pr only proposes; leave --revision, --tag and --gated out")
+    for option, name in (("--tag", tag), ("--revision", revision)):
+        if name is not None and (not _REF.fullmatch(name) or ".." in name or name.endswith((".lock", "/", "."))):
+            raise OptionError(f"{option} is {name!r}; give a name of letters, digits, '-', '_', '.' and '/'")
+    if tag in ("main", "HEAD") or (tag or "").startswith("refs/"):
+        raise OptionError(f"--tag is {tag!r}, which names something else; choose another")
+    if revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision):
+        raise OptionError(f"--revision is the commit {revision[:12]}…; a push goes to a branch, give its name")
 
 
-def _check_target(manifest: Manifest, repo: str, there: hub.Remote, into_existing: bool) -> None:
+def _published(manifest: Manifest, repo: str, licence: dict[str, Any], older: dict[str, Any] | None) -> Manifest:
+    """The manifest as it is to be on the Hub, with what was measured of the same set by others."""
+    same = older is not None and older["fingerprint"] == manifest.data["fingerprint"]
+    results = merged_results(manifest.data["results"], older["results"] if older and same else [])
+    return Manifest(manifest.root, seal({**manifest.data, "repo": repo, "license": licence, "results": results}))
+
+
+def _their_manifest(repo: str, there: hub.Remote) -> dict[str, Any] | None:
+    """The manifest on the Hub: it says which files a push may delete. None where there is none to trust."""
+    if FILE not in there.files:
+        return None
+    path = hub.fetch(repo, FILE, revision=there.head)
+    try:
+        return parse_manifest(path.read_bytes(), path)
+    except (IntegrityError, FormatVersion) as error:
+        note(f"{repo}: its {FILE} is not trusted ({error}), so none of its files is deleted")
+        return None
+
+
+def _check_target(
+    manifest: Manifest, repo: str, there: hub.Remote, older: dict[str, Any] | None, into_existing: bool
+) -> None:
     """Raises Refused where a repository holds somebody's other files, or more of this set than we have."""
     files = set(there.files) - _NOT_A_USERS
     if files and FILE not in files and not into_existing:
@@ -137,21 +185,26 @@ def _check_target(manifest: Manifest, repo: str, there: hub.Remote, into_existin
             "name, or add ours to it with --into-existing"
         )
     part = manifest.data["subset_of"]
-    if part and part["repo"] == repo:
+    if part and part["repo"].lower() == repo.lower():
         raise Refused(
             f"{manifest.root} is a part ({manifest.ipc} images per class) of {repo} and would replace the whole; "
             "push it under another name"
+        )
+    same = older is not None and older["fingerprint"] == manifest.data["fingerprint"]
+    if older and same and older["ipc"] > manifest.ipc and not into_existing:
+        raise Refused(
+            f"{repo} holds more of this set ({older['ipc']} images per class, here {manifest.ipc}); fetch it with "
+            f"`ddkit pull {repo} DIR`, or give --into-existing to cut it down"
         )
 
 
 def _rendered(published: Manifest, repo: str, there: hub.Remote, extra: str | None) -> dict[str, bytes]:
     """The manifest and the files rendered from it, what people wrote on either card kept."""
-    path = published.root / CARD
-    here = outside_of(path.read_text(encoding="utf-8") if path.is_file() else None, FRONT_KEYS)
-    text = None
-    if CARD in there.files:
-        text = hub.fetch(repo, CARD, revision=there.head).read_text(encoding="utf-8", errors="replace")
-    outside = merged(here, outside_of(text, FRONT_KEYS))
+    work = published.root.resolve()
+    keep = work.with_name(f"{work.name}.work") / CARD
+    here = taken_apart(card_text(published.root / CARD), keep, str(published.root / CARD))
+    theirs = card_text(hub.fetch(repo, CARD, revision=there.head)) if CARD in there.files else None
+    outside = merged(here, taken_apart(theirs, keep, f"the card of {repo}"))
     if extra is not None:
         outside = replace(outside, extra=extra)
     return {FILE: (canonical(dict(published.data)) + "\n").encode(), **card_files(published, outside)}
@@ -177,32 +230,23 @@ def _plan(published: Manifest, rendered: Mapping[str, bytes], there: hub.Remote,
         if not hub.same(data, hashlib.sha256(data).hexdigest(), there.files.get(path)):
             add[path] = data
     keep = {*published.files(), *rendered}
-    listed = _listed(repo, there)
+    older = _their_manifest(repo, there)
+    listed = files_of(older["shards"]) if older else {}
     return Plan(add, sorted(path for path in listed if path not in keep and path in there.files))
 
 
-def _listed(repo: str, there: hub.Remote) -> set[str]:
-    """The files that the manifest on the Hub lists: the only ones a push may delete."""
-    if FILE not in there.files:
-        return set()
-    path = hub.fetch(repo, FILE, revision=there.head)
-    try:
-        return set(files_of(parse_manifest(path.read_bytes(), path)["shards"]))
-    except IntegrityError:
-        note(f"{repo}: its {FILE} cannot be trusted, so none of its files is deleted")
-        return set()
-
-
-def _advice(published: Manifest, gated: str | None, plan: Plan) -> tuple[str, ...]:
+def _advice(published: Manifest, gated: str | None, older: dict[str, Any] | None) -> tuple[str, ...]:
     """What a publisher should know before others do."""
-    advice = []
-    if gated is None and wants_gate(dict(published.data)):
+    data, advice = published.data, []
+    if gated is None and wants_gate(dict(data)):
         advice.append(
-            f"holds real pixels ({published.data['real_pixels']}) of {published.data['source']['id']}, whose terms "
-            "restrict who may have them: consider --gated auto"
+            f"holds real pixels ({data['real_pixels']}) of {data['source']['id']}, whose terms restrict who may have "
+            "them: consider --gated auto"
         )
-    if any(path.endswith(".tar") for path in plan.delete):
-        advice.append(f"replaces another set: {len(plan.delete)} of its files go (git keeps them)")
+    if older and older["fingerprint"] != data["fingerprint"]:
+        advice.append(f"replaces another set ({older['name']}, content {older['content'][:12]}; git keeps it)")
+    if older and older["license"] and older["license"]["id"] != data["license"]["id"]:
+        advice.append(f"the licence changes from {older['license']['id']} to {data['license']['id']}")
     return tuple(advice)
 
 
@@ -262,8 +306,17 @@ def _through_a_request(plan: Plan, repo: str, message: str) -> None:
     hub.merge_request(repo, number)
 
 
-def summary(pushed: Pushed) -> list[str]:
+def summary(pushed: Pushed, dry_run: bool) -> list[str]:
     """A push in lines for people."""
     shards = sum(path.endswith(".tar") for path in pushed.send)
     lines = [f"{len(pushed.send)} files ({shards} shards, {size_words(pushed.bytes)}), {len(pushed.delete)} deleted"]
-    return lines + [f"note: {text}" for text in pushed.notes]
+    if dry_run:
+        listed = [f"send    {size:>12}  {path}" for path, size in pushed.send.items()]
+        listed += [f"delete  {'':>12}  {path}" for path in pushed.delete]
+        return listed + lines + [f"note: {text}" for text in pushed.notes]
+    if pushed.pull_request:
+        return [*lines, pushed.pull_request]
+    if pushed.commit is None:
+        return [f"nothing to propose: {pushed.url} holds it already"]
+    tagged = f"tag {pushed.tag}" if pushed.tagged == pushed.commit else f"its content was tagged {pushed.tag} before"
+    return [*lines, f"{pushed.url} at {pushed.commit[:12]}, {tagged}"]
