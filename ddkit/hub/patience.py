@@ -107,8 +107,13 @@ def _pause(error: BaseException, planned_s: float) -> float:
     return planned_s
 
 
-def patient(what: str, repo: str, call: Callable[[], Result], kind: str = "dataset") -> Result:
-    """`call()`, tried again after what passes. Raises HubAccess, HubFile, HubError, each one clear line."""
+def patient(
+    what: str, repo: str, call: Callable[[], Result], kind: str = "dataset", *, repeated: bool = False
+) -> Result:
+    """`call()`, tried again after what passes. Raises HubAccess, HubFile, HubError, each one clear line.
+
+    repeated: the client itself tries again for long where there is no connection.
+    """
     import httpx2
     from huggingface_hub.errors import EntryNotFoundError, HFValidationError, XetDownloadError
 
@@ -126,7 +131,7 @@ def patient(what: str, repo: str, call: Callable[[], Result], kind: str = "datas
             for link in _causes(error):
                 if handled is not None and link.__context__ is handled:
                     link.__context__ = None
-            if planned_s is None or not is_transient(error) or (tries > 1 and _was_repeated(error)):
+            if planned_s is None or not is_transient(error) or (tries > (not repeated) and _was_repeated(error)):
                 raise _explained(error, what, repo, tries, kind) from error
             pause_s = _pause(error, planned_s)
             note(f"{what}: {words(error)}; trying again in {pause_s:.0f} s")

@@ -108,7 +108,7 @@ def fetch(
         return Path(found)
 
     try:
-        return patient(f"fetching {path}", repo, get, kind)
+        return patient(f"fetching {path}", repo, get, kind, repeated=True)
     except HubError:
         if into is not None or again:
             raise
