@@ -43,6 +43,9 @@ ROWS: dict[str, Row] = {
     "one-stage": ("cudd", {}, (10,)),
     "one-stage-double-steps": ("cudd", {"steps": 2000}, (10,)),
     "two-stages-no-student": ("cudd", {"student.epochs": 0}, (5, 10)),
+    "three-stages": ("cudd", {}, (3, 6, 10)),
+    "five-stages": ("cudd", {}, (2, 4, 6, 8, 10)),
+    "ten-stages": ("cudd", {}, tuple(range(1, 11))),
 }
 IPC40: dict[str, Row] = {  # Fig. 7, with --ipc 40
     "log": ("cudd", {"stages": "log"}, None),
@@ -67,6 +70,9 @@ CLAIMS = (
     ("Control: two stages over one", "full", "one-stage", "not published"),
     ("Control: two stages over one of the same total steps", "full", "one-stage-double-steps", "not published"),
     ("Control: the student, stages being there", "full", "two-stages-no-student", "not published"),
+    ("Control: three stages over two", "three-stages", "full", "not published"),
+    ("Control: five stages over two", "five-stages", "full", "not published"),
+    ("Control: ten stages over two", "ten-stages", "full", "not published"),
     ("Fig. 7, uniform over logarithmic", "uniform-5", "log", "+1.6 (C10, IPC 40)"),
 )
 
