@@ -135,7 +135,8 @@ def push_model(checkpoint: str | Path, repo: str, story: Story, *, private: bool
         add = {p: c for p, c in files.items() if not hub.same(c, hashes[p], there.files.get(p))}
         return Plan(add, [])
 
-    hub.create(repo, private=private, kind="model")
+    if there.public is None:
+        hub.create(repo, private=private, kind="model")
     bring(plan, repo, None, f"ddkit: {story.title}", kind="model")
     return hub.url(repo, "model")
 

@@ -107,7 +107,8 @@ def push(
         return pushed
     for line in notes:
         note(f"{repo}: {line}")
-    hub.create(repo, private=private)
+    if there.public is None:
+        hub.create(repo, private=private)
     if gated:
         hub.set_gated(repo, gated)
     if revision is not None and not revision.startswith("refs/pr/"):
