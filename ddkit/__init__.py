@@ -24,7 +24,7 @@ _PUBLIC = {
     "soft_label_loss": "ddkit.replay.student",
     "teach": "ddkit.sources.teaching",
     "train": "ddkit.evaluation.single",
-    "verify": "ddkit.format.integrity",
+    "verify": "ddkit.format.remote",
 }
 
 __all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604

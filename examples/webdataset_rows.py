@@ -15,7 +15,9 @@ args = parser.parse_args()
 
 root = Path(args.set)
 if not root.is_dir():
-    root = Path(snapshot_download(args.set, repo_type="dataset", allow_patterns=["ddkit.json", "data/*.tar"]))
+    repo, _, revision = args.set.partition("@")
+    wanted = ["ddkit.json", "data/*.tar"]
+    root = Path(snapshot_download(repo, repo_type="dataset", revision=revision or None, allow_patterns=wanted))
 manifest = json.loads((root / "ddkit.json").read_text())  # says which shards are the set
 classes = [c["name"] for c in manifest["classes"]]
 shards = [str(root / shard["path"]) for shard in manifest["shards"]]

@@ -38,8 +38,8 @@ def register(app: typer.Typer) -> None:
             ("real pixels", d["real_pixels"]),
             ("size", size_words(sum(s["bytes"] for s in d["shards"])) + f" in {len(d['shards'])} shards"),
             ("content", d["content"]),
-            *((f"{r['of']}, {r['labels']}", f"{r['mean']:.2f} ± {r['std']:.2f} % ({r['arch']}, {r['protocol']}, "
-               f"{r['n_sets']} sets, {r['n_students']} students)") for r in d["results"]),
+            ("licence", (d["license"] or {}).get("id") or "none given"),
+            *((f"{r['of']}, ipc{r['ipc']}, {r['labels']}", _score(r)) for r in d["results"]),
         ]  # fmt: skip
         say(table(("what", "value"), rows))
         document(dict(d))
@@ -98,6 +98,11 @@ def register(app: typer.Typer) -> None:
         facts = versions() | {"device": device_class(device), "hardware": hardware(device), "cache": str(cache_dir())}
         say(table(("what", "value"), list(facts.items())))
         document(facts)
+
+
+def _score(r: Mapping[str, Any]) -> str:
+    spread = f" ± {r['std']:.2f}" if r["n_students"] > 1 else ""
+    return f"{r['mean']:.2f}{spread} % ({r['arch']}, {r['protocol']}, {r['n_sets']} sets, {r['n_students']} students)"
 
 
 def _settings(data: Mapping[str, Any]) -> str:

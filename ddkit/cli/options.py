@@ -46,7 +46,8 @@ Ipc = Annotated[int | None, typer.Option("--ipc", help="only the first N images 
 Epochs = Annotated[int | None, typer.Option("--epochs", help="instead of the protocol's")]
 Labels = Annotated[str, typer.Option("--labels", help="stored, hard, or online (needs --teacher)")]
 PushTo = Annotated[
-    str | None, typer.Option("--push-to", help="publish the network as the model ORG/NAME (networks of timm)")
+    str | None,
+    typer.Option("--push-to", help="publish the network, for all to see, as the model ORG/NAME (networks of timm)"),
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="go ahead above an hour or 20 GB")]
 

@@ -32,7 +32,10 @@ def register(app: typer.Typer) -> None:
     def push(
         directory: Annotated[str, typer.Argument(help="a distilled set")],
         repo: Annotated[str, typer.Argument(help="ORG/NAME on the Hub")],
-        license: Annotated[str | None, typer.Option("--license", help="mit, cc-by-4.0, …, or other")] = None,
+        license: Annotated[
+            str | None,
+            typer.Option("--license", help="mit, cc-by-4.0, …, or other; needed at the first push, then remembered"),
+        ] = None,
         license_name: Annotated[str | None, typer.Option("--license-name", help="with --license other")] = None,
         license_link: Annotated[str | None, typer.Option("--license-link", help="with --license other")] = None,
         private: Annotated[bool, typer.Option("--private", help="a new repository is private")] = False,
@@ -42,7 +45,9 @@ def register(app: typer.Typer) -> None:
         into_existing: Annotated[
             bool, typer.Option("--into-existing", help="also into a repository with files that are no ddkit set")
         ] = False,
-        card_extra: Annotated[str | None, typer.Option("--card-extra", help="Markdown for the end of the card")] = None,
+        card_extra: Annotated[
+            str | None, typer.Option("--card-extra", help="a Markdown file, shown at the end of the card")
+        ] = None,
         create_pr: Annotated[bool, typer.Option("--create-pr", help="propose it as a pull request")] = False,
         revision: Annotated[str | None, typer.Option("--revision", help="a branch (default main)")] = None,
         tag: Annotated[str | None, typer.Option("--tag", help="name of the commit (default content-…)")] = None,

@@ -42,7 +42,7 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Train a student from a distilled set alone; the last epoch is the result."""
         from ddkit.evaluation.single import train as run
-        from ddkit.format.remote import open_manifest
+        from ddkit.format.remote import is_remote, open_manifest
         from ddkit.pipeline.costs import time_limit
         from ddkit.publishing.models import check_model, push_model, student_story
         from ddkit.publishing.pictures import curves
@@ -77,9 +77,11 @@ def register(app: typer.Typer) -> None:
         document({"checkpoint": str(job.checkpoint), "accuracy": result.accuracy, "epochs": result.epochs,
                   "seconds": result.seconds, "log": str(job.log), "picture": str(picture),
                   "published": published})  # fmt: skip
-        next_step(
-            f"ddkit evaluate {directory} --val SOURCE" if result.accuracy is None else f"ddkit evaluate {directory}"
-        )
+        of = f" --val {val or 'SOURCE'}" if val or result.accuracy is None else ""
+        if is_remote(directory):
+            next_step(f"ddkit pull {directory} DIR, then ddkit evaluate DIR{of}")
+        else:
+            next_step(f"ddkit evaluate {directory}{of}")
 
     @command(app, "Use")
     def evaluate(
@@ -131,13 +133,15 @@ def register(app: typer.Typer) -> None:
                   "minus random (95 %)", "bytes", "seconds"]  # fmt: skip
         say(table(header, rows))
         document([to_plain(r) for r in report])
-        next_step(f"ddkit card {directories[0]}   (the results are in its manifest and card already)")
+        next_step(f"ddkit push {directories[0]} YOUR_NAME/{Path(directories[0]).resolve().name} --license LICENCE")
 
     @command(app, "Use")
     def export(
         source: Annotated[str, typer.Argument(help=f"a distilled set, or {o.SOURCE}")],
         out: Annotated[str, typer.Argument(help="the new folder")],
-        as_: Annotated[str, typer.Option("--as", help="shards, folder (class folders) or parquet")] = "shards",
+        as_: Annotated[
+            str, typer.Option("--as", help="shards, folder (class folders by number, names in classes.txt) or parquet")
+        ] = "shards",
         image_column: o.ImageColumn = None,
         label_column: o.LabelColumn = None,
     ) -> None:

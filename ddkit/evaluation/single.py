@@ -12,7 +12,7 @@ from ddkit.format.remote import open_set
 from ddkit.pipeline.record import RECORD, work_dir
 from ddkit.pipeline.relabels import demand_law
 from ddkit.replay.student import StudentJob, StudentResult, ValidationRef, train_student
-from ddkit.runtime import pick_device, progress
+from ddkit.runtime import note, pick_device, progress
 from ddkit.sources.finding import find_teacher, match_teacher
 from ddkit.sources.networks import check_network
 from ddkit.sources.tables import at_hand
@@ -114,6 +114,8 @@ def train(
     path = Path(out) if out is not None else Path(f"{manifest.data['name']}-{name.replace(':', '-')}.safetensors")
     if path.suffix != ".safetensors":
         raise OptionError(f"--out is {path}; a checkpoint is a .safetensors file")
+    if path.is_file():
+        note(f"{path} is there and will be replaced; --out gives another name")
     job = plan_student(
         manifest, arch=arch, protocol=protocol, labels=labels, ipc=ipc, epochs=epochs, seed=seed,
         out=path.with_suffix(""), device=str(where), val=ref, teacher=teacher,

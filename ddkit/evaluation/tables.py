@@ -64,9 +64,10 @@ def evaluate(
         raise OptionError(f"{sets[0].root} has no holdout at hand; give images to measure on with --val SOURCE")
     rows = [_Row("this", group, [m.root for m in group]) for group in _groups(sets)]
     baselines = [make_baseline(m, data, teacher) for m in sets] if baseline else []
-    if baselines and all(m is not None for m in baselines):
-        by_root = {m.root: b for m, b in zip(sets, baselines) if b is not None}
-        rows += [_Row("random", [by_root[root] for root in row.about], row.about) for row in list(rows)]
+    by_root = {m.root: b for m, b in zip(sets, baselines) if b is not None and b.root != m.root}
+    rows += [
+        _Row("random", [by_root[r] for r in row.about], row.about) for row in rows if by_root.keys() >= {*row.about}
+    ]
     rows = [_labelled_for(row, protocol, labels, teacher) for row in rows]
     jobs: dict[tuple[int, str], list[list[StudentJob]]] = {}
     for number, row in enumerate(rows):
@@ -148,7 +149,8 @@ def make_baseline(manifest: Manifest, data: str | None = None, teacher: str | No
     data = data or (record.data if record else None)
     teacher = teacher or (record.teacher if record else None)
     if data is None or teacher is None or not at_hand(data):
-        note(f"{manifest.root}: no baseline, its source is not at hand (--data, --teacher)")
+        lacking = " and ".join(f"--{name}" for name, value in (("data", data), ("teacher", teacher)) if value is None)
+        note(f"{manifest.root}: no baseline random, {f'for want of {lacking}' if lacking else f'{data} is not there'}")
         return None
     if manifest.data["method"] == "random":
         return manifest

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ddkit import hub
 from ddkit.errors import HubAccess, HubError, HubFile, IntegrityError, OptionError, SetError
-from ddkit.format.integrity import images_problem, shard_problem, verify
+from ddkit.format.integrity import images_problem, set_problems, shard_problem
 from ddkit.format.manifest import FILE, Manifest, read_manifest
 from ddkit.format.shards import file_sha256
 from ddkit.runtime import note, progress, size_words
@@ -38,7 +38,12 @@ def open_manifest(source: str | Path, revision: str | None = None) -> Manifest:
     """The manifest alone of a set in a directory or on the Hub; raises as `open_set`."""
     named = hub.parse_id(str(source))
     if named is None:
-        return read_manifest(source)
+        try:
+            return read_manifest(source)
+        except SetError as error:
+            if hub.looks_like_id(str(source)) and Path(source).exists():
+                raise SetError(f"{error}; or rename this folder, which hides the Hub's {source}") from error
+            raise
     if revision and named[1] and revision != named[1]:
         raise OptionError(f"{source} and revision {revision} name two; leave one out")
     return remote_manifest(named[0], revision or named[1])
@@ -114,6 +119,14 @@ def is_remote(source: str) -> bool:
     return hub.parse_id(source) is not None
 
 
+def verify(source: str | Path, full: bool = False) -> list[str]:
+    """Every problem of a set in a directory or on the Hub, one line each; an empty list means all is well.
+
+    On the Hub shards are compared by its own sha256; full: fetched and read. Raises as `open_set`.
+    """
+    return verify_set(str(source), full)[1]
+
+
 def verify_set(source: str, full: bool = False) -> tuple[Manifest, list[str]]:
     """A set compared with its manifest, wherever it lies: the manifest and every problem.
 
@@ -122,7 +135,8 @@ def verify_set(source: str, full: bool = False) -> tuple[Manifest, list[str]]:
     """
     named = hub.parse_id(source)
     if named is None:
-        return read_manifest(source), verify(source)
+        manifest = read_manifest(source)
+        return manifest, set_problems(manifest)
     repo, manifest = named[0], remote_manifest(*named)
     commit = manifest.root.name
     there = hub.remote(repo, commit).files
@@ -139,5 +153,5 @@ def verify_set(source: str, full: bool = False) -> tuple[Manifest, list[str]]:
             fetch_files(manifest, repo, manifest.files())
         except IntegrityError as error:
             return manifest, [str(error).rpartition(";")[0]]
-        problems = verify(manifest.root)
+        problems = set_problems(manifest)
     return manifest, problems

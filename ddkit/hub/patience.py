@@ -172,7 +172,7 @@ def _explained(error: Exception, what: str, repo: str, tries: int, kind: str) ->
         return HubError(f"{what}: offline (HF_HUB_OFFLINE is set) and not in the cache; go online once, or unset it")
     if any(isinstance(e, GatedRepoError) for e in chain):
         return HubAccess(
-            f"{repo} is gated; ask for access at {url(repo, kind)} with your account, `hf auth login`, again"
+            f"{repo} is gated; ask for access at {url(repo, kind)}, log in here (`hf auth login`), and run this again"
         )
     if any(isinstance(e, RevisionNotFoundError) for e in chain):
         return HubNone(f"{repo} has no such revision ({what}); `hf repos tag list {repo} --type {kind}` shows tags")

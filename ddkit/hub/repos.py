@@ -41,6 +41,11 @@ def parse_id(text: str) -> tuple[str, str | None] | None:
     return None if found is None or Path(text).exists() else (found["repo"], found["revision"])
 
 
+def looks_like_id(text: str) -> bool:
+    """Whether a text could name a repository, a folder of that name or not."""
+    return _REPO.fullmatch(text) is not None
+
+
 def check_repo(text: str) -> str:
     """A repository's id. Raises OptionError for what cannot be one."""
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}", text) or "--" in text or ".." in text:

@@ -311,10 +311,12 @@ def summary(pushed: Pushed, dry_run: bool) -> list[str]:
     """A push in lines for people."""
     shards = sum(path.endswith(".tar") for path in pushed.send)
     lines = [f"{len(pushed.send)} files ({shards} shards, {size_words(pushed.bytes)}), {len(pushed.delete)} deleted"]
+    if not pushed.send and not pushed.delete:
+        lines = ["nothing to send: the Hub holds all of it"]
     if dry_run:
         listed = [f"send    {size:>12}  {path}" for path, size in pushed.send.items()]
         listed += [f"delete  {'':>12}  {path}" for path in pushed.delete]
-        return listed + lines + [f"note: {text}" for text in pushed.notes]
+        return [*listed, *lines, *(f"note: {text}" for text in pushed.notes), "(what your token may do is not checked)"]
     if pushed.pull_request:
         return [*lines, pushed.pull_request]
     if pushed.commit is None:

@@ -78,7 +78,7 @@ def match_classes(
         theirs = [given[j].name for j in range(len(given)) if j not in found.values()]
         raise ClassesError(
             f"classes of {what} do not match: {first_few(mine)} have no partner among {first_few(theirs) or 'none'}; "
-            "rename them, or give --same-order if only the names differ"
+            "rename them (train and evaluate take --same-order where only the names differ)"
         )
     return np.array([found[i] for i in range(len(target))])
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import yaml
 
 from ddkit.errors import OtherRun, SourceError, unknown
 from ddkit.format.images import encode_image
@@ -69,6 +70,9 @@ def _bytes(image: bytes | np.ndarray) -> bytes:
 
 def _as_shards(out: Path, names: list[ClassName], splits: dict[str, Rows]) -> None:
     packed = {split: pack_split(out, split, rows) for split, rows in splits.items()}
+    files = [{"split": split, "path": [entry["path"] for entry in entries]} for split, entries in packed.items()]
+    card = yaml.safe_dump({"configs": [{"config_name": "default", "data_files": files}]}, sort_keys=False)
+    write_bytes(out / "README.md", f"---\n{card}---\nTar shards written by `ddkit export`.\n".encode())
     write_index(out, [{"name": c.name, "id": c.id} for c in names], packed)
 
 
