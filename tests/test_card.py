@@ -223,3 +223,15 @@ def test_the_rows_remember_where_they_come_from(rded_set):
     rows = load_rows(f"{rded_set.root}.work", "003-00000")
     assert rows.origins[0]["kind"] == "patches" and len(rows.origins[0]["rows"]) == 4
     assert read_manifest(rded_set.root).data["real_pixels"] == "crops"
+
+
+def test_results_of_a_part_are_said_to_be_of_a_part(rded_set, tmp_path):
+    root = Path(shutil.copytree(rded_set.root, tmp_path / "copy"))
+    result = {
+        "of": "this", "ipc": 1, "arch": "convnet3", "protocol": "rded", "labels": "stored", "val": "digits:test",
+        "seeds": [0], "n_sets": 1, "n_students": 1, "values": [[50.0]], "mean": 50.0, "std": 0.0, "difference": None,
+        "total_bytes": 1000, "seconds": 3.0, "command": "ddkit evaluate x --ipc 1", "hardware": "a machine",
+    }  # fmt: skip
+    text = render_card(write_manifest(root, dict(rded_set.data) | {"results": [result]}))
+    assert "the first 1 images per class, 10 images" in text and "these 10" not in text
+    assert "| images per class |" in text.split("## Results")[1]

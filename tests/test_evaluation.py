@@ -155,3 +155,10 @@ def test_the_demo_ends_with_a_table_and_a_picture(tmp_path, teacher, monkeypatch
         ("cudd", "stored"), ("cudd", "hard"), ("random", "stored"), ("random", "hard"),
     ]  # fmt: skip
     assert result.picture.is_file() and all(row[2].endswith("%") for row in result.rows)
+
+
+def test_random_is_no_baseline_of_itself(random_set, tmp_path):
+    copy = shutil.copytree(random_set.root, tmp_path / "copy")
+    shutil.copytree(f"{random_set.root}.work", tmp_path / "copy.work")
+    report = evaluate([copy], val="digits", runs=1, epochs=1, workers=1)
+    assert [row.of for row in report] == ["this"]

@@ -11,6 +11,7 @@ from PIL import Image
 
 from ddkit.errors import ClassesError, ImagesUnreadable, SourceError
 from ddkit.sources.decoding import Unreadable, decode_rgb, whole_image
+from ddkit.sources.exporting import export
 from ddkit.sources.images import open_source
 from ddkit.sources.tables import splits_of
 from ddkit.sources.validation import has_validation, open_validation
@@ -264,3 +265,12 @@ def test_what_is_left_out_of_class_folders_is_told(photographs, capsys):
     for part in ("1 files (.heic)", "1 files (broken link)", "1 images outside class folders", "images: nothing"):
         assert part in told
     assert "._0" not in told
+
+
+def test_load_dataset_opens_exported_shards(tmp_path):
+    import datasets
+
+    export("digits", tmp_path / "out")
+    opened = datasets.load_dataset(str(tmp_path / "out"))
+    assert {split: len(table) for split, table in opened.items()} == {"train": 1442, "test": 355}
+    assert set(opened["train"].column_names) >= {"png", "cls"}
