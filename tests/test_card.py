@@ -235,3 +235,15 @@ def test_results_of_a_part_are_said_to_be_of_a_part(rded_set, tmp_path):
     text = render_card(write_manifest(root, dict(rded_set.data) | {"results": [result]}))
     assert "the first 1 images per class, 10 images" in text and "these 10" not in text
     assert "| images per class |" in text.split("## Results")[1]
+
+
+def test_only_what_people_write_inside_the_marks_is_told(rded_set, tmp_path, capsys):
+    root = Path(shutil.copytree(rded_set.root, tmp_path / "copy"))
+    card = root / "README.md"
+    publish_files(read_manifest(root))
+    card.write_text(card.read_text() + "\nAfter the marks.\n")
+    publish_files(read_manifest(root))
+    assert "is replaced" not in capsys.readouterr().err and "After the marks." in card.read_text()
+    card.write_text(card.read_text().replace("## Citation", "Inside the marks.\n\n## Citation"))
+    publish_files(read_manifest(root))
+    assert "is replaced" in capsys.readouterr().err and "Inside the marks." not in card.read_text()

@@ -15,7 +15,7 @@ _FRONT = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)\r?\n?---[ \t]*(?:\r?\n|\Z)", 
 _START = re.compile(r"<!--\s{0,9}ddkit:start[^>\n]{0,200}-->[^\S\n]{0,9}\n?")
 _END = re.compile(r"<!--\s{0,9}ddkit:end\s{0,9}-->[^\S\n]{0,9}\n?")
 _EXTRA = re.compile(r"<!-- ddkit:extra:start -->\n(.*?)\n?<!-- ddkit:extra:end -->", re.DOTALL)
-_RECORDED = re.compile(r"<!-- content \S{1,80} outside (\w{1,64})(?: inside (\w{1,64}))? -->\n?")
+_RECORDED = re.compile(r"<!-- content \S{1,80} outside (\w{1,64})(?: inside ?(\w{0,64}))? -->\n?")
 MARKS = ("ddkit:start", "ddkit:end", "ddkit:extra")
 
 
