@@ -43,7 +43,7 @@ ROWS: dict[str, Row] = {
     # nobody ran these: is it the stages, or the student?
     "one-stage": ("cudd", {}, (10,)),
     "one-stage-double-steps": ("cudd", {"steps": 2000}, (10,)),
-    "two-stages-no-student": ("cudd", {"student.epochs": 0}, (5, 10)),
+    "two-stages-no-student": ("cudd", {"student.epochs": 0}, (5, 10)),  # teacher alone selects, no adversarial term
     "three-stages": ("cudd", {}, (3, 6, 10)),
     "five-stages": ("cudd", {}, (2, 4, 6, 8, 10)),
     "ten-stages": ("cudd", {}, tuple(range(1, 11))),
