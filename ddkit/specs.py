@@ -325,9 +325,5 @@ class Result:
     command: str
     hardware: str
 
-    def key(self) -> tuple[Any, ...]:
-        """What a row is about; measuring the same again replaces it."""
-        return (self.of, self.ipc, self.arch, self.protocol, self.labels, self.val, self.seeds)
-
 
 EvalReport = tuple[Result, ...]

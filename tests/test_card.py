@@ -247,3 +247,51 @@ def test_only_what_people_write_inside_the_marks_is_told(rded_set, tmp_path, cap
     card.write_text(card.read_text().replace("## Citation", "Inside the marks.\n\n## Citation"))
     publish_files(read_manifest(root))
     assert "is replaced" in capsys.readouterr().err and "Inside the marks." not in card.read_text()
+
+
+def leaves(value):
+    """Every number of a manifest."""
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from leaves(inner)
+    elif type(value) in (int, float):
+        yield value
+
+
+def test_every_number_in_words_and_tables_is_the_manifests(rded_set, tmp_path):
+    """Each is a number there, rounded or in percent; a count of classes, rows or bytes; or a row's number."""
+    import re
+
+    root = Path(shutil.copytree(rded_set.root, tmp_path / "copy"))
+    row = {
+        "of": "this", "ipc": 3, "arch": "convnet3", "protocol": "rded", "labels": "stored", "val": "digits:test",
+        "seeds": [0, 1], "n_sets": 1, "n_students": 2, "values": [[51.3, 52.9]], "mean": 52.1, "std": 1.13,
+        "difference": {"mean": 3.57, "low": -1.04, "high": 8.18, "pairs": 2, "to": "random"}, "total_bytes": 1000,
+        "seconds": 3.0, "command": "ddkit evaluate x", "hardware": "a machine",
+    }  # fmt: skip
+    random = row | {"of": "random", "mean": 48.53, "std": 2.29, "difference": None}
+    manifest = write_manifest(root, dict(rded_set.data) | {"results": [row, random]})
+    data, text = manifest.data, render_card(manifest)
+    known = set(leaves(data)) | {
+        len(data["classes"]),
+        65535,
+        8,
+        95,
+        *range(10),
+    }  # fixed: unmixed, bits, interval, names
+    known |= {r["ipc"] * len(data["classes"]) for r in data["results"]} | {manifest.rows(p) for p in manifest.prefixes}
+    sizes = [sum(s["bytes"] for s in manifest.shards(p)) for p in manifest.prefixes]
+    known |= {size / unit for size in sizes for unit in (1, 1e3, 1e6, 1e9)} | {n / m for n in (2,) for m in (1, 2)}
+    body = re.sub(
+        r"<!--.*?-->|<details>.*?</details>|```.*?```|`[^`]*`|\]\([^)]*\)|arXiv \S+|\n#[^\n]*",
+        " ",
+        text.split("---\n", 2)[2],
+        flags=re.DOTALL,
+    )
+    found = re.findall(r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?(?![\w])", body)
+    assert len(found) > 40
+    for number in found:
+        digits = len(number.partition(".")[2].partition("e")[0])
+        near = 0.5 * 10.0**-digits * (1 if "e" not in number else 10.0 ** int(number.partition("e")[2])) + 1e-9
+        values = [v for k in known for v in (k, 100 * k)]
+        assert any(abs(abs(float(number)) - abs(v)) <= near for v in values), f"{number} is not in the manifest"

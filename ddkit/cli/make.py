@@ -9,6 +9,7 @@ import typer
 
 from ddkit.cli import options as o
 from ddkit.cli.output import command, document, next_step, say, table
+from ddkit.errors import OptionError
 from ddkit.plain import parse_settings
 
 
@@ -117,6 +118,8 @@ def register(app: typer.Typer) -> None:
         from ddkit.sources.teaching import teach as run
 
         if push_to is not None:
+            if arch is None and init is None:
+                raise OptionError("--push-to needs a network of timm: give --arch timm:NAME, or --init timm:NAME")
             check_model(arch, 2, size or 224, push_to)
         spec = run(
             out, data=data, arch=arch, init=init, recipe=recipe, size=size, epochs=epochs, seed=seed or 0, split=split,

@@ -12,7 +12,7 @@ from ddkit import engine, hub
 from ddkit.errors import OptionError, SetError
 from ddkit.evaluation.single import default_validation, plan_student, source_spec
 from ddkit.evaluation.statistics import mean_std, paired_difference
-from ddkit.format.manifest import Manifest, read_manifest, write_manifest
+from ddkit.format.manifest import Manifest, merged_results, read_manifest, write_manifest
 from ddkit.pipeline.distilling import distill
 from ddkit.pipeline.record import RECORD, Record, check_counts, work_dir
 from ddkit.pipeline.relabels import law_problem, relabel
@@ -238,11 +238,6 @@ def _compare(report: list[tuple[_Row, Result]]) -> list[tuple[_Row, Result]]:
 def _record(sets: Sequence[Manifest], report: list[tuple[_Row, Result]]) -> None:
     """Write the rows into the manifest and the card of every set they are about."""
     for manifest in sets:
-        mine = [result for row, result in report if manifest.root in row.about]
-        kept = [r for r in manifest.data["results"] if not any(_key(r) == result.key() for result in mine)]
-        data: dict[str, Any] = dict(manifest.data) | {"results": kept + [to_plain(result) for result in mine]}
+        mine = [to_plain(result) for row, result in report if manifest.root in row.about]
+        data: dict[str, Any] = dict(manifest.data) | {"results": merged_results(mine, manifest.data["results"])}
         publish_files(write_manifest(manifest.root, data))
-
-
-def _key(result: dict[str, Any]) -> tuple[Any, ...]:
-    return (*(result[k] for k in ("of", "ipc", "arch", "protocol", "labels", "val")), tuple(result["seeds"]))

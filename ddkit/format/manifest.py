@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ddkit.errors import FormatVersion, IntegrityError, SetError
+from ddkit.errors import FormatVersion, IntegrityError, OptionError, SetError
 from ddkit.format.schema import manifest_problem
 from ddkit.format.shards import FORMAT, rows_path
 from ddkit.plain import canonical, from_plain
@@ -24,6 +24,9 @@ _KEYS = {
     *("prefixes", "shard_rows", "recommended", "real_pixels", "log", "cost", "devices", "source", "teachers"),
     *("shards", "relabelled_from", "subset_of", "results"),
 }
+
+
+RESULT_KEY = ("of", "ipc", "arch", "protocol", "labels", "val", "seeds")  # measuring the same again replaces it
 
 
 @dataclass(frozen=True)
@@ -139,14 +142,14 @@ def files_of(shards: Iterable[Mapping[str, Any]], *, labels: bool = True, images
     return files
 
 
-def merged_results(theirs: Sequence[dict[str, Any]], ours: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """All that was measured of a set, here and there; of the same measurement theirs."""
+def merged_results(first: Sequence[dict[str, Any]], then: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """All measured rows of both; of the same measurement (RESULT_KEY) the one in `first`."""
 
-    def key(r: dict[str, Any]) -> tuple[Any, ...]:
-        return tuple(str(r[name]) for name in ("of", "ipc", "arch", "protocol", "labels", "val", "seeds"))
+    def key(result: dict[str, Any]) -> tuple[str, ...]:
+        return tuple(str(result[name]) for name in RESULT_KEY)
 
-    known = {key(result) for result in theirs}
-    return [*theirs, *(result for result in ours if key(result) not in known)]
+    known = {key(result) for result in first}
+    return [*first, *(result for result in then if key(result) not in known)]
 
 
 def seal(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -169,6 +172,17 @@ def write_manifest(root: Path, data: Mapping[str, Any]) -> Manifest:
     return Manifest(root, sealed)
 
 
+def work_beside(root: Path) -> Path:
+    """OUT.work: what is unfinished, kept or private of a set, beside its directory; never pushed.
+
+    Raises OptionError for the root of the file system.
+    """
+    named = root if root.name not in ("", "..") else root.resolve()
+    if not named.name:
+        raise OptionError(f"{root} cannot hold a set; give the name of a new directory")
+    return named.with_name(named.name + ".work")
+
+
 def is_set(root: Path) -> bool:
     return (root / FILE).is_file()
 
@@ -184,8 +198,7 @@ def read_manifest(root: str | Path) -> Manifest:
     if not root.is_dir():
         raise SetError(f"no directory {root}; give the OUT of a `ddkit distill`")
     if not path.is_file():
-        whole = root.resolve()
-        unfinished = whole.with_name(whole.name + ".work").is_dir() if whole.name else False
+        unfinished = work_beside(root).is_dir()
         step = "run its `ddkit distill` again to finish it" if unfinished else "make one with `ddkit distill`"
         raise SetError(f"{root} is not a finished distilled set (it has no {FILE}); {step}")
     return Manifest(root, parse_manifest(path.read_bytes(), path))

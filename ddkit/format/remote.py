@@ -41,24 +41,29 @@ def open_manifest(source: str | Path, revision: str | None = None) -> Manifest:
         try:
             return read_manifest(source)
         except SetError as error:
-            if hub.looks_like_id(str(source)) and Path(source).exists():
+            if hub.split_id(str(source)) and Path(source).exists():
                 raise SetError(f"{error}; or rename this folder, which hides the Hub's {source}") from error
             raise
-    if revision and named[1] and revision != named[1]:
-        raise OptionError(f"{source} and revision {revision} name two; leave one out")
-    return remote_manifest(named[0], revision or named[1])
-
-
-def remote_manifest(repo: str, revision: str | None = None) -> Manifest:
-    """The manifest of a set on the Hub; its `root` is the commit's folder in the cache. Raises SetError, HubAccess."""
     try:
-        path = hub.fetch(repo, FILE, revision=revision)
+        return remote_manifest(*named, revision)
+    except (HubAccess, HubError) as error:
+        raise type(error)(f"{source} is no directory here, and on the Hub: {error}") from error
+
+
+def remote_manifest(repo: str, named: str | None = None, revision: str | None = None) -> Manifest:
+    """The manifest of a set on the Hub; its `root` is the commit's folder in the cache.
+
+    named, revision: a branch, tag or commit, as part of the id and given beside it. Raises OptionError where the two
+    differ, SetError, HubAccess, HubError, IntegrityError, FormatVersion.
+    """
+    if named and revision and named != revision:
+        raise OptionError(f"{repo}@{named} and revision {revision} name two; leave one out")
+    try:
+        path = hub.fetch(repo, FILE, revision=revision or named)
     except HubFile as error:
         raise SetError(
             f"{repo} on the Hub is no ddkit set (it has no {FILE}); `load_dataset` may still open it"
         ) from error
-    except (HubAccess, HubError) as error:
-        raise type(error)(f"{repo} is no directory here, and on the Hub: {error}") from error
     try:
         found = read_manifest(path.parent)
     except IntegrityError:  # the copy in the cache may be at fault
@@ -86,13 +91,13 @@ def fetch_files(manifest: Manifest, repo: str, files: Mapping[str, str]) -> None
         for path in wanted:
             fetch_listed(repo, path, commit)
             advance(1)
-    for path, sha256 in files.items():
-        if file_sha256(manifest.root / path) != sha256:
-            hub.fetch(repo, path, revision=commit, again=True)
-    if wrong := [path for path, sha256 in files.items() if file_sha256(manifest.root / path) != sha256]:
-        raise IntegrityError(
-            f"{repo} at {commit[:12]}: {blame(manifest, wrong[0])}; tell its owner, it was damaged there"
-        )
+    differing = [path for path, sha256 in files.items() if file_sha256(manifest.root / path) != sha256]
+    for path in differing:  # the copy in the cache may be at fault
+        hub.fetch(repo, path, revision=commit, again=True)
+        if file_sha256(manifest.root / path) != files[path]:
+            raise IntegrityError(
+                f"{repo} at {commit[:12]}: {blame(manifest, path)}; it was damaged there, tell its owner"
+            )
 
 
 def fetch_listed(repo: str, path: str, commit: str, into: Path | None = None) -> Path:

@@ -35,21 +35,21 @@ class Remote:
     public: bool | None = None
 
 
-def parse_id(text: str) -> tuple[str, str | None] | None:
-    """`ORG/NAME[@REVISION]`, or its address on the Hub, as (repo, revision); None for anything else, or a path here."""
+def split_id(text: str) -> tuple[str, str | None] | None:
+    """`ORG/NAME[@REVISION]`, or its address on the Hub, as (repo, revision); None for anything else."""
     found = _REPO.fullmatch(re.sub(r"^(https?://(huggingface\.co|hf\.co)|hf:/)/datasets/", "", text))
-    return None if found is None or Path(text).exists() else (found["repo"], found["revision"])
+    return None if found is None else (found["repo"], found["revision"])
 
 
-def looks_like_id(text: str) -> bool:
-    """Whether a text could name a repository, a folder of that name or not."""
-    return _REPO.fullmatch(text) is not None
+def parse_id(text: str) -> tuple[str, str | None] | None:
+    """As `split_id`; None also for what is a path here."""
+    return None if Path(text).exists() else split_id(text)
 
 
 def check_repo(text: str) -> str:
     """A repository's id. Raises OptionError for what cannot be one."""
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}", text) or "--" in text or ".." in text:
-        found = parse_id(text)
+        found = split_id(text)
         hint = f"; did you mean YOUR_NAME/{text}?" if re.fullmatch(r"[\w.-]+", text) else ""
         hint = f"; did you mean {found[0]}?" if found else hint
         raise OptionError(f"{text!r} is no repository; write ORG/NAME with letters, digits, '-', '_' and '.'{hint}")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ddkit.errors import IntegrityError, OptionError, OtherRun
-from ddkit.format.manifest import is_set, read_manifest
+from ddkit.format.manifest import is_set, read_manifest, work_beside
 from ddkit.plain import canonical, flatten, from_plain
 from ddkit.runtime import is_temporary, write_bytes
 from ddkit.specs import Recipe
@@ -54,13 +54,10 @@ class Record:
 
 
 def work_dir(out: Path) -> Path:
-    """OUT.work: units, caches and logs beside OUT; never pushed. Raises OptionError for the root directory."""
-    named = out if out.name not in ("", "..") else out.resolve()
-    if not named.name:
-        raise OptionError(f"OUT is {out}; give the name of a new directory")
-    if named.name.endswith(".work"):
+    """OUT.work: units, caches and logs beside OUT. Raises OptionError where OUT has the name of such a directory."""
+    if out.name.endswith(".work"):
         raise OptionError(f"OUT is {out}; names that end in .work are for unfinished work, give another")
-    return named.with_name(named.name + ".work")
+    return work_beside(out)
 
 
 def find_record(out: Path) -> Record | None:

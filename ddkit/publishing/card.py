@@ -13,7 +13,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ddkit.errors import SetError
-from ddkit.format.manifest import Manifest
+from ddkit.format.manifest import Manifest, work_beside
 from ddkit.plain import PACKAGE, canonical, plain_name
 from ddkit.publishing.outside import Outside, digest, outside_of, seal
 from ddkit.publishing.pictures import preview_grid, source_name, title
@@ -225,11 +225,14 @@ def card_files(manifest: Manifest, outside: Outside) -> dict[str, bytes]:
     }
 
 
-def taken_apart(card: str | None, keep: Path, what: str) -> Outside:
-    """What people wrote on a card. One that cannot be taken apart is kept whole beside `keep`, and that is told."""
+def taken_apart(card: str | None, root: Path, what: str) -> Outside:
+    """What people wrote on a card. One that cannot be taken apart is kept whole in OUT.work of the set `root`.
+
+    what: the card's name, where that is told.
+    """
     outside = outside_of(card, their_matter)
     if outside.broken and card is not None:
-        kept = keep.with_name(f"{keep.stem}-{digest(card)}{keep.suffix}")
+        kept = work_beside(root) / f"README-{digest(card)}.md"
         write_bytes(kept, card.encode("utf-8", "surrogateescape"))
         note(f"{what}: {outside.broken}; it is made anew, what it held is in {kept}")
         return Outside(matter=outside.matter)
@@ -241,7 +244,5 @@ def taken_apart(card: str | None, keep: Path, what: str) -> Outside:
 def publish_files(manifest: Manifest) -> None:
     """Render README.md, `_info.json` and `preview.png` into the set; what people wrote on the card stays."""
     path = manifest.root / "README.md"
-    keep = manifest.root.resolve()
-    outside = taken_apart(card_text(path), keep.with_name(f"{keep.name}.work") / "README.md", str(path))
-    for name, data in card_files(manifest, outside).items():
+    for name, data in card_files(manifest, taken_apart(card_text(path), manifest.root, str(path))).items():
         write_bytes(manifest.root / name, data)

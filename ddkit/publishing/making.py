@@ -9,13 +9,13 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from ddkit.errors import SetError
-from ddkit.format.manifest import Manifest
+from ddkit.format.manifest import Manifest, work_beside
 from ddkit.publishing.pictures import COLOURS, INK, new_figure, save_figure, short_name, title
 
 
 def _work_files(manifest: Manifest, folder: str, pattern: str, what: str) -> list[Path]:
     """Files of OUT.work, by prefix and number. Raises SetError where there are none."""
-    work = manifest.root.with_name(manifest.root.resolve().name + ".work") / folder
+    work = work_beside(manifest.root) / folder
     found = sorted(work.glob(pattern), key=lambda path: [int(n) for n in re.findall(r"\d+", path.stem)])
     if not found:
         raise SetError(

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ddkit import hub
-from ddkit.errors import HubFile, IntegrityError, OptionError, OtherRun
+from ddkit.errors import HubFile, IntegrityError, OtherRun
 from ddkit.format.integrity import set_problems
-from ddkit.format.manifest import Manifest, is_set, merged_results, read_manifest, seal, write_manifest
-from ddkit.format.remote import blame, fetch_listed, open_manifest
+from ddkit.format.manifest import Manifest, is_set, merged_results, read_manifest, seal, work_beside, write_manifest
+from ddkit.format.remote import fetch_listed, remote_manifest
 from ddkit.format.shards import file_sha256
 from ddkit.publishing.card import card_files, card_text, taken_apart
 from ddkit.publishing.outside import Outside, merged
@@ -26,9 +26,8 @@ def pull(source: str, directory: str | Path, *, ipc: int | None = None, revision
     Returns the manifest. Raises SetError, OtherRun (something else is in `directory`), HubAccess, HubError,
     IntegrityError naming shard and row.
     """
-    named = hub.parse_id(source)
-    repo, out = named[0] if named else hub.check_repo(source), Path(directory)
-    whole = open_manifest(source if named else f"{repo}@main", revision)
+    out, (repo, named) = Path(directory), hub.split_id(source) or (hub.check_repo(source), None)
+    whole = remote_manifest(repo, named, revision)
     commit = whole.root.name
     data = dict(whole.data) if ipc in (None, whole.ipc) else cut(whole, ipc or 0, repo, commit)
     before = _claim(out, data)
@@ -45,12 +44,10 @@ def pull(source: str, directory: str | Path, *, ipc: int | None = None, revision
             _fetch(repo, path, commit, loading, out, files[path])
             advance(1)
     shown = Manifest(out, data, repo)
-    damage = [blame(shown, path) for path, sha in files.items() if file_sha256(out / path) != sha]
-    if problems := damage or set_problems(shown):
+    if problems := set_problems(shown):
         raise IntegrityError(f"{repo} at {commit[:12]}: {problems[0]}; it was damaged there, tell its owner")
-    keep = work_beside(out) / "README.md"
-    theirs = taken_apart(_card(repo, commit), keep, f"the card of {repo}")
-    ours = taken_apart(card_text(out / "README.md"), keep, str(out / "README.md")) if before else Outside()
+    theirs = taken_apart(_card(repo, commit), out, f"the card of {repo}")
+    ours = taken_apart(card_text(out / "README.md"), out, str(out / "README.md")) if before else Outside()
     for name, content in card_files(shown, merged(ours, theirs)).items():
         write_bytes(out / name, content)
     write_manifest(out, data)  # last: its being there means complete
@@ -60,14 +57,6 @@ def pull(source: str, directory: str | Path, *, ipc: int | None = None, revision
     with contextlib.suppress(OSError):
         work_beside(out).rmdir()  # where nothing else is in it
     return read_manifest(out)
-
-
-def work_beside(out: Path) -> Path:
-    """OUT.work, whatever OUT is called. Raises OptionError for the root directory."""
-    whole = out.resolve()
-    if not whole.name:
-        raise OptionError(f"{out} cannot hold a set; give the name of a new directory")
-    return whole.with_name(whole.name + ".work")
 
 
 def cut(manifest: Manifest, ipc: int, repo: str, commit: str) -> dict[str, Any]:

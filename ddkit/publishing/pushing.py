@@ -201,11 +201,9 @@ def _check_target(
 
 def _rendered(published: Manifest, repo: str, there: hub.Remote, extra: str | None) -> dict[str, bytes]:
     """The manifest and the files rendered from it, what people wrote on either card kept."""
-    work = published.root.resolve()
-    keep = work.with_name(f"{work.name}.work") / CARD
-    here = taken_apart(card_text(published.root / CARD), keep, str(published.root / CARD))
     theirs = card_text(hub.fetch(repo, CARD, revision=there.head)) if CARD in there.files else None
-    outside = merged(here, taken_apart(theirs, keep, f"the card of {repo}"))
+    here = taken_apart(card_text(published.root / CARD), published.root, str(published.root / CARD))
+    outside = merged(here, taken_apart(theirs, published.root, f"the card of {repo}"))
     if extra is not None:
         outside = replace(outside, extra=extra)
     return {FILE: (canonical(dict(published.data)) + "\n").encode(), **card_files(published, outside)}
