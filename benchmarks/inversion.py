@@ -89,7 +89,7 @@ def final_loss(x: torch.Tensor, batch: Batch, settings: Inversion, guide: Teache
     with torch.no_grad():
         engine.x.copy_(x)
         values = [
-            sum(float(v) for v in engine.terms(*engine.crops.matrices(t, batch.size, settings.crop, x.device)).values())
+            sum(float(v) for v in engine.terms(*engine.view(t)).values())
             for t in range(0, settings.steps, max(1, settings.steps // 20))
         ]
     return statistics.mean(values)

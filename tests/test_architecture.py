@@ -14,6 +14,7 @@ ROOMS = {
     "specs": [],
     "seeds": [],
     "runtime": [],
+    "capture": [],
     "engine": ["local"],
     "hub": ["patience", "repos"],
     "format": ["views", "codecs", "images", "shards", "schema", "manifest", "integrity", "remote"],

@@ -140,7 +140,7 @@ def test_a_step_is_the_formulas(seed, step, targets, space, mask, init):
     engine = Engine(batch(2, seed, some_moments(seed)), cfg, teacher(seed), teacher(seed + 1))
     if init == "real":  # not where the regulariser has no slope
         engine.x.data += 0.1 * torch.randn(engine.x.shape, generator=torch.Generator().manual_seed(seed))
-    found = engine.terms(*engine.crops.matrices(step, SIZE, cfg.crop, CPU))
+    found = engine.terms(*engine.view(step))
     (grad,) = torch.autograd.grad(torch.stack(list(found.values())).sum(), engine.x)
     x = engine.x.detach().double().requires_grad_()
     wanted = literal_terms(engine, x, step)
@@ -161,7 +161,7 @@ def test_adam_cosine_and_clamp():
         engine.step()
         probe = Engine(batch(), cfg, teacher())
         probe.x.data.copy_(x)
-        terms = probe.terms(*probe.crops.matrices(t, SIZE, cfg.crop, CPU))
+        terms = probe.terms(*probe.view(t))
         (g,) = torch.autograd.grad(torch.stack(list(terms.values())).sum(), probe.x)
         first, second = 0.5 * first + 0.5 * g, 0.9 * second + 0.1 * g * g
         lr = 0.5 * (1 + np.cos(np.pi * t / 3)) / 2
@@ -210,12 +210,13 @@ def test_the_augmentation_is_crop_resize_flip_roll(antialias):
     crop = Crop(direction="global-to-local", jitter=3, both=True, antialias=antialias)
     crops = Crops.draw(crop, 20, SIZE, np.random.default_rng(0))
     images = torch.rand(2, 3, SIZE, SIZE)
-    for step in range(20):
+    matrices = crops.matrices(slice(0, 20), SIZE, crop, CPU)
+    for step, (rows, columns) in enumerate(zip(*matrices, strict=True)):
         top, left, height, width = crops.boxes[step]
         part = images[:, :, top : top + height, left : left + width]
         want = nn.functional.interpolate(part, (SIZE, SIZE), mode="bilinear", antialias=antialias)
         want = (want.flip(-1) if crops.flips[step] else want).roll(tuple(crops.rolls[step]), (2, 3))
-        assert torch.allclose(augment(images, *crops.matrices(step, SIZE, crop, CPU)), want, atol=1e-5)
+        assert torch.allclose(augment(images, rows, columns), want, atol=1e-5)
 
 
 # ------------------------------------------------------------------ statistics

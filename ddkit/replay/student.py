@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -175,18 +175,24 @@ def student_unit(job: StudentJob) -> StudentResult:
 
 def _supervision(
     job: StudentJob, manifest: Manifest, batch: int, device: torch.device
-) -> tuple[Any, Callable[[int], Any], Callable[[Tensor, Any], Tensor]]:
+) -> tuple[Any, Callable[[int], Iterable[Batch]], Callable[[Tensor, Tensor], Tensor]]:
     """(loader, epoch -> batches, loss) for stored, hard or online labels."""
+    hard = job.labels == "hard" or job.spec.loss == "ce"
+
+    def with_target(batches: Iterable[Any]) -> Iterable[Batch]:
+        return ((inputs, labels if hard else logits) for inputs, logits, labels in batches)
+
+    loss = cross_entropy if hard else _soft_loss(job.spec)
     if job.labels == "stored":
         replay = ReplayLoader(
             manifest, batch_size=batch, device=device, ipc=job.ipc, seed=job.seed, rank=0, world_size=1
         )  # fmt: skip
 
-        def replayed(epoch: int) -> Any:
+        def replayed(epoch: int) -> Iterable[Batch]:
             replay.set_epoch(epoch)
-            return ((inputs, (logits, labels)) for inputs, logits, labels in replay)
+            return with_target(replay)
 
-        return replay, replayed, _loss(job.spec)
+        return replay, replayed, loss
     teacher = None
     law = replace(job.law, mix="none")
     if job.labels == "online":
@@ -197,23 +203,13 @@ def _supervision(
         manifest, replace(law, count=1), batch_size=batch, device=device, ipc=job.ipc, seed=job.seed,
         label=teacher.logits if teacher else None,
     )  # fmt: skip
-
-    def drawn(epoch: int) -> Any:
-        return ((inputs, (logits, labels)) for inputs, logits, labels in fresh.epoch(epoch))
-
-    return fresh, drawn, _loss(job.spec) if teacher else _hard_loss
+    return fresh, lambda epoch: with_target(fresh.epoch(epoch)), loss
 
 
-def _loss(spec: TrainSpec) -> Callable[[Tensor, Any], Tensor]:
-    """The protocol's loss on (teacher logits, labels)."""
-    if spec.loss == "ce":
-        return _hard_loss
+def _soft_loss(spec: TrainSpec) -> Callable[[Tensor, Tensor], Tensor]:
+    """The protocol's loss on the teacher's logits."""
     factor = spec.temperature**2 if spec.loss == "kl-t2" else 1.0
-    return lambda logits, target: factor * soft_label_loss(logits, target[0], spec.temperature)
-
-
-def _hard_loss(logits: Tensor, target: Batch) -> Tensor:
-    return cross_entropy(logits, target[1])
+    return lambda logits, target: factor * soft_label_loss(logits, target, spec.temperature)
 
 
 def _measure(

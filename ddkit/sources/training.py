@@ -16,13 +16,14 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from ddkit.capture import Captured, recordable, set_learning_rate
 from ddkit.errors import Diverged
 from ddkit.format.views import normalise
 from ddkit.runtime import has_bfloat16, write_bytes
 from ddkit.seeds import torch_seed
 from ddkit.specs import TrainSpec
 
-Batch = tuple[Tensor, Any]
+Batch = tuple[Tensor, Tensor]
 SAVE_EVERY_S = 20.0
 PROBE_STEPS = 20
 
@@ -61,9 +62,11 @@ def make_optimiser(spec: TrainSpec, network: nn.Module) -> torch.optim.Optimizer
         groups.append({"params": [p for p in part if p.ndim > 1], "weight_decay": spec.weight_decay, "peak": peak})
         groups.append({"params": [p for p in part if p.ndim <= 1], "weight_decay": 0.0, "peak": peak})
     groups = [group for group in groups if group["params"]]
+    device = next(network.parameters()).device
     if spec.optimiser == "sgd":
-        return torch.optim.SGD(groups, lr=spec.lr, momentum=spec.momentum, nesterov=spec.momentum > 0)
-    return torch.optim.AdamW(groups, lr=spec.lr, betas=(0.9, 0.999))
+        momentum = spec.momentum
+        return recordable(torch.optim.SGD, groups, device, lr=spec.lr, momentum=momentum, nesterov=momentum > 0)
+    return recordable(torch.optim.AdamW, groups, device, lr=spec.lr, betas=(0.9, 0.999))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,16 +74,16 @@ class Fit:
     """What `fit` needs besides the network. Batches and their order are a function of the epoch alone, so a training
     that was killed goes on from its last saved epoch to the same weights.
 
-    batches: epoch -> (input float [B,3,S,S], target) pairs; loss: (logits, target) -> scalar; state: where to resume
-    from; log: metrics.jsonl, a line an epoch; measure: accuracy in percent, logged every `measure_every` epochs and
-    never used to choose; on_estimate: told the expected seconds of the whole after 20 steps.
+    batches: epoch -> (input float [B,3,S,S], target [B,…]) pairs; loss: (logits, target) -> scalar; state: where to
+    resume from; log: metrics.jsonl, a line an epoch; measure: accuracy in percent, logged every `measure_every` epochs
+    and never used to choose; on_estimate: told the expected seconds of the whole after 20 steps.
     """
 
     spec: TrainSpec
     epochs: int
     steps_an_epoch: int
     batches: Callable[[int], Iterable[Batch]]
-    loss: Callable[[Tensor, Any], Tensor]
+    loss: Callable[[Tensor, Tensor], Tensor]
     seed: int
     device: torch.device
     state: Path | None = None
@@ -103,23 +106,30 @@ def fit(network: nn.Module, job: Fit) -> list[dict[str, float]]:
         job.on_epoch(first)
     steps = job.epochs * job.steps_an_epoch
     half = job.spec.precision == "bfloat16" and has_bfloat16(job.device)
+    total = torch.zeros((), device=job.device)
+
+    def one(inputs: Tensor, target: Tensor) -> None:
+        with torch.autocast(job.device.type, torch.bfloat16) if half else nullcontext():
+            logits = network(inputs.contiguous(memory_format=torch.channels_last))
+        loss = job.loss(logits.float(), target)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        total.add_(loss.detach())
+
+    captured = Captured(one, job.device)
     saved = probe = time.monotonic()
     for epoch in range(first, job.epochs):
         network.train()
-        began, total, step = time.monotonic(), torch.zeros((), device=job.device), epoch * job.steps_an_epoch
+        began, step = time.monotonic(), epoch * job.steps_an_epoch
+        total.zero_()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(torch_seed(job.seed, "dropout", epoch))  # layers that drop use the global generator
             for inputs, target in job.batches(epoch):
                 factor = learning_rate(job.spec, step, steps, job.steps_an_epoch)
                 for group in optimiser.param_groups:
-                    group["lr"] = group["peak"] * factor
-                with torch.autocast(job.device.type, torch.bfloat16) if half else nullcontext():
-                    logits = network(inputs.contiguous(memory_format=torch.channels_last))
-                loss = job.loss(logits.float(), target)
-                optimiser.zero_grad(set_to_none=True)
-                loss.backward()
-                optimiser.step()
-                total += loss.detach()
+                    set_learning_rate(group, group["peak"] * factor)
+                captured(inputs, target)
                 step += 1
                 if job.on_estimate and step == first * job.steps_an_epoch + PROBE_STEPS:
                     job.on_estimate((time.monotonic() - probe) / PROBE_STEPS * (steps - step))

@@ -47,15 +47,22 @@ class Crops:
         rolls = random.integers(least, crop.jitter, (steps, 2), endpoint=True)
         return cls(crop_boxes(tries, (low, 1.0), RATIO, side, side), flips, rolls)
 
-    def matrices(self, step: int, side: int, crop: Crop, device: torch.device) -> tuple[Tensor, Tensor]:
-        """(R, C) of one step, float32 [S,S] each."""
-        top, left, height, width = (torch.tensor([int(v)]) for v in self.boxes[step])
-        rows = resize_matrices(top, height, side, side, torch.float32, crop.antialias)[0]
-        columns = resize_matrices(left, width, side, side, torch.float32, crop.antialias)[0]
-        if self.flips[step]:
-            columns = columns.flip(0)
-        down, right = (int(v) for v in self.rolls[step])
-        return rows.roll(down, 0).to(device, non_blocking=True), columns.roll(right, 0).to(device, non_blocking=True)
+    def matrices(self, steps: slice, side: int, crop: Crop, device: torch.device) -> tuple[Tensor, Tensor]:
+        """(R, C) of some steps, float32 [T,S,S] each."""
+        top, left, height, width = torch.from_numpy(self.boxes[steps]).T
+        rows = resize_matrices(top, height, side, side, torch.float32, crop.antialias)
+        columns = resize_matrices(left, width, side, side, torch.float32, crop.antialias)
+        flipped = torch.from_numpy(self.flips[steps])[:, None, None]
+        columns = torch.where(flipped, columns.flip(1), columns)
+        down, right = torch.from_numpy(self.rolls[steps]).T
+        return _rolled(rows, down).to(device), _rolled(columns, right).to(device)
+
+
+def _rolled(matrices: Tensor, by: Tensor) -> Tensor:
+    """[T,S,S], each rolled along its rows by its own number: what it makes is rolled."""
+    side = matrices.shape[-1]
+    source = (torch.arange(side) - by[:, None]) % side
+    return matrices.gather(1, source[:, :, None].expand_as(matrices))
 
 
 def augment(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddkit.capture import Captured, recordable, set_learning_rate
 from ddkit.errors import Diverged, OptionError
 from ddkit.format.views import normalise
 from ddkit.runtime import has_bfloat16, threads
@@ -67,10 +68,16 @@ class Engine:
 
         self.crops = Crops.draw(settings.crop, settings.steps, batch.size, rng(batch.seed, "inversion", batch.name))
         self.x = self._start().requires_grad_()
-        self.optimiser = torch.optim.Adam([self.x], settings.lr, (0.5, 0.9), 1e-8, settings.weight_decay)
+        self.optimiser = recordable(
+            torch.optim.Adam, [{"params": [self.x]}], self.device, lr=settings.lr, betas=(0.5, 0.9),
+            weight_decay=settings.weight_decay,
+        )  # fmt: skip
         self.done = 0
         self.losses = torch.zeros(settings.steps, len(TERMS), device=self.device)
+        self._last = torch.zeros(len(TERMS), device=self.device)  # of the last step
         self._half = settings.precision == "bfloat16" and has_bfloat16(self.device)
+        self._captured = Captured(self._descend, self.device)
+        self._ahead: dict[int, tuple[Tensor, Tensor]] = {}
 
     def _anchors(self) -> Tensor | None:
         if self.batch.anchors is None:
@@ -90,6 +97,14 @@ class Engine:
         return torch.randn(len(self.batch.labels), 3, size, size, generator=generator).to(self.device)
 
     # -------------------------------------------------------------- one step
+
+    def view(self, t: int) -> tuple[Tensor, Tensor]:
+        """The augmentation of step t (Crops.matrices). Made for a few steps at once: on a GPU each copy waits."""
+        if t not in self._ahead:
+            steps = slice(t, t + CHECK)
+            made = self.crops.matrices(steps, self.batch.size, self.settings.crop, self.device)
+            self._ahead = dict(enumerate(zip(*made), t))
+        return self._ahead[t]
 
     def terms(self, rows: Tensor, columns: Tensor) -> dict[str, Tensor]:
         """The weighted loss terms of the batch under one augmentation, scalars float32."""
@@ -151,18 +166,21 @@ class Engine:
     def step(self) -> None:
         """One step. The learning rate falls along a cosine to 0."""
         settings, t = self.settings, self.done
-        matrices = self.crops.matrices(t, self.batch.size, settings.crop, self.device)
         for group in self.optimiser.param_groups:
-            group["lr"] = settings.lr * (1 + math.cos(math.pi * t / settings.steps)) / 2
-        terms = self.terms(*matrices)
+            set_learning_rate(group, settings.lr * (1 + math.cos(math.pi * t / settings.steps)) / 2)
+        self._captured(*self.view(t))
+        self.losses[t] = self._last
+        self.done += 1
+
+    def _descend(self, rows: Tensor, columns: Tensor) -> None:
+        terms = self.terms(rows, columns)
         self.optimiser.zero_grad(set_to_none=True)
         torch.stack(list(terms.values())).sum().backward()
         self.optimiser.step()
         with torch.no_grad():
             self.x.clamp_(self.low, self.high)
             for name, value in terms.items():
-                self.losses[t, TERMS.index(name)] = value.detach()
-        self.done += 1
+                self._last[TERMS.index(name)] = value.detach()
 
     # -------------------------------------------------------------- the whole
 
@@ -209,10 +227,8 @@ class Engine:
             self.x.copy_(state["x"])
         self.losses.copy_(state["losses"])
         self.done = int(state["done"])
-        device = {"step": torch.device("cpu")}
-        self.optimiser.state[self.x] = {
-            name: state[f"adam.{name}"].to(device.get(name, self.device)) for name in ("step", "exp_avg", "exp_avg_sq")
-        }
+        adam = {name.removeprefix("adam."): value for name, value in state.items() if name.startswith("adam.")}
+        self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": {0: adam}})
 
     def pixels(self) -> np.ndarray:
         """uint8 [B,3,S,S], rounded."""
