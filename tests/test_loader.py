@@ -12,7 +12,7 @@ from ddkit import ReplayLoader, decode_row
 from ddkit.errors import OptionError, SetError
 from ddkit.format.manifest import read_manifest
 from ddkit.format.views import draw, network_input
-from ddkit.replay.loader import FreshLoader
+from ddkit.replay.loader import AHEAD, FreshLoader
 from ddkit.replay.order import epoch_order
 
 
@@ -41,6 +41,19 @@ def test_every_batch_size_gives_the_same_epoch(rded_set, batch_size):
     want = epoch_tensors(ReplayLoader(rded_set.root, batch_size=30))
     got = epoch_tensors(ReplayLoader(rded_set.root, batch_size=batch_size))
     assert all(torch.equal(a, b) for a, b in zip(want, got))
+
+
+@pytest.mark.parametrize("ahead", [16, 40, 1000])
+def test_views_made_ahead_are_the_same_batches(rded_set, monkeypatch, ahead):
+    def batches():
+        for rank in range(2):
+            loader = ReplayLoader(rded_set.root, batch_size=8, seed=1, rank=rank, world_size=2)
+            loader.load_state_dict({"epoch": 1, "step": 1, "seed": 1, "batch_size": 8})
+            yield from loader
+
+    want = list(batches())
+    monkeypatch.setitem(AHEAD, "cpu", ahead * 32**2)
+    assert all(torch.equal(a, b) for one, two in zip(want, batches(), strict=True) for a, b in zip(one, two))
 
 
 def test_epoch_e_replays_view_e(rded_set):

@@ -24,6 +24,8 @@ from ddkit.specs import ViewSpec
 if TYPE_CHECKING:
     from datasets import Dataset
 
+AHEAD = {"cpu": 0, "cuda": 2**22}  # pixels of views that are made at once, beyond one batch
+
 
 class ReplayLoader:
     """Yields a student's batches: the stored views of a distilled set, pixel for pixel, with their soft labels.
@@ -146,9 +148,7 @@ class ReplayLoader:
         # the epoch is taken with the first batch: frameworks make an iterator just to see whether they can
         (epoch, first), running = self._next, object()
         self._next, self._at, self._running = (epoch + 1, 0), (epoch, first), running
-        order = epoch_order(self._set.shards, self.seed, epoch)
-        for step in range(first, len(self)):
-            batch = self._batch(order, epoch, step)
+        for step, batch in enumerate(self._batches(epoch, first), first):
             if self._running is running:  # an older iterator no longer says where the loader stands
                 self._at = (epoch, step + 1) if step + 1 < len(self) else (epoch + 1, 0)
             yield batch
@@ -172,12 +172,31 @@ class ReplayLoader:
 
     def peek(self) -> Any:
         """The first batch of the next epoch, without starting it."""
-        epoch, step = self._next
-        return self._batch(epoch_order(self._set.shards, self.seed, epoch), epoch, step)
+        return next(self._batches(*self._next))
 
-    def _batch(self, order: np.ndarray, epoch: int, step: int) -> Any:
+    def _batches(self, epoch: int, first: int) -> Iterator[Any]:
+        """The batches of an epoch from step `first` on. A GPU makes the views of many batches at once: its time goes
+        into launching, not into pixels."""
+        order = epoch_order(self._set.shards, self.seed, epoch)
+        ahead = max(1, AHEAD.get(self.device.type, 0) // (self.batch_size * self._set.size**2))
+        for start in range(first, len(self), ahead):
+            steps = range(start, min(start + ahead, len(self)))
+            parts = [self._rows(order, step) for step in steps]
+            made = self._made(np.concatenate(parts), epoch)
+            for batch in zip(*(tensor.split([len(part) for part in parts]) for tensor in made)):
+                inputs, logits, labels, rows = batch
+                if self._as_dict:
+                    yield {"pixel_values": inputs, "soft_labels": logits, "labels": labels, "rows": rows}
+                else:
+                    yield inputs, logits, labels
+
+    def _rows(self, order: np.ndarray, step: int) -> np.ndarray:
+        """This rank's rows of a step."""
         rows = order[step * self.batch_size : (step + 1) * self.batch_size]
-        rows = rows[rank_slice(len(rows), self.rank, self.world_size)]
+        return rows[rank_slice(len(rows), self.rank, self.world_size)]
+
+    def _made(self, rows: np.ndarray, epoch: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Inputs, logits and labels on the device, and row numbers."""
         views = self._set.views
         assert views is not None
         numbers = np.full(len(rows), epoch % views.count)
@@ -186,10 +205,7 @@ class ReplayLoader:
         )
         logits = self._set.logits(rows, numbers).to(self.device)
         labels = torch.from_numpy(self._set.labels[rows]).to(self.device)
-        if self._as_dict:
-            numbers_of_rows = torch.from_numpy(self._set.rows[rows])
-            return {"pixel_values": inputs, "soft_labels": logits, "labels": labels, "rows": numbers_of_rows}
-        return inputs, logits, labels
+        return inputs, logits, labels, torch.from_numpy(self._set.rows[rows])
 
 
 def _open(

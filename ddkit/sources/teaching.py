@@ -69,12 +69,13 @@ def train_teacher(
     """
     transform = EvalTransform.for_size(size)
     network = seeded_network(lambda: build_network(arch, len(source.classes), size), seed, "teacher", arch)
-    images = _Images(source, transform if spec.augment == "rrc-flip" else EvalTransform(resize=size, crop=size))
+    shown = transform if spec.augment == "rrc-flip" else EvalTransform(resize=size, crop=size)
+    images = _Images(source, shown, device)
     mean, std = images.normalisation() if size <= 64 else (IMAGENET_MEAN, IMAGENET_STD)
     if init is not None:
         init.give(network)
         mean, std = init.mean, init.std
-    labels = torch.from_numpy(source.labels)
+    labels = torch.from_numpy(source.labels).to(device)
     batch = spec.batch_for(len(source))
 
     def batches(epoch: int) -> Iterator[Batch]:
@@ -82,7 +83,7 @@ def train_teacher(
         for step, start in enumerate(range(0, len(order) - len(order) % batch, batch)):
             chosen = order[start : start + batch]
             pixels = _augment(images[chosen], spec.augment, size, seed, epoch, step)
-            yield normalise(pixels, mean, std).to(device), labels[chosen].to(device)
+            yield normalise(pixels, mean, std), labels[torch.from_numpy(chosen).to(device)]
 
     criterion = nn.CrossEntropyLoss(label_smoothing=spec.label_smoothing)
     epochs = spec.epochs_for(len(source), drop_last=True)
@@ -146,22 +147,21 @@ def _measured(network: nn.Module, teacher: TeacherSpec, source: Source, device: 
 
 
 class _Images:
-    """Training images as uint8 squares: kept in memory where they fit, else decoded when asked for."""
+    """Training images as uint8 squares on the device: all kept there where they fit, else decoded when asked for."""
 
-    def __init__(self, source: Source, transform: EvalTransform) -> None:
-        self._source, self._transform = source, transform
+    def __init__(self, source: Source, transform: EvalTransform, device: torch.device) -> None:
+        self._source, self._transform, self._device = source, replace(transform, resize=transform.crop), device
         fits = len(source) * 3 * transform.crop**2 <= RESIDENT_BYTES
-        self._resident = source.resident(replace(transform, resize=transform.crop)) if fits else None
+        self._resident = source.resident(self._transform).to(device) if fits else None
 
     def __getitem__(self, rows: np.ndarray) -> Tensor:
         if self._resident is not None:
-            return self._resident[torch.from_numpy(rows)]
-        side = self._transform.crop
-        return self._source.squares(rows, replace(self._transform, resize=side))
+            return self._resident[torch.from_numpy(rows).to(self._device)]
+        return self._source.squares(rows, self._transform).to(self._device)
 
     def normalisation(self) -> tuple[Rgb, Rgb]:
         """Mean and std per channel in [0, 1], over up to 10,000 images, rounded to four digits."""
-        sample = self[np.unique(np.linspace(0, len(self._source) - 1, 10_000).astype(int))].double() / 255
+        sample = self[np.unique(np.linspace(0, len(self._source) - 1, 10_000).astype(int))].cpu().double() / 255
         mean, std = sample.mean((0, 2, 3)), sample.std((0, 2, 3))
         r, g, b = (round(float(v), 4) for v in mean)
         sr, sg, sb = (max(round(float(v), 4), 0.05) for v in std)
@@ -180,14 +180,14 @@ def _augment(pixels: Tensor, kind: str, size: int, seed: int, epoch: int, step: 
     if kind == "none":
         return pixels
     random = rng(seed, "teacher-augment", epoch, step)
-    top, left = torch.from_numpy(random.integers(0, 9, (2, n)))
+    top, left = torch.from_numpy(random.integers(0, 9, (2, n))).to(pixels.device)
     padded = nn.functional.pad(pixels.float(), (4, 4, 4, 4), mode="reflect").to(torch.uint8)
-    line = torch.arange(size)
+    line, every = torch.arange(size, device=pixels.device), torch.arange(n, device=pixels.device)[:, None, None, None]
     rows, columns = (top[:, None] + line)[:, None, :, None], (left[:, None] + line)[:, None, None, :]
-    shifted = padded[torch.arange(n)[:, None, None, None], torch.arange(3)[None, :, None, None], rows, columns]
+    shifted = padded[every, torch.arange(3, device=pixels.device)[None, :, None, None], rows, columns]
     if kind == "shift":
         return shifted
-    flip = torch.from_numpy(random.random(n) < 0.5)[:, None, None, None]
+    flip = torch.from_numpy(random.random(n) < 0.5)[:, None, None, None].to(pixels.device)
     return torch.where(flip, shifted.flip(-1), shifted)
 
 
