@@ -48,7 +48,7 @@ class Scale:
 FULL = Scale(
     arch="resnet18-small", teacher_epochs=30, ipcs=(10, 50), others=("rded", "sre2l", "cda", "herding"), runs=3,
     epochs=None, views=None, settings={}, minutes={"teacher": 3, "set-10": 4, "set-50": 9, "students-10": 4,
-    "students-50": 14, "speed": 2},
+    "students-50": 14, "speed": 3},
 )  # fmt: skip
 TINY = Scale(
     arch="convnet3", teacher_epochs=1, ipcs=(1, 2), others=("rded",), runs=2, epochs=2, views=4,
@@ -114,14 +114,16 @@ class Bench:
         sys.path.insert(0, str(Path(__file__).parent))
         import inversion
 
-        sizes = [("resnet18-small", 32), ("resnet18", 224)] if self.scale is FULL else [(self.scale.arch, 32)]
-        steps, batch = ("60", "100") if self.scale is FULL else ("20", "10")
+        kinds = [("resnet18-small", 32, []), ("resnet18", 224, []), ("resnet18", 224, ["--compile"])]
+        steps, batch = ("100", "100")
+        if self.scale is TINY:
+            kinds, steps, batch = [(self.scale.arch, 32, [])], "20", "10"
         return {
-            f"{arch}-{size}": inversion.main(
+            f"{arch}-{size}{''.join(more)}": inversion.main(
                 ["--arch", arch, "--size", str(size), "--steps", steps, "--batch", batch, "--device", self.device,
-                 "--out", str(self.work)]
+                 "--out", str(self.work), *more]
             )
-            for arch, size in sizes
+            for arch, size, more in kinds
         }  # fmt: skip
 
     def keep(self, name: str, row: dict[str, Any], command: str) -> None:

@@ -1,6 +1,6 @@
 """Recover: an authors-like loop beside ours, on the same start, in turns, in one run.
 
-    python benchmarks/inversion.py [--arch resnet18-small] [--size 32] [--batch 100] [--steps 100] [--device cpu]
+    python benchmarks/inversion.py [--arch resnet18-small] [--size 32] [--batch 100] [--steps 100] [--compile]
 
 The authors-like loop is written from facts: float32, NCHW, torchvision's RandomResizedCrop and flip on the whole batch,
 torch.roll, forward hooks that compute each layer's mean and variance, Adam on the pixels, cosine, clamp by channel.
@@ -30,6 +30,7 @@ from ddkit.synthesis.settings import Inversion
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FLOPS_A_SAMPLE = {("resnet18", 224): 3.64e9}  # one forward pass at 224 px (timm's table); twice that with gradients
+PEAK_TERAFLOPS = {"H100": 989.0, "H200": 989.0}  # dense bfloat16, by what the device's name says
 
 
 def teacher(arch: str, size: int, classes: int, device: torch.device) -> Teacher:
@@ -104,11 +105,12 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--classes", type=int, default=10)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--compile", action="store_true", help="ours with torch.compile")
     parser.add_argument("--out", default="benchmarks/results")
     args = parser.parse_args(argv)
     device = pick_device(args.device)
     guide = teacher(args.arch, args.size, args.classes, device)
-    settings = Inversion(steps=args.steps, threads=torch.get_num_threads())
+    settings = Inversion(steps=args.steps, threads=torch.get_num_threads(), compile=args.compile)
     labels = (torch.arange(args.batch) % args.classes).sort().values
     batch = Batch(labels=labels, anchors=None, size=args.size, seed=0, name="benchmark")
     ours = Engine(batch, settings, guide)
@@ -130,7 +132,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     seconds = {name: statistics.median(values) for name, values in times.items()}
     rate = args.batch / seconds["ours"]
     report: dict[str, Any] = {
-        "arch": args.arch, "size": args.size, "batch": args.batch, "steps": args.steps,
+        "arch": args.arch, "size": args.size, "batch": args.batch, "steps": args.steps, "compile": args.compile,
         "hardware": hardware(device), "threads": torch.get_num_threads(), "versions": versions(),
         "seconds_a_step": seconds, "image_steps_a_second": rate,
         "ratio": {"median": statistics.median(ratios), "low": ratios[0], "high": ratios[-1], "rounds": len(ratios)},
@@ -141,10 +143,12 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         },
     }  # fmt: skip
     if (flops := FLOPS_A_SAMPLE.get((args.arch, args.size))) is not None:
-        report["teraflops"] = 2 * flops * rate / 1e12  # roofline: an H200's dense bfloat16 peak is 989
+        reached = 2 * flops * rate / 1e12
+        peak = next((most for name, most in PEAK_TERAFLOPS.items() if name in report["hardware"]), None)
+        report["roofline"] = {"teraflops": reached, "peak": peak, "percent": peak and 100 * reached / peak}
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
-    name = f"inversion-{device.type}-{args.arch}-{args.size}.json"
+    name = f"inversion-{device.type}-{args.arch}-{args.size}{'-compiled' if args.compile else ''}.json"
     (out / name).write_text(json.dumps(report, indent=2, sort_keys=True) + "\n")
     return report
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
 from torch.optim import Optimizer
 
 from ddkit.runtime import note
@@ -75,6 +76,25 @@ class Captured:
             return False
         mine.graph = graph
         return True
+
+
+class Compiled:
+    """A network through torch.compile; as it is, and a note says why, where the compiler fails."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self._network = network
+        self._compiled: Callable[[Tensor], Tensor] | None = torch.compile(network)
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        if self._compiled is not None:
+            try:
+                return self._compiled(inputs)
+            except TorchDynamoException as error:
+                self._compiled = None
+                reason = str(error).strip().splitlines()[0]
+                note(f"a network cannot be compiled here ({reason}); it goes on without, slower")
+        out: Tensor = self._network(inputs)
+        return out
 
 
 def set_learning_rate(group: dict[str, Any], value: float) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddkit.capture import Captured, recordable, set_learning_rate
+from ddkit.capture import Captured, Compiled, recordable, set_learning_rate
 from ddkit.errors import Diverged, OptionError
 from ddkit.format.views import normalise
 from ddkit.runtime import has_bfloat16, threads
@@ -58,6 +58,9 @@ class Engine:
         self.student = student if settings.adv.weight else None
         self.measured = Measured(teacher.network) if settings.bn.weight else None
         self.network = teacher.network if self.measured is None else self.measured.network
+        callable_of = Compiled if settings.compile else lambda network: network
+        self._forward: Callable[[Tensor], Tensor] = callable_of(self.network)
+        self._against: Callable[[Tensor], Tensor] | None = callable_of(self.student.network) if self.student else None
         self.labels = batch.labels.to(self.device)
         self.groups = len(batch.labels.unique())
         shape = (1, 3, 1, 1)
@@ -121,11 +124,11 @@ class Engine:
         reading: AbstractContextManager[list[Tensor]] = penultimate(self.network) if by_feature else nullcontext([])
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._half), reading as read:
             if self.measured is None:
-                out = self.network(inputs)
+                out = self._forward(inputs)
             else:
                 with self.measured.watch(self.groups if by_class else 1) as seen:
-                    out = self.network(inputs)
-            against = self.student.network(inputs) if self.student else None
+                    out = self._forward(inputs)
+            against = self._against(inputs) if self._against else None
             wanted = None
             if by_feature and anchor_view is not None:
                 with torch.no_grad(), penultimate(self.teacher.network) as theirs:

@@ -110,8 +110,8 @@ class Inversion:
 
     lr: of Adam (0.5, 0.9), cosine to 0 over `steps`; weight_decay: L2 in Adam (Table XII names it, the code has none);
     legacy_init_space: start and anchor as the authors' release has them, un-normalised (methods.md A9, 4); precision:
-    of the networks' arithmetic, where the device has it; threads: CPU threads of a batch, part of what makes equal
-    bytes.
+    of the networks' arithmetic, where the device has it; compile: the networks with torch.compile, which takes a minute
+    and pays for thousands of steps on a GPU; threads: CPU threads of a batch, part of what makes equal bytes.
     """
 
     init: Literal["noise", "real", "patch"] = "noise"
@@ -120,6 +120,7 @@ class Inversion:
     weight_decay: float = 0.0
     legacy_init_space: bool = False
     precision: Literal["bfloat16", "float32"] = "bfloat16"
+    compile: bool = False
     threads: int = 1
     crop: Crop = field(default_factory=Crop)
     bn: BatchNorm = field(default_factory=BatchNorm)
@@ -133,6 +134,8 @@ class Inversion:
         _at_least(0, weight_decay=self.weight_decay)
         if self.lr <= 0:
             raise ValueError(f"lr is {self.lr}; it must be above 0")
+        if self.compile and self.reg.weight and self.reg.space == "feature":
+            raise ValueError("compile does not go with reg.space=feature, which reads the network's inside; drop one")
 
     @property
     def needs_real(self) -> bool:
