@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from ddkit.sources.finding import find_teacher, match_teacher
 from ddkit.sources.networks import build_network, load_checkpoint, network_names, save_checkpoint, tensor_hash
 from ddkit.sources.teacher import Teacher
 from ddkit.sources.teaching import teach
-from ddkit.sources.training import Fit, fit, learning_rate, make_optimiser, seeded_network
+from ddkit.sources.training import Fit, fit, fitting, in_turns, learning_rate, make_optimiser, seeded_network
 from ddkit.specs import ClassName, EvalTransform, TeacherSpec, TrainSpec
 
 
@@ -59,6 +60,22 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, optimiser, monk
     assert tensor_hash(resumed.state_dict()) == tensor_hash(whole.state_dict())
     assert [e["loss"] for e in again] == [e["loss"] for e in history]
     assert [json.loads(line)["epoch"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [1, 2, 3, 4]
+
+
+def test_trainings_in_turns_are_the_trainings_alone(tmp_path):
+    """Other lengths, other seeds, and layers that drop."""
+
+    def net():
+        return seeded_network(
+            lambda: nn.Sequential(build_network("convnet3", 16, 8), nn.Dropout(), nn.Linear(16, 3)), 1
+        )
+
+    jobs = [replace(job(tmp_path, epochs=epochs), seed=epochs) for epochs in (2, 4, 3)]
+    alone, turns = [net() for _ in jobs], [net() for _ in jobs]
+    logs = [fit(network, one) for network, one in zip(alone, jobs)]
+    found = in_turns([fitting(network, one) for network, one in zip(turns, jobs)], jobs[0].device)
+    assert [[e["loss"] for e in log] for log in found] == [[e["loss"] for e in log] for log in logs]
+    assert [tensor_hash(n.state_dict()) for n in turns] == [tensor_hash(n.state_dict()) for n in alone]
 
 
 def test_training_leaves_the_global_generator_alone(tmp_path):

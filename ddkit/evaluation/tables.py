@@ -18,11 +18,13 @@ from ddkit.pipeline.record import RECORD, Record, check_counts, work_dir
 from ddkit.pipeline.relabels import law_problem, relabel
 from ddkit.plain import fingerprint, from_plain, to_plain
 from ddkit.publishing.card import publish_files
-from ddkit.replay.student import StudentJob, StudentResult, ValidationRef, student_unit
+from ddkit.replay.student import StudentJob, StudentResult, ValidationRef, student_units
 from ddkit.runtime import cores, hardware, note, pick_device, watched_progress
 from ddkit.sources.tables import at_hand
 from ddkit.sources.validation import open_validation
 from ddkit.specs import EvalReport, Result, protocol_label
+
+PIXELS_TOGETHER = 2**18  # of the batches of students that a GPU trains together: sixteen batches of 16 at 32 pixels
 
 
 def evaluate(
@@ -211,16 +213,36 @@ def _student(
 
 
 def run_students(jobs: Sequence[StudentJob], workers: int) -> dict[str, StudentResult]:
-    """Train students side by side, one CPU thread each; returns their results by `job.out`."""
+    """Train students side by side, one CPU thread each, or some together on a GPU; returns results by `job.out`."""
+    total, sizes = 0, []
     for job in jobs:
         Path(job.out).parent.mkdir(parents=True, exist_ok=True)
-    total = sum(job.spec.epochs_for(read_manifest(job.directory).rows(job.ipc)) for job in jobs)
+        manifest = read_manifest(job.directory)
+        images = manifest.rows(job.ipc)
+        total += job.spec.epochs_for(images)
+        sizes.append(job.spec.batch_for(images) * manifest.size**2)
+    groups = together(jobs, sizes)
 
     def epochs_done() -> int:
         return sum(job.log.read_bytes().count(b"\n") for job in jobs if job.log.is_file())
 
     with watched_progress(f"{len(jobs)} students", total, "epochs", epochs_done):
-        return {job.out: result for job, result in engine.run(student_unit, jobs, workers=workers)}
+        done = engine.run(student_units, groups, workers=workers)
+        return {job.out: result for group, results in done for job, result in zip(group, results)}
+
+
+def together(jobs: Sequence[StudentJob], sizes: Sequence[int]) -> list[list[StudentJob]]:
+    """Students that train in turns: on a CPU each by itself, on a GPU as many as leave it room. sizes: pixels of their
+    batches."""
+    groups: list[list[StudentJob]] = []
+    room = 0
+    for job, size in zip(jobs, sizes):
+        if job.device == "cpu" or size > room or groups[-1][0].device != job.device:
+            groups.append([])
+            room = PIXELS_TOGETHER
+        groups[-1].append(job)
+        room -= size
+    return groups
 
 
 def _compare(report: list[tuple[_Row, Result]]) -> list[tuple[_Row, Result]]:

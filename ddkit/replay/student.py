@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from ddkit.replay.loader import FreshLoader, ReplayLoader
 from ddkit.sources.decoding import centre_square
 from ddkit.sources.networks import build_network, save_checkpoint
 from ddkit.sources.teacher import Teacher
-from ddkit.sources.training import Batch, Fit, accuracy, fit, seeded_network
+from ddkit.sources.training import Batch, Fit, Training, accuracy, fitting, in_turns, seeded_network
 from ddkit.sources.validation import open_validation
 from ddkit.specs import DatasetSpec, TeacherSpec, TrainSpec, ViewSpec
 
@@ -126,6 +126,14 @@ def train_student(
     on_estimate: Callable[[float], None] | None = None,
 ) -> StudentResult:
     """Train one student and write its checkpoint and log. Continues a killed training to the same weights."""
+    return in_turns([_training(job, on_epoch, on_estimate)], torch.device(job.device))[0]
+
+
+def _training(
+    job: StudentJob,
+    on_epoch: Callable[[int], None] | None = None,
+    on_estimate: Callable[[float], None] | None = None,
+) -> Training[StudentResult]:
     began = time.perf_counter()
     manifest = read_manifest(job.directory)
     device = torch.device(job.device)
@@ -142,7 +150,7 @@ def train_student(
         seed=job.seed, device=device, state=state, log=job.log, measure=measure if job.measure_every else None,
         measure_every=job.measure_every, on_epoch=on_epoch, on_estimate=on_estimate,
     )  # fmt: skip
-    history = fit(network, fit_job)
+    history = yield from fitting(network, fit_job)
     percent = None
     if measure is not None:
         percent = history[-1]["accuracy"] if job.measure_every else measure(network)
@@ -164,11 +172,15 @@ def train_student(
     return StudentResult(percent, seconds, len(history), history)
 
 
-def student_unit(job: StudentJob) -> StudentResult:
-    """`train_student` for worker processes: a finished one is read back, not trained again."""
+def student_units(jobs: Sequence[StudentJob]) -> list[StudentResult]:
+    """`train_student` of several, in turns on one device; finished ones are read back, not trained again."""
+    return in_turns([_kept(job) for job in jobs], torch.device(jobs[0].device))
+
+
+def _kept(job: StudentJob) -> Training[StudentResult]:
     if job.result.is_file():
         return StudentResult(**json.loads(job.result.read_text()))
-    result = train_student(job)
+    result = yield from _training(job)
     job.result.write_text(json.dumps(result.__dict__))
     return result
 

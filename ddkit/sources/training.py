@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import safe_open
@@ -24,6 +24,7 @@ from ddkit.seeds import torch_seed
 from ddkit.specs import TrainSpec
 
 Batch = tuple[Tensor, Tensor]
+Result = TypeVar("Result")
 SAVE_EVERY_S = 20.0
 PROBE_STEPS = 20
 
@@ -94,11 +95,36 @@ class Fit:
     on_estimate: Callable[[float], None] | None = None
 
 
-def fit(network: nn.Module, job: Fit) -> list[dict[str, float]]:
+Log = list[dict[str, float]]
+Training = Generator[None, None, Result]
+
+
+def fit(network: nn.Module, job: Fit) -> Log:
     """Train `network` in place; returns the log: per epoch epoch, loss, lr, seconds and, where measured, accuracy.
 
     Raises Diverged when a loss is not finite, naming the epoch.
     """
+    return in_turns([fitting(network, job)], job.device)[0]
+
+
+def in_turns(trainings: Sequence[Training[Result]], device: torch.device) -> list[Result]:
+    """The results of some trainings, an epoch of each in turn. On a GPU each has a stream of its own: while one waits
+    for its epoch, the others' kernels run beside it, which small networks and batches leave room for."""
+    streams = [torch.cuda.Stream(device) if device.type == "cuda" and len(trainings) > 1 else None for _ in trainings]
+    results: dict[int, Result] = {}
+    while len(results) < len(trainings):
+        for number, (training, stream) in enumerate(zip(trainings, streams)):
+            if number not in results:
+                with nullcontext() if stream is None else torch.cuda.stream(stream):
+                    try:
+                        next(training)
+                    except StopIteration as over:
+                        results[number] = over.value
+    return [results[number] for number in range(len(trainings))]
+
+
+def fitting(network: nn.Module, job: Fit) -> Training[Log]:
+    """`fit`, stopping after the launch of every epoch's work."""
     network = network.to(job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = make_optimiser(job.spec, network)
     first, history = _resume(network, optimiser, job)
@@ -133,11 +159,14 @@ def fit(network: nn.Module, job: Fit) -> list[dict[str, float]]:
                 step += 1
                 if job.on_estimate and step == first * job.steps_an_epoch + PROBE_STEPS:
                     job.on_estimate((time.monotonic() - probe) / PROBE_STEPS * (steps - step))
-        mean_loss = float(total) / job.steps_an_epoch
+        launching = time.monotonic() - began
+        yield
+        began = time.monotonic()
+        mean_loss = float(total) / job.steps_an_epoch  # waits for the device
         if not math.isfinite(mean_loss):
             raise Diverged(f"the loss became {mean_loss} in epoch {epoch}; lower the learning rate (now {job.spec.lr})")
         entry = {"epoch": epoch + 1, "loss": mean_loss, "lr": job.spec.lr * factor}
-        entry["seconds"] = round(time.monotonic() - began, 4)
+        entry["seconds"] = round(launching + time.monotonic() - began, 4)
         if job.measure and job.measure_every and ((epoch + 1) % job.measure_every == 0 or epoch + 1 == job.epochs):
             entry["accuracy"] = job.measure(network)
         history.append(entry)
