@@ -19,7 +19,7 @@ from ddkit.synthesis.crops import Crops, augment, least_scale
 from ddkit.synthesis.interface import Plan
 from ddkit.synthesis.inversion import TERMS, Batch, Engine, inversion_units
 from ddkit.synthesis.keep import Keep
-from ddkit.synthesis.moments import Measured
+from ddkit.synthesis.moments import Measured, _moments
 from ddkit.synthesis.settings import Adversary, BatchNorm, Crop, Inversion, Regulariser
 from ddkit.synthesis.settings import Batch as BatchSettings
 
@@ -219,7 +219,37 @@ def test_the_augmentation_is_crop_resize_flip_roll(antialias):
         assert torch.allclose(augment(images, rows, columns), want, atol=1e-5)
 
 
+@pytest.mark.gpu
+def test_recorded_steps_are_the_plain_ones(monkeypatch):
+    cfg = exact(steps=12, bn=BatchNorm(weight=0.3), reg=Regulariser(weight=0.7), adv=Adversary(weight=1.3))
+    cuda = torch.device("cuda")
+
+    def made():
+        nets = [Teacher(copy.deepcopy(teacher(seed).network), teacher(seed).spec, cuda) for seed in (0, 1)]
+        engine = Engine(batch(), cfg, *nets)
+        for _ in range(12):
+            engine.step()
+        return engine
+
+    recorded = made()
+    assert all(r.graph for r in recorded.captured._recordings.values())
+    monkeypatch.setattr("ddkit.capture.WARM_UP", 1000)
+    plain = made()
+    assert torch.allclose(recorded.losses, plain.losses, rtol=1e-4, atol=1e-6)
+    assert torch.allclose(recorded.x, plain.x, atol=1e-3)
+
+
 # ------------------------------------------------------------------ statistics
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gpu_measures_biased_variance(dtype):
+    x = torch.randn(6, 5, 7, 7, device="cuda").to(dtype).contiguous(memory_format=torch.channels_last)
+    mean, var = _moments(x)
+    want, wanted = torch.var_mean(x.float(), (0, 2, 3), correction=0)
+    assert mean.dtype == torch.float32 and torch.allclose(mean, wanted, atol=1e-4)
+    assert torch.allclose(var, want, rtol=1e-3)
 
 
 @pytest.mark.parametrize("arch", ["resnet18-small", "timm:efficientnet_b0", "convnet3"])

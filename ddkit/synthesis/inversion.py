@@ -79,7 +79,7 @@ class Engine:
         self.losses = torch.zeros(settings.steps, len(TERMS), device=self.device)
         self._last = torch.zeros(len(TERMS), device=self.device)  # of the last step
         self._half = settings.precision == "bfloat16" and has_bfloat16(self.device)
-        self._captured = Captured(self._descend, self.device)
+        self.captured = Captured(self._descend, self.device)
         self._ahead: dict[int, tuple[Tensor, Tensor]] = {}
 
     def _anchors(self) -> Tensor | None:
@@ -171,7 +171,7 @@ class Engine:
         settings, t = self.settings, self.done
         for group in self.optimiser.param_groups:
             set_learning_rate(group, settings.lr * (1 + math.cos(math.pi * t / settings.steps)) / 2)
-        self._captured(*self.view(t))
+        self.captured(*self.view(t))
         self.losses[t] = self._last
         self.done += 1
 
@@ -298,8 +298,10 @@ def seconds_a_step(settings: Inversion, teacher: Teacher, size: int, images: int
     bn = replace(settings.bn, targets="global")
     batch = Batch(labels=torch.zeros(few, dtype=torch.int64), anchors=anchors, size=size, seed=0, name="probe")
     with threads(settings.threads):
-        engine = Engine(batch, replace(settings, steps=22, bn=bn), teacher, teacher if with_student else None)
-        engine.step()
+        engine = Engine(batch, replace(settings, steps=30, bn=bn), teacher, teacher if with_student else None)
+        for _ in range(engine.captured.rehearsals):
+            engine.step()
+        engine.check()  # waits for a GPU
         began, done = time.perf_counter(), 0
         while done < min(20, settings.steps) and (done < 2 or time.perf_counter() - began < 2):
             engine.step()
