@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ddkit.errors import DiskError, OptionError
 
@@ -201,11 +201,20 @@ def _stderr() -> Any:
     return Console(stderr=True)
 
 
+class Advance(Protocol):
+    """Says that n more are done."""
+
+    def __call__(self, n: int, /, earlier: bool = False) -> None: ...
+
+
 @contextlib.contextmanager
-def progress(title: str, total: int, unit: str = "") -> Iterator[Callable[[int], None]]:
-    """A bar with rate and ETA. Yields `advance(n)`. Without a terminal: a line every 30 seconds, and one at the end."""
+def progress(title: str, total: int, unit: str = "") -> Iterator[Advance]:
+    """A bar with rate and ETA. Yields `advance(n)`. Without a terminal: a line every 30 seconds, and one at the end.
+
+    advance(n, earlier=True): an earlier run did them, so they say nothing of this one's speed.
+    """
     if _Console.quiet or total == 0:
-        yield lambda n: None
+        yield lambda n, earlier=False: None
         return
     started = time.monotonic()
 
@@ -213,14 +222,15 @@ def progress(title: str, total: int, unit: str = "") -> Iterator[Callable[[int],
         return f"{size_words(done)} of {size_words(total)}" if unit == "bytes" else f"{done:.0f}/{total} {unit}"
 
     if not sys.stderr.isatty():
-        state = {"done": 0, "told": started}
+        state = {"done": 0, "earlier": 0, "told": started}
 
-        def advance_lines(n: int) -> None:
+        def advance_lines(n: int, earlier: bool = False) -> None:
             state["done"] += n
+            state["earlier"] += n if earlier else 0
             now = time.monotonic()
             if state["done"] >= total or now - state["told"] >= 30:
                 state["told"] = now
-                left = (now - started) / max(state["done"], 1) * (total - state["done"])
+                left = (now - started) / max(state["done"] - state["earlier"], 1) * (total - state["done"])
                 eta = f", about {duration(left)} left" if total > state["done"] >= total / 50 else ""
                 note(f"{title}: {of_total(state['done'])} in {duration(now - started)}{eta}")
 
@@ -234,19 +244,20 @@ def progress(title: str, total: int, unit: str = "") -> Iterator[Callable[[int],
         bars.TextColumn("{task.fields[done]}"),
         bars.TimeElapsedColumn(),
         bars.TextColumn("{task.fields[rate]}"),
-        bars.TextColumn("left"),
-        bars.TimeRemainingColumn(),
+        bars.TextColumn("left {task.fields[left]}"),
     )
     with bars.Progress(*columns, console=_stderr()) as display:
-        task = display.add_task(title, total=total, rate="", done=of_total(0))
-        done = 0
+        task = display.add_task(title, total=total, rate="", left="", done=of_total(0))
+        done = before = 0
 
-        def advance_bar(n: int) -> None:
-            nonlocal done
+        def advance_bar(n: int, earlier: bool = False) -> None:
+            nonlocal done, before
             done += n
-            speed = done / max(time.monotonic() - started, 1e-6)
+            before += n if earlier else 0
+            speed = (done - before) / max(time.monotonic() - started, 1e-6)
             rate = f"{size_words(speed)}/s" if unit == "bytes" else f"{speed:.3g}/s"
-            display.update(task, advance=n, rate=rate, done=of_total(done))
+            left = duration((total - done) / speed) if speed else ""
+            display.update(task, advance=n, rate=rate, left=left, done=of_total(done))
 
         yield advance_bar
 
@@ -255,8 +266,9 @@ def progress(title: str, total: int, unit: str = "") -> Iterator[Callable[[int],
 def watched_progress(title: str, total: int, unit: str, done: Callable[[], int]) -> Iterator[None]:
     """A bar over work that other processes do: `done()`, how much of it is there, is asked every second."""
     over = threading.Event()
-    first = done()  # of an earlier run: not this one's speed
-    with progress(title, total - first, unit) as advance:
+    with progress(title, total, unit) as advance:
+        first = done()
+        advance(first, earlier=True)
 
         def watch() -> None:
             shown = first

@@ -17,6 +17,7 @@ from ddkit.errors import OptionError
 from ddkit.format.manifest import Manifest, read_manifest
 from ddkit.format.views import normalise
 from ddkit.replay.loader import FreshLoader, ReplayLoader
+from ddkit.runtime import Advance
 from ddkit.sources.decoding import centre_square
 from ddkit.sources.networks import build_network, save_checkpoint
 from ddkit.sources.teacher import Teacher
@@ -122,7 +123,7 @@ class StudentResult:
 
 def train_student(
     job: StudentJob,
-    on_epoch: Callable[[int], None] | None = None,
+    on_epoch: Advance | None = None,
     on_estimate: Callable[[float], None] | None = None,
 ) -> StudentResult:
     """Train one student and write its checkpoint and log. Continues a killed training to the same weights."""
@@ -131,7 +132,7 @@ def train_student(
 
 def _training(
     job: StudentJob,
-    on_epoch: Callable[[int], None] | None = None,
+    on_epoch: Advance | None = None,
     on_estimate: Callable[[float], None] | None = None,
 ) -> Training[StudentResult]:
     began = time.perf_counter()

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ddkit.capture import Captured, recordable, set_learning_rate
 from ddkit.errors import Diverged
 from ddkit.format.views import normalise
-from ddkit.runtime import has_bfloat16, write_bytes
+from ddkit.runtime import Advance, has_bfloat16, write_bytes
 from ddkit.seeds import torch_seed
 from ddkit.specs import TrainSpec
 
@@ -91,7 +91,7 @@ class Fit:
     log: Path | None = None
     measure: Callable[[nn.Module], float] | None = None
     measure_every: int = 0
-    on_epoch: Callable[[int], None] | None = None
+    on_epoch: Advance | None = None
     on_estimate: Callable[[float], None] | None = None
 
 
@@ -129,7 +129,7 @@ def fitting(network: nn.Module, job: Fit) -> Training[Log]:
     optimiser = make_optimiser(job.spec, network)
     first, history = _resume(network, optimiser, job)
     if job.on_epoch and first:
-        job.on_epoch(first)
+        job.on_epoch(first, earlier=True)
     steps = job.epochs * job.steps_an_epoch
     half = job.spec.precision == "bfloat16" and has_bfloat16(job.device)
     total = torch.zeros((), device=job.device)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ddkit.synthesis.interface import Context, Plan, Probe, Synthetic, Unit, class_units
+from ddkit.synthesis.passes import chunks
 
 # (features float32 [n,F] of the images not yet used, features [m,F] of those chosen before, how many, generator)
 # -> positions among the n, in order
@@ -81,7 +82,7 @@ def coreset(name: str, select: Select) -> tuple[Callable[[Plan], list[Unit]], Ca
 
     def units(plan: Plan) -> list[Unit]:
         plan.need_images(plan.last, f"{name} with {plan.last} images per class")
-        prepare = Unit(id=f"prepare-{plan.last}-0", kind="prepare")
+        prepare = Unit(id=f"prepare-{plan.last}-0", kind="prepare", steps=chunks(sum(plan.counts)))
         return [prepare, *class_units(plan, classes_a_unit=16, needs=[prepare.id])]
 
     def run(unit: Unit, context: Context) -> dict[str, Any] | Iterator[Synthetic]:

@@ -23,6 +23,7 @@ from ddkit.sources.training import Fit, fit, seeded_network
 from ddkit.specs import TrainSpec
 from ddkit.synthesis.coresets import herding, k_means
 from ddkit.synthesis.interface import Context, Plan, Unit
+from ddkit.synthesis.passes import chunks
 
 LADDER = (5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 RULES = ("R∩W", "W∩W", "R∩R", "rest")  # teacher right and student wrong; both wrong; both right; what is left
@@ -90,7 +91,11 @@ def feedback_units(plan: Plan, settings: Student) -> list[Unit]:
             )
         )
     needs = (chain[-1].id,) if chain else ()
-    select = Unit(id=f"select-{plan.last}-0", kind="select", needs=needs, ranks=tuple(plan.ranks))
+    passes = 2 if chain else 1
+    select = Unit(
+        id=f"select-{plan.last}-0", kind="select", needs=needs, ranks=tuple(plan.ranks),
+        steps=passes * chunks(sum(plan.counts)),
+    )  # fmt: skip
     return [*chain, select]
 
 
@@ -121,7 +126,7 @@ def train_student(unit: Unit, context: Context, settings: Student, workers: int)
         network.load_state_dict(weights)
     done = 0
 
-    def told(epochs: int) -> None:
+    def told(epochs: int, earlier: bool = False) -> None:
         nonlocal done
         done += epochs
         context.keep.tell(done * len(loader))

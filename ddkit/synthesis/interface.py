@@ -129,11 +129,14 @@ class Context:
 
     def predictions(self, net: Teacher) -> dict[str, np.ndarray]:
         """What a network says of every image of the source (`passes.predictions`): one pass, kept."""
-        return self.once(f"predictions-{net.spec.hash}", lambda: passes.predictions(self.source, net))
+        return self.once(
+            f"predictions-{net.spec.hash}", lambda: passes.predictions(self.source, net, self.keep.advance)
+        )
 
     def features(self, net: Teacher) -> np.ndarray:
         """float32 [n,F]: the penultimate features of the source: one pass, kept."""
-        return self.once(f"features-{net.spec.hash}", lambda: passes.features(self.source, net))["features"]
+        made = self.once(f"features-{net.spec.hash}", lambda: passes.features(self.source, net, self.keep.advance))
+        return made["features"]
 
     def class_moments(self) -> dict[str, np.ndarray]:
         """The teacher's BatchNorm statistics of each class (`passes.class_moments`): one pass, kept."""

@@ -26,6 +26,7 @@ class Keep:
     def __init__(self, path: Path | None = None) -> None:
         self.path, self.losses = path, dict[str, np.ndarray]()
         self._began = self._saved = self._told = time.monotonic()
+        self._steps = 0
         self._before = self.told(path)[1] if path else 0.0
 
     @property
@@ -46,6 +47,11 @@ class Keep:
 
             write_bytes(self.state, save({k: v.detach().cpu().contiguous() for k, v in tensors().items()}))
             self._saved = time.monotonic()
+
+    def advance(self, steps: int = 1) -> None:
+        """Say that some more of the unit's steps are done."""
+        self._steps += steps
+        self.tell(self._steps)
 
     def tell(self, steps: int) -> None:
         """Say how many of the unit's steps are done."""
