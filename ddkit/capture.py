@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._dynamo.exc import TorchDynamoException
 from torch.optim import Optimizer
 
 from ddkit.runtime import note
@@ -29,11 +28,13 @@ class Captured:
     """`step(*tensors)`, on a CUDA GPU recorded as a CUDA graph for each shape of the tensors, elsewhere just called.
 
     step: launches work on tensors that stay where they are in memory (weights, optimiser, results), and neither reads a
-    value back nor changes anything in Python. A step that cannot be recorded goes on as it is, and a note says why.
+    value back, nor changes anything in Python, nor draws random numbers (before torch 2.15 the graphs of one process
+    share the place where those begin). A step that cannot be recorded goes on as it is, and a note says why.
     """
 
-    def __init__(self, step: Callable[..., None], device: torch.device) -> None:
-        self._step, self._captures = step, device.type == "cuda"
+    def __init__(self, step: Callable[..., None], device: torch.device, *, records: bool = True) -> None:
+        self._step, self._captures = step, records and device.type == "cuda"
+        self._stream = torch.cuda.Stream(device) if self._captures else None  # its own, with its libraries' workspaces
         self._recordings: dict[tuple[object, ...], _Recording] = {}
         self.rehearsals = WARM_UP + 1 if self._captures else 1  # calls before one that says how long they take
 
@@ -56,24 +57,25 @@ class Captured:
             mine.graph.replay()
 
     def _aside(self, inputs: tuple[Tensor, ...]) -> None:
-        """On a stream of its own, as recording wants its rehearsals."""
-        aside, here = torch.cuda.Stream(), torch.cuda.current_stream()
-        aside.wait_stream(here)
-        with torch.cuda.stream(aside):
+        """On the stream of the recording, as it wants its rehearsals."""
+        here = torch.cuda.current_stream()
+        assert self._stream is not None
+        self._stream.wait_stream(here)
+        with torch.cuda.stream(self._stream):
             self._step(*inputs)
-        here.wait_stream(aside)
+        here.wait_stream(self._stream)
 
     def _record(self, mine: _Recording) -> bool:
         """Whether the step was recorded; recording does not run it."""
-        graph = torch.cuda.CUDAGraph()
+        graph, here = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         try:
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
                 self._step(*mine.inputs)
         except RuntimeError as error:
+            torch.cuda.set_stream(here)  # torch 2.11 stays on the other one
             self._captures = False
-            note(
-                f"a step cannot be recorded as a CUDA graph ({str(error).splitlines()[0]}); it goes on without, slower"
-            )
+            reason = str(error).splitlines()[0]
+            note(f"a step cannot be recorded as a CUDA graph ({reason}); it goes on without, slower")
             return False
         mine.graph = graph
         return True
@@ -83,12 +85,17 @@ class Compiled:
     """A network through torch.compile; as it is, and a note says why, where the compiler fails."""
 
     def __init__(self, network: nn.Module) -> None:
-        self._network = network
+        self._network, self._tried = network, False
         self._compiled: Callable[[Tensor], Tensor] | None = torch.compile(network)
 
     def __call__(self, inputs: Tensor) -> Tensor:
         if self._compiled is not None:
+            from torch._dynamo.exc import TorchDynamoException  # a second and a half, so not for everybody
+
             try:
+                if not self._tried and inputs.requires_grad:  # its backward is compiled when it is first wanted
+                    torch.autograd.grad(self._compiled(inputs).sum(), inputs)
+                self._tried = True
                 return self._compiled(inputs)
             except TorchDynamoException as error:
                 self._compiled = None

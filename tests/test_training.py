@@ -16,7 +16,17 @@ from ddkit.sources.finding import find_teacher, match_teacher
 from ddkit.sources.networks import build_network, load_checkpoint, network_names, save_checkpoint, tensor_hash
 from ddkit.sources.teacher import Teacher
 from ddkit.sources.teaching import teach
-from ddkit.sources.training import Fit, fit, fitting, in_turns, learning_rate, make_optimiser, seeded_network
+from ddkit.sources.training import (
+    Fit,
+    _draws,
+    _resume,
+    fit,
+    fitting,
+    in_turns,
+    learning_rate,
+    make_optimiser,
+    seeded_network,
+)
 from ddkit.specs import ClassName, EvalTransform, TeacherSpec, TrainSpec
 
 
@@ -60,6 +70,26 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, optimiser, monk
     assert tensor_hash(resumed.state_dict()) == tensor_hash(whole.state_dict())
     assert [e["loss"] for e in again] == [e["loss"] for e in history]
     assert [json.loads(line)["epoch"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [1, 2, 3, 4]
+
+
+def test_a_resumed_optimiser_is_laid_out_as_the_weights(tmp_path):
+    """Fused optimisers of a GPU want it; files are contiguous, weights channels-last."""
+    options = {"state": tmp_path / "s"}
+    fit(network(), job(tmp_path, epochs=1, **options))
+    again = network().to(memory_format=torch.channels_last)
+    optimiser = make_optimiser(TrainSpec(lr=0.01), again)
+    assert _resume(again, optimiser, job(tmp_path, epochs=2, **options))[0] == 1
+    assert any(not p.is_contiguous() for p in again.parameters())
+    for parameter, held in optimiser.state.items():
+        assert held["exp_avg"].stride() == held["exp_avg_sq"].stride() == parameter.stride()
+
+
+def test_which_networks_draw_random_numbers():
+    assert not _draws(network()) and not _draws(nn.Sequential(nn.Dropout(0.0)))
+    assert _draws(nn.Sequential(nn.Dropout(0.1)))
+    assert _draws(build_network("torchvision:efficientnet_b0", 3, 32)) and not _draws(
+        build_network("timm:resnet10t", 3, 32)
+    )
 
 
 def test_trainings_in_turns_are_the_trainings_alone(tmp_path):

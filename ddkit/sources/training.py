@@ -112,14 +112,18 @@ def in_turns(trainings: Sequence[Training[Result]], device: torch.device) -> lis
     for its epoch, the others' kernels run beside it, which small networks and batches leave room for."""
     streams = [torch.cuda.Stream(device) if device.type == "cuda" and len(trainings) > 1 else None for _ in trainings]
     results: dict[int, Result] = {}
-    while len(results) < len(trainings):
-        for number, (training, stream) in enumerate(zip(trainings, streams)):
-            if number not in results:
-                with nullcontext() if stream is None else torch.cuda.stream(stream):
-                    try:
-                        next(training)
-                    except StopIteration as over:
-                        results[number] = over.value
+    try:
+        while len(results) < len(trainings):
+            for number, (training, stream) in enumerate(zip(trainings, streams)):
+                if number not in results:
+                    with nullcontext() if stream is None else torch.cuda.stream(stream):
+                        try:
+                            next(training)
+                        except StopIteration as over:
+                            results[number] = over.value
+    finally:
+        if device.type == "cuda":  # one that failed gives back memory that the others may still write to
+            torch.cuda.synchronize(device)
     return [results[number] for number in range(len(trainings))]
 
 
@@ -143,13 +147,15 @@ def fitting(network: nn.Module, job: Fit) -> Training[Log]:
         optimiser.step()
         total.add_(loss.detach())
 
-    captured = Captured(one, job.device)
+    captured = Captured(one, job.device, records=not _draws(network))
+    generators = [job.device] if job.device.type == "cuda" else []
+    probe_from = first * job.steps_an_epoch + captured.rehearsals
     saved = probe = time.monotonic()
     for epoch in range(first, job.epochs):
         network.train()
         began, step = time.monotonic(), epoch * job.steps_an_epoch
         total.zero_()
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=generators):
             torch.manual_seed(torch_seed(job.seed, "dropout", epoch))  # layers that drop use the global generator
             for inputs, target in job.batches(epoch):
                 factor = learning_rate(job.spec, step, steps, job.steps_an_epoch)
@@ -157,8 +163,11 @@ def fitting(network: nn.Module, job: Fit) -> Training[Log]:
                     set_learning_rate(group, group["peak"] * factor)
                 captured(inputs, target)
                 step += 1
-                if job.on_estimate and step == first * job.steps_an_epoch + PROBE_STEPS:
-                    job.on_estimate((time.monotonic() - probe) / PROBE_STEPS * (steps - step))
+                if job.on_estimate and step in (probe_from, probe_from + PROBE_STEPS):
+                    total.item()  # waits for the device
+                    if step > probe_from:
+                        job.on_estimate((time.monotonic() - probe) / PROBE_STEPS * (steps - step))
+                    probe = time.monotonic()
         launching = time.monotonic() - began
         yield
         began = time.monotonic()
@@ -180,6 +189,16 @@ def fitting(network: nn.Module, job: Fit) -> Training[Log]:
             job.on_epoch(1)
     network.eval()
     return history
+
+
+def _draws(network: nn.Module) -> bool:
+    """Whether a training step of it draws random numbers: dropout, stochastic depth."""
+    return any(
+        (isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0)
+        or getattr(m, "drop_prob", 0)
+        or type(m).__name__ == "StochasticDepth"
+        for m in network.modules()
+    )
 
 
 def _save(network: nn.Module, optimiser: torch.optim.Optimizer, path: Path, history: list[dict[str, float]]) -> None:
@@ -205,6 +224,8 @@ def _resume(network: nn.Module, optimiser: torch.optim.Optimizer, job: Fit) -> t
                 i, _, key = rest.partition(".")
                 state.setdefault(int(i), {})[key] = tensor
         optimiser.load_state_dict(optimiser.state_dict() | {"state": state})
+        for parameter, held in optimiser.state.items():  # files are contiguous, weights channels-last: fused wants one
+            held |= {k: torch.empty_like(parameter).copy_(v) for k, v in held.items() if v.shape == parameter.shape}
     if job.log:
         job.log.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(job.log, "".join(json.dumps(entry) + "\n" for entry in history).encode())

@@ -106,7 +106,12 @@ class Measured:
 
     @contextmanager
     def watch(self, groups: int = 1) -> Iterator[dict[int, Moments]]:
-        """While open, a pass fills it: number of the layer -> (mean, variance) [groups,C] of what it read."""
-        self._seen.clear()
+        """What a pass inside it measured: number of the layer -> (mean, variance) [groups,C] of what it read.
+
+        Nothing is kept here: it would hold the pass's whole graph until the next one.
+        """
+        found: dict[int, Moments] = {}
         self._form["groups"] = groups
-        yield self._seen
+        yield found
+        found.update(self._seen)
+        self._seen.clear()
