@@ -24,7 +24,7 @@ ROWS: dict[str, tuple[str, str | None, tuple[int, ...]]] = {
     "sre2l": ("sre2l", None, (0,)),
     "cda": ("cda", None, (0,)),
     "cudd": ("cudd", None, (0, 1)),
-    "cudd-plus": ("cudd", "cudd-plus-cifar10", (0,)),
+    "cudd-plus": ("cudd", "cudd-plus-cifar10", (0, 1)),
 }
 
 
