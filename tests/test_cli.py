@@ -141,7 +141,7 @@ def test_env(ddkit):
         (["distill", "OUT", "--data", "digits", "--teacher", "PICKLE"], 2, "pickle"),
         (["distill", "OUT", "--data", "digits", "--teacher", "SEVEN"], 2, "knows 7 classes"),
         (["distill", "FOREIGN", "--data", "digits"], 3, "not a distilled set"),
-        (["distill", "/", "--data", "digits"], 2, "OUT is /"),
+        (["distill", "/", "--data", "digits"], 2, "/ cannot hold a set"),
         (["distill", ".", "--data", "digits"], 3, "not empty and not a distilled set"),
         (["teach", "x.safetensors", "--data", "digits", "--arch", "nonet"], 2, "unknown network"),
         (["train", "nowhere"], 2, "no directory nowhere"),
