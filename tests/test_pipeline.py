@@ -243,14 +243,19 @@ def test_stopped_and_again_makes_the_same_bytes(tmp_path, teacher, undisturbed, 
         "--workers",
         str(workers),
     ]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     units = tmp_path / "out.work" / "units"
-    deadline = time.monotonic() + 120
-    while not list(units.glob("images-*")) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    time.sleep(0.2)
-    process.send_signal(getattr(signal, how))
-    told = process.communicate()[1]
+    for _ in range(5):  # on a busy machine it may be done before it is hit
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 120
+        while not list(units.glob("images-*")) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.2)
+        process.send_signal(getattr(signal, how))
+        told = process.communicate()[1]
+        if process.returncode != 0:
+            break
+        shutil.rmtree(out)
+        shutil.rmtree(tmp_path / "out.work")
     assert not (out / "ddkit.json").exists()
     if how == "SIGINT":
         assert process.returncode == 130 and "Traceback" not in told
