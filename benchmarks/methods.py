@@ -3,7 +3,8 @@
     python benchmarks/methods.py --data CIFAR10_FOLDER --teacher CONVNET3.safetensors [--work DIR] [--rows cudd,random]
 
 Protocol `cudd` at 600 epochs, ConvNet-3, three students of each set; a second set of `random` and `cudd`.
-Writes benchmarks/results/methods-cifar10.json after every row; a row that is there is not measured again.
+Writes benchmarks/results/methods-cifar10.json after every row; a row that is there is not measured again. At the end it
+prints every row, its difference to random, and CUDD-plus minus CUDD.
 """
 
 import argparse
@@ -59,6 +60,16 @@ def main() -> None:
         table[name] = asdict(result) | {"cost": [m.data["cost"] for m in manifests]}
         _write(out, table, {"ipc": args.ipc, "epochs": args.epochs, "hardware": result.hardware})
         note(f"{name}: {result.mean:.2f} ± {result.std:.2f} % ({result.n_sets} sets, {result.n_students} students)")
+    for name, row in table.items():
+        note(f"{name:10} {row['mean']:.2f} ± {row['std']:.2f} {_words(row.get('difference'))}")
+    if {"cudd", "cudd-plus"} <= table.keys():
+        note(f"cudd-plus minus cudd {_words(paired_difference(table['cudd-plus']['values'], table['cudd']['values']))}")
+
+
+def _words(difference: dict[str, Any] | None) -> str:
+    if difference is None:
+        return ""
+    return "{mean:+.2f} [{low:+.2f}, {high:+.2f}], {pairs} pairs".format(**difference)
 
 
 def _write(out: Path, table: dict[str, Any], conditions: dict[str, Any]) -> None:

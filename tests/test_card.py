@@ -187,15 +187,17 @@ def test_every_number_comes_from_the_manifest(rded_set):
         render_card(Manifest(rded_set.root, broken))
 
 
+RESULT = {
+    "of": "this", "ipc": 2, "arch": "convnet3", "protocol": "demo", "labels": "stored", "val": "digits:test",
+    "seeds": [0, 1], "n_sets": 1, "n_students": 2, "values": [[50.0, 52.0]], "mean": 51.0, "std": 1.41,
+    "difference": {"mean": 3.5, "low": -1.0, "high": 8.0, "pairs": 2, "to": "random"}, "total_bytes": 1000,
+    "seconds": 3.0, "command": "ddkit evaluate x", "hardware": "a machine",
+}  # fmt: skip
+
+
 def test_results_are_shown_with_their_conditions(random_set, tmp_path):
     root = Path(shutil.copytree(random_set.root, tmp_path / "copy"))
-    result = {
-        "of": "this", "ipc": 2, "arch": "convnet3", "protocol": "demo", "labels": "stored", "val": "digits:test",
-        "seeds": [0, 1], "n_sets": 1, "n_students": 2, "values": [[50.0, 52.0]], "mean": 51.0, "std": 1.41,
-        "difference": {"mean": 3.5, "low": -1.0, "high": 8.0, "pairs": 2, "to": "random"}, "total_bytes": 1000,
-        "seconds": 3.0, "command": "ddkit evaluate x", "hardware": "a machine",
-    }  # fmt: skip
-    manifest = write_manifest(root, dict(random_set.data) | {"results": [result]})
+    manifest = write_manifest(root, dict(random_set.data) | {"results": [RESULT]})
     publish_files(manifest)
     text = (root / "README.md").read_text()
     assert "51.00 ± 1.41" in text and "+3.50 [-1.00, +8.00]" in text and "1 × 2" in text
@@ -263,12 +265,9 @@ def test_every_number_in_words_and_tables_is_the_manifests(rded_set, tmp_path):
     import re
 
     root = Path(shutil.copytree(rded_set.root, tmp_path / "copy"))
-    row = {
-        "of": "this", "ipc": 3, "arch": "convnet3", "protocol": "rded", "labels": "stored", "val": "digits:test",
-        "seeds": [0, 1], "n_sets": 1, "n_students": 2, "values": [[51.3, 52.9]], "mean": 52.1, "std": 1.13,
-        "difference": {"mean": 3.57, "low": -1.04, "high": 8.18, "pairs": 2, "to": "random"}, "total_bytes": 1000,
-        "seconds": 3.0, "command": "ddkit evaluate x", "hardware": "a machine",
-    }  # fmt: skip
+    difference = {"mean": 3.57, "low": -1.04, "high": 8.18, "pairs": 2, "to": "random"}
+    values = {"values": [[51.3, 52.9]], "mean": 52.1, "std": 1.13}
+    row = RESULT | {"ipc": 3, "protocol": "rded", "difference": difference} | values
     random = row | {"of": "random", "mean": 48.53, "std": 2.29, "difference": None}
     manifest = write_manifest(root, dict(rded_set.data) | {"results": [row, random]})
     data, text = manifest.data, render_card(manifest)

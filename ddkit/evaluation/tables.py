@@ -232,12 +232,12 @@ def run_students(jobs: Sequence[StudentJob], workers: int) -> dict[str, StudentR
 
 
 def together(jobs: Sequence[StudentJob], sizes: Sequence[int]) -> list[list[StudentJob]]:
-    """Students that train in turns: on a CPU each by itself, on a GPU as many as leave it room. sizes: pixels of their
-    batches."""
+    """Students that train in turns: on a CUDA GPU as many as leave it room, elsewhere each by itself. sizes: pixels of
+    their batches."""
     groups: list[list[StudentJob]] = []
     room = 0
     for job, size in zip(jobs, sizes):
-        if job.device == "cpu" or size > room or groups[-1][0].device != job.device:
+        if not job.device.startswith("cuda") or size > room:
             groups.append([])
             room = PIXELS_TOGETHER
         groups[-1].append(job)

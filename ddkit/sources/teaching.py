@@ -147,16 +147,23 @@ def _measured(network: nn.Module, teacher: TeacherSpec, source: Source, device: 
 
 
 class _Images:
-    """Training images as uint8 squares on the device: all kept there where they fit, else decoded when asked for."""
+    """Training images as uint8 squares [n,3,S,S] on the device: kept there where they fit easily, else in memory, else
+    decoded when asked for."""
 
     def __init__(self, source: Source, transform: EvalTransform, device: torch.device) -> None:
         self._source, self._transform, self._device = source, replace(transform, resize=transform.crop), device
-        fits = len(source) * 3 * transform.crop**2 <= RESIDENT_BYTES
-        self._resident = source.resident(self._transform).to(device) if fits else None
+        size_bytes = len(source) * 3 * transform.crop**2
+        self._resident = source.resident(self._transform) if size_bytes <= RESIDENT_BYTES else None
+        if (
+            self._resident is not None
+            and device.type == "cuda"
+            and size_bytes <= torch.cuda.mem_get_info(device)[0] // 4
+        ):
+            self._resident = self._resident.to(device)
 
     def __getitem__(self, rows: np.ndarray) -> Tensor:
         if self._resident is not None:
-            return self._resident[torch.from_numpy(rows).to(self._device)]
+            return self._resident[torch.from_numpy(rows).to(self._resident.device)].to(self._device)
         return self._source.squares(rows, self._transform).to(self._device)
 
     def normalisation(self) -> tuple[Rgb, Rgb]:
