@@ -49,6 +49,12 @@ def _pool(workers: int) -> Any:
     return _pools[workers]
 
 
+def _in_folder(folder: str, work: Callable[[Item], Result], item: Item) -> Result:
+    """work(item) in the caller's folder: paths in an item may be relative, and a worker outlives a chdir."""
+    os.chdir(folder)
+    return work(item)
+
+
 def stop(kill: bool = False) -> None:
     """End the worker processes; kill: at once. Units are files or nothing, so no work is damaged."""
     while _pools:
@@ -89,11 +95,11 @@ def run(
 
     from concurrent.futures.process import BrokenProcessPool
 
-    pool = _pool(workers)
+    pool, folder = _pool(workers), os.getcwd()
     running: dict[Future[Result], Item] = {}
     try:
         while waiting or running:
-            running |= {pool.submit(work, item): item for item in ready()}
+            running |= {pool.submit(_in_folder, folder, work, item): item for item in ready()}
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 item = running.pop(future)
