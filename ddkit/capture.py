@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ddkit.runtime import note
+from ddkit.runtime import keep_memory, note
 
 WARM_UP = 3  # calls that run as they are before a step is recorded: libraries choose their kernels in them
 
@@ -33,6 +33,7 @@ class Captured:
     """
 
     def __init__(self, step: Callable[..., None], device: torch.device, *, records: bool = True) -> None:
+        keep_memory()
         self._step, self._captures = step, records and device.type == "cuda"
         self._stream = torch.cuda.Stream(device) if self._captures else None  # its own, with its libraries' workspaces
         self._recordings: dict[tuple[object, ...], _Recording] = {}

@@ -1,6 +1,8 @@
 """Recorded and compiled steps give what plain ones give."""
 
 import copy
+import os
+import platform
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from torch import nn
 from ddkit.capture import Captured, Compiled, recordable, set_learning_rate
 
 CPU = torch.device("cpu")
+tuned = any(name.startswith("MALLOC_") for name in os.environ)
 
 
 def network():
@@ -92,3 +95,19 @@ def test_a_step_that_cannot_be_recorded_goes_on(capsys):
     for _ in range(6):
         step(torch.ones(2, device="cuda"))
     assert float(total) == 12 and "cannot be recorded" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc" or tuned, reason="another C library, or told otherwise")
+def test_steps_do_not_get_their_memory_anew():
+    from resource import RUSAGE_SELF, getrusage
+
+    def one():
+        kept = [torch.zeros(megabytes, 2**18) for megabytes in (2, 30, 7, 28, 16, 9, 31, 12)]
+        del kept[::2]
+
+    step = Captured(one, CPU)
+    step()
+    before = getrusage(RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        step()
+    assert getrusage(RUSAGE_SELF).ru_minflt - before < 100_000  # pages of 4 kB; all of them are 700,000

@@ -12,7 +12,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any, TypeVar
 
 from ddkit.errors import WorldError
-from ddkit.runtime import be_quiet, threads
+from ddkit.runtime import be_quiet, keep_memory, threads
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -24,6 +24,7 @@ def _begin_worker(parent: int) -> None:
     """One CPU thread; Ctrl-C is the parent's business; nobody works on for a parent that was killed."""
     import torch
 
+    keep_memory()
     torch.set_num_threads(1)
     be_quiet(True)  # the parent tells how far things are
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -85,6 +86,7 @@ def run(
         return free
 
     if workers <= 1 or len(waiting) <= 1 or importlib.util.find_spec("loky") is None:  # a bare GPU machine has no loky
+        keep_memory()
         while batch := ready():
             for item in batch:
                 with threads(1):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ddkit.errors import TeacherError
 from ddkit.format.views import normalise
-from ddkit.sources.networks import load_checkpoint
+from ddkit.sources.networks import forward, load_checkpoint
 from ddkit.specs import TeacherSpec
 
 
@@ -37,15 +37,14 @@ class Teacher:
     @torch.inference_mode()
     def logits(self, inputs: Tensor) -> Tensor:
         """float [B,3,S,S] on any device -> float32 [B,C], in the order of the source's classes."""
-        out = self.network(inputs.to(self.device).contiguous(memory_format=torch.channels_last)).float()
-        return self.in_order(out)
+        return self.in_order(forward(self.network, inputs.to(self.device)).float())
 
     @torch.inference_mode()
     def features(self, inputs: Tensor) -> Tensor:
         """float [B,3,S,S] -> float32 [B,F]: what the last linear layer reads. Raises TeacherError without one."""
         with penultimate(self.network) as seen:
             self.logits(inputs)
-        return seen[-1].float()
+        return torch.cat(seen).float()
 
     def in_order(self, out: Tensor) -> Tensor:
         """The network's output [B,C] with its columns in the order of the source's classes."""

@@ -21,6 +21,7 @@ from ddkit.errors import Diverged
 from ddkit.format.views import normalise
 from ddkit.runtime import Advance, has_bfloat16, write_bytes
 from ddkit.seeds import torch_seed
+from ddkit.sources.networks import forward
 from ddkit.specs import TrainSpec
 
 Batch = tuple[Tensor, Tensor]
@@ -239,6 +240,6 @@ def accuracy(network: nn.Module, images: Tensor, labels: Tensor, mean: Any, std:
     right = 0
     for start in range(0, len(images), 256):
         batch = normalise(images[start : start + 256].to(device), mean, std)
-        logits = network(batch.contiguous(memory_format=torch.channels_last))
+        logits = forward(network, batch)
         right += int((logits.argmax(1).cpu() == labels[start : start + 256]).sum())
     return 100.0 * right / len(images)
