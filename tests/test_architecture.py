@@ -15,6 +15,7 @@ ROOMS = {
     "seeds": [],
     "runtime": [],
     "capture": [],
+    "turns": [],
     "engine": ["local"],
     "hub": ["patience", "repos"],
     "format": ["views", "codecs", "images", "shards", "schema", "manifest", "integrity", "remote"],

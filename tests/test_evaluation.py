@@ -10,9 +10,9 @@ from scipy import stats
 import ddkit
 from ddkit.errors import ClassesError, OptionError, SetError
 from ddkit.evaluation.demonstration import run_demo
-from ddkit.evaluation.single import plan_student, train
+from ddkit.evaluation.single import train
 from ddkit.evaluation.statistics import mean_std, paired_difference
-from ddkit.evaluation.tables import PIXELS_TOGETHER, evaluate, together
+from ddkit.evaluation.tables import evaluate
 from ddkit.format.manifest import read_manifest
 from ddkit.sources.networks import load_checkpoint
 
@@ -162,16 +162,3 @@ def test_random_is_no_baseline_of_itself(random_set, tmp_path):
     shutil.copytree(f"{random_set.root}.work", tmp_path / "copy.work")
     report = evaluate([copy], val="digits", runs=1, epochs=1, workers=1)
     assert [row.of for row in report] == ["this"]
-
-
-def test_students_share_a_gpu_where_they_leave_it_room(random_set):
-    def jobs(device):
-        some = dict(arch=None, protocol=None, labels="hard", ipc=None, epochs=1, device=device, val=None)
-        return [plan_student(random_set, seed=seed, out=f"student-{seed}", **some) for seed in range(5)]
-
-    def shared(device, size):
-        return [[job.seed for job in group] for group in together(jobs(device), [size] * 5)]
-
-    assert shared("cpu", 1) == [[0], [1], [2], [3], [4]]
-    assert shared("cuda:0", PIXELS_TOGETHER // 2) == [[0, 1], [2, 3], [4]]
-    assert shared("cuda:0", PIXELS_TOGETHER + 1) == [[0], [1], [2], [3], [4]]

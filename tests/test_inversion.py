@@ -12,6 +12,7 @@ from torch import nn
 
 from ddkit.distillers.cudd import Config
 from ddkit.errors import Diverged, TeacherError
+from ddkit.runtime import threads
 from ddkit.sources.networks import build_network
 from ddkit.sources.teacher import Teacher
 from ddkit.specs import TeacherSpec
@@ -22,6 +23,7 @@ from ddkit.synthesis.keep import Keep
 from ddkit.synthesis.moments import Measured, _moments
 from ddkit.synthesis.settings import Adversary, BatchNorm, Crop, Inversion, Regulariser
 from ddkit.synthesis.settings import Batch as BatchSettings
+from ddkit.turns import in_turns
 
 CPU = torch.device("cpu")
 SIZE, CLASSES = 16, 3
@@ -288,16 +290,17 @@ def test_a_network_without_batch_norm_is_refused_with_the_setting_that_helps():
 def test_a_killed_batch_goes_on_to_the_same_bytes(tmp_path):
     cfg = exact(steps=45)
     whole = Engine(batch(), cfg, teacher(), teacher(1))
-    whole.run(Keep())
+    in_turns([whole.run(Keep())], CPU)
     cut = Engine(batch(), cfg, teacher(), teacher(1))
     keep = Keep(tmp_path / "u.safetensors")
     keep.SAVE_EVERY_S = 0.0
-    for _ in range(20):
-        cut.step()
+    with threads(cfg.threads):
+        for _ in range(20):
+            cut.step()
     keep.save(cut.state)
     assert keep.state.is_file()
     again = Engine(batch(), cfg, teacher(), teacher(1))
-    again.run(Keep(tmp_path / "u.safetensors"))
+    in_turns([again.run(Keep(tmp_path / "u.safetensors"))], CPU)
     assert (again.pixels() == whole.pixels()).all() and torch.equal(again.losses, whole.losses)
 
 
@@ -305,7 +308,7 @@ def test_what_is_not_finite_stops_with_step_term_and_value():
     broken = teacher()
     broken.network.classifier.bias.data[1] = float("nan")
     with pytest.raises(Diverged, match="t: ce became nan at step 1; lower lr"):
-        Engine(batch(), exact(), broken).run(Keep())
+        in_turns([Engine(batch(), exact(), broken).run(Keep())], CPU)
     engine = Engine(batch(), exact(bn=BatchNorm(weight=0.01)), teacher())
     for _ in range(20):
         engine.step()
@@ -319,7 +322,7 @@ def test_what_is_not_finite_stops_with_step_term_and_value():
 
 def test_loss_curves_are_kept_for_the_terms_that_are_used():
     keep = Keep()
-    Engine(batch(), exact(steps=5), teacher()).run(keep)
+    in_turns([Engine(batch(), exact(steps=5), teacher()).run(keep)], CPU)
     assert set(keep.losses) == {"ce", "bn", "reg"} and all(len(v) == 5 for v in keep.losses.values())
 
 

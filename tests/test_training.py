@@ -22,12 +22,12 @@ from ddkit.sources.training import (
     _resume,
     fit,
     fitting,
-    in_turns,
     learning_rate,
     make_optimiser,
     seeded_network,
 )
 from ddkit.specs import ClassName, EvalTransform, TeacherSpec, TrainSpec
+from ddkit.turns import in_turns
 
 
 def job(tmp_path, spec=None, epochs=4, **options):

@@ -110,7 +110,7 @@ def run(unit: Unit, context: Context) -> Any:
     return _recover(unit, context, config)
 
 
-def _recover(unit: Unit, context: Context, config: Config) -> Iterator[Synthetic]:
+def _recover(unit: Unit, context: Context, config: Config) -> Iterator[Synthetic | None]:
     selection = unit.needs[0]
     ranks = context.result(selection)["ranks"].tolist()
     mine = slice(ranks.index(unit.ranks[0]), ranks.index(unit.ranks[-1]) + 1)

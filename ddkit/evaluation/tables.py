@@ -23,8 +23,7 @@ from ddkit.runtime import cores, hardware, note, pick_device, watched_progress
 from ddkit.sources.tables import at_hand
 from ddkit.sources.validation import open_validation
 from ddkit.specs import EvalReport, Result, protocol_label
-
-PIXELS_TOGETHER = 2**18  # of the batches of students that a GPU trains together: sixteen batches of 16 at 32 pixels
+from ddkit.turns import together
 
 
 def evaluate(
@@ -221,7 +220,7 @@ def run_students(jobs: Sequence[StudentJob], workers: int) -> dict[str, StudentR
         images = manifest.rows(job.ipc)
         total += job.spec.epochs_for(images)
         sizes.append(job.spec.batch_for(images) * manifest.size**2)
-    groups = together(jobs, sizes)
+    groups = together(jobs, sizes, jobs[0].device)
 
     def epochs_done() -> int:
         return sum(job.log.read_bytes().count(b"\n") for job in jobs if job.log.is_file())
@@ -229,20 +228,6 @@ def run_students(jobs: Sequence[StudentJob], workers: int) -> dict[str, StudentR
     with watched_progress(f"{len(jobs)} students", total, "epochs", epochs_done):
         done = engine.run(student_units, groups, workers=workers)
         return {job.out: result for group, results in done for job, result in zip(group, results)}
-
-
-def together(jobs: Sequence[StudentJob], sizes: Sequence[int]) -> list[list[StudentJob]]:
-    """Students that train in turns: on a CUDA GPU as many as leave it room, elsewhere each by itself. sizes: pixels of
-    their batches."""
-    groups: list[list[StudentJob]] = []
-    room = 0
-    for job, size in zip(jobs, sizes):
-        if not job.device.startswith("cuda") or size > room:
-            groups.append([])
-            room = PIXELS_TOGETHER
-        groups[-1].append(job)
-        room -= size
-    return groups
 
 
 def _compare(report: list[tuple[_Row, Result]]) -> list[tuple[_Row, Result]]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from ddkit.sources.networks import check_network, tensor_hash
 from ddkit.sources.teacher import Teacher
 from ddkit.synthesis.interface import KINDS, Context, Synthetic, Unit
 from ddkit.synthesis.keep import Keep
+from ddkit.turns import Turns, in_turns, together
 
 STAGE_MANIFEST = "stage.json"
 
@@ -55,9 +58,20 @@ class UnitJob:
     making: Making
     unit: Unit
 
+
+@dataclass(frozen=True, kw_only=True)
+class UnitGroup:
+    """Units that take turns: on a GPU a few that nobody waits for, elsewhere one."""
+
+    jobs: tuple[UnitJob, ...]
+
     @property
     def id(self) -> str:
-        return self.unit.id
+        return self.jobs[0].unit.id
+
+    @property
+    def needs(self) -> set[str]:
+        return {need for job in self.jobs for need in job.unit.needs}
 
 
 @functools.lru_cache(maxsize=1)
@@ -83,10 +97,9 @@ def _context(job: UnitJob) -> Context:
     """What one unit may use."""
     shared = _shared(job.making)
     students = [unit for unit in job.unit.needs if unit.startswith("student-")]
-    keep = Keep(unit_path(job.making.work, job.unit.id))
     if not students or job.unit.kind == "student":
-        return replace(shared, keep=keep)
-    return replace(shared, keep=keep, student=_student(job.making, students[-1], shared.teacher))
+        return shared
+    return replace(shared, student=_student(job.making, students[-1], shared.teacher))
 
 
 def unit_result(work: str | Path, unit: str) -> dict[str, np.ndarray]:
@@ -129,10 +142,11 @@ def _replay(making: Making, **options: Any) -> ReplayLoader:
     return ReplayLoader(Manifest(Path(making.out), data), **options)
 
 
-def _own_errors(module: Any, unit: Unit, context: Context) -> Any:
-    """`module.run`; what somebody's own distiller raises is said to be its own."""
+@contextmanager
+def _own_errors(module: Any, unit: Unit) -> Iterator[None]:
+    """What somebody's own distiller raises is said to be its own."""
     try:
-        return module.run(unit, context)
+        yield
     except (DdkitError, OSError, MemoryError):
         raise
     except Exception as error:
@@ -143,14 +157,27 @@ def _own_errors(module: Any, unit: Unit, context: Context) -> Any:
         ) from error
 
 
-def make_unit(job: UnitJob) -> None:
+def make_units(group: UnitGroup) -> None:
+    """Run units in turns and write their results."""
+    contexts = [_context(job) for job in group.jobs]
+    in_turns([_making(job, context) for job, context in zip(group.jobs, contexts)], contexts[0].device)
+
+
+def _making(job: UnitJob, context: Context) -> Turns[None]:
     """Run one unit and write its result: synthetic images, or the tensors it returns."""
-    module = find_distiller(job.making.method)
-    context = _context(job)
-    result = _own_errors(module, job.unit, context)
+    module, keep = find_distiller(job.making.method), Keep(unit_path(job.making.work, job.unit.id))
+    made: list[Synthetic] = []
+    with _own_errors(module, job.unit):
+        result = module.run(job.unit, replace(context, keep=keep))
+        for image in result if job.unit.kind == "recover" else ():
+            if image is None:
+                with keep.waiting():
+                    yield
+            else:
+                made.append(image)
     origins: list[dict[str, Any]] = []
     if job.unit.kind == "recover":
-        made = sorted(result, key=lambda s: (s.rank, s.label))
+        made.sort(key=lambda image: (image.rank, image.label))
         _check(job.unit, made, job.making.size)
         origins = [image.origin for image in made]
         tensors = {
@@ -166,16 +193,16 @@ def make_unit(job: UnitJob) -> None:
         tensors = {name: np.asarray(value) for name, value in result.items()}
     metadata = {
         "origins": origins,
-        "seconds": round(context.keep.seconds, 4),
+        "seconds": round(keep.seconds, 4),
         "peak_bytes": peak_memory(context.device),
     }
-    if context.keep.losses:
-        losses = {name: np.asarray(values, np.float32) for name, values in context.keep.losses.items()}
+    if keep.losses:
+        losses = {name: np.asarray(values, np.float32) for name, values in keep.losses.items()}
         write_bytes(losses_path(job.making.work, job.unit.id), save_tensors(losses))
     write_bytes(
         unit_path(job.making.work, job.unit.id), save_tensors(tensors, {"ddkit": canonical(metadata, indent=None)})
     )
-    context.keep.clear()
+    keep.clear()
 
 
 def losses_path(work: str | Path, unit: str) -> Path:
@@ -212,6 +239,17 @@ class Made:
 PARTS = {"prepare": "select", "select": "select", "student": "student", "recover": "recover"}
 
 
+def _groups(jobs: Sequence[UnitJob], device: str) -> list[UnitGroup]:
+    """Units that take turns; those that others need by themselves."""
+    needed = {need for job in jobs for need in job.unit.needs}
+
+    def pixels(job: UnitJob) -> float:
+        alone = job.unit.kind != "recover" or job.unit.id in needed
+        return math.inf if alone else len(job.unit.labels) * len(job.unit.ranks) * job.making.size**2
+
+    return [UnitGroup(jobs=tuple(group)) for group in together(jobs, [pixels(job) for job in jobs], device)]
+
+
 def recover(making: Making, units: Sequence[Unit], workers: int) -> Made:
     """Run the units of a prefix that are not done, in the order of their needs; returns its images."""
     if wrong := [unit.id for unit in units if unit.kind not in KINDS]:
@@ -220,16 +258,16 @@ def recover(making: Making, units: Sequence[Unit], workers: int) -> Made:
     jobs = [UnitJob(making=making, unit=unit) for unit in units if not unit_path(work, unit.id).is_file()]
 
     def steps_done() -> int:
-        done = (unit_path(work, job.id).is_file() for job in jobs)
-        return sum(
-            job.unit.steps if finished else min(Keep.told(unit_path(work, job.id))[0], job.unit.steps)
-            for job, finished in zip(jobs, done)
-        )
+        paths = [(job.unit, unit_path(work, job.unit.id)) for job in jobs]
+        return sum(unit.steps if path.is_file() else min(Keep.told(path)[0], unit.steps) for unit, path in paths)
 
     total = sum(job.unit.steps for job in jobs)
+    side_by_side = max(1, workers // max((job.unit.threads for job in jobs), default=1))
     name = f"{Path(making.method).stem}: making images"
     with watched_progress(name, total, "units" if total == len(jobs) else "steps", steps_done):
-        for _ in engine.run(make_unit, jobs, workers=workers, needs=lambda job: set(job.unit.needs)):
+        for _ in engine.run(
+            make_units, _groups(jobs, making.device), workers=side_by_side, needs=lambda group: group.needs
+        ):
             pass
     paths = [unit_path(work, unit.id) for unit in units if unit.kind == "recover"]
     parts, metadata = [load_unit(path) for path in paths], [file_metadata(path) for path in paths]

@@ -21,9 +21,10 @@ from ddkit.runtime import Advance
 from ddkit.sources.decoding import centre_square
 from ddkit.sources.networks import build_network, save_checkpoint
 from ddkit.sources.teacher import Teacher
-from ddkit.sources.training import Batch, Fit, Training, accuracy, fitting, in_turns, seeded_network
+from ddkit.sources.training import Batch, Fit, accuracy, fitting, seeded_network
 from ddkit.sources.validation import open_validation
 from ddkit.specs import DatasetSpec, TeacherSpec, TrainSpec, ViewSpec
+from ddkit.turns import Turns, in_turns
 
 
 def soft_label_loss(logits: Tensor, teacher_logits: Tensor, temperature: float = 20.0) -> Tensor:
@@ -134,7 +135,7 @@ def _training(
     job: StudentJob,
     on_epoch: Advance | None = None,
     on_estimate: Callable[[float], None] | None = None,
-) -> Training[StudentResult]:
+) -> Turns[StudentResult]:
     began = time.perf_counter()
     manifest = read_manifest(job.directory)
     device = torch.device(job.device)
@@ -178,7 +179,7 @@ def student_units(jobs: Sequence[StudentJob]) -> list[StudentResult]:
     return in_turns([_kept(job) for job in jobs], torch.device(jobs[0].device))
 
 
-def _kept(job: StudentJob) -> Training[StudentResult]:
+def _kept(job: StudentJob) -> Turns[StudentResult]:
     if job.result.is_file():
         return StudentResult(**json.loads(job.result.read_text()))
     result = yield from _training(job)

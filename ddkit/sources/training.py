@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -23,9 +23,9 @@ from ddkit.runtime import Advance, has_bfloat16, write_bytes
 from ddkit.seeds import torch_seed
 from ddkit.sources.networks import forward
 from ddkit.specs import TrainSpec
+from ddkit.turns import Turns, in_turns
 
 Batch = tuple[Tensor, Tensor]
-Result = TypeVar("Result")
 SAVE_EVERY_S = 20.0
 PROBE_STEPS = 20
 
@@ -97,7 +97,6 @@ class Fit:
 
 
 Log = list[dict[str, float]]
-Training = Generator[None, None, Result]
 
 
 def fit(network: nn.Module, job: Fit) -> Log:
@@ -108,27 +107,7 @@ def fit(network: nn.Module, job: Fit) -> Log:
     return in_turns([fitting(network, job)], job.device)[0]
 
 
-def in_turns(trainings: Sequence[Training[Result]], device: torch.device) -> list[Result]:
-    """The results of some trainings, an epoch of each in turn. On a GPU each has a stream of its own: while one waits
-    for its epoch, the others' kernels run beside it, which small networks and batches leave room for."""
-    streams = [torch.cuda.Stream(device) if device.type == "cuda" and len(trainings) > 1 else None for _ in trainings]
-    results: dict[int, Result] = {}
-    try:
-        while len(results) < len(trainings):
-            for number, (training, stream) in enumerate(zip(trainings, streams)):
-                if number not in results:
-                    with nullcontext() if stream is None else torch.cuda.stream(stream):
-                        try:
-                            next(training)
-                        except StopIteration as over:
-                            results[number] = over.value
-    finally:
-        if device.type == "cuda":  # one that failed gives back memory that the others may still write to
-            torch.cuda.synchronize(device)
-    return [results[number] for number in range(len(trainings))]
-
-
-def fitting(network: nn.Module, job: Fit) -> Training[Log]:
+def fitting(network: nn.Module, job: Fit) -> Turns[Log]:
     """`fit`, stopping after the launch of every epoch's work."""
     network = network.to(job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = make_optimiser(job.spec, network)

@@ -1,8 +1,9 @@
 """What a distiller is given and gives back (CONTRIBUTING.md shows a whole one).
 
 A distiller is a module with NAME, PAPER, COST, a frozen dataclass `Config`, `units(plan) -> list[Unit]` (called once a
-prefix) and `run(unit, context)`. `recover` units yield Synthetic images; `prepare`, `select` and `student` units return
-a dict of named tensors, kept in OUT.work. Optional:
+prefix) and `run(unit, context)`. `recover` units yield Synthetic images, and may yield None where their work so far is
+launched: on a GPU others go on beside it. `prepare`, `select` and `student` units return a dict of named tensors, kept
+in OUT.work. Optional:
 
     prefixes(config, ipc)   the nested sets that are made where none are asked for, ending in ipc (CUDD's stages)
     patches(config)         the N of a stitched grid
@@ -67,7 +68,8 @@ class Plan:
 @dataclass(frozen=True, kw_only=True)
 class Unit:
     """A piece of work, only data. id: KIND-PREFIX-N; needs: ids of units whose results it reads, also of earlier
-    prefixes; labels and ranks: which images it makes; steps: how long it is, as it tells `context.keep`."""
+    prefixes; labels and ranks: which images it makes; steps: how long it is, as it tells `context.keep`; threads: CPU
+    threads it sets for itself."""
 
     id: str
     kind: str
@@ -75,6 +77,7 @@ class Unit:
     labels: tuple[int, ...] = ()
     ranks: tuple[int, ...] = ()
     steps: int = 1
+    threads: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)

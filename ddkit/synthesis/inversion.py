@@ -31,6 +31,7 @@ from ddkit.synthesis.moments import Measured
 from ddkit.synthesis.objectives import Moments
 from ddkit.synthesis.settings import Inversion
 from ddkit.synthesis.starts import Start
+from ddkit.turns import Turns
 
 TERMS = ("ce", "bn", "reg", "adv")
 CHECK = 20  # steps between looks at the losses: looking makes a GPU wait
@@ -187,15 +188,17 @@ class Engine:
 
     # -------------------------------------------------------------- the whole
 
-    def run(self, keep: Keep) -> None:
-        """All steps that are left. Raises Diverged naming the step, the term and its value."""
+    def run(self, keep: Keep) -> Turns[None]:
+        """All steps that are left, a turn after every few. Raises Diverged naming the step, the term and its value."""
         self.restore(keep.load())
         while self.done < self.settings.steps:
-            self.step()
-            if self.done % CHECK == 0 or self.done == self.settings.steps:
-                self.check()
-                keep.save(self.state)
-            keep.tell(self.done)
+            with threads(self.settings.threads):
+                for _ in range(min(CHECK, self.settings.steps - self.done)):
+                    self.step()
+                    keep.tell(self.done)
+            yield
+            self.check()
+            keep.save(self.state)
         used = {name: i for i, name in enumerate(TERMS) if bool(self.losses[:, i].any())}
         keep.losses.update({name: self.losses[:, i].cpu().numpy() for name, i in used.items()})
 
@@ -255,14 +258,14 @@ def inversion_units(plan: Plan, settings: Inversion, needs: Sequence[str] = ()) 
     return [
         Unit(
             id=f"recover-{plan.last}-{n}", kind="recover", needs=tuple(needs), labels=mine, ranks=part,
-            steps=settings.steps,
+            steps=settings.steps, threads=settings.threads,
         )
         for n, (mine, part) in enumerate(grid)
     ]  # fmt: skip
 
 
-def optimise(unit: Unit, context: Context, settings: Inversion, starts: Sequence[Start]) -> Iterator[Synthetic]:
-    """The images of a unit. starts: one for each label and rank, label by label."""
+def optimise(unit: Unit, context: Context, settings: Inversion, starts: Sequence[Start]) -> Iterator[Synthetic | None]:
+    """The images of a unit, after None for every turn. starts: one for each label and rank, label by label."""
     anchors = None
     if settings.needs_real:
         anchors = torch.from_numpy(np.stack([start.pixels for start in starts if start.pixels is not None]))
@@ -283,9 +286,8 @@ def optimise(unit: Unit, context: Context, settings: Inversion, starts: Sequence
         name=unit.id,
         moments=moments,
     )
-    with threads(settings.threads):
-        engine = Engine(batch, settings, context.teacher, context.student)
-        engine.run(context.keep)
+    engine = Engine(batch, settings, context.teacher, context.student)
+    yield from engine.run(context.keep)
     grid = [(label, rank) for label in unit.labels for rank in unit.ranks]
     for (label, rank), pixels, start in zip(grid, engine.pixels(), starts, strict=True):
         yield Synthetic(pixels=pixels, label=label, rank=rank, origin=dict(start.origin), initial=start.pixels)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,6 +63,15 @@ class Keep:
             temporary = self.path.with_suffix(".told.tmp")
             temporary.write_text(f"{steps} {self.seconds:.3f}")
             temporary.replace(self.path.with_suffix(".told"))
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """While open, it is others' turn: their time is not this unit's."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._began += time.monotonic() - began
 
     @property
     def seconds(self) -> float:

@@ -27,7 +27,7 @@ def costs(plan: Plan, probe: Probe) -> dict[str, float]:
     return {"recover": inversion_costs(plan, plan.config, probe)}
 
 
-def run(unit: Unit, context: Context) -> Iterator[Synthetic]:
+def run(unit: Unit, context: Context) -> Iterator[Synthetic | None]:
     settings: Inversion = context.config
     starts = [random_starts(context, settings, label, unit.ranks) for label in unit.labels]
     yield from optimise(unit, context, settings, [start for mine in starts for start in mine])
