@@ -3,8 +3,8 @@
     python benchmarks/methods.py --data CIFAR10_FOLDER --teacher CONVNET3.safetensors [--work DIR] [--rows cudd,random]
 
 Protocol `cudd` at 600 epochs, ConvNet-3, three students of each set; four sets of `random`, `cudd` and `cudd-plus`.
-Writes benchmarks/results/methods-cifar10.json after every row; a row that has its sets is not measured again. At the end
-it prints every row, its difference to random, and CUDD-plus minus CUDD.
+Writes benchmarks/results/methods-cifar10.json after every row; a row that has its sets is not measured again. At the
+end it prints every row, its difference to random, and CUDD-plus minus CUDD.
 """
 
 import argparse
