@@ -52,11 +52,14 @@ def threads(n: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+ALLOCATOR_VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
+
+
 @functools.cache
 def keep_memory() -> None:
     """Have the C library keep freed memory for the next step: else every step of a CPU gives its tensors back to the
     system and gets them again page by page, a third of its time. glibc only; its environment variables go first."""
-    if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):
+    if sys.platform != "linux" or any(name in os.environ for name in ALLOCATOR_VARIABLES):
         return
     import ctypes
 

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from ddkit.capture import Captured, Compiled, recordable, set_learning_rate
+from ddkit.runtime import ALLOCATOR_VARIABLES
 
 CPU = torch.device("cpu")
-tuned = any(name.startswith("MALLOC_") for name in os.environ)
+tuned = any(name in os.environ for name in ALLOCATOR_VARIABLES)
 
 
 def network():
