@@ -59,8 +59,8 @@ class Captured:
 
     def _aside(self, inputs: tuple[Tensor, ...]) -> None:
         """On the stream of the recording, as it wants its rehearsals."""
-        here = torch.cuda.current_stream()
         assert self._stream is not None
+        here = torch.cuda.current_stream(self._stream.device)
         self._stream.wait_stream(here)
         with torch.cuda.stream(self._stream):
             self._step(*inputs)
@@ -68,7 +68,8 @@ class Captured:
 
     def _record(self, mine: _Recording) -> bool:
         """Whether the step was recorded; recording does not run it."""
-        graph, here = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        assert self._stream is not None
+        graph, here = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self._stream.device)
         try:
             with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
                 self._step(*mine.inputs)

@@ -12,6 +12,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 Turns = Generator[None, None, Result]
 PIXELS_TOGETHER = 2**18  # of the batches that a GPU works on together: sixteen of 16 images at 32 pixels
+MOST = 16  # works together: torch has 32 streams, and each work and its recording take one
 
 
 def in_turns(works: Sequence[Turns[Result]], device: torch.device) -> list[Result]:
@@ -43,7 +44,7 @@ def together(items: Sequence[Item], pixels: Sequence[float], device: str) -> lis
     groups: list[list[Item]] = []
     room = 0.0
     for item, size in zip(items, pixels, strict=True):
-        if not device.startswith("cuda") or size > room:
+        if not device.startswith("cuda") or size > room or len(groups[-1]) == MOST:
             groups.append([])
             room = PIXELS_TOGETHER
         groups[-1].append(item)

@@ -1,6 +1,8 @@
 """The engine: a step against a literal float64 restatement; crops; resume; divergence; batches; what is refused."""
 
 import copy
+import gc
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -302,6 +304,20 @@ def test_a_killed_batch_goes_on_to_the_same_bytes(tmp_path):
     again = Engine(batch(), cfg, teacher(), teacher(1))
     in_turns([again.run(Keep(tmp_path / "u.safetensors"))], CPU)
     assert (again.pixels() == whole.pixels()).all() and torch.equal(again.losses, whole.losses)
+
+
+def test_a_finished_batch_leaves_nothing_behind():
+    """By counting references alone: a GPU's memory does not wait for the collector."""
+    gc.collect()
+    gc.disable()
+    try:
+        engine = Engine(batch(), exact(steps=2), teacher(), teacher(1))
+        in_turns([engine.run(Keep())], CPU)
+        there = weakref.ref(engine)
+        del engine
+        assert there() is None
+    finally:
+        gc.enable()
 
 
 def test_what_is_not_finite_stops_with_step_term_and_value():

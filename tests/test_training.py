@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
 from ddkit.errors import ClassesError, Diverged, OptionError, TeacherError
 from ddkit.sources.finding import find_teacher, match_teacher
-from ddkit.sources.networks import build_network, load_checkpoint, network_names, save_checkpoint, tensor_hash
+from ddkit.sources.networks import build_network, forward, load_checkpoint, network_names, save_checkpoint, tensor_hash
 from ddkit.sources.teacher import Teacher
 from ddkit.sources.teaching import teach
 from ddkit.sources.training import (
@@ -90,6 +92,17 @@ def test_which_networks_draw_random_numbers():
     assert _draws(build_network("torchvision:efficientnet_b0", 3, 32)) and not _draws(
         build_network("timm:resnet10t", 3, 32)
     )
+
+
+@settings(max_examples=10, deadline=None)
+@given(images=st.integers(0, 70))
+def test_a_pass_in_parts_is_the_whole_pass(images):
+    size = 32 if images % 2 else 8
+    net = seeded_network(lambda: build_network("convnet3", 3, size), 0).eval()
+    inputs = torch.randn(images, 3, size, size, generator=torch.Generator().manual_seed(images))
+    found = forward(net, inputs)
+    with torch.no_grad():
+        assert found.shape == (images, 3) and torch.allclose(found, net(inputs), atol=1e-4)
 
 
 def test_trainings_in_turns_are_the_trainings_alone(tmp_path):

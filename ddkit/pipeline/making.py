@@ -22,7 +22,7 @@ from ddkit.format.shards import file_metadata, load_unit, save_tensors
 from ddkit.plain import canonical, fingerprint, to_plain
 from ddkit.replay.loader import ReplayLoader
 from ddkit.replay.relabelling import load_rows, unit_path
-from ddkit.runtime import peak_memory, watched_progress, write_bytes
+from ddkit.runtime import note, peak_memory, watched_progress, write_bytes
 from ddkit.sources.images import SourceRef, reopen
 from ddkit.sources.networks import check_network, tensor_hash
 from ddkit.sources.teacher import Teacher
@@ -147,7 +147,7 @@ def _own_errors(module: Any, unit: Unit) -> Iterator[None]:
     """What somebody's own distiller raises is said to be its own."""
     try:
         yield
-    except (DdkitError, OSError, MemoryError):
+    except (DdkitError, OSError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
         if module.__name__.startswith("ddkit."):
@@ -158,9 +158,23 @@ def _own_errors(module: Any, unit: Unit) -> Iterator[None]:
 
 
 def make_units(group: UnitGroup) -> None:
-    """Run units in turns and write their results."""
-    contexts = [_context(job) for job in group.jobs]
-    in_turns([_making(job, context) for job, context in zip(group.jobs, contexts)], contexts[0].device)
+    """Run units in turns and write their results; one by one where the GPU has no room for all."""
+    try:
+        _make(group.jobs)
+        return
+    except torch.OutOfMemoryError:
+        if len(group.jobs) == 1:
+            raise
+    note(f"the device has no room for {len(group.jobs)} batches together; it goes on with one after the other")
+    torch.cuda.empty_cache()
+    for job in group.jobs:
+        if not unit_path(job.making.work, job.unit.id).is_file():
+            _make([job])
+
+
+def _make(jobs: Sequence[UnitJob]) -> None:
+    contexts = [_context(job) for job in jobs]
+    in_turns([_making(job, context) for job, context in zip(jobs, contexts)], contexts[0].device)
 
 
 def _making(job: UnitJob, context: Context) -> Turns[None]:
@@ -225,7 +239,7 @@ def _check(unit: Unit, made: Sequence[Synthetic], size: int) -> None:
 @dataclass(frozen=True)
 class Made:
     """The images of one prefix, by (rank, class). pixels: uint8 [n,3,S,S]; seconds: by the manifest's parts, of all
-    units, over all resumes; peak_bytes: the most memory a unit took."""
+    units, over all resumes; peak_bytes: the most memory units took that ran together."""
 
     pixels: np.ndarray
     labels: np.ndarray

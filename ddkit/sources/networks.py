@@ -71,7 +71,7 @@ def forward(network: nn.Module, inputs: Tensor) -> Tensor:
     inputs = inputs.contiguous(memory_format=torch.channels_last)
     if inputs.device.type != "cpu":
         return network(inputs)
-    return torch.cat([network(part) for part in inputs.split(max(FEW, PART // inputs[0, 0].numel()))])
+    return torch.cat([network(part) for part in inputs.split(max(FEW, PART // inputs.shape[2:].numel()))])
 
 
 def _small_resnet(name: str, classes: int) -> nn.Module:

@@ -1,9 +1,9 @@
 """What a distiller is given and gives back (CONTRIBUTING.md shows a whole one).
 
 A distiller is a module with NAME, PAPER, COST, a frozen dataclass `Config`, `units(plan) -> list[Unit]` (called once a
-prefix) and `run(unit, context)`. `recover` units yield Synthetic images, and may yield None where their work so far is
-launched: on a GPU others go on beside it. `prepare`, `select` and `student` units return a dict of named tensors, kept
-in OUT.work. Optional:
+prefix) and `run(unit, context)`. `prepare`, `select` and `student` units return a dict of named tensors, kept in
+OUT.work. `recover` units yield Synthetic images, and may yield None, outside any `with`, where their work so far is
+launched: on a GPU others go on beside it, each on a stream of its own, so they share no GPU tensors. Optional:
 
     prefixes(config, ipc)   the nested sets that are made where none are asked for, ending in ipc (CUDD's stages)
     patches(config)         the N of a stitched grid

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -80,7 +81,8 @@ class Engine:
         self.losses = torch.zeros(settings.steps, len(TERMS), device=self.device)
         self._last = torch.zeros(len(TERMS), device=self.device)  # of the last step
         self._half = settings.precision == "bfloat16" and has_bfloat16(self.device)
-        self.captured = Captured(self._descend, self.device)
+        me = weakref.proxy(self)  # no cycle: what a GPU has recorded goes when the engine goes
+        self.captured = Captured(lambda rows, columns: me._descend(rows, columns), self.device)
         self._ahead: dict[int, tuple[Tensor, Tensor]] = {}
 
     def _anchors(self) -> Tensor | None:
