@@ -20,6 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parent.parent))  # a bare machine has the checkout, and nothing to install it with
+
 import ddkit
 from ddkit.format.manifest import read_manifest
 from ddkit.runtime import hardware, pick_device, versions, write_bytes
