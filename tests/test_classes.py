@@ -1,10 +1,13 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import ddkit
 from ddkit.errors import ClassesError
-from ddkit.sources.classes import match_classes, name_classes, unique_names
+from ddkit.sources.classes import class_subset, match_classes, name_classes, unique_names
 from ddkit.specs import ClassName
 
 
@@ -37,6 +40,18 @@ def test_imagenet_names_get_their_ids():
     assert [c.id for c in classes] == ["n01440764", "n01443537"]
     assert [c.id for c in name_classes(["cat", "dog"])] == [None, None]
     assert match_classes(classes, name_classes(["n01443537", "n01440764"]), what="x").tolist() == [1, 0]
+
+
+def test_shipped_lists_are_classes_of_imagenet():
+    from timm.data import ImageNetInfo
+
+    imagenet = name_classes(ImageNetInfo().label_names())
+    lists = {path.stem for path in (Path(ddkit.__file__).parent / "sources" / "lists").glob("*.txt")}
+    found = {name: class_subset(name, imagenet) for name in lists}
+    assert {name: len(indices) for name, indices in found.items()} == {
+        "imagenette": 10, "imagewoof": 10, "imagenet-10": 10, "imagenet-100": 100
+    }  # fmt: skip
+    assert (found["imagenet-100"][:10] == found["imagenet-10"]).all()
 
 
 def test_what_does_not_match_is_refused_with_both_sides():

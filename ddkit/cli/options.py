@@ -19,7 +19,10 @@ Split = Annotated[
 ]
 ImageColumn = Annotated[str | None, typer.Option("--image-column", help="where it cannot be inferred")]
 LabelColumn = Annotated[str | None, typer.Option("--label-column", help="where it cannot be inferred")]
-Classes = Annotated[str | None, typer.Option("--classes", help="a,b,c, a file, or imagenette, imagewoof, imagenet-10")]
+Classes = Annotated[
+    str | None,
+    typer.Option("--classes", help="a,b,c, a file, or a list: imagenette, imagewoof, imagenet-10, imagenet-100"),
+]
 Holdout = Annotated[
     float | None,
     typer.Option("--holdout", help="share of images kept for measuring (default 0.1 where there is no labelled split)"),
