@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,8 +13,8 @@ from ddkit.errors import ClassesError, OptionError, SetError
 from ddkit.evaluation.demonstration import run_demo
 from ddkit.evaluation.single import train
 from ddkit.evaluation.statistics import mean_std, paired_difference
-from ddkit.evaluation.tables import evaluate
-from ddkit.format.manifest import read_manifest
+from ddkit.evaluation.tables import _groups, evaluate
+from ddkit.format.manifest import read_manifest, write_manifest
 from ddkit.sources.networks import load_checkpoint
 
 
@@ -147,6 +148,18 @@ def test_sets_that_differ_only_in_seed_are_one_row(random_set, teacher, tmp_path
         evaluate(roots)
     with pytest.raises(OptionError, match="valid: random"):
         evaluate(roots, val="digits", baseline="best")
+
+
+def test_a_set_made_before_a_setting_existed_is_of_the_same_row(rded_set, tmp_path):
+    old = Path(shutil.copytree(rded_set.root, tmp_path / "old"))
+    recipe = rded_set.data["recipe"]
+    config = {key: value for key, value in recipe["config"].items() if key != "stitch"}
+    assert len(config) < len(recipe["config"])
+    write_manifest(old, dict(rded_set.data) | {"recipe": recipe | {"config": config}})
+    other = Path(shutil.copytree(rded_set.root, tmp_path / "other"))
+    write_manifest(other, dict(rded_set.data) | {"recipe": recipe | {"config": config | {"pool": 5}}})
+    sets = [read_manifest(root) for root in (rded_set.root, old, other)]
+    assert [len(group) for group in _groups(sets)] == [2, 1]
 
 
 def test_the_demo_ends_with_a_table_and_a_picture(tmp_path, teacher, monkeypatch):

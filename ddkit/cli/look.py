@@ -107,11 +107,11 @@ def _score(r: Mapping[str, Any]) -> str:
 
 def _settings(data: Mapping[str, Any]) -> str:
     """Settings that are not the method's defaults; all of a method that is not here."""
-    from ddkit.distillers import distiller_names, find_distiller, other_settings
+    from ddkit.distillers import recorded_settings
     from ddkit.runtime import one_line
 
     config, name = data["recipe"]["config"], data["method"]
-    return one_line(other_settings(find_distiller(name), config) if name in distiller_names() else config)
+    return one_line(recorded_settings(name, config))
 
 
 def _listing(what: str) -> list[tuple[str, str]]:

@@ -84,3 +84,8 @@ def other_settings(module: ModuleType, config: Mapping[str, Any]) -> dict[str, A
     """Those of a complete configuration (dotted keys) that are not the method's defaults."""
     defaults = config_keys(module)
     return {key: value for key, value in config.items() if defaults.get(key) != value}
+
+
+def recorded_settings(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """`other_settings` of a set, which lacks those that came later; all it has where the method is not here."""
+    return other_settings(find_distiller(name), config) if name in distiller_names() else dict(config)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ddkit import engine, hub
+from ddkit.distillers import recorded_settings
 from ddkit.errors import OptionError, SetError
 from ddkit.evaluation.single import default_validation, plan_student, source_spec
 from ddkit.evaluation.statistics import mean_std, paired_difference
@@ -127,12 +128,13 @@ class _Row:
 
 
 def _groups(sets: Sequence[Manifest]) -> list[list[Manifest]]:
-    """Sets that differ only in seed, together."""
+    """Sets that differ only in seed, together, whichever version made them."""
     groups: dict[str, list[Manifest]] = {}
     for m in sets:
         data = m.data
+        recipe = data["recipe"] | {"config": recorded_settings(data["method"], data["recipe"]["config"])}
         key = fingerprint(
-            [data["method"], data["recipe"], to_plain(m.view_spec), data["labels"]["codec"], m.prefixes, data["image"],
+            [data["method"], recipe, to_plain(m.view_spec), data["labels"]["codec"], m.prefixes, data["image"],
              data["source"]["fingerprint"], [t["hash"] for t in data["teachers"]]]
         )  # fmt: skip
         groups.setdefault(key, []).append(m)
