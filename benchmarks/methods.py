@@ -75,8 +75,9 @@ def _words(difference: dict[str, Any] | None) -> str:
 def _write(out: Path, table: dict[str, Any], conditions: dict[str, Any]) -> None:
     """The table so far, every row with its paired difference to `random` where that is measured."""
     if "random" in table:
+        random = table["random"]["values"]
         for name, row in table.items():
-            row["difference"] = None if name == "random" else paired_difference(row["values"], table["random"]["values"])
+            row["difference"] = None if name == "random" else paired_difference(row["values"], random)
     text = json.dumps({"conditions": conditions | {"versions": versions()}, "rows": table}, indent=2, sort_keys=True)
     write_bytes(out, (text + "\n").encode())
 
