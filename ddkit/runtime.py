@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ddkit import __version__
 from ddkit.errors import DiskError, OptionError
 
 if TYPE_CHECKING:
@@ -110,8 +111,8 @@ def hardware(device: torch.device) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of ddkit and of what its results rest on; libraries that are not installed are left out."""
-    found = {"python": platform.python_version()}
-    names = ("ddkit", "torch", "torchvision", "timm", "datasets", "huggingface_hub", "safetensors", "pillow", "numpy")
+    found = {"python": platform.python_version(), "ddkit": __version__}
+    names = ("torch", "torchvision", "timm", "datasets", "huggingface_hub", "safetensors", "pillow", "numpy")
     for name in names:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)

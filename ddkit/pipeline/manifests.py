@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from ddkit import __version__
 from ddkit.errors import IntegrityError
 from ddkit.format.codecs import fidelity, find_codec
 from ddkit.format.integrity import open_shard, verify
@@ -85,7 +84,7 @@ def class_facts(classes: Sequence[ClassName]) -> list[dict[str, Any]]:
 def fresh_facts(size: int) -> dict[str, Any]:
     """What every new manifest begins with."""
     return {
-        "created_by": versions() | {"ddkit": __version__},
+        "created_by": versions(),
         "install": "pip install ddkit",
         "repo": None,
         "license": None,
