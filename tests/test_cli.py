@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 import ddkit.cli.output as output
+from ddkit import __version__
 from ddkit.cli.app import app, run
 from ddkit.testing import untrained_teacher
 
@@ -114,7 +115,8 @@ def test_lists(ddkit, what, word):
 
 def test_env(ddkit):
     code, out, _ = ddkit("env", "--json")
-    assert code == 0 and {"torch", "python", "hardware"} <= set(json.loads(out))
+    facts = json.loads(out)
+    assert code == 0 and {"torch", "python", "hardware"} <= set(facts) and facts["ddkit"] == __version__
 
 
 @pytest.mark.parametrize(
