@@ -1,5 +1,6 @@
 """Where units run: their order, their errors and their working directory, in this process and in workers."""
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -40,3 +41,8 @@ def test_an_error_of_a_unit_is_the_callers_and_the_next_call_works(tmp_path, wor
         list(run(Path.read_text, [tmp_path / "a", tmp_path / "b"], workers=workers))
     (tmp_path / "a").write_text("x")
     assert list(run(Path.read_text, [tmp_path / "a"] * 2, workers=workers)) == [(tmp_path / "a", "x")] * 2
+
+
+def test_workers_that_keep_memory_are_not_taken_for_leaking():
+    found = dict(run(os.getenv, ["LOKY_MAX_MEMORY_LEAK_SIZE", "PATH"], workers=2))
+    assert float(found["LOKY_MAX_MEMORY_LEAK_SIZE"]) >= 1e12 and found["PATH"] == os.environ["PATH"]

@@ -17,6 +17,7 @@ from ddkit.runtime import be_quiet, keep_memory, threads
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+LEAK = "LOKY_MAX_MEMORY_LEAK_SIZE"  # bytes
 _pools: dict[int, Any] = {}
 
 
@@ -46,7 +47,8 @@ def _pool(workers: int) -> Any:
     if workers not in _pools:
         from loky import ProcessPoolExecutor
 
-        _pools[workers] = ProcessPoolExecutor(workers, initializer=_begin_worker, initargs=(os.getpid(),))
+        env = {LEAK: os.environ.get(LEAK, "1e12")}  # kept memory is no leak: loky would restart its workers
+        _pools[workers] = ProcessPoolExecutor(workers, initializer=_begin_worker, initargs=(os.getpid(),), env=env)
     return _pools[workers]
 
 
