@@ -4,7 +4,7 @@
 
 Protocol `cudd` at 600 epochs, ConvNet-3, three students of each set; four sets of `random`, `cudd` and `cudd-plus`.
 Writes benchmarks/results/methods-cifar10.json after every row; a row that has its sets is not measured again. At the
-end it prints every row, its difference to random, and CUDD-plus minus CUDD.
+end it prints every row with the means of its sets, its difference to random, and CUDD-plus minus CUDD.
 """
 
 import argparse
@@ -61,9 +61,20 @@ def main() -> None:
         _write(out, table, {"ipc": args.ipc, "epochs": args.epochs, "hardware": result.hardware})
         note(f"{name}: {result.mean:.2f} ± {result.std:.2f} % ({result.n_sets} sets, {result.n_students} students)")
     for name, row in table.items():
-        note(f"{name:10} {row['mean']:.2f} ± {row['std']:.2f} {_words(row.get('difference'))}")
+        sets = " ".join(f"{mean:.1f}" for mean in _set_means(row))
+        note(f"{name:10} {row['mean']:.2f} ± {row['std']:.2f} (sets {sets}) {_words(row.get('difference'))}")
+    if all(table.get(name, {"n_sets": 1})["n_sets"] > 1 for name in ("cudd", "random")):
+        from scipy.stats import ttest_ind
+
+        two = _set_means(table["cudd"]), _set_means(table["random"])
+        interval = ttest_ind(*two, equal_var=False).confidence_interval(0.95)
+        note(f"cudd minus random, unpaired set means (Welch) [{interval.low:+.2f}, {interval.high:+.2f}]")
     if {"cudd", "cudd-plus"} <= table.keys():
         note(f"cudd-plus minus cudd {_words(paired_difference(table['cudd-plus']['values'], table['cudd']['values']))}")
+
+
+def _set_means(row: dict[str, Any]) -> list[float]:
+    return [sum(students) / len(students) for students in row["values"]]
 
 
 def _words(difference: dict[str, Any] | None) -> str:

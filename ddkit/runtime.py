@@ -58,8 +58,8 @@ ALLOCATOR_VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIB
 
 @functools.cache
 def keep_memory() -> None:
-    """Have the C library keep freed memory for the next step: else a step on a CPU may give its tensors back to the
-    system and get them anew page by page, a third of CUDD's time at 32 px. glibc only; its own variables go first."""
+    """Have the C library keep freed memory for the next step: else steps on a CPU may give their tensors back to the
+    system and get them anew, page by page, each time. glibc only; its own variables go first."""
     if sys.platform != "linux" or any(name in os.environ for name in ALLOCATOR_VARIABLES):
         return
     import ctypes

@@ -17,7 +17,7 @@ MOST = 16  # works together: torch has 32 streams, and each work and its recordi
 
 def in_turns(works: Sequence[Turns[Result]], device: torch.device) -> list[Result]:
     """The results of some works, a turn of each after the other. On a CUDA GPU each has a stream of its own: small
-    networks and batches leave room there for others' kernels."""
+    networks and batches leave room there for others' kernels. Raises what a work raises; that ends the others too."""
     streams = [torch.cuda.Stream(device) if device.type == "cuda" and len(works) > 1 else None for _ in works]
     for stream in streams:
         if stream is not None:  # what they share was made before
