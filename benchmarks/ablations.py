@@ -18,7 +18,8 @@ from typing import Any
 
 import ddkit
 from ddkit.evaluation.statistics import paired_difference
-from ddkit.runtime import note, versions, write_bytes
+from ddkit.files import write_bytes
+from ddkit.runtime import note, versions
 
 Row = tuple[str, dict[str, Any], tuple[int, ...] | None]
 

@@ -24,7 +24,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # a bare machine has the 
 
 import ddkit
 from ddkit.format.manifest import read_manifest
-from ddkit.runtime import hardware, pick_device, versions, write_bytes
+from ddkit.files import write_bytes
+from ddkit.runtime import hardware, pick_device, versions
 from ddkit.specs import TeacherSpec
 
 # Table XI of CUDD (arXiv 2405.09150): minutes for CIFAR-10, IPC 10, ResNet-18, one RTX 3090

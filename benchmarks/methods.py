@@ -15,7 +15,8 @@ from typing import Any
 
 import ddkit
 from ddkit.evaluation.statistics import paired_difference
-from ddkit.runtime import note, versions, write_bytes
+from ddkit.files import write_bytes
+from ddkit.runtime import note, versions
 
 # name -> (method, recipe or None for the source's own, seeds of its sets)
 ROWS: dict[str, tuple[str, str | None, tuple[int, ...]]] = {

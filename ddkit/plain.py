@@ -26,6 +26,44 @@ def canonical(value: object, indent: int | None = 2) -> str:
     return json.dumps(value, sort_keys=True, indent=indent, separators=separators, allow_nan=False)
 
 
+def strict_json(text: bytes | str) -> Any:
+    """A JSON value that came from anyone.
+
+    Raises ValueError, besides for what is no JSON, for NaN, infinities and numbers that overflow to them, a key that
+    stands twice in one object, unpaired surrogates, and nesting deeper than Python reads.
+    """
+    data = text if isinstance(text, bytes) else text.encode()
+    try:
+        value = json.loads(data, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_once_each)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if _SURROGATE.search(data):
+        json.dumps(value, ensure_ascii=False).encode()  # raises UnicodeEncodeError, a ValueError, for an unpaired one
+    return value
+
+
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text[:40]} is too large")
+    return value
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)[:40]!r} stands there twice")
+    return table
+
+
 def fingerprint(value: object) -> str:
     """sha256, hex, of the canonical JSON of `value`."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()
@@ -98,7 +136,11 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
 
 def plain_name(source: str) -> str:
     """A source's name as part of a file or repository name: letters, digits, `-`, `_` and `.`."""
-    return re.sub(r"[^\w.-]+", "-", Path(source).stem).strip("-.") or "images"
+    name = re.sub(r"\.{2,}", ".", re.sub(r"[^\w.-]+", "-", Path(source).stem))
+    return name[:LONGEST_NAME].strip("-.") or "images"
+
+
+LONGEST_NAME = 100  # characters of a source's name in the name of a set
 
 
 def parse_settings(pairs: list[str]) -> dict[str, Any]:
@@ -109,7 +151,7 @@ def parse_settings(pairs: list[str]) -> dict[str, Any]:
         if not equals or not key:
             raise OptionError(f"--set {pair!r} is not KEY=VALUE; write for example --set factor=2")
         try:
-            settings[key.strip()] = tomllib.loads(f"v = {text}")["v"]
+            settings[key.strip()] = _toml(f"v = {text}")["v"]
         except tomllib.TOMLDecodeError:
             settings[key.strip()] = text
     return settings
@@ -154,6 +196,21 @@ def load_toml(name: str, folder: str, kind: str) -> tuple[str, dict[str, Any]]:
     if not path.is_file():
         raise OptionError(f"{kind} file {name} does not exist; `ddkit list {folder}` shows the shipped ones")
     try:
-        return path.stem, tomllib.loads(path.read_text(encoding="utf-8"))
+        return path.stem, _toml(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise OptionError(f"{kind} file {name} is not TOML: {error}") from error
+        raise OptionError(f"{kind} file {name} is not TOML: {error}; mend it") from error
+
+
+def _toml(text: str) -> dict[str, Any]:
+    """A TOML document. Raises TOMLDecodeError also for one that is nested deeper than settings can be."""
+    deep = max(text.count("[") + text.count("{"), 0) > DEEPEST
+    try:
+        found = tomllib.loads(text)
+        if deep:
+            flatten(found)
+    except RecursionError as error:
+        raise tomllib.TOMLDecodeError("it is nested too deeply") from error
+    return found
+
+
+DEEPEST = 100  # brackets of a document that need no look at how they are nested

@@ -1,14 +1,12 @@
-"""Where we run: device, threads, atomic files, caches, progress. Knows nothing of datasets."""
+"""Where we run: device, threads, notes, progress. Knows nothing of datasets."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import importlib.metadata
 import os
 import platform
-import shutil
 import sys
 import threading
 import time
@@ -17,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ddkit import __version__
-from ddkit.errors import DiskError, OptionError
+from ddkit.errors import OptionError
 
 if TYPE_CHECKING:
     import torch
@@ -117,79 +115,6 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found
-
-
-# ------------------------------------------------------------------ files
-
-
-@contextlib.contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals (full disk, no permission) into one line."""
-    try:
-        yield
-    except OSError as error:
-        free = f"{shutil.disk_usage(_existing(path)).free / 1e6:.0f} MB free"
-        advice = "make room and run the same command again; nothing is lost"
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            advice = "choose a place that can be written"
-        raise DiskError(f"cannot write {path}: {error.strerror or error} ({free}); {advice}") from error
-
-
-def _existing(path: Path) -> Path:
-    """The nearest folder at or above `path` that is there."""
-    return next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.is_dir())
-
-
-@contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """Write a file that is either whole or not there: temporary name, fsync, rename, fsync of the folder."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            yield temporary
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-            if os.name == "posix":
-                folder = os.open(path.parent, os.O_RDONLY)
-                try:
-                    os.fsync(folder)
-                finally:
-                    os.close(folder)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write `data` atomically. Raises DiskError."""
-    with atomic_file(path) as temporary:
-        temporary.write_bytes(data)
-
-
-def is_temporary(path: Path) -> bool:
-    """True for what a killed `atomic_file` leaves behind."""
-    return path.name.startswith(".") and path.name.endswith(".tmp")
-
-
-def is_abandoned(path: Path) -> bool:
-    """True for a temporary file whose writer is no longer running here."""
-    writer = path.name.split(".")[-2] if is_temporary(path) else ""
-    if not writer.isdigit() or int(writer) == os.getpid():
-        return False
-    try:
-        os.kill(int(writer), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        pass
-    return False
-
-
-def cache_dir() -> Path:
-    """Where teachers and fingerprints are kept: $DDKIT_CACHE, else ddkit under the user's cache directory."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("DDKIT_CACHE") or Path(base) / "ddkit")
 
 
 # ------------------------------------------------------------------ telling the user

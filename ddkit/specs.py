@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -123,12 +124,27 @@ class Protocol:
     arch: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, name: str) -> Protocol:
-        """A shipped protocol by name, or one by its TOML file. Raises OptionError."""
+    def load(cls, name: str | Protocol) -> Protocol:
+        """A shipped protocol by name, or one by its TOML file; one at hand is itself. Raises OptionError."""
+        if isinstance(name, Protocol):
+            return name
         stem, data = load_toml(name, "protocols", "protocol")
         if name != stem and cls.is_shipped(stem):
             raise OptionError(f"protocol file {name} has the name of a shipped protocol; rename it, as results name it")
-        protocol = from_plain(cls, {"name": stem} | data, f"protocol {name}")
+        return cls.from_table({"name": stem} | data, f"protocol {name}")
+
+    @classmethod
+    def shipped(cls, name: str) -> Protocol:
+        """A shipped protocol; no file is opened for a name that came with a set. Raises OptionError."""
+        if not cls.is_shipped(name):
+            raise unknown("protocol", name, (path.stem for path in (PACKAGE / "protocols").glob("*.toml")))
+        return cls.load(name)
+
+    @classmethod
+    def from_table(cls, tables: Mapping[str, Any], where: str) -> Protocol:
+        """A protocol from its tables, each override checked. where: for messages. Raises OptionError."""
+        protocol = from_plain(cls, tables, where)
+        name = protocol.name
         for table, keys in (("dataset", {"views", "train", "ipc"}), ("ipc", {"train"}), ("arch", {"train"})):
             for key, override in getattr(protocol, table).items():
                 where = f'protocol {name} [{table}."{key}"]'
@@ -149,7 +165,7 @@ class Protocol:
 
     @staticmethod
     def is_shipped(name: str) -> bool:
-        return (PACKAGE / "protocols" / f"{name}.toml").is_file()
+        return name in {path.stem for path in (PACKAGE / "protocols").glob("*.toml")}
 
     def definition(self) -> dict[str, Any] | None:
         """What a manifest must hold of a protocol that came from a file, so that the set stands alone."""

@@ -8,7 +8,8 @@ from huggingface_hub import constants
 
 from ddkit.errors import IntegrityError
 from ddkit.evaluation.single import train
-from ddkit.format.integrity import open_images, open_shard, verify
+from ddkit.format.damage import open_images, open_shard
+from ddkit.format.integrity import verify
 from ddkit.format.manifest import read_manifest
 from ddkit.format.shards import member
 from ddkit.pipeline import distill, relabel

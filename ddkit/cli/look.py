@@ -57,10 +57,10 @@ def register(app: typer.Typer) -> None:
 
         With --origins or --losses one picture of what OUT.work keeps of the making.
         """
+        from ddkit.files import write_bytes
         from ddkit.format.remote import open_set
         from ddkit.publishing.making import losses_picture, origins_picture
         from ddkit.publishing.pictures import preview_grid, view_strip
-        from ddkit.runtime import write_bytes
 
         manifest = open_set(directory)
         if origins or losses:
@@ -92,7 +92,8 @@ def register(app: typer.Typer) -> None:
     @command(app, "Look")
     def env() -> None:
         """Versions and hardware, for a bug report."""
-        from ddkit.runtime import cache_dir, device_class, hardware, pick_device, versions
+        from ddkit.files import cache_dir
+        from ddkit.runtime import device_class, hardware, pick_device, versions
 
         device = pick_device("auto")
         facts = versions() | {"device": device_class(device), "hardware": hardware(device), "cache": str(cache_dir())}

@@ -109,7 +109,7 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Sets x networks x seeds as one table: mean ± std, and the paired difference to random with its interval."""
         from ddkit.evaluation.tables import evaluate as run
-        from ddkit.pipeline.manifests import public_name
+        from ddkit.pipeline.record import public_name
         from ddkit.plain import to_plain
         from ddkit.replay.student import ValidationRef
 

@@ -6,6 +6,7 @@ Also found: the entry-point group `ddkit.distillers`, and `--method ./mine.py` (
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib
 import importlib.util
 import pkgutil
@@ -29,19 +30,39 @@ def distiller_names() -> list[str]:
 
 
 def find_distiller(name: str) -> ModuleType:
-    """The distiller called `name`, or the one in a Python file.
+    """The distiller called `name`, or the one in a Python file, which only the command line may name.
 
-    Raises OptionError for an unknown name (listing all), a file that is not there, or a module that lacks a part.
+    Raises OptionError for an unknown name (listing all), a file that is not there or has the name of an installed
+    method, or a module that lacks a part.
     """
-    if name.endswith(".py"):
-        module = _from_file(Path(name))
-    elif name in {m.name for m in pkgutil.iter_modules(__path__)}:
+    if not name.endswith(".py"):
+        return installed_distiller(name)
+    module = _checked(_from_file(Path(name)), name)
+    if module.NAME in distiller_names():
+        raise OptionError(f"distiller {name} has the name of an installed method, {module.NAME}; rename it, as sets do")
+    return module
+
+
+def installed_distiller(name: str) -> ModuleType:
+    """The shipped distiller called `name`, or one of an installed package: the only kinds that a manifest or a record
+    can name. No file is looked for. Raises OptionError, as `find_distiller`."""
+    if name in {m.name for m in pkgutil.iter_modules(__path__)}:
         module = importlib.import_module(f"{__name__}.{name}")
     else:
         found = [entry for entry in entry_points(group="ddkit.distillers") if entry.name == name]
         if not found:
             raise unknown("method", name, distiller_names())
         module = found[0].load()
+    return _checked(module, name)
+
+
+def code_hash(name: str) -> str | None:
+    """sha256 of the file of a distiller that is named by one; None for an installed one."""
+    return hashlib.sha256(Path(name).read_bytes()).hexdigest() if name.endswith(".py") else None
+
+
+def _checked(module: ModuleType, name: str) -> ModuleType:
+    """A module, seen to be a distiller. Raises OptionError."""
     if missing := [part for part in _NEEDED if not hasattr(module, part)]:
         raise OptionError(f"distiller {name} lacks {', '.join(missing)}; CONTRIBUTING.md shows a whole one")
     if not dataclasses.is_dataclass(module.Config):
@@ -88,4 +109,4 @@ def other_settings(module: ModuleType, config: Mapping[str, Any]) -> dict[str, A
 
 def recorded_settings(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """`other_settings` of a set, which lacks those that came later; all it has where the method is not here."""
-    return other_settings(find_distiller(name), config) if name in distiller_names() else dict(config)
+    return other_settings(installed_distiller(name), config) if name in distiller_names() else dict(config)

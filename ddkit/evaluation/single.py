@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 from ddkit.errors import OptionError
 from ddkit.format.manifest import Manifest
 from ddkit.format.remote import open_set
-from ddkit.pipeline.record import RECORD, work_dir
+from ddkit.pipeline.record import load_record
 from ddkit.pipeline.relabels import demand_law
+from ddkit.plain import fingerprint, to_plain
 from ddkit.replay.student import StudentJob, StudentResult, ValidationRef, train_student
 from ddkit.runtime import note, pick_device, progress
 from ddkit.sources.finding import find_teacher, match_teacher
@@ -46,22 +49,38 @@ def plan_student(
     spec = loaded.train_spec(ipc=ipc or manifest.ipc, arch=arch, dataset=manifest.dataset, epochs=epochs)
     law = loaded.view_spec(patches=manifest.patches, dataset=manifest.dataset)
     manifest.shards(ipc)
-    path, order = None, None
+    path, order, labeller = None, None, None
     if labels == "stored":
         demand_law(manifest, loaded)
     elif labels == "online":
         if teacher is None:
             raise OptionError("--labels online needs the teacher: give --teacher FILE")
         path = find_teacher(teacher, None, size=manifest.size, seed=0, device=pick_device(device))
-        _, order = match_teacher(path, manifest.classes, str(manifest.root))
+        found, order = match_teacher(path, manifest.classes, str(manifest.root))
+        labeller = [found.hash, list(found.mean), list(found.std), list(order or ())]
+    measured = ""
     if val is not None:
-        open_validation(
+        validation, _ = open_validation(
             val.data, manifest.classes, split=val.split, source=source_spec(manifest), image_column=val.image_column,
             label_column=val.label_column, same_order=val.same_order,
         )  # fmt: skip
+        measured = fingerprint(
+            [
+                validation.source.fingerprint,
+                to_plain(replace(validation.source.ref, data="")),
+                validation.labels.tolist(),
+            ]
+        )
+    data = manifest.data
+    seen = [data["content"], data["classes"], data["image"], data["views"], data["normalisation"], data["eval"]]
+    key = fingerprint(
+        [seen, arch, to_plain(spec), None if labels == "stored" else to_plain(law), labels, labeller, ipc, seed,
+         torch.device(device).type]
+    )  # fmt: skip
     return StudentJob(
         directory=str(manifest.root), ipc=ipc, arch=arch, spec=spec, law=law, labels=labels, seed=seed, out=str(out),
         device=device, val=val, teacher=None if path is None else str(path), order=order, measure_every=measure_every,
+        key=key, measured=measured,
     )  # fmt: skip
 
 
@@ -73,15 +92,13 @@ def source_spec(manifest: Manifest) -> DatasetSpec:
 
 def default_validation(manifest: Manifest) -> ValidationRef | None:
     """The holdout, where one was made and OUT.work still knows where the source is; else None."""
-    path = work_dir(manifest.root) / RECORD
-    if manifest.data["source"]["holdout"] is None or not path.is_file():
+    if manifest.repo is not None or manifest.data["source"]["holdout"] is None:
         return None
-    record = json.loads(path.read_text(encoding="utf-8"))
-    if not at_hand(record["data"]):
+    record = load_record(manifest.root)
+    if record is None or "data" in record.unnamed() or not at_hand(record.data):
         return None
     return ValidationRef(
-        data=record["data"], split=record["split"], image_column=record["image_column"],
-        label_column=record["label_column"],
+        data=record.data, split=record.split, image_column=record.image_column, label_column=record.label_column,
     )  # fmt: skip
 
 
@@ -105,13 +122,16 @@ def train(
 
     arch, protocol: default the teacher's network and the manifest's recommended protocol; val: a source to measure on
     (default: the holdout, else nothing is measured); labels: stored, hard or online; out: the checkpoint, default
-    ./NAME-ARCH.safetensors, with .jsonl beside it. Raises InputError, IntegrityError, Diverged.
+    ./NAME-ARCH[-LABELS][-sSEED].safetensors, with .jsonl beside it. A training that was stopped goes on only where
+    nothing that decides its weights has changed. Raises InputError, OtherRun, IntegrityError, Diverged.
     """
     manifest = open_set(source, ipc, labels=labels == "stored", images=labels != "stored")
     where = pick_device(device)
     ref = ValidationRef(data=val) if isinstance(val, str) else val or default_validation(manifest)
     name = arch or manifest.data["recommended"]["arch"]
-    path = Path(out) if out is not None else Path(f"{manifest.data['name']}-{name.replace(':', '-')}.safetensors")
+    other = f"{'' if labels == 'stored' else f'-{labels}'}{f'-s{seed}' if seed else ''}"
+    default = f"{manifest.data['name']}-{name.replace(':', '-').replace('/', '-')}{other}.safetensors"
+    path = Path(default if out is None else out)
     if path.suffix != ".safetensors":
         raise OptionError(f"--out is {path}; a checkpoint is a .safetensors file")
     if path.is_file():

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from ddkit import engine, hub
 from ddkit.distillers import recorded_settings
 from ddkit.errors import OptionError, SetError
 from ddkit.evaluation.single import default_validation, plan_student, source_spec
 from ddkit.evaluation.statistics import mean_std, paired_difference
+from ddkit.files import locked
 from ddkit.format.manifest import Manifest, merged_results, read_manifest, write_manifest
 from ddkit.pipeline.distilling import distill
-from ddkit.pipeline.record import RECORD, Record, check_counts, work_dir
+from ddkit.pipeline.record import check_counts, load_record, work_dir
 from ddkit.pipeline.relabels import law_problem, relabel
-from ddkit.plain import fingerprint, from_plain, to_plain
+from ddkit.plain import fingerprint, to_plain
 from ddkit.publishing.card import publish_files
 from ddkit.replay.student import StudentJob, StudentResult, ValidationRef, student_units
 from ddkit.runtime import cores, hardware, note, pick_device, watched_progress
+from ddkit.sources.finding import find_teacher
+from ddkit.sources.networks import load_checkpoint
 from ddkit.sources.tables import at_hand
 from ddkit.sources.validation import open_validation
 from ddkit.specs import EvalReport, Result, protocol_label
@@ -141,16 +145,17 @@ def _groups(sets: Sequence[Manifest]) -> list[list[Manifest]]:
     return list(groups.values())
 
 
-def _record_of(manifest: Manifest) -> Record | None:
-    path = work_dir(manifest.root) / RECORD
-    return from_plain(Record, json.loads(path.read_text()), str(path)) if path.is_file() else None
-
-
 def make_baseline(manifest: Manifest, data: str | None = None, teacher: str | None = None) -> Manifest | None:
-    """`random` with the set's teacher, views and seed, in OUT.work; None where source or teacher are not at hand."""
-    record = _record_of(manifest)
-    data = data or (record.data if record else None)
-    teacher = teacher or (record.teacher if record else None)
+    """`random` with the set's teacher, views and seed, in OUT.work; None where source or teacher are not at hand.
+
+    data, teacher: where OUT.work does not know them. What is made with another source or teacher than the set is no
+    baseline of it.
+    """
+    record = load_record(manifest.root)
+    unnamed = record.unnamed() if record else []
+    data = data or (record.data if record and "data" not in unnamed else None)
+    if record and "teacher" not in unnamed:
+        teacher = record.teacher
     if data is None or teacher is None or not at_hand(data):
         lacking = " and ".join(f"--{name}" for name, value in (("data", data), ("teacher", teacher)) if value is None)
         note(f"{manifest.root}: no baseline random, {f'for want of {lacking}' if lacking else f'{data} is not there'}")
@@ -160,14 +165,20 @@ def make_baseline(manifest: Manifest, data: str | None = None, teacher: str | No
     note(f"{manifest.root}: baseline random, same teacher, views and seed")
     kept = ("split", "image_column", "label_column", "classes", "holdout", "skip_bad")
     same: dict[str, Any] = {key: getattr(record, key) or None for key in kept} if record else {}
-    return distill(
+    law = manifest.protocol(manifest.data["views"]["protocol"])
+    made = distill(
         work_dir(manifest.root) / "baseline",
         data=data, method="random", ipc=manifest.ipc, prefixes=tuple(manifest.prefixes), seed=manifest.data["seed"],
-        protocol=record.protocol if record else manifest.data["views"]["protocol"], views=manifest.view_spec.count,
-        size=manifest.image_size,
+        protocol=law, views=manifest.view_spec.count, size=manifest.image_size,
         teacher=teacher, codec=manifest.data["labels"]["codec"], image_format=manifest.image_codec, yes=True,
         **same,
     )  # fmt: skip
+    for what in (("source", "fingerprint"), ("teachers", "hash")):
+        ours, theirs = (m.data[what[0]] if what[0] == "source" else m.data[what[0]][0] for m in (manifest, made))
+        if ours[what[1]] != theirs[what[1]]:
+            note(f"{manifest.root}: no baseline random, the {what[0].removesuffix('s')} at hand is not the set's own")
+            return None
+    return made
 
 
 def _labelled_for(row: _Row, protocol: str | None, labels: str, teacher: str | None) -> _Row:
@@ -181,12 +192,14 @@ def _labelled_for(row: _Row, protocol: str | None, labels: str, teacher: str | N
             f"{root}: {problem}; give --teacher T to relabel it here, or run "
             f"`ddkit relabel {root} OUT --protocol {protocol} --teacher T`"
         )
-    relabelled = [
-        relabel(
-            m.root, work_dir(m.root) / f"relabelled-{m.protocol(protocol).name}", teacher=teacher, protocol=protocol
-        )
-        for m in row.sets
-    ]
+    where = find_teacher(teacher, None, size=None, seed=0, device=torch.device("cpu"))
+    spec = load_checkpoint(where)[1]
+    relabelled = []
+    for m in row.sets:
+        asked = m.protocol(protocol)
+        key = fingerprint([m.data["content"], to_plain(asked), spec.hash, list(spec.mean), list(spec.std)])[:12]
+        out = work_dir(m.root) / f"relabelled-{asked.name}-{key}"
+        relabelled.append(relabel(m.root, out, teacher=teacher, protocol=protocol))
     return replace(row, sets=relabelled, labels="relabelled")
 
 
@@ -207,10 +220,8 @@ def _student(
         manifest, arch=arch, protocol=protocol, labels=labels, ipc=ipc, epochs=epochs, seed=seed, out=Path("."),
         device=device, val=val, teacher=teacher,
     )  # fmt: skip
-    key = fingerprint([to_plain(asdict(job)) | {"directory": ""}, manifest.data["content"]])[:16]
-    return replace(
-        job, out=str(work_dir(manifest.root) / "students" / f"{labels}-{arch.replace(':', '-')}-{seed}-{key}")
-    )
+    name = f"{labels}-{arch.replace(':', '-').replace('/', '-')}-{seed}-{job.result_key[:16]}"
+    return replace(job, out=str(work_dir(manifest.root) / "students" / name))
 
 
 def run_students(jobs: Sequence[StudentJob], workers: int) -> dict[str, StudentResult]:
@@ -245,8 +256,13 @@ def _compare(report: list[tuple[_Row, Result]]) -> list[tuple[_Row, Result]]:
 
 
 def _record(sets: Sequence[Manifest], report: list[tuple[_Row, Result]]) -> None:
-    """Write the rows into the manifest and the card of every set they are about."""
-    for manifest in sets:
-        mine = [to_plain(result) for row, result in report if manifest.root in row.about]
-        data: dict[str, Any] = dict(manifest.data) | {"results": merged_results(mine, manifest.data["results"])}
-        publish_files(write_manifest(manifest.root, data))
+    """Write the rows into the manifest and the card of every set they are about, as it is now."""
+    for measured in sets:
+        with locked(measured.root, "writing results"):
+            manifest = read_manifest(measured.root)
+            if manifest.data["content"] != measured.data["content"]:
+                note(f"{measured.root} was changed while it was measured; its results are not written into it")
+                continue
+            mine = [to_plain(result) for row, result in report if measured.root in row.about]
+            data: dict[str, Any] = dict(manifest.data) | {"results": merged_results(mine, manifest.data["results"])}
+            publish_files(write_manifest(manifest.root, data))

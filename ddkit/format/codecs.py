@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
+import torch
 
 from ddkit.errors import FormatVersion, unknown
 
@@ -17,7 +18,10 @@ TEMPERATURES = (1.0, 4.0, 20.0)
 
 
 class Codec(Protocol):
-    """encode: float32 [V,C] -> named tensors; decode: back to float32 [V,C], centred; TENSORS: the names it writes."""
+    """encode: float32 [V,C] -> named tensors; decode: back to float32 [V,C], centred; TENSORS: the names it writes.
+
+    shapes: name -> (dtype, shape) of the tensors of one row; problem: why stored tensors cannot be labels, or None.
+    """
 
     NAME: str
     ABOUT: str
@@ -27,7 +31,12 @@ class Codec(Protocol):
 
     def decode(self, tensors: Mapping[str, np.ndarray]) -> np.ndarray: ...
 
+    def shapes(self, views: int, classes: int) -> dict[str, tuple[np.dtype, tuple[int, ...]]]: ...
 
+    def problem(self, tensors: Mapping[str, np.ndarray]) -> str | None: ...
+
+
+CENTRED = 2.0**-10  # the most that the mean of rounded, centred logits is off, as a share of the largest
 LARGEST = float(np.finfo(np.float16).max)  # centred logit that every codec holds
 
 
@@ -44,6 +53,19 @@ class Fp16:
 
     def decode(self, tensors: Mapping[str, np.ndarray]) -> np.ndarray:
         return tensors["logits"].astype(np.float32)
+
+    def shapes(self, views: int, classes: int) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
+        return {"logits": (np.dtype(np.float16), (views, classes))}
+
+    def problem(self, tensors: Mapping[str, np.ndarray]) -> str | None:
+        logits = torch.from_numpy(tensors["logits"])
+        mean = logits.mean(-1, dtype=torch.float32).abs()  # not finite where a logit is not
+        if bool(mean.max() <= CENTRED):
+            return None
+        if not bool(mean.isfinite().all()):
+            return "logits that are not finite"
+        off = bool((mean > CENTRED + logits.float().abs().amax(-1) * CENTRED).any())
+        return "logits that are not centred" if off else None
 
 
 _CODECS: dict[str, Codec] = {codec.NAME: codec for codec in (Fp16(),)}

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ddkit.errors import FormatVersion, IntegrityError, OptionError, SetError
+from ddkit.files import read_limited, refuse_links, write_bytes
 from ddkit.format.schema import manifest_problem
 from ddkit.format.shards import FORMAT, rows_path
-from ddkit.plain import canonical, from_plain
-from ddkit.runtime import write_bytes
+from ddkit.plain import canonical, from_plain, strict_json
+from ddkit.runtime import size_words
 from ddkit.specs import ClassName, EvalTransform, Protocol, ViewSpec
 
 FILE = "ddkit.json"
+OURS = (FILE, "data", "images", "README.md", "_info.json", "preview.png", "labels.safetensors", "teacher.safetensors")
+LARGEST = 64 * 2**20  # bytes of a manifest
+MOST_VALUES = 2_000_000  # of its JSON: more take gigabytes when they are parsed
 
 _KEYS = {
     *("format", "self", "content", "name", "created_by", "install", "repo", "license", "classes", "ipc", "image"),
@@ -98,11 +101,12 @@ class Manifest:
         return EvalTransform(**self.data["eval"])
 
     def protocol(self, name: str | None = None) -> Protocol:
-        """A protocol by name or file, by default the recommended one, which the set may carry itself."""
+        """A protocol by name or file, by default the recommended one, which the set may carry itself; what the set
+        names is data or a shipped protocol, never a file. Raises OptionError."""
         own = self.data["recommended"]
         if name in (None, own["protocol"]) and own.get("definition"):
-            return from_plain(Protocol, own["definition"], f"{FILE} recommended.definition")
-        return Protocol.load(name or own["protocol"])
+            return Protocol.from_table(own["definition"], f"{FILE} recommended.definition")
+        return Protocol.shipped(own["protocol"]) if name in (None, own["protocol"]) else Protocol.load(name)
 
     @property
     def dataset(self) -> str | None:
@@ -156,7 +160,7 @@ def seal(data: Mapping[str, Any]) -> dict[str, Any]:
     """`data` with `format`, `content` and `self` made true. Raises AssertionError where a key is missing (our bug)."""
     sealed = {key: value for key, value in data.items() if key != "self"}
     sealed |= {"format": FORMAT, "content": content_hash(data)}
-    assert set(sealed) == _KEYS - {"self"}, f"manifest keys: {set(sealed) ^ (_KEYS - {'self'})}"
+    assert set(sealed) >= _KEYS - {"self"}, f"manifest keys: {(_KEYS - {'self'}) - set(sealed)}"
     return sealed | {"self": self_hash(sealed)}
 
 
@@ -197,23 +201,41 @@ def read_manifest(root: str | Path) -> Manifest:
     path = root / FILE
     if not root.is_dir():
         raise SetError(f"no directory {root}; give the OUT of a `ddkit distill`")
+    check_links(root)
     if not path.is_file():
         unfinished = work_beside(root).is_dir()
         step = "run its `ddkit distill` again to finish it" if unfinished else "make one with `ddkit distill`"
         raise SetError(f"{root} is not a finished distilled set (it has no {FILE}); {step}")
-    return Manifest(root, parse_manifest(path.read_bytes(), path))
+    text = read_limited(path, LARGEST)
+    if text is None:
+        raise IntegrityError(f"{path} is larger than any manifest ({size_words(LARGEST)}); fetch the set again")
+    return Manifest(root, parse_manifest(text, path))
+
+
+def check_links(root: Path) -> None:
+    """Raises IntegrityError where anything of a set is a link. Only the Hub client's cache, where a set lies as links
+    into its folder of contents, is read as it is."""
+    cached = root.absolute().parent
+    blobs = (cached.parent / "blobs").resolve() if cached.name == "snapshots" else None
+    refuse_links(root, OURS, blobs)
 
 
 def parse_manifest(text: bytes, path: Path) -> dict[str, Any]:
     """The checked JSON of a manifest. path: for messages. Raises FormatVersion, IntegrityError."""
+    if len(text) > LARGEST or sum(text.count(mark) for mark in (b",", b"[", b"{")) > MOST_VALUES:
+        raise IntegrityError(f"{path} holds more values than any manifest; fetch the set again")
     try:
-        data = json.loads(text)
+        data = strict_json(text)
         version = data["format"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise IntegrityError(f"{path} is damaged ({error}); fetch the set again") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(f"{path} is damaged ({error or type(error).__name__}); fetch the set again") from error
     if type(version) is not int or version > FORMAT:
         raise FormatVersion(f"{path} is format {version!r}, this ddkit reads up to {FORMAT}; pip install -U ddkit")
-    if data.get("self") != self_hash(data):
+    try:
+        same = data.get("self") == self_hash(data)
+    except (ValueError, RecursionError) as error:
+        raise IntegrityError(f"{path} is damaged ({error}); fetch the set again") from error
+    if not same:
         raise IntegrityError(f"{path} was changed after it was written (its own sha256 differs); fetch the set again")
     problem = f"format is {version}" if version < 1 else None
     if missing := _KEYS - set(data):

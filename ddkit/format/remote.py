@@ -8,7 +8,8 @@ from pathlib import Path
 
 from ddkit import hub
 from ddkit.errors import HubAccess, HubError, HubFile, IntegrityError, OptionError, SetError
-from ddkit.format.integrity import images_problem, set_problems, shard_problem
+from ddkit.format.damage import images_problem, shard_problem
+from ddkit.format.integrity import set_problems
 from ddkit.format.manifest import FILE, Manifest, read_manifest
 from ddkit.format.shards import file_sha256
 from ddkit.runtime import note, progress, size_words

@@ -7,20 +7,32 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ddkit.errors import OptionError
+from ddkit.format.shards import images_path, shard_path, shard_sizes
+from ddkit.plain import from_plain
+from ddkit.specs import ViewSpec
+
+LONGEST_TEXT = 10_000  # characters
 NAME = re.compile(r"\w[\w.-]{0,199}")  # also part of a file's name: no folders, no control characters
 FILE = re.compile(r"(data|images)/train-ipc\d{3,}-\d{5}\.(tar|rows)")
 _SHA = re.compile(r"[0-9a-f]{64}")
 _LINE = re.compile(r"[^\x00-\x1f\x7f-\x9f]*")
+_INSTALL = re.compile(r"pip install (-U )?ddkit[\w.,=<>!~\[\]-]*")
+_REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*")
 
 Check = Callable[[Any], bool]
 
 
 def _text(value: Any) -> bool:
-    return isinstance(value, str) and len(value) < 100_000 and _LINE.fullmatch(value) is not None
+    return isinstance(value, str) and len(value) <= LONGEST_TEXT and _LINE.fullmatch(value) is not None
 
 
 def _words(value: Any) -> bool:
-    return isinstance(value, str)
+    return isinstance(value, str) and len(value) <= LONGEST_TEXT
+
+
+def _matches(pattern: re.Pattern[str]) -> Check:
+    return lambda value: isinstance(value, str) and len(value) <= LONGEST_TEXT and pattern.fullmatch(value) is not None
 
 
 def _name(value: Any) -> bool:
@@ -36,7 +48,33 @@ def _whole(low: int, high: int) -> Check:
 
 
 def _number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    return type(value) in (int, float) and abs(value) < 1e15  # False for what is not a number
+
+
+def _seconds(value: Any) -> bool:
+    return _number(value) and value >= 0
+
+
+def _setting(value: Any) -> bool:
+    """A value of a method's settings: a scalar, or a list or table of them."""
+    if isinstance(value, list):
+        return all(_setting(item) for item in value)
+    if isinstance(value, dict):
+        return all(_words(key) and _setting(item) for key, item in value.items())
+    return value is None or type(value) is bool or _number(value) or _words(value)
+
+
+def _table(key: Check, item: Check) -> Check:
+    return lambda value: isinstance(value, dict) and all(key(k) and item(v) for k, v in value.items())
+
+
+def _list(item: Check, low: int = 0, high: int = 10**7) -> Check:
+    return lambda value: isinstance(value, list) and low <= len(value) <= high and all(item(v) for v in value)
+
+
+def _plan(value: Any) -> bool:
+    """What a method logs of a prefix; the card reads one list of it."""
+    return _setting(value) and isinstance(value, dict) and _list(_whole(0, 10**9))(value.get("crops_kept", []))
 
 
 def _share(value: Any) -> bool:
@@ -58,36 +96,39 @@ def _anything(value: Any) -> bool:
 _COUNT, _SIDE = _whole(1, 10**9), _whole(1, 16384)
 _BYTES = _whole(0, 10**15)
 _FILE_NAME: Check = lambda value: isinstance(value, str) and FILE.fullmatch(value) is not None  # noqa: E731
-_PLAIN: Check = lambda value: isinstance(value, Mapping)  # noqa: E731
+_PREFIX: Check = lambda value: isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10  # noqa: E731
 
 # A dict lists the keys that must be there (`key?`: may be missing) and leaves others alone; a list has one pattern.
 PATTERN: dict[str, Any] = {
     "name": _name,
     "content": _sha,
-    "created_by": _PLAIN,
-    "install": _text,
-    "repo": _maybe(_text),
+    "created_by": _table(_text, _text),
+    "install": _matches(_INSTALL),
+    "repo": _maybe(_matches(_REPO)),
     "license": _maybe({"id": _text, "name": _maybe(_text), "link": _maybe(_text)}),
     "classes": [{"name": _words, "id": _maybe(_text)}],
     "ipc": _COUNT,
     "image": {"size": _SIDE, "mode": _one_of("RGB"), "codec": _one_of("png", "jpg", "webp"), "patches": _COUNT},
     "image_tars": _one_of(True, False),
-    "views": {"count": _whole(1, 10**6), "size": _SIDE, "scale": [_share], "ratio": [_number], "flip": _share,
-              "mix": _text, "patches": _text, "protocol": _text, "backend": _text},
-    "normalisation": {"mean": [_number], "std": [_number]},
+    "views": {"count": _whole(1, 10**6), "size": _SIDE, "scale": _list(_share, 2, 2), "ratio": _list(_number, 2, 2),
+              "flip": _share, "mix": _one_of("none", "cutmix", "mixup"), "mix_alpha": _number,
+              "patches": _one_of("none", "shuffle"), "mix_groups?": _maybe(_list(_whole(0, 10**6))),
+              "protocol": _text, "backend": _text},
+    "normalisation": {"mean": _list(_number, 3, 3), "std": _list(_number, 3, 3)},
     "eval": {"resize": _SIDE, "crop": _SIDE},
-    "labels": {"codec": _text, "temperature": _number,
+    "labels": {"codec": _name, "temperature": _number,
                "fidelity": {"kl_t1": _number, "kl_t4": _number, "kl_t20": _number, "top1_agreement": _share}},
     "method": _name,
-    "recipe": {"name": _maybe(_text), "config": _PLAIN, "dataset": _maybe(_text), "paper": _words},
+    "recipe": {"name": _maybe(_text), "config": _table(_words, _setting), "dataset": _maybe(_text),
+               "classes?": _maybe(_words), "paper": _words},
     "seed": _whole(-(2**63), 2**63),
     "fingerprint": _text,
     "prefixes": [_COUNT],
     "shard_rows": _COUNT,
-    "recommended": {"protocol": _text, "arch": _text},
+    "recommended": {"protocol": _text, "arch": _text, "definition?": _maybe(_table(_words, _setting))},
     "real_pixels": _one_of("whole", "crops", "initial", "none", "unknown"),
-    "log": {"skipped": _anything, "plan": _PLAIN},
-    "cost": {"teach": _number, "select": _number, "recover": _number, "relabel": _number, "student": _number,
+    "log": {"skipped": _list(_words), "plan": _table(_PREFIX, _plan)},
+    "cost": {"teach": _seconds, "select": _seconds, "recover": _seconds, "relabel": _seconds, "student": _seconds,
              "device": _text},
     "devices": [_text],
     "source": {"id": _words, "split": _words, "fingerprint": _text, "holdout": _maybe(_share),
@@ -101,7 +142,8 @@ PATTERN: dict[str, Any] = {
     "results": [{"of": _text, "ipc": _COUNT, "arch": _text, "protocol": _text, "val": _words,
                  "seeds": [_whole(0, 2**63)],
                  "labels": _one_of("stored", "hard", "online", "relabelled"), "n_sets": _COUNT, "n_students": _COUNT,
-                 "mean": _number, "std": _number, "command": _words, "hardware": _words, "total_bytes": _BYTES,
+                 "mean": _number, "std": _seconds, "command": _words, "hardware": _words, "total_bytes": _BYTES,
+                 "values?": _list(_list(_number)), "seconds?": _seconds,
                  "difference": _maybe({"mean": _number, "low": _number, "high": _number})}],
 }  # fmt: skip
 _MAY_BE_EMPTY = {"results", "devices"}
@@ -111,23 +153,80 @@ def manifest_problem(data: Mapping[str, Any]) -> str | None:
     """The first thing in a manifest that no set can say, or None."""
     if problem := _problem(data, PATTERN, ""):
         return problem
-    prefixes, shards = data["prefixes"], data["shards"]
+    return _shards_problem(data) or _pixels_problem(data) or _results_problem(data)
+
+
+def _shards_problem(data: Mapping[str, Any]) -> str | None:
+    """Prefixes, and the shards of which they are made."""
+    prefixes, shards, classes = data["prefixes"], data["shards"], len(data["classes"])
     if sorted(set(prefixes)) != prefixes or prefixes[-1] != data["ipc"]:
         return f"prefixes are {prefixes}, which do not rise to its ipc {data['ipc']}"
-    paths = [shard["path"] for shard in shards] + [s["images"]["path"] for s in shards if s["images"]]
-    if len(set(paths)) < len(paths):
-        return "shards name one file twice"
     order = [shard["prefix"] for shard in shards]
     if order != sorted(order) or set(order) != set(prefixes):
         return f"shards are of prefixes {order}, not of {prefixes}"
-    for prefix in prefixes:
-        rows = sum(shard["rows"] for shard in shards if shard["prefix"] <= prefix)
-        if rows != prefix * len(data["classes"]):
-            return f"shards up to ipc {prefix} hold {rows} rows, {prefix * len(data['classes'])} are due"
+    for low, prefix in zip((0, *prefixes), prefixes):
+        mine = [shard for shard in shards if shard["prefix"] == prefix]
+        due = (prefix - low) * classes
+        if [shard["rows"] for shard in mine] != shard_sizes(due, data["shard_rows"]):
+            return f"shards of ipc {prefix} hold {[shard['rows'] for shard in mine]} rows, {due} are due"
+        for number, shard in enumerate(mine):
+            path = shard_path(prefix, number)
+            if shard["path"] != path:
+                return f"shard {number} of ipc {prefix} is {shard['path']}, not {path}"
+            if shard["images"] and shard["images"]["path"] != images_path(path):
+                return f"the images of {path} are {shard['images']['path']}"
     if data["image_tars"] != all(shard["images"] for shard in shards):
         return f"image_tars is {data['image_tars']}, its shards say otherwise"
-    if len(data["normalisation"]["mean"]) != 3 or min(data["normalisation"]["std"], default=0) <= 0:
+    most = largest_row(data["image"]["size"], data["views"]["count"], classes)
+    for shard in shards:
+        for path, size in ((shard["path"], shard["bytes"]), *((i["path"], i["bytes"]) for i in [shard["images"]] if i)):
+            if size > shard["rows"] * most + 20480 or size > LARGEST_SHARD:
+                return f"{path} has {size} bytes, more than {shard['rows']} rows can take"
+    return None
+
+
+LARGEST_SHARD = 32 * 2**30  # bytes
+LARGEST_ROW = 2**28  # bytes of the labels of one image
+
+
+def largest_row(side: int, views: int, classes: int) -> int:
+    """The most bytes that a row takes in a tar: an image that no codec compresses, its metadata, views and labels."""
+    image = 6 * side * side + 2**20
+    return image + views * (4 * classes + 300) + 2**16
+
+
+def _pixels_problem(data: Mapping[str, Any]) -> str | None:
+    """The images, the law of their views, and how networks see them."""
+    views, patches, classes = data["views"], data["image"]["patches"], len(data["classes"])
+    law = {key: views[key] for key in ("scale", "ratio", "flip", "mix", "mix_alpha", "patches", "count")}
+    try:
+        from_plain(ViewSpec, law, "views")
+    except OptionError as error:
+        return str(error)
+    if views["patches"] == "shuffle" and patches > 1:
+        factor = math.isqrt(patches)
+        if factor * factor != patches or patches > 256 or data["image"]["size"] % factor:
+            return f"image.patches is {patches}, of images of {data['image']['size']} px"
+    if views["count"] * classes * 4 > LARGEST_ROW:
+        return f"{views['count']} views of {classes} classes are more than a row can hold"
+    if len(views.get("mix_groups") or data["classes"]) != classes:
+        return f"views.mix_groups is of {len(views['mix_groups'])} classes, not {classes}"
+    if min(data["normalisation"]["std"]) <= 0:
         return f"normalisation is {data['normalisation']}"
+    if data["eval"]["crop"] != views["size"] or data["eval"]["resize"] < views["size"]:
+        return f"eval is {data['eval']}, of views of {views['size']} px"
+    if data["labels"]["temperature"] <= 0:
+        return f"labels.temperature is {data['labels']['temperature']}"
+    return None
+
+
+def _results_problem(data: Mapping[str, Any]) -> str | None:
+    for i, result in enumerate(data["results"]):
+        values = result.get("values")
+        if result["n_students"] < result["n_sets"] or (values is not None and len(values) != result["n_sets"]):
+            return f"results[{i}] is of {result['n_sets']} sets and {result['n_students']} students"
+        if not result["arch"]:
+            return f"results[{i}].arch is empty"
     return None
 
 
@@ -154,4 +253,4 @@ def _problem(value: Any, pattern: Any, where: str) -> str | None:
 
 
 def _shown(value: Any) -> str:
-    return repr(value)[:80]
+    return repr(value[:80] if isinstance(value, str | list) else value)[:80]

@@ -35,6 +35,7 @@ import contextlib
 import hashlib
 import io
 import json
+import re
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -42,15 +43,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as _save
 
 from ddkit.errors import IntegrityError
+from ddkit.files import atomic_file, write_bytes
 from ddkit.format.codecs import Codec
+from ddkit.format.tars import data_offsets, layout_problem
 from ddkit.format.views import Views
 from ddkit.plain import canonical
-from ddkit.runtime import atomic_file, write_bytes
 
 FORMAT = 1
 VIEWS_MEMBER = "views.safetensors"
@@ -105,36 +107,40 @@ def pack_views(views: Views, labels: Mapping[str, np.ndarray], metadata: Mapping
 
 
 def unpack_views(data: bytes, codec: Codec, where: str) -> tuple[Views, dict[str, np.ndarray], dict[str, Any]]:
-    """The inverse of `pack_views`: (views with n = 1, label tensors, metadata). Raises IntegrityError."""
+    """The inverse of `pack_views`: (views with n = 1, label tensors, metadata). Raises IntegrityError.
+
+    Types and values of the tensors are compared elsewhere (rows.py).
+    """
     try:
-        tensors = load_tensors(data)
         metadata = read_metadata(data)
+        tensors = load_tensors(data)
         labels = {name: tensors.pop(name) for name in codec.TENSORS}
         tensors.pop("mean", None)
         views = Views(**{name: array[None] for name, array in tensors.items()})
-    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise IntegrityError(f"{where}: the views cannot be read ({error}); fetch the set again") from error
     return views, labels, metadata
 
 
-def load_unit(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a file in OUT.work. Raises IntegrityError naming it where it is damaged."""
-    try:
-        return load_tensors(path.read_bytes())
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise IntegrityError(f"{path} is damaged ({error}); remove it and run the same command again") from error
+LARGEST_HEADER = 1_000_000  # bytes of the JSON before the tensors of one row
 
 
 def read_metadata(data: bytes) -> dict[str, Any]:
-    """The JSON under `__metadata__.ddkit` of safetensors bytes."""
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    return json.loads(header["__metadata__"]["ddkit"])
-
-
-def file_metadata(path: Path) -> dict[str, Any]:
-    """The JSON under `__metadata__.ddkit` of a safetensors file, {} where it has none."""
-    with safe_open(path, framework="numpy") as file:
-        return json.loads((file.metadata() or {}).get("ddkit", "{}"))
+    """The JSON under `__metadata__.ddkit` of safetensors bytes. Raises ValueError, KeyError, TypeError."""
+    length = int.from_bytes(data[:8], "little")
+    if length > min(LARGEST_HEADER, len(data)):
+        raise ValueError(f"a header of {length} bytes")
+    header = data[8 : 8 + length]
+    try:
+        told = json.loads(header)["__metadata__"]
+        if set(told) != {"ddkit"} or header.count(b'"ddkit"') > 1 or header.count(b'"__metadata__"') > 1:
+            raise ValueError(f"metadata keys {', '.join(told)[:80]}")
+        metadata = json.loads(told["ddkit"])
+        if not isinstance(metadata, dict) or canonical(metadata, indent=None) != told["ddkit"]:
+            raise ValueError("metadata that is no canonical JSON table")  # a key twice, NaN, blanks
+    except RecursionError as error:
+        raise ValueError("metadata that is nested too deeply") from error
+    return metadata
 
 
 # ------------------------------------------------------------------ writing
@@ -239,19 +245,61 @@ class RowRecord:
     views: tuple[int, int, str]
 
 
+_ROW = re.compile(rb"(\d{8})\t(0|[1-9]\d{0,8})" + rb"\t([1-9]\d{0,15})\t([1-9]\d{0,15})\t([0-9a-f]{64})" * 2)
+LONGEST_ROW = 8 + 1 + 9 + 2 * (17 + 17 + 65) + 1  # bytes of a line
+
+
 def parse_rows(data: bytes, where: str) -> list[RowRecord]:
     """The row records of a shard. Raises IntegrityError for lines that are not as specified."""
     records = []
-    for number, line in enumerate(data.decode("ascii", "replace").splitlines(), start=1):
-        fields = line.split("\t")
-        try:
-            key, label, at_image, image_bytes, image_sha, at_views, views_bytes, views_sha = fields
-            image = (int(at_image), int(image_bytes), image_sha)
-            views = (int(at_views), int(views_bytes), views_sha)
-            records.append(RowRecord(int(key), int(label), image, views))
-        except ValueError as error:
-            raise IntegrityError(f"{where}: line {number} is no row record; fetch the set again") from error
+    *lines, rest = data.split(b"\n")
+    for number, line in enumerate([*lines, rest] if rest else lines, start=1):
+        found = _ROW.fullmatch(line)
+        if found is None or number > len(lines):
+            raise IntegrityError(f"{where}: line {number} is no row record; fetch the set again")
+        key, label, at_image, image_bytes, image_sha, at_views, views_bytes, views_sha = found.groups()
+        image = (int(at_image), int(image_bytes), image_sha.decode())
+        views = (int(at_views), int(views_bytes), views_sha.decode())
+        records.append(RowRecord(int(key), int(label), image, views))
     return records
+
+
+def members(records: list[RowRecord], codec: str, *, labels: bool = True) -> tuple[list[str], np.ndarray]:
+    """Names and sizes (int64) of the members of a shard's tar in order; labels: False of its `images/` tar."""
+    names, sizes = [], []
+    for record in records:
+        key = row_key(record.row)
+        names += [f"{key}.cls", f"{key}.{codec}", f"{key}.{VIEWS_MEMBER}"][: 3 if labels else 2]
+        sizes += [len(str(record.label)), record.image[1], record.views[1]][: 3 if labels else 2]
+    return names, np.array(sizes, np.int64)
+
+
+def records_problem(tar: Any, records: list[RowRecord], codec: str) -> str | None:
+    """What differs between a mapped tar and its row records, but for the data of images and views; None where nothing.
+
+    Headers, order, classes, offsets, sizes, padding and the end are compared.
+    """
+    names, sizes = members(records, codec)
+    offsets = data_offsets(sizes)
+    told = np.array([(record.image[0], record.views[0]) for record in records], np.int64).reshape(-1, 2)
+    wrong = (told != offsets.reshape(-1, 3)[:, 1:]).any(axis=1)
+    if wrong.any():
+        return f"row {row_key(records[int(wrong.argmax())].row)} is not where its record says"
+    return layout_problem(tar, names, sizes) or _classes_problem(tar, records, offsets[::3])
+
+
+def images_layout_problem(tar: Any, records: list[RowRecord], codec: str) -> str | None:
+    """As `records_problem`, of the tar with images alone."""
+    names, sizes = members(records, codec, labels=False)
+    return layout_problem(tar, names, sizes) or _classes_problem(tar, records, data_offsets(sizes)[::2])
+
+
+def _classes_problem(tar: Any, records: list[RowRecord], offsets: np.ndarray) -> str | None:
+    for record, at in zip(records, offsets.tolist()):
+        text = str(record.label).encode()
+        if tar[at : at + len(text)] != text:
+            return f"row {row_key(record.row)}, member cls, is not class {record.label}"
+    return None
 
 
 def image_places(records: list[RowRecord]) -> list[tuple[int, int, str]]:

@@ -64,7 +64,7 @@ class Views:
     def stack(cls, parts: Sequence[Views]) -> Views:
         """Rows of several parts, one after the other."""
         names = parts[0].tensors()
-        return cls(**{name: np.concatenate([part.tensors()[name] for part in parts]) for name in names})
+        return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
 
 
 # ------------------------------------------------------------------ integers

@@ -18,7 +18,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ddkit.errors import OptionError
+from ddkit.files import locked, write_sealed
 from ddkit.format.images import encode_image
 from ddkit.format.manifest import Manifest, seal
 from ddkit.pipeline.making import STAGE_MANIFEST, Made, recover
@@ -32,17 +35,17 @@ from ddkit.pipeline.manifests import (
     fresh_facts,
     kept_facts,
     label_facts,
-    public_name,
     recommended,
     teacher_facts,
     view_facts,
 )
 from ddkit.pipeline.preparing import Run, prepare
-from ddkit.pipeline.record import check_counts
+from ddkit.pipeline.record import check_counts, check_out, public_name
 from ddkit.plain import canonical, plain_name, to_plain
-from ddkit.replay.relabelling import PackJob, Rows, ShardPlan, label_and_pack, load_rows, save_rows, unit_path
-from ddkit.runtime import cores, device_class, pick_device, write_bytes
+from ddkit.replay.relabelling import PackJob, Rows, ShardPlan, images_unit, label_and_pack, load_rows, save_rows
+from ddkit.runtime import cores, device_class, pick_device
 from ddkit.seeds import permutation
+from ddkit.specs import Protocol
 
 
 def distill(
@@ -54,7 +57,7 @@ def distill(
     seed: int | None = None,
     recipe: str | None = None,
     settings: Mapping[str, Any] | None = None,
-    protocol: str | None = None,
+    protocol: str | Protocol | None = None,
     views: int | None = None,
     size: int | None = None,
     classes: str | None = None,
@@ -86,19 +89,27 @@ def distill(
         "image_column": image_column, "label_column": label_column, "skip_bad": skip_bad or None,
     }  # fmt: skip
     check_counts({"workers": workers})
-    workers = workers or cores()
-    run = prepare(Path(out), given, pick_device(device), overwrite=overwrite, yes=yes, workers=workers)
+    check_out(Path(out))
+    with locked(Path(out), "distilling", given | {"overwrite": overwrite}):
+        return _distill(Path(out), given, pick_device(device), workers or cores(), yes=yes, overwrite=overwrite)
+
+
+def _distill(
+    out: Path, given: dict[str, Any], device: torch.device, workers: int, *, yes: bool, overwrite: bool
+) -> Manifest:
+    """`distill`, by the one process that may write into `out`."""
+    run = prepare(out, given, device, overwrite=overwrite, yes=yes, workers=workers)
     workers = workers if run.device.type == "cpu" else 1
     facts: dict[str, Any] = {}
     for stage in range(1, len(run.record.prefixes) + 1):
         shards = run.shard_plans(stage)
-        if not all(unit_path(run.work, f"images-{shard.name}").is_file() for shard in shards):
+        if not all(images_unit(run.work, shard).is_good() for shard in shards):
             made = recover(run.making(stage), run.module.units(run.plan(stage)), workers)
             add_cost(run.work, made.seconds, made.peak_bytes)
             _encode(run, made, shards)
         label_and_pack(run.labelling, shards, workers, facts["image_tars"] if facts else None)
         facts = _facts(run, stage)
-        write_bytes(run.work / STAGE_MANIFEST, canonical(seal(facts)).encode())
+        write_sealed(run.work / STAGE_MANIFEST, canonical(seal(facts)).encode(), run.record.key)
     return finish(run.out, facts)
 
 
@@ -107,7 +118,7 @@ def _facts(run: Run, stage: int) -> dict[str, Any]:
     record, prefixes = run.record, list(run.record.prefixes[:stage])
     shards = [shard for s in range(1, stage + 1) for shard in run.shard_plans(s)]
     records = [r for shard in shards if (r := PackJob(how=run.labelling, shard=shard).done()) is not None]
-    kinds = {origin["kind"] for origin in load_rows(str(run.work), shards[0].name).origins}
+    kinds = {origin["kind"] for origin in load_rows(str(run.work), shards[0]).origins}
     rows = sum(shard.rows for shard in shards)
     hooks = {name: getattr(run.module, name)(run.config) for name in ("real_pixels",) if hasattr(run.module, name)}
     train = run.protocol.train_spec(ipc=prefixes[-1], arch=run.teacher.arch, dataset=record.dataset)

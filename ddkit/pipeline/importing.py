@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from ddkit.distillers import distiller_names, find_distiller, make_config
-from ddkit.errors import ClassesError, OptionError, SourceError, first_few
+from ddkit.errors import ClassesError, IntegrityError, OptionError, SourceError, first_few
+from ddkit.files import locked
 from ddkit.format.codecs import find_codec
-from ddkit.format.images import IMAGE_FORMATS, encode_image
+from ddkit.format.images import IMAGE_FORMATS, decode_image, encode_image
 from ddkit.format.manifest import Manifest
 from ddkit.format.schema import NAME
 from ddkit.format.shards import shard_rows, shard_sizes
@@ -28,12 +30,12 @@ from ddkit.pipeline.manifests import (
     fresh_facts,
     kept_facts,
     label_facts,
-    public_name,
     recommended,
+    shard_key,
     teacher_facts,
     view_facts,
 )
-from ddkit.pipeline.record import check_counts, work_dir
+from ddkit.pipeline.record import check_counts, public_name, work_dir
 from ddkit.pipeline.relabels import claim
 from ddkit.plain import fingerprint, plain_name, to_plain
 from ddkit.replay.relabelling import Labelling, Rows, ShardPlan, label_and_pack, save_rows
@@ -43,7 +45,7 @@ from ddkit.sources.decoding import FORMATS, whole_image
 from ddkit.sources.finding import find_teacher, match_teacher
 from ddkit.sources.images import Source, open_source
 from ddkit.sources.networks import load_checkpoint
-from ddkit.specs import ClassName, Protocol
+from ddkit.specs import ClassName, Protocol, TeacherSpec
 
 REAL_PIXELS = {"rded": "crops", "random": "whole", "herding": "whole", "kcenter": "whole", "kmeans": "whole"}
 _NUMBERED = re.compile(r"(?:new|class|cls|label)?[_-]?(\d+)", re.IGNORECASE)
@@ -107,39 +109,49 @@ def import_images(
     )  # fmt: skip
     content = hashlib.sha256(b"".join(hashlib.sha256(image).digest() for image in found.images)).hexdigest()
     key = fingerprint([asdict(how) | {"out": "", "work": "", "teacher": spec.hash}, content, method])
-    claim(out, key, "import")
-    plans = _plans(found, ipc)
-    _save(found, plans, work_dir(out), seed, ipc)
-    records = label_and_pack(how, plans, (workers or cores()) if where.type == "cpu" else 1)
+    mine = fingerprint([key, list(spec.mean), list(spec.std), [c.name for c in found.classes], found.labels.tolist()])
+    with locked(out, "importing", {"key": mine}):
+        claim(out, key, mine, "import")
+        plans = _plans(found, ipc, mine)
+        _save(found, plans, work_dir(out), seed, ipc)
+        records = label_and_pack(how, plans, (workers or cores()) if where.type == "cpu" else 1)
+        return finish(out, _facts(opened, found, how, records, spec, chosen, method, key, reencode))
+
+
+def _facts(
+    opened: Source, found: _Found, how: Labelling, records: list[dict[str, Any]], spec: TeacherSpec, chosen: Protocol,
+    method: str, key: str, reencode: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """The manifest of an import."""
+    out, ipc, device = Path(how.out), int(found.ranks.max()) + 1, torch.device(how.device)
     train = chosen.train_spec(ipc=ipc, arch=spec.arch, dataset=None)
     known = to_plain(opened.spec())
     name = public_name(known["id"])
-    data: dict[str, Any] = fresh_facts(found.size) | {
+    return fresh_facts(found.size) | {
         "name": plain_name(name) if method in name else f"{method}-{plain_name(name)}-ipc{ipc}",
         "classes": class_facts(found.classes),
         "ipc": ipc,
         "image": {"size": found.size, "mode": "RGB", "codec": found.codec, "patches": 1},
         "image_tars": bool(records[0]["entry"]["images"]),
-        "views": view_facts(law, spec.image_size, chosen.name, None, str(where)),
+        "views": view_facts(how.law, spec.image_size, chosen.name, None, how.device),
         "normalisation": {"mean": list(spec.mean), "std": list(spec.std)},
         "eval": to_plain(spec.transform),
-        "labels": label_facts(codec, train.temperature, records),
+        "labels": label_facts(how.codec, train.temperature, records),
         "method": method,
         "recipe": {"name": "imported", "config": {}, "dataset": None, "classes": None, "paper": _paper(method)},
-        "seed": seed,
+        "seed": how.seed,
         "fingerprint": key,
         "prefixes": [ipc],
         "recommended": recommended(chosen, spec.arch),
         "real_pixels": _real_pixels(method),
         "log": {"skipped": [], "plan": {str(ipc): {"imported": len(found.images), "reencoded": reencode}}},
-        "cost": cost_facts(work_dir(out), records, len(found.images), device_class(where)),
-        "devices": [device_class(where)],
+        "cost": cost_facts(Path(how.work), records, len(found.images), device_class(device)),
+        "devices": [device_class(device)],
         "source": known | {"id": name},
-        "teachers": [teacher_facts(spec, public_name(str(path)))],
+        "teachers": [teacher_facts(spec, public_name(how.teacher))],
         "shards": [record["entry"] for record in records],
         **kept_facts(out),
     }
-    return finish(out, data)
 
 
 def _paper(method: str) -> str:
@@ -195,23 +207,35 @@ def _uniform(images: Sequence[bytes], what: str) -> tuple[int, str]:
     kinds: Counter[tuple[Any, ...]] = Counter()
     for data in images:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            turned = image.getexif().get(0x0112, 1) not in (0, 1)
-            kinds[(image.format, image.width, image.height, turned)] += 1
-    (kind, width, height, turned), most = kinds.most_common(1)[0]
+            kinds[(image.format, image.width, image.height)] += 1
+    (kind, width, height), most = kinds.most_common(1)[0]
     codec = next((name for name, format_ in IMAGE_FORMATS.items() if format_ == kind), None)
     problem = None
     if most < len(images):
         problem = f"{len(images) - most} of {len(images)} images are not {kind} of {width}x{height} px like the others"
-    elif turned:
-        problem = "the images carry an EXIF rotation, which readers treat differently"
     elif width != height:
         problem = f"the images are {width}x{height} px, not square"
     elif codec is None:
         problem = f"the images are {kind}; a set holds {', '.join(IMAGE_FORMATS)}"
+    else:
+        problem = _unlike_stored(images, codec, width)
     if problem:
         raise SourceError(f"{what}: {problem}; --reencode makes them PNG, upright, square, of --size pixels")
     assert codec is not None
     return width, codec
+
+
+def _unlike_stored(images: Sequence[bytes], codec: str, side: int) -> str | None:
+    """Why some images cannot be stored as they are: another mode than RGB, a rotation, something behind them."""
+    why: Counter[str] = Counter()
+    for data in images:
+        try:
+            decode_image(data, codec, "", side)
+        except IntegrityError as error:
+            why[str(error).removeprefix(": ").partition(";")[0]] += 1
+    if not why:
+        return None
+    return f"of {why.total()} of {len(images)} images readers may see different pixels ({why.most_common(1)[0][0]})"
 
 
 def _named(classes: list[ClassName], teacher: Path) -> list[ClassName]:
@@ -229,10 +253,10 @@ def _named(classes: list[ClassName], teacher: Path) -> list[ClassName]:
     return [names[n] for n in numbers if n is not None]
 
 
-def _plans(found: _Found, ipc: int) -> list[ShardPlan]:
-    plans, first = [], 0
+def _plans(found: _Found, ipc: int, key: str) -> list[ShardPlan]:
+    plans, first, mine = [], 0, shard_key(key, [ipc])
     for number, rows in enumerate(shard_sizes(len(found.images), shard_rows(found.size))):
-        plans.append(ShardPlan(prefix=ipc, stage=1, number=number, first=first, rows=rows))
+        plans.append(ShardPlan(prefix=ipc, stage=1, number=number, first=first, rows=rows, key=mine))
         first += rows
     return plans
 

@@ -16,13 +16,14 @@ import torch
 
 from ddkit import engine
 from ddkit.distillers import find_distiller, make_config
-from ddkit.errors import DdkitError, OptionError
+from ddkit.engine.units import UnitFile, unit_path
+from ddkit.errors import DdkitError, IntegrityError, OptionError
+from ddkit.files import read_sealed_json
 from ddkit.format.manifest import Manifest
-from ddkit.format.shards import file_metadata, load_unit, save_tensors
-from ddkit.plain import canonical, fingerprint, to_plain
+from ddkit.plain import fingerprint, to_plain
 from ddkit.replay.loader import ReplayLoader
-from ddkit.replay.relabelling import load_rows, unit_path
-from ddkit.runtime import note, peak_memory, watched_progress, write_bytes
+from ddkit.replay.relabelling import ShardPlan, load_rows
+from ddkit.runtime import note, peak_memory, watched_progress
 from ddkit.sources.images import SourceRef, reopen
 from ddkit.sources.networks import check_network, tensor_hash
 from ddkit.sources.teacher import Teacher
@@ -35,8 +36,12 @@ STAGE_MANIFEST = "stage.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Making:
-    """What all units of a prefix share, as plain data. config: canonical JSON; fingerprint: of the source; earlier:
-    names of the `images` units made so far; order: the teacher's column for each class, None = as it is."""
+    """What all units of a prefix share, as plain data.
+
+    method: an installed distiller's name, or the file that the command line named; config: canonical JSON; fingerprint:
+    of the source; key: of all that decides the run's bytes, but for its prefixes; prefixes: up to this one; earlier:
+    the shards made so far; order: the teacher's column for each class, None = as it is.
+    """
 
     method: str
     config: str
@@ -50,13 +55,26 @@ class Making:
     device: str
     out: str
     work: str
-    earlier: tuple[str, ...]
+    key: str
+    prefixes: tuple[int, ...]
+    earlier: tuple[ShardPlan, ...]
+
+    def unit(self, unit: str) -> UnitFile:
+        """Where the result of a unit `KIND-PREFIX-N` lies, sealed under what decides it: an increment depends on the
+        prefixes up to its own."""
+        prefix = unit.split("-")[1:2]
+        below = [p for p in self.prefixes if not prefix or not prefix[0].isdigit() or p <= int(prefix[0])]
+        return UnitFile(unit_path(self.work, unit), fingerprint([self.key, below]))
 
 
 @dataclass(frozen=True, kw_only=True)
 class UnitJob:
     making: Making
     unit: Unit
+
+    @property
+    def file(self) -> UnitFile:
+        return self.making.unit(self.unit.id)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +105,7 @@ def _shared(making: Making) -> Context:
         device=device,
         teacher=Teacher.load(making.teacher, device, making.order),
         earlier=_earlier(making),
-        result=functools.partial(unit_result, making.work),
+        result=lambda unit: making.unit(unit).tensors(),
         replay=functools.partial(_replay, making),
         once=functools.partial(_once, making),
     )
@@ -102,15 +120,10 @@ def _context(job: UnitJob) -> Context:
     return replace(shared, student=_student(job.making, students[-1], shared.teacher))
 
 
-def unit_result(work: str | Path, unit: str) -> dict[str, np.ndarray]:
-    """The named tensors that a unit returned."""
-    return load_unit(unit_path(work, unit))
-
-
 @functools.lru_cache(maxsize=1)
 def _student(making: Making, unit: str, teacher: Teacher) -> Teacher:
     """A stage's student, of the teacher's architecture, its outputs in the order of the source's classes."""
-    weights = {name: torch.from_numpy(value) for name, value in unit_result(making.work, unit).items()}
+    weights = {name: torch.from_numpy(value) for name, value in making.unit(unit).tensors().items()}
     spec = teacher.spec
     network = check_network(spec.arch, spec.num_classes, spec.image_size)
     network.load_state_dict(weights)
@@ -119,18 +132,18 @@ def _student(making: Making, unit: str, teacher: Teacher) -> Teacher:
 
 def _once(making: Making, name: str, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Tensors of one pass over the source, kept in OUT.work/once by name and by the source as it is used."""
-    key = fingerprint([making.fingerprint, to_plain(making.source) | {"data": ""}, making.size])[:12]
-    path = Path(making.work) / "once" / f"{name}-{key}.safetensors"
-    if not path.is_file():
-        write_bytes(path, save_tensors(compute()))
-    return load_unit(path)
+    key = fingerprint([making.key, making.fingerprint, to_plain(making.source) | {"data": ""}, making.size])
+    file = UnitFile(Path(making.work) / "once" / f"{name}-{key[:12]}.unit", key)
+    if not file.is_good():
+        file.write(compute(), {})
+    return file.tensors()
 
 
 def _earlier(making: Making) -> dict[int, list[dict[str, Any]]]:
     """Origins of the images made so far, by class."""
     origins: dict[int, list[dict[str, Any]]] = {}
-    for name in making.earlier:
-        rows = load_rows(making.work, name)
+    for shard in making.earlier:
+        rows = load_rows(making.work, shard)
         for label, origin in zip(rows.labels, rows.origins):
             origins.setdefault(int(label), []).append(origin)
     return origins
@@ -138,7 +151,10 @@ def _earlier(making: Making) -> dict[int, list[dict[str, Any]]]:
 
 def _replay(making: Making, **options: Any) -> ReplayLoader:
     """A loader over the packed shards of all earlier prefixes."""
-    data = json.loads((Path(making.work) / STAGE_MANIFEST).read_text())
+    path = Path(making.work) / STAGE_MANIFEST
+    data = read_sealed_json(path, making.key)
+    if data is None:
+        raise IntegrityError(f"{path} is damaged or not of this run; run the same command again, it is made anew")
     return ReplayLoader(Manifest(Path(making.out), data), **options)
 
 
@@ -168,7 +184,7 @@ def make_units(group: UnitGroup) -> None:
     note(f"the device has no room for {len(group.jobs)} batches together; it goes on with one after the other")
     torch.cuda.empty_cache()
     for job in group.jobs:
-        if not unit_path(job.making.work, job.unit.id).is_file():
+        if not job.file.is_good():
             _make([job])
 
 
@@ -179,7 +195,7 @@ def _make(jobs: Sequence[UnitJob]) -> None:
 
 def _making(job: UnitJob, context: Context) -> Turns[None]:
     """Run one unit and write its result: synthetic images, or the tensors it returns."""
-    module, keep = find_distiller(job.making.method), Keep(unit_path(job.making.work, job.unit.id))
+    module, keep = find_distiller(job.making.method), Keep(job.file.path, job.file.key)
     made: list[Synthetic] = []
     with _own_errors(module, job.unit):
         result = module.run(job.unit, replace(context, keep=keep))
@@ -212,16 +228,14 @@ def _making(job: UnitJob, context: Context) -> Turns[None]:
     }
     if keep.losses:
         losses = {name: np.asarray(values, np.float32) for name, values in keep.losses.items()}
-        write_bytes(losses_path(job.making.work, job.unit.id), save_tensors(losses))
-    write_bytes(
-        unit_path(job.making.work, job.unit.id), save_tensors(tensors, {"ddkit": canonical(metadata, indent=None)})
-    )
+        UnitFile(losses_path(job.making.work, job.unit.id), job.file.key).write(losses, {})
+    job.file.write(tensors, metadata)
     keep.clear()
 
 
 def losses_path(work: str | Path, unit: str) -> Path:
     """Where the loss curves of a unit lie: name -> float32 per step."""
-    return Path(work) / "losses" / f"{unit}.safetensors"
+    return Path(work) / "losses" / f"{unit}.unit"
 
 
 def _check(unit: Unit, made: Sequence[Synthetic], size: int) -> None:
@@ -268,11 +282,12 @@ def recover(making: Making, units: Sequence[Unit], workers: int) -> Made:
     """Run the units of a prefix that are not done, in the order of their needs; returns its images."""
     if wrong := [unit.id for unit in units if unit.kind not in KINDS]:
         raise OptionError(f"unit {wrong[0]} is of no known kind; valid: {', '.join(KINDS)}")
-    work = making.work
-    jobs = [UnitJob(making=making, unit=unit) for unit in units if not unit_path(work, unit.id).is_file()]
+    jobs = [job for unit in units if not (job := UnitJob(making=making, unit=unit)).file.is_good()]
+    for job in jobs:
+        job.file.path.unlink(missing_ok=True)  # damaged, or another run's
 
     def steps_done() -> int:
-        paths = [(job.unit, unit_path(work, job.unit.id)) for job in jobs]
+        paths = [(job.unit, job.file.path) for job in jobs]
         return sum(unit.steps if path.is_file() else min(Keep.told(path)[0], unit.steps) for unit, path in paths)
 
     total = sum(job.unit.steps for job in jobs)
@@ -283,15 +298,17 @@ def recover(making: Making, units: Sequence[Unit], workers: int) -> Made:
             make_units, _groups(jobs, making.device), workers=side_by_side, needs=lambda group: group.needs
         ):
             pass
-    paths = [unit_path(work, unit.id) for unit in units if unit.kind == "recover"]
-    parts, metadata = [load_unit(path) for path in paths], [file_metadata(path) for path in paths]
+    parts: list[dict[str, np.ndarray]] = []
+    metadata: dict[str, dict[str, Any]] = {}
+    for unit in units:
+        tensors, metadata[unit.id] = making.unit(unit.id).read()
+        parts += [tensors] if unit.kind == "recover" else []
+    origins = [origin for unit in units if unit.kind == "recover" for origin in metadata[unit.id]["origins"]]
     joined = {key: np.concatenate([part[key] for part in parts]) for key in ("pixels", "label", "rank", "patches")}
-    origins = [origin for meta in metadata for origin in meta["origins"]]
     order = np.lexsort((joined["label"], joined["rank"]))
     seconds: dict[str, float] = {}
     for unit in units:
-        spent = file_metadata(unit_path(work, unit.id))["seconds"]
-        seconds[PARTS[unit.kind]] = seconds.get(PARTS[unit.kind], 0.0) + spent
+        seconds[PARTS[unit.kind]] = seconds.get(PARTS[unit.kind], 0.0) + metadata[unit.id]["seconds"]
     return Made(
         pixels=joined["pixels"][order],
         labels=joined["label"][order],
@@ -299,5 +316,5 @@ def recover(making: Making, units: Sequence[Unit], workers: int) -> Made:
         origins=[origins[i] for i in order],
         patches=int(joined["patches"].max()),
         seconds=seconds,
-        peak_bytes=max(file_metadata(unit_path(work, unit.id))["peak_bytes"] for unit in units),
+        peak_bytes=max(told["peak_bytes"] for told in metadata.values()),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,18 @@ from typing import Any
 import numpy as np
 
 from ddkit.errors import IntegrityError
-from ddkit.format.codecs import fidelity, find_codec
-from ddkit.format.integrity import open_shard, verify
-from ddkit.format.manifest import Manifest, is_set, read_manifest, write_manifest
-from ddkit.format.shards import member, shard_rows, unpack_views
-from ddkit.plain import canonical, to_plain
+from ddkit.files import is_abandoned, read_sealed_json, write_sealed
+from ddkit.format.codecs import fidelity
+from ddkit.format.damage import open_shard
+from ddkit.format.integrity import verify
+from ddkit.format.manifest import Manifest, check_links, is_set, read_manifest, write_manifest
+from ddkit.format.rows import RowFormat
+from ddkit.format.schema import FILE as FILE_NAME
+from ddkit.format.shards import member, shard_rows
+from ddkit.plain import canonical, fingerprint, to_plain
 from ddkit.publishing.card import publish_files
-from ddkit.replay.relabelling import Rows, ShardPlan, save_rows, unit_path
-from ddkit.runtime import is_abandoned, is_temporary, versions, write_bytes
+from ddkit.replay.relabelling import Labelling, PackJob, Rows, ShardPlan, images_unit, save_rows
+from ddkit.runtime import note, versions
 from ddkit.specs import ClassName, Protocol, TeacherSpec, ViewSpec
 
 COST = "cost.json"
@@ -30,12 +33,15 @@ def add_cost(work: Path, seconds: Mapping[str, float], peak_bytes: int = 0) -> N
     for part, value in seconds.items():
         costs[part] = round(costs.get(part, 0.0) + value, 3)
     costs["peak_memory_bytes"] = max(peak_bytes, int(costs.get("peak_memory_bytes", 0)))
-    write_bytes(work / COST, canonical(costs).encode())
+    write_sealed(work / COST, canonical(costs).encode())
 
 
 def read_cost(work: Path) -> dict[str, float]:
-    path = work / COST
-    return json.loads(path.read_text()) if path.is_file() else {}
+    """What `add_cost` summed; where that is damaged it begins anew, since only times are in it."""
+    found = read_sealed_json(work / COST)
+    if found is None and (work / COST).exists():
+        note(f"{work / COST} is damaged: the times of earlier runs are not counted")
+    return found or {}
 
 
 def cost_facts(work: Path, records: Sequence[dict[str, Any]], rows: int, device: str) -> dict[str, Any]:
@@ -95,47 +101,50 @@ def fresh_facts(size: int) -> dict[str, Any]:
     }
 
 
-def public_name(ref: str) -> str:
-    """A source or teacher as the manifest names it: a path by its last part, anything else as it is."""
-    return Path(ref).name if Path(ref).is_absolute() else ref
+def shard_key(key: str, prefixes: Sequence[int]) -> str:
+    """What the units of a prefix's shards are sealed under. key: of the run; prefixes: up to this one."""
+    return fingerprint([key, list(prefixes)])
 
 
-def shard_plans_of(manifest: Manifest) -> list[ShardPlan]:
-    """The shards of a set as they were planned."""
+def shard_plans_of(manifest: Manifest, key: str) -> list[ShardPlan]:
+    """The shards of a set as they were planned. key: of the run that goes on with them."""
     plans, first, numbers = [], 0, dict.fromkeys(manifest.prefixes, 0)
     for shard in manifest.data["shards"]:
         prefix = shard["prefix"]
         stage = manifest.prefixes.index(prefix) + 1
-        plans.append(ShardPlan(prefix=prefix, stage=stage, number=numbers[prefix], first=first, rows=shard["rows"]))
+        mine = shard_key(key, manifest.prefixes[:stage])
+        plans.append(
+            ShardPlan(prefix=prefix, stage=stage, number=numbers[prefix], first=first, rows=shard["rows"], key=mine)
+        )
         numbers[prefix] += 1
         first += shard["rows"]
     return plans
 
 
-def restore_images(manifest: Manifest, work: Path) -> list[ShardPlan]:
+def restore_images(manifest: Manifest, work: Path, key: str) -> list[ShardPlan]:
     """The `images` units of a set, from its published bytes, where they are not there. Raises IntegrityError."""
-    codec = find_codec(manifest.data["labels"]["codec"], stored=True)
-    plans = shard_plans_of(manifest)
+    form = RowFormat.of(manifest)
+    plans = shard_plans_of(manifest, key)
     for plan, shard in zip(plans, manifest.data["shards"]):
-        if unit_path(work, f"images-{plan.name}").is_file():
+        if images_unit(work, plan).is_good():
             continue
         tar, records = open_shard(manifest, shard)
-        metas = [unpack_views(member(tar, r.views), codec, f"{plan.path} row {r.row}")[2] for r in records]
+        metas = [form.unpack(member(tar, r.views), f"{plan.path} row {r.row}")[2] for r in records]
         images = [member(tar, r.image) for r in records]
         labels, ranks = np.array([r.label for r in records]), np.array([m["rank"] for m in metas])
         save_rows(work, plan, Rows(images, labels, ranks, [m["origin"] for m in metas]))
     return plans
 
 
-def restore_units(manifest: Manifest, work: Path) -> None:
+def restore_units(manifest: Manifest, how: Labelling, key: str) -> None:
     """Where OUT.work is gone: the units of packed shards again, so that a growth begins where the set ends."""
     found = manifest.data["labels"]["fidelity"]
-    for plan, shard in zip(restore_images(manifest, work), manifest.data["shards"]):
-        path = Path(work) / "units" / f"pack-{plan.name}.json"
-        if not path.is_file():
+    for plan, shard in zip(restore_images(manifest, Path(how.work), key), manifest.data["shards"]):
+        pack = PackJob(how=how, shard=plan)
+        if pack.record() is None:
             views = plan.rows * manifest.view_spec.count
             sums = [*(found[f"kl_t{t}"] * views for t in (1, 4, 20)), found["top1_agreement"] * views, views]
-            write_bytes(path, canonical({"entry": shard, "fidelity": sums, "seconds": 0.0}).encode())
+            pack.save({"entry": shard, "fidelity": sums, "seconds": 0.0})
 
 
 def kept_facts(out: Path) -> dict[str, Any]:
@@ -149,15 +158,18 @@ def earlier_devices(out: Path) -> list[str]:
 
 
 def finish(out: Path, data: dict[str, Any]) -> Manifest:
-    """Write the manifest, check every byte against it, remove what killed runs left, render card and preview.
+    """Write the manifest, check every byte against it, remove what killed runs left, render card and preview. Of what
+    lies beside the listed files only shards and row records go, and temporary files whose writer is gone.
 
     Raises IntegrityError when the check fails (the disk is at fault).
     """
     manifest = write_manifest(out, data)
     listed = manifest.files()
+    check_links(out)
     for path in (*out.glob("data/*"), *out.glob("images/*"), *out.iterdir()):
-        unlisted = path.parent != out and str(path.relative_to(out)) not in listed
-        if is_abandoned(path) or (unlisted and not is_temporary(path)):
+        name = path.relative_to(out).as_posix()
+        ours = is_abandoned(path) or (FILE_NAME.fullmatch(name) is not None and name not in listed)
+        if ours and path.is_file():
             path.unlink(missing_ok=True)
     if problems := verify(out):
         raise IntegrityError(f"{out}: {problems[0]}; the disk did not keep what was written, run the command again")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -12,16 +11,25 @@ from typing import Any
 
 import torch
 
-from ddkit.distillers import find_distiller, make_config, other_settings
+from ddkit.distillers import code_hash, distiller_names, find_distiller, make_config, other_settings
 from ddkit.errors import OptionError, OtherRun, unknown
 from ddkit.format.codecs import find_codec
 from ddkit.format.images import WRITTEN
 from ddkit.format.manifest import is_set, read_manifest
 from ddkit.format.shards import shard_rows, shard_sizes
 from ddkit.pipeline.costs import ask_cost, measure_cost, time_limit
-from ddkit.pipeline.making import Making, unit_result
-from ddkit.pipeline.manifests import add_cost, public_name, restore_units
-from ddkit.pipeline.record import Record, absolute, check_counts, find_record, grow, resolve, start_over, work_dir
+from ddkit.pipeline.making import Making
+from ddkit.pipeline.manifests import add_cost, restore_units, shard_key
+from ddkit.pipeline.record import (
+    Record,
+    check_counts,
+    find_record,
+    grow,
+    public_name,
+    resolve,
+    start_over,
+    work_dir,
+)
 from ddkit.plain import canonical, fingerprint, flatten, to_plain
 from ddkit.replay.relabelling import Labelling, PackJob, ShardPlan
 from ddkit.runtime import note, one_line
@@ -38,10 +46,12 @@ DEFAULT_HOLDOUT = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One call of `distill`, with everything found and checked. order: the teacher's column for each class."""
+    """One call of `distill`, with everything found and checked. method: a name, or the file that the command line gave;
+    order: the teacher's column for each class."""
 
     out: Path
     record: Record
+    method: str
     module: ModuleType
     source: Source
     teacher_path: Path
@@ -72,19 +82,20 @@ class Run:
         """The shards of one prefix: whole, of that prefix only."""
         plan = self.plan(stage)
         first = plan.first * len(plan.classes)
+        key = shard_key(self.record.key, self.record.prefixes[:stage])
         shards = []
         for number, rows in enumerate(shard_sizes(len(plan.ranks) * len(plan.classes), shard_rows(self.size))):
-            shards.append(ShardPlan(prefix=plan.last, stage=stage, number=number, first=first, rows=rows))
+            shards.append(ShardPlan(prefix=plan.last, stage=stage, number=number, first=first, rows=rows, key=key))
             first += rows
         return shards
 
     def making(self, stage: int) -> Making:
-        earlier = tuple(shard.name for s in range(1, stage) for shard in self.shard_plans(s))
+        earlier = tuple(shard for s in range(1, stage) for shard in self.shard_plans(s))
         return Making(
-            method=self.record.method, config=canonical(self.record.config), source=self.source.ref,
+            method=self.method, config=canonical(self.record.config), source=self.source.ref,
             fingerprint=self.source.fingerprint, size=self.size, seed=self.record.seed, teacher=str(self.teacher_path),
             teacher_hash=self.teacher.hash, order=self.order, device=str(self.device), out=str(self.out),
-            work=str(self.work), earlier=earlier,
+            work=str(self.work), key=self.record.key, prefixes=self.record.prefixes[:stage], earlier=earlier,
         )  # fmt: skip
 
     def logs(self, stage: int) -> dict[str, Any]:
@@ -93,8 +104,12 @@ class Run:
             return {}
         kept = read_manifest(self.out).data["log"]["plan"] if is_set(self.out) else {}
         plans = [self.plan(s) for s in range(1, stage + 1)]
-        result = functools.partial(unit_result, str(self.work))
-        return {name: kept.get(name) or self.module.log(p, result) for p in plans if (name := str(p.last))}
+        making = self.making(stage)
+        return {
+            name: kept.get(name) or self.module.log(p, lambda unit: making.unit(unit).tensors())
+            for p in plans
+            if (name := str(p.last))
+        }
 
     @property
     def labelling(self) -> Labelling:
@@ -133,7 +148,8 @@ def prepare(out: Path, given: dict[str, Any], device: torch.device, *, overwrite
     record = None if record is None or overwrite else _grown(record, given, out)
     source = _open(given if record is None else record.__dict__)
     record = record or _new_record(given, source)
-    module = find_distiller(record.method)
+    method = given["method"] or record.method
+    module = find_distiller(method)
     size = record.size
     trained = is_trained(record.teacher, source.classes)
     if not trained:  # a teacher that does not fit shows before images are read
@@ -162,14 +178,12 @@ def prepare(out: Path, given: dict[str, Any], device: torch.device, *, overwrite
     if teacher.image_size != record.size:
         raise OptionError(f"the teacher takes {teacher.image_size} px, --size is {record.size}; make them agree")
     patches = module.patches(make_config(module, record.config)) if hasattr(module, "patches") else 1
-    protocol = (
-        read_manifest(out).protocol(record.protocol)
-        if is_set(out) and not overwrite
-        else Protocol.load(record.protocol)
-    )
+    protocol = record.load_protocol()
     law = protocol.view_spec(patches=patches, dataset=record.dataset, count=record.views)
+    normalisation = _checked_normalisation(record, teacher, out)
+    record = replace(record, views=law.count, normalisation=normalisation)
     run = Run(
-        out=out, record=replace(record, views=law.count), module=module, source=source, teacher_path=path,
+        out=out, record=record, method=method, module=module, source=source, teacher_path=path,
         teacher=teacher, order=order, protocol=protocol, law=law, patches=patches, device=device,
     )  # fmt: skip
     run = replace(run, record=replace(run.record, fingerprint=_checked_fingerprint(run)))
@@ -180,12 +194,20 @@ def prepare(out: Path, given: dict[str, Any], device: torch.device, *, overwrite
     if trained and taught > 1:
         add_cost(run.work, {"teach": taught})
     if is_set(out):
-        restore_units(read_manifest(out), run.work)
+        restore_units(read_manifest(out), run.labelling, run.record.key)
     return run
 
 
 def _grown(record: Record, given: Mapping[str, Any], out: Path) -> Record:
-    return grow(record, given, out, _stages(find_distiller(record.method), record.config))
+    """The record with what was given. Raises OptionError for what it only knows by name, OtherRun as `grow`."""
+    asked = given["method"]
+    if asked is None and (record.code is not None or record.method not in distiller_names()):
+        raise OptionError(f"{out} was made by {record.method}, a method from a file; give that file with --method")
+    grown = grow(record, given, out, _stages(find_distiller(asked or record.method), record.config))
+    if missing := grown.unnamed():
+        called = ", ".join(f"--{name} (it was called {getattr(grown, name)!r})" for name in missing)
+        raise OptionError(f"{out} came without a record of this machine; to go on with it give {called}")
+    return grown
 
 
 def _check_names(given: Mapping[str, Any]) -> None:
@@ -226,10 +248,7 @@ def _new_record(given: Mapping[str, Any], source: Source) -> Record:
     module = find_distiller(method)
     settings = flatten(recipe.config) | flatten(given["settings"] or {})
     config = flatten(to_plain(make_config(module, settings)))
-    record = replace(
-        resolve(given, recipe, config, _stages(module, config)),
-        method=absolute(method) if method.endswith(".py") else method,
-    )
+    record = replace(resolve(given, recipe, config, _stages(module, config), code_hash(method)), method=module.NAME)
     shown = one_line(other_settings(module, config)) or "the method's defaults"
     note(f"{module.NAME} on {public_name(record.data)}: recipe {recipe.name} ({shown})")
     return replace(record, split=source.ref.split)
@@ -240,6 +259,17 @@ def _stages(module: ModuleType, config: dict[str, Any]) -> Callable[[int], tuple
     if not hasattr(module, "prefixes"):
         return lambda ipc: (ipc,)
     return lambda ipc: tuple(module.prefixes(make_config(module, config), ipc))
+
+
+def _checked_normalisation(record: Record, teacher: TeacherSpec, out: Path) -> tuple[float, ...]:
+    """The teacher's mean and std. Raises OtherRun where OUT was begun with others."""
+    found = (*teacher.mean, *teacher.std)
+    if record.normalisation not in (None, found):
+        raise OtherRun(
+            f"{out} was begun with a teacher of mean and std {list(record.normalisation or ())}, now they are "
+            f"{list(found)}; bring it back, choose another OUT, or start over with --overwrite"
+        )
+    return found
 
 
 def _checked_fingerprint(run: Run) -> str:

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ddkit.errors import OptionError, OtherRun, SetError
+from ddkit.files import is_temporary, locked, read_limited, write_bytes
 from ddkit.format.codecs import find_codec
 from ddkit.format.manifest import Manifest, is_set
 from ddkit.format.remote import open_set
@@ -20,21 +22,20 @@ from ddkit.pipeline.manifests import (
     finish,
     fresh_facts,
     label_facts,
-    public_name,
     recommended,
     restore_images,
     teacher_facts,
     view_facts,
 )
-from ddkit.pipeline.record import check_counts, work_dir
+from ddkit.pipeline.record import check_counts, check_out, check_work, public_name, work_dir
 from ddkit.plain import fingerprint, to_plain
 from ddkit.replay.relabelling import FORWARD, Labelling, label_and_pack
 from ddkit.replay.resident import load_set
-from ddkit.runtime import cores, device_class, is_temporary, pick_device, write_bytes
+from ddkit.runtime import cores, device_class, pick_device
 from ddkit.seeds import permutation, rng
 from ddkit.sources.finding import find_teacher, match_teacher
 from ddkit.sources.teacher import Teacher
-from ddkit.specs import Protocol
+from ddkit.specs import Protocol, TeacherSpec
 
 RECORD = "relabel.json"
 
@@ -77,26 +78,37 @@ def relabel(
         groups=groups, device=str(where),
     )  # fmt: skip
     key = fingerprint([asdict(how) | {"out": "", "work": "", "teacher": spec.hash}, source.data["content"]])
-    claim(out, key, "relabelling")
-    plans = restore_images(source, work_dir(out))
+    mine = fingerprint([key, list(spec.mean), list(spec.std)])
+    with locked(out, "relabelling", {"key": mine}):
+        claim(out, key, mine, "relabelling")
+        return _relabelled(source, how, key, mine, spec, chosen, public_name(str(path)), workers or cores())
+
+
+def _relabelled(
+    source: Manifest, how: Labelling, fingerprint_: str, key: str, spec: TeacherSpec, chosen: Protocol, where: str,
+    workers: int,
+) -> Manifest:  # fmt: skip
+    """The set `how.out`, by the one process that may write into it. key: of its units; where: the teacher's name."""
+    out, device = Path(how.out), torch.device(how.device)
+    plans = restore_images(source, Path(how.work), key)
     keep_tars = source.data["image_tars"] or None
-    records = label_and_pack(how, plans, (workers or cores()) if where.type == "cpu" else 1, keep_tars)
+    records = label_and_pack(how, plans, workers if device.type == "cpu" else 1, keep_tars)
     train = chosen.train_spec(ipc=source.ipc, arch=spec.arch, dataset=source.dataset)
     kept = ("name", "classes", "ipc", "image", "method", "recipe", "prefixes", "real_pixels", "log", "source")
     data: dict[str, Any] = {key: source.data[key] for key in kept} | fresh_facts(source.image_size)
     origin = {"name": source.data["name"], "content": source.data["content"], "repo": source.data["repo"]}
     data |= {
-        "views": view_facts(law, spec.image_size, chosen.name, groups, str(where)),
+        "views": view_facts(how.law, spec.image_size, chosen.name, how.groups, how.device),
         "normalisation": {"mean": list(spec.mean), "std": list(spec.std)},
         "eval": to_plain(spec.transform),
-        "labels": label_facts(codec, train.temperature, records),
-        "seed": seed,
-        "fingerprint": key,
+        "labels": label_facts(how.codec, train.temperature, records),
+        "seed": how.seed,
+        "fingerprint": fingerprint_,
         "shard_rows": source.data["shard_rows"],
         "recommended": recommended(chosen, spec.arch),
-        "cost": cost_facts(work_dir(out), records, source.rows(), device_class(where)),
-        "devices": sorted({device_class(where), *source.data["devices"]}),
-        "teachers": [teacher_facts(spec, public_name(str(path)))],
+        "cost": cost_facts(Path(how.work), records, source.rows(), device_class(device)),
+        "devices": sorted({device_class(device), *source.data["devices"]}),
+        "teachers": [teacher_facts(spec, where)],
         "shards": [record["entry"] for record in records],
         "image_tars": bool(records[0]["entry"]["images"]),
         "relabelled_from": origin,
@@ -104,11 +116,17 @@ def relabel(
     return finish(out, data)
 
 
-def claim(out: Path, key: str, what: str) -> None:
-    """Make OUT this relabelling's (or import's: `what`), or raise OtherRun where it is something else's."""
+def claim(out: Path, fingerprint_: str, key: str, what: str) -> None:
+    """Make OUT this relabelling's (or import's: `what`), or raise OtherRun where it is something else's.
+
+    fingerprint_: as its manifest has it, which is all that a record of ddkit 0.4 holds; key: with the teacher's
+    normalisation.
+    """
     record = work_dir(out) / RECORD
+    check_out(out)
+    check_work(work_dir(out))
     if record.is_file():
-        if record.read_text() != key:
+        if (read_limited(record, 1000) or b"").decode("ascii", "replace") not in (key, fingerprint_):
             raise OtherRun(
                 f"{out} was begun by another {what} (images, teacher, protocol or views differ); choose another OUT"
             )

@@ -13,11 +13,12 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ddkit.errors import SetError
+from ddkit.files import write_bytes
 from ddkit.format.manifest import Manifest, work_beside
 from ddkit.plain import PACKAGE, canonical, plain_name
 from ddkit.publishing.outside import Outside, digest, outside_of, seal
 from ddkit.publishing.pictures import preview_grid, source_name, title
-from ddkit.runtime import note, size_words, write_bytes
+from ddkit.runtime import note, size_words
 from ddkit.sources.classes import unique_names
 
 TEMPLATE, REFERENCES = "dataset_card.md.j2", "references.bib"

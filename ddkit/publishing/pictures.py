@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ddkit.files import atomic_file
+from ddkit.format.damage import open_images
 from ddkit.format.images import decode_image
-from ddkit.format.integrity import open_images
 from ddkit.format.manifest import Manifest
 from ddkit.replay.loader import ReplayLoader
-from ddkit.runtime import atomic_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,7 +34,7 @@ def thumbnails(manifest: Manifest, per_class: int, classes: int) -> dict[int, li
         for record, image in open_images(manifest, shard):
             if record.label in chosen and len(found[record.label]) < per_class:
                 where = f"{shard['path']} row {record.row}"
-                found[record.label].append(decode_image(image, manifest.image_codec, where))
+                found[record.label].append(decode_image(image, manifest.image_codec, where, manifest.image_size))
         if all(len(images) == per_class for images in found.values()):
             break
     return found

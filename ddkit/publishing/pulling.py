@@ -10,13 +10,14 @@ from typing import Any
 
 from ddkit import hub
 from ddkit.errors import HubFile, IntegrityError, OtherRun
+from ddkit.files import disk_errors, write_bytes
 from ddkit.format.integrity import set_problems
 from ddkit.format.manifest import Manifest, is_set, merged_results, read_manifest, seal, work_beside, write_manifest
 from ddkit.format.remote import fetch_listed, remote_manifest
 from ddkit.format.shards import file_sha256
 from ddkit.publishing.card import card_files, card_text, taken_apart
 from ddkit.publishing.outside import Outside, merged
-from ddkit.runtime import disk_errors, note, progress, size_words, write_bytes
+from ddkit.runtime import note, progress, size_words
 
 
 def pull(source: str, directory: str | Path, *, ipc: int | None = None, revision: str | None = None) -> Manifest:

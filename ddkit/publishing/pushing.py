@@ -15,13 +15,14 @@ from typing import Any
 
 from ddkit import hub
 from ddkit.errors import FormatVersion, HubError, IntegrityError, OptionError, Refused
+from ddkit.files import write_bytes
 from ddkit.format.integrity import verify
 from ddkit.format.manifest import FILE, Manifest, files_of, merged_results, parse_manifest, read_manifest, seal
 from ddkit.plain import canonical
 from ddkit.publishing.card import card_files, card_text, taken_apart
 from ddkit.publishing.licences import licence_facts, wants_gate
 from ddkit.publishing.outside import MARKS, merged
-from ddkit.runtime import note, progress, size_words, write_bytes
+from ddkit.runtime import note, progress, size_words
 
 COMMIT_FILES = 1000  # more are collected in a pull request and merged at once: the Hub gives a commit a minute
 TRIES = 8

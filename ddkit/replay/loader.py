@@ -16,7 +16,16 @@ from ddkit.format.manifest import Manifest
 from ddkit.format.remote import open_manifest, open_set
 from ddkit.format.views import Views, apply, draw, network_input
 from ddkit.replay.order import check_batch, epoch_order, rank_slice
-from ddkit.replay.resident import Resident, column, load_rows, load_set, row_pixels, row_views
+from ddkit.replay.resident import (
+    IMAGE_COLUMNS,
+    Resident,
+    checked_row,
+    column,
+    load_rows,
+    load_set,
+    row_format,
+    row_pixels,
+)
 from ddkit.runtime import pick_device
 from ddkit.seeds import rng
 from ddkit.specs import ViewSpec
@@ -290,14 +299,13 @@ def decode_row(row: Mapping[str, Any], temperature: float = 20, labels: Any = No
     temperature, labels: for codecs that need the student's temperature or the set's `labels.safetensors`.
     Raises SetError, IntegrityError, FormatVersion.
     """
-    views, soft, meta, codec = row_views(row)
-    result: dict[str, Any] = {"meta": meta}
-    for name in ("png", "webp", "jpg", "image"):
-        if name in row:
-            result["image"] = torch.from_numpy(row_pixels(row[name]))
+    image = next((row_pixels(row[name]) for name in IMAGE_COLUMNS if name in row), None)
+    form = row_format(row, (2**15, 2**15) if image is None else (image.shape[1], image.shape[2]))
+    views, soft, meta = checked_row(row, form)
+    result: dict[str, Any] = {"meta": meta} | ({} if image is None else {"image": torch.from_numpy(image)})
     result["label"] = int(row[column(row, ("cls", "label", "labels"), "class")])
     result |= {name: torch.from_numpy(array[0].astype(_wide(array))) for name, array in views.tensors().items()}
-    return result | {"logits": torch.from_numpy(codec.decode(soft))}
+    return result | {"logits": torch.from_numpy(form.codec.decode(soft))}
 
 
 def _wide(array: np.ndarray) -> np.dtype:

@@ -7,10 +7,9 @@ shard), `label` (32 rows of a shard, all views), `pack` (one shard). They are pu
 from __future__ import annotations
 
 import functools
-import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +18,23 @@ import torch
 from torch import Tensor
 
 from ddkit import engine
+from ddkit.engine.units import UnitFile, unit_path
 from ddkit.errors import Diverged, IntegrityError
+from ddkit.files import read_sealed_json, write_sealed
 from ddkit.format.codecs import LARGEST, fidelity_sums, find_codec
 from ddkit.format.images import decode_image
 from ddkit.format.manifest import files_of
 from ddkit.format.shards import (
     Sample,
-    file_metadata,
     file_sha256,
     labels_outweigh,
-    load_unit,
     pack_views,
-    save_tensors,
     shard_path,
     write_shard,
 )
 from ddkit.format.views import Views, draw, network_input
-from ddkit.plain import canonical
-from ddkit.runtime import progress, write_bytes
+from ddkit.plain import canonical, fingerprint
+from ddkit.runtime import progress
 from ddkit.sources.teacher import Teacher
 from ddkit.specs import ViewSpec
 
@@ -70,13 +68,15 @@ class Labelling:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardPlan:
-    """One shard to make: number within its prefix, row number of its first row, its rows; stage counts from 1."""
+    """One shard to make: number within its prefix, row number of its first row, its rows; stage counts from 1. key:
+    stands for all that decides its images, views and labels."""
 
     prefix: int
     stage: int
     number: int
     first: int
     rows: int
+    key: str
 
     @property
     def name(self) -> str:
@@ -85,6 +85,10 @@ class ShardPlan:
     @property
     def path(self) -> str:
         return shard_path(self.prefix, self.number)
+
+    def unit(self, work: str | Path, unit: str) -> UnitFile:
+        """Where the result of one of its units lies."""
+        return UnitFile(unit_path(work, unit), fingerprint(asdict(self)))
 
 
 @dataclass(frozen=True)
@@ -100,9 +104,9 @@ class Rows:
 # ------------------------------------------------------------------ images units
 
 
-def unit_path(work: str | Path, unit: str) -> Path:
-    """Where the result of a unit lies."""
-    return Path(work) / "units" / f"{unit}.safetensors"
+def images_unit(work: str | Path, shard: ShardPlan) -> UnitFile:
+    """Where the encoded images of a shard lie."""
+    return shard.unit(work, f"images-{shard.name}")
 
 
 def save_rows(work: str | Path, shard: ShardPlan, rows: Rows) -> None:
@@ -113,44 +117,43 @@ def save_rows(work: str | Path, shard: ShardPlan, rows: Rows) -> None:
         "label": rows.labels.astype(np.int64),
         "rank": rows.ranks.astype(np.int64),
     }
-    metadata = {"ddkit": canonical({"origins": rows.origins}, indent=None)}
-    write_bytes(unit_path(work, f"images-{shard.name}"), save_tensors(tensors, metadata))
+    images_unit(work, shard).write(tensors, {"origins": rows.origins})
 
 
-def load_rows(work: str, name: str) -> Rows:
-    """Read the `images` unit of a shard."""
-    return _load_rows(work, name, _stamp(work, name))
+def load_rows(work: str, shard: ShardPlan) -> Rows:
+    """Read the `images` unit of a shard. Raises IntegrityError where it is damaged."""
+    return _load_rows(work, shard, _stamp(work, shard))
 
 
-def _stamp(work: str, name: str) -> int:
+def _stamp(work: str, shard: ShardPlan) -> int:
     """Tells the caches below that a file was replaced: a process may run more than one distillation."""
-    return unit_path(work, f"images-{name}").stat().st_mtime_ns
+    path = images_unit(work, shard).path
+    return path.stat().st_mtime_ns if path.is_file() else 0
 
 
 @functools.lru_cache(maxsize=2)
-def _load_rows(work: str, name: str, stamp: int) -> Rows:
-    path = unit_path(work, f"images-{name}")
-    tensors = load_unit(path)
+def _load_rows(work: str, shard: ShardPlan, stamp: int) -> Rows:
+    tensors, metadata = images_unit(work, shard).read()
     data, end = tensors["data"].tobytes(), tensors["end"]
     start = np.concatenate([[0], end[:-1]])
     images = [data[a:b] for a, b in zip(start, end)]
-    return Rows(images, tensors["label"], tensors["rank"], file_metadata(path)["origins"])
+    return Rows(images, tensors["label"], tensors["rank"], metadata["origins"])
 
 
 @functools.lru_cache(maxsize=2)
-def _decoded(work: str, name: str, codec: str, stamp: int) -> Tensor:
+def _decoded(work: str, shard: ShardPlan, codec: str, stamp: int) -> Tensor:
     """The published bytes of a shard, decoded: uint8 [n,3,H,W]."""
-    rows = _load_rows(work, name, stamp)
-    return torch.from_numpy(np.stack([decode_image(image, codec, f"shard {name}") for image in rows.images]))
+    rows = _load_rows(work, shard, stamp)
+    return torch.from_numpy(np.stack([decode_image(image, codec, shard.path) for image in rows.images]))
 
 
 @functools.lru_cache(maxsize=2)
 def _views(how: Labelling, shard: ShardPlan, stamp: int) -> Views:
     """The views of a shard's rows."""
-    images = _decoded(how.work, shard.name, how.image_codec, stamp)
+    images = _decoded(how.work, shard, how.image_codec, stamp)
     groups = None
     if how.groups is not None:
-        groups = np.array(how.groups)[_load_rows(how.work, shard.name, stamp).labels]
+        groups = np.array(how.groups)[_load_rows(how.work, shard, stamp).labels]
     return draw(
         how.law, seed=how.seed, first=shard.first, rows=shard.rows, height=images.shape[2], width=images.shape[3],
         size=how.size, patches=how.patches, groups=groups,
@@ -179,13 +182,17 @@ class LabelJob:
     def stop(self) -> int:
         return min(self.start + UNIT_ROWS, self.shard.rows)
 
+    @property
+    def file(self) -> UnitFile:
+        return self.shard.unit(self.how.work, self.id)
+
 
 def label_rows(job: LabelJob) -> None:
     """Label every view of up to 32 rows and write the unit: the codec's tensors [n,V,...] and fidelity sums."""
     how, began = job.how, time.perf_counter()
     teacher = _teacher(how)
-    stamp = _stamp(how.work, job.shard.name)
-    images = _decoded(how.work, job.shard.name, how.image_codec, stamp)
+    stamp = _stamp(how.work, job.shard)
+    images = _decoded(how.work, job.shard, how.image_codec, stamp)
     views = _views(how, job.shard, stamp)
     if how.device != "cpu":
         images = images.to(how.device)
@@ -214,8 +221,7 @@ def label_rows(job: LabelJob) -> None:
     soft = [codec.encode(row) for row in stacked]
     tensors = {name: np.stack([row[name] for row in soft]) for name in codec.TENSORS}
     tensors["fidelity"] = np.sum([fidelity_sums(z, codec.decode(row)) for z, row in zip(centred, soft)], axis=0)
-    seconds = {"seconds": round(time.perf_counter() - began, 4)}
-    write_bytes(unit_path(how.work, job.id), save_tensors(tensors, {"ddkit": canonical(seconds, indent=None)}))
+    job.file.write(tensors, {"seconds": round(time.perf_counter() - began, 4)})
 
 
 # ------------------------------------------------------------------ pack units
@@ -232,17 +238,25 @@ class PackJob:
         return f"pack-{self.shard.name}"
 
     @property
-    def record(self) -> Path:
-        return Path(self.how.work) / "units" / f"{self.id}.json"
+    def file(self) -> UnitFile:
+        return self.shard.unit(self.how.work, self.id)
+
+    def record(self) -> dict[str, Any] | None:
+        """What was written when the shard was packed; None where it was not."""
+        return read_sealed_json(self.file.path, self.file.key)
+
+    def save(self, record: dict[str, Any]) -> None:
+        """Say that the shard is packed."""
+        write_sealed(self.file.path, canonical(record).encode(), self.file.key)
 
     def label_jobs(self) -> list[LabelJob]:
         return [LabelJob(how=self.how, shard=self.shard, start=s) for s in range(0, self.shard.rows, UNIT_ROWS)]
 
     def done(self) -> dict[str, Any] | None:
         """The shard's record when it is packed and its files hold the recorded bytes; a damaged one is packed again."""
-        if not self.record.is_file():
+        record = self.record()
+        if record is None:
             return None
-        record = json.loads(self.record.read_text())
         out, files = Path(self.how.out), files_of([record["entry"]])
         whole = all((out / path).is_file() and file_sha256(out / path) == sha for path, sha in files.items())
         return record if whole else None
@@ -252,18 +266,17 @@ def pack_shard(job: PackJob) -> None:
     """Write one shard with its row records into the set, then the record that it is done."""
     how, shard = job.how, job.shard
     teacher = _teacher(how).spec
-    rows = load_rows(how.work, shard.name)
-    views = _views(how, shard, _stamp(how.work, shard.name))
+    rows = load_rows(how.work, shard)
+    views = _views(how, shard, _stamp(how.work, shard))
     codec = find_codec(how.codec)
     sums, seconds = np.zeros(5), 0.0
 
     def samples() -> Iterator[Sample]:
         nonlocal sums, seconds
         for unit in job.label_jobs():
-            path = unit_path(how.work, unit.id)
-            tensors = load_unit(path)
+            tensors, told = unit.file.read()
             sums = sums + tensors["fidelity"]
-            seconds += file_metadata(path)["seconds"]
+            seconds += told["seconds"]
             for i in range(unit.start, unit.stop):
                 metadata = {
                     "codec": how.codec,
@@ -281,20 +294,19 @@ def pack_shard(job: PackJob) -> None:
 
     entry = write_shard(Path(how.out), shard.path, samples(), how.image_codec, image_tar=job.image_tar)
     entry["prefix"] = shard.prefix
-    record = {"entry": entry, "fidelity": sums.tolist(), "seconds": seconds}
-    write_bytes(job.record, canonical(record).encode())
+    job.save({"entry": entry, "fidelity": sums.tolist(), "seconds": seconds})
 
 
 def _labels_outweigh(packs: Sequence[PackJob]) -> bool:
     """Whether the labels of a prefix outweigh its images; every row's take the same bytes, but for its metadata."""
     first, how = packs[0], packs[0].how
-    if first.record.is_file():  # decided when it was packed
-        return json.loads(first.record.read_text())["entry"]["images"] is not None
-    views = _views(how, first.shard, _stamp(how.work, first.shard.name)).rows(slice(0, 1)).tensors()
-    soft = load_unit(unit_path(how.work, first.label_jobs()[0].id))
+    if (record := first.record()) is not None:  # decided when it was packed
+        return record["entry"]["images"] is not None
+    views = _views(how, first.shard, _stamp(how.work, first.shard)).rows(slice(0, 1)).tensors()
+    soft = first.label_jobs()[0].file.tensors()
     a_row = sum(array.nbytes for array in views.values())
     a_row += sum(soft[name][0].nbytes for name in find_codec(how.codec).TENSORS)
-    images = [image for job in packs for image in load_rows(how.work, job.shard.name).images]
+    images = [image for job in packs for image in load_rows(how.work, job.shard).images]
     return labels_outweigh(a_row * len(images), sum(len(image) for image in images))
 
 
@@ -311,7 +323,7 @@ def label_and_pack(
     """
     packs = [PackJob(how=how, shard=shard) for shard in shards]
     open_packs = [job for job in packs if job.done() is None]
-    labels = [unit for job in open_packs for unit in job.label_jobs() if not unit_path(how.work, unit.id).is_file()]
+    labels = [unit for job in open_packs for unit in job.label_jobs() if not unit.file.is_good()]
     views = sum(unit.stop - unit.start for unit in labels) * how.law.count
     with progress("labelling", views, "views") as advance:
         for unit, _ in engine.run(label_rows, labels, workers=workers):

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,14 +12,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ddkit.errors import SetError
+from ddkit.errors import IntegrityError, SetError
 from ddkit.format.codecs import Codec, find_codec
-from ddkit.format.images import IMAGE_FORMATS, decode_image
-from ddkit.format.integrity import open_images, open_shard
+from ddkit.format.images import IMAGE_FORMATS, LARGEST_PIXELS
 from ddkit.format.manifest import Manifest
-from ddkit.format.shards import RowRecord, member, row_key, unpack_views
+from ddkit.format.reading import read_set
+from ddkit.format.rows import RowFormat
+from ddkit.format.shards import read_metadata, row_key, unpack_views
 from ddkit.format.views import UNMIXED, Views
-from ddkit.runtime import cores
 from ddkit.specs import ClassName
 
 if TYPE_CHECKING:
@@ -56,73 +54,34 @@ class Resident:
         return torch.from_numpy(self.codec.decode({name: array[rows, numbers] for name, array in self.soft.items()}))
 
 
-Part = tuple[np.ndarray, int, Views, dict[str, np.ndarray]]
-
-
 def load_set(manifest: Manifest, ipc: int | None = None, *, with_labels: bool = True) -> Resident:
     """Read the shards of a prefix, after every byte of each was compared with the manifest.
 
     with_labels: False leaves views and soft labels unread. Raises IntegrityError naming shard, row and member.
     """
     codec = find_codec(manifest.data["labels"]["codec"], stored=True)
-    shards = manifest.shards(ipc)
-    parts: list[Part] = []
-    firsts: list[int] = []
-    rows: list[int] = []
-    for shard in shards:
-        entries: list[tuple[RowRecord, bytes, bytes | None]]
-        if with_labels:
-            tar, records = open_shard(manifest, shard)
-            entries = [(record, member(tar, record.image), member(tar, record.views)) for record in records]
-        else:
-            entries = [(record, image, None) for record, image in open_images(manifest, shard)]
-        firsts += [len(rows)] * len(entries)
-        rows += [entry[0].row for entry in entries]
-        with ThreadPoolExecutor(cores()) as pool:
-            parts += pool.map(partial(_read_row, shard["path"], manifest.image_codec, codec), entries)
-    return _join(parts, rows, firsts, [shard["rows"] for shard in shards], codec, manifest, with_labels)
-
-
-def _read_row(path: str, image_codec: str, codec: Codec, entry: tuple[RowRecord, bytes, bytes | None]) -> Part:
-    record, image, blob = entry
-    where = f"{path} row {row_key(record.row)}"
-    pixels = decode_image(image, image_codec, where)
-    if blob is None:
-        return pixels, record.label, _NO_VIEWS, {}
-    views, soft, _ = unpack_views(blob, codec, where)
-    return pixels, record.label, views, soft
-
-
-_NO_VIEWS = Views(box=np.zeros((1, 0, 4), np.int16), flip=np.zeros((1, 0), np.uint8))
-
-
-def _join(
-    parts: list[Part],
-    rows: list[int],
-    firsts: list[int],
-    shards: list[int],
-    codec: Codec,
-    manifest: Manifest,
-    with_labels: bool,
-) -> Resident:
-    views = None
+    shards, n, side = manifest.shards(ipc), manifest.rows(ipc), manifest.image_size
+    images, labels = np.empty((n, 3, side, side), np.uint8), np.empty(n, np.int64)
+    rows, firsts = np.empty(n, np.int64), np.empty(n, np.int64)
     soft: dict[str, np.ndarray] = {}
-    if with_labels:
-        views = _global_partners(Views.stack([part[2] for part in parts]), np.array(firsts))
-        soft = {name: np.stack([part[3][name] for part in parts]) for name in codec.TENSORS}
+    views: list[Views] = []
+    at = 0
+    for _, part in read_set(manifest, ipc, labels=with_labels):
+        end = at + len(part.rows)
+        images[at:end], labels[at:end], rows[at:end] = part.pixels, part.labels, part.rows
+        firsts[at:end] = at - part.start
+        for i, tensors in enumerate(part.soft, start=at):
+            for name, tensor in tensors.items():
+                if name not in soft:
+                    soft[name] = np.empty((n, *tensor.shape), tensor.dtype)
+                soft[name][i] = tensor
+        views += [part.views] if part.views is not None else []
+        at = end
     return Resident(
-        images=torch.from_numpy(np.stack([part[0] for part in parts])),
-        labels=np.array([part[1] for part in parts], np.int64),
-        rows=np.array(rows, np.int64),
-        shards=shards,
-        views=views,
-        soft=soft,
-        codec=codec,
-        size=manifest.size,
-        mean=manifest.mean,
-        std=manifest.std,
-        classes=manifest.classes,
-    )
+        images=torch.from_numpy(images), labels=labels, rows=rows, shards=[shard["rows"] for shard in shards],
+        views=_global_partners(Views.stack(views), firsts) if views else None, soft=soft, codec=codec,
+        size=manifest.size, mean=manifest.mean, std=manifest.std, classes=manifest.classes,
+    )  # fmt: skip
 
 
 def _global_partners(views: Views, firsts: np.ndarray) -> Views:
@@ -136,7 +95,7 @@ def _global_partners(views: Views, firsts: np.ndarray) -> Views:
 
 # ------------------------------------------------------------------ rows of load_dataset or webdataset
 
-_IMAGE_COLUMNS = ("png", "webp", "jpg", "image")
+IMAGE_COLUMNS = ("png", "webp", "jpg", "image")
 _VIEWS_COLUMNS = ("views.safetensors", "views")
 _LABEL_COLUMNS = ("cls", "label", "labels")
 
@@ -150,48 +109,75 @@ def column(row: Mapping[str, Any] | list[str], names: tuple[str, ...], what: str
 
 
 def row_pixels(image: Any) -> np.ndarray:
-    """The image of a row (PIL image, encoded bytes, or {"bytes": …}) -> uint8 [3,H,W]."""
+    """The image of a row (PIL image, encoded bytes, or {"bytes": …}) -> uint8 [3,H,W]. Raises SetError."""
     if isinstance(image, Mapping):
-        image = image["bytes"]
-    if isinstance(image, bytes):
-        image = Image.open(io.BytesIO(image), formats=list(IMAGE_FORMATS.values()))
-    return np.asarray(image.convert("RGB")).transpose(2, 0, 1).copy()
+        image = image.get("bytes")
+    try:
+        if isinstance(image, bytes):
+            image = Image.open(io.BytesIO(image), formats=list(IMAGE_FORMATS.values()))
+        if image.width * image.height > LARGEST_PIXELS:
+            raise ValueError(f"{image.width}x{image.height} pixels")
+        return np.asarray(image.convert("RGB")).transpose(2, 0, 1).copy()
+    except (AttributeError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise SetError(f"an image of the dataset does not decode ({error}); load the set again") from error
 
 
 def row_views(row: Mapping[str, Any]) -> tuple[Views, dict[str, np.ndarray], dict[str, Any], Codec]:
     """(views with n = 1, label tensors, metadata, codec) of one row as a stock reader yields it."""
-    from ddkit.format.shards import read_metadata
-
     data = row[column(row, _VIEWS_COLUMNS, "views")]
     where = f"row {row.get('__key__', '?')}"
     try:
-        codec = find_codec(read_metadata(data)["codec"], stored=True)
+        codec = find_codec(str(read_metadata(data)["codec"]), stored=True)
     except (KeyError, TypeError, ValueError) as error:
         raise SetError(f"{where}: its views are not of a ddkit set ({error})") from error
     return *unpack_views(data, codec, where), codec
 
 
+def row_format(row: Mapping[str, Any], extent: tuple[int, int]) -> RowFormat:
+    """What one row alone says of all rows of its set. extent: height and width of its image. Raises IntegrityError."""
+    views, soft, meta, codec = row_views(row)
+    return RowFormat.like(views, soft, meta, codec, extent, f"row {row.get('__key__', '?')}")
+
+
+def checked_row(row: Mapping[str, Any], form: RowFormat) -> tuple[Views, dict[str, np.ndarray], dict[str, Any]]:
+    """A row's views, label tensors and metadata, after a look at each. Partners may be any row of a shard.
+
+    Raises IntegrityError naming the row.
+    """
+    where = f"row {row.get('__key__', '?')}"
+    views, soft, meta = form.unpack(row[column(row, _VIEWS_COLUMNS, "views")], where)
+    if wrong := form.views_problem(views, np.array([-1]), UNMIXED):
+        raise IntegrityError(f"{where}: {wrong[1]}; load the set again")
+    return views, soft, meta
+
+
 def load_rows(dataset: Dataset, manifest: Manifest | None = None) -> Resident:
     """A `datasets.Dataset` of a set that the user opened (columns renamed or not) -> Resident.
 
-    Rows are matched by `__key__`; a partner row that is not among them is an error naming it. Raises SetError.
+    Rows are matched by `__key__`; a partner row that is not among them is an error naming it. Raises SetError,
+    IntegrityError for rows that no set can have.
     """
     names = list(dataset.column_names)
-    image = column(names, _IMAGE_COLUMNS, "image")
+    image = column(names, IMAGE_COLUMNS, "image")
     label = column(names, _LABEL_COLUMNS, "class")
     if "__key__" not in names:
         raise SetError("the dataset has no column __key__, by which partner rows are found; do not remove it")
-    parts: list[Part] = []
+    parts: list[tuple[np.ndarray, int, Views, dict[str, np.ndarray]]] = []
     rows, keys = [], []
     meta: dict[str, Any] = {}
-    codec: Codec | None = None
+    form: RowFormat | None = None
     for row in dataset:
-        views, soft, meta, codec = row_views(row)
-        parts.append((row_pixels(row[image]), int(row[label]), views, soft))
+        pixels = row_pixels(row[image])
+        form = form or row_format(row, (pixels.shape[1], pixels.shape[2]))
+        views, soft, meta = checked_row(row, form)
+        if pixels.shape != (3, form.height, form.width):
+            raise SetError(f"row {row['__key__']}: its image is of another size than the first; load the set again")
+        parts.append((pixels, int(row[label]), views, soft))
         keys.append(int(row["__key__"]))
         rows.append(int(meta["first"]))
-    if codec is None:
+    if form is None:
         raise SetError("the dataset has no rows; load the set again")
+    codec = form.codec
     class_names = getattr(dataset.features[label], "names", None)
     classes = [ClassName(name=name) for name in class_names or map(str, range(codec.decode(parts[0][3]).shape[-1]))]
     views = _partners_by_key(Views.stack([part[2] for part in parts]), keys, np.array(rows))
@@ -204,7 +190,7 @@ def load_rows(dataset: Dataset, manifest: Manifest | None = None) -> Resident:
         views=views,
         soft={name: np.stack([part[3][name] for part in parts]) for name in codec.TENSORS},
         codec=codec,
-        size=int(meta["size"]),
+        size=form.size,
         mean=tuple(meta["mean"]),
         std=tuple(meta["std"]),
         classes=manifest.classes if manifest else classes,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
 
 from ddkit.errors import OptionError
+from ddkit.files import locked, read_sealed_json, write_sealed
 from ddkit.format.manifest import Manifest, read_manifest
 from ddkit.format.views import normalise
+from ddkit.plain import fingerprint
 from ddkit.replay.loader import FreshLoader, ReplayLoader
 from ddkit.runtime import Advance
 from ddkit.sources.decoding import centre_square
@@ -78,7 +81,8 @@ class StudentJob:
     """One student as plain data; its result is `OUT.safetensors` and `.jsonl`.
 
     directory: the set; labels: stored, hard (classes only, fresh views by `law` without mixing) or online (fresh
-    views, labelled by `teacher`); measure_every: epochs between logged accuracies, 0 = at the end only.
+    views, labelled by `teacher`); measure_every: epochs between logged accuracies, 0 = at the end only; key: stands for
+    all that decides the weights, measured: for what they are measured on.
     """
 
     directory: str
@@ -94,6 +98,8 @@ class StudentJob:
     teacher: str | None = None
     order: tuple[int, ...] | None = None
     measure_every: int = 0
+    key: str = ""
+    measured: str = ""
 
     @property
     def id(self) -> str:
@@ -111,6 +117,17 @@ class StudentJob:
     def result(self) -> Path:
         return Path(self.out + ".json")
 
+    @property
+    def state(self) -> Path:
+        """Where it stands, by what decides it: another training of the same name never continues it."""
+        out = Path(self.out)
+        return out.with_name(f".{out.name[:100]}.{self.result_key[:16]}.state")
+
+    @property
+    def result_key(self) -> str:
+        """Stands for all that decides weights and accuracy."""
+        return fingerprint([self.key, self.measured, self.measure_every])
+
 
 @dataclass(frozen=True)
 class StudentResult:
@@ -127,8 +144,12 @@ def train_student(
     on_epoch: Advance | None = None,
     on_estimate: Callable[[float], None] | None = None,
 ) -> StudentResult:
-    """Train one student and write its checkpoint and log. Continues a killed training to the same weights."""
-    return in_turns([_training(job, on_epoch, on_estimate)], torch.device(job.device))[0]
+    """Train one student and write its checkpoint and log. Continues a killed training to the same weights.
+
+    Raises OtherRun where another process writes the same checkpoint.
+    """
+    with locked(job.checkpoint, "training", {"key": job.result_key}, wait=False):
+        return in_turns([_training(job, on_epoch, on_estimate)], torch.device(job.device))[0]
 
 
 def _training(
@@ -146,10 +167,10 @@ def _training(
         lambda: build_network(job.arch, len(manifest.classes), manifest.size), job.seed, "student", job.arch
     )
     measure, measured_on = _measure(job, manifest, device)
-    state = Path(job.out + ".state")
     fit_job = Fit(
         spec=job.spec, epochs=job.spec.epochs_for(images), steps_an_epoch=len(loader), batches=batches, loss=loss,
-        seed=job.seed, device=device, state=state, log=job.log, measure=measure if job.measure_every else None,
+        seed=job.seed, device=device, state=job.state, key=job.result_key, log=job.log,
+        measure=measure if job.measure_every else None,
         measure_every=job.measure_every, on_epoch=on_epoch, on_estimate=on_estimate,
     )  # fmt: skip
     history = yield from fitting(network, fit_job)
@@ -169,21 +190,26 @@ def _training(
         eval=manifest.eval,
     )
     save_checkpoint(job.checkpoint, network, spec)
-    state.unlink(missing_ok=True)
+    job.state.unlink(missing_ok=True)
     seconds = round(sum(entry["seconds"] for entry in history), 2) or round(time.perf_counter() - began, 2)
     return StudentResult(percent, seconds, len(history), history)
 
 
 def student_units(jobs: Sequence[StudentJob]) -> list[StudentResult]:
-    """`train_student` of several, in turns on one device; finished ones are read back, not trained again."""
-    return in_turns([_kept(job) for job in jobs], torch.device(jobs[0].device))
+    """`train_student` of several, in turns on one device; finished ones are read back, not trained again. What another
+    process trains is waited for."""
+    with ExitStack() as stack:
+        for out in sorted({job.checkpoint for job in jobs}):  # in one order everywhere, so that nobody waits in a ring
+            stack.enter_context(locked(out, "training"))
+        return in_turns([_kept(job) for job in jobs], torch.device(jobs[0].device))
 
 
 def _kept(job: StudentJob) -> Turns[StudentResult]:
-    if job.result.is_file():
-        return StudentResult(**json.loads(job.result.read_text()))
+    known = read_sealed_json(job.result, job.result_key)
+    if known is not None:
+        return StudentResult(**known)
     result = yield from _training(job)
-    job.result.write_text(json.dumps(result.__dict__))
+    write_sealed(job.result, json.dumps(asdict(result)).encode(), job.result_key)
     return result
 
 

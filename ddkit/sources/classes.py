@@ -99,13 +99,18 @@ def _by_lemma(c: ClassName) -> set[str]:
     return _lemmas(c.name)
 
 
+def shipped_lists() -> dict[str, Path]:
+    """The lists of classes that `--classes` takes by name -> their files."""
+    return {path.stem: path for path in (PACKAGE / "sources" / "lists").glob("*.txt")}
+
+
 def class_subset(choice: str, available: Sequence[ClassName]) -> np.ndarray:
     """The indices of the chosen classes, in the given order: int64.
 
     choice: a shipped list's name (imagenette, …), a text file with one class a line, or `a,b,c`.
     Raises ClassesError for a class that is not there, or one named twice.
     """
-    shipped = {path.stem: path for path in (PACKAGE / "sources" / "lists").glob("*.txt")}
+    shipped = shipped_lists()
     path = shipped.get(choice, Path(choice))
     if choice in shipped or path.is_file():
         lines = path.read_text(encoding="utf-8").splitlines()

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from ddkit.errors import ClassesError, OptionError, TeacherError
-from ddkit.plain import fingerprint, to_plain
-from ddkit.runtime import cache_dir, note
+from ddkit.files import cache_dir, locked
+from ddkit.runtime import note
 from ddkit.sources.classes import match_classes
 from ddkit.sources.images import Source
 from ddkit.sources.networks import (
@@ -20,7 +19,7 @@ from ddkit.sources.networks import (
     tensor_hash,
 )
 from ddkit.sources.pretrained import is_library, load_pretrained
-from ddkit.sources.teaching import default_arch, teacher_recipe, train_teacher
+from ddkit.sources.teaching import default_arch, teacher_recipe, train_teacher, training_key
 from ddkit.specs import ClassName, TeacherSpec
 
 
@@ -88,21 +87,33 @@ def _trained(
     init = load_pretrained(ref, size) if is_library(ref) else None
     arch = init.arch if init else ref.partition(":")[2] or default_arch(source.ref.data, size)
     spec = teacher_recipe("finetune" if init else None, source.ref.data, size, None)
-    weights = tensor_hash(init.network.state_dict()) if init else ""
-    where = to_plain(replace(source.ref, data="")) | {"skip": list(source.ref.skip)}
-    key = fingerprint([source.fingerprint, where, size, arch, to_plain(spec), seed, device.type, weights])[:24]
-    path = cache_dir() / "teachers" / f"{arch.replace(':', '-')}-{size}-{key}.safetensors"
-    if path.is_file():
-        note(f"teacher: {arch} for this source is in the cache ({path})")
-        return path
-    doing = "fine-tuning" if init else "training"
-    note(f"teacher: {doing} {arch} on {source.ref.data} ({len(source)} images, {size} px), once; kept in {path.parent}")
-    state = path.with_name(path.name + ".state")
-    train_teacher(
-        path, source, arch=arch, size=size, spec=spec, seed=seed, device=device, state=state, init=init,
-        on_estimate=on_estimate,
-    )  # fmt: skip
+    key = training_key(source, size, arch, spec, seed, device, init)
+    path = cache_dir() / "teachers" / f"{arch.replace(':', '-')}-{size}-{key[:24]}.safetensors"
+    with locked(path, "training the teacher", {"key": key}):
+        if _is_whole(path):
+            note(f"teacher: {arch} for this source is in the cache ({path})")
+            return path
+        doing = "fine-tuning" if init else "training"
+        where = f"{source.ref.data} ({len(source)} images, {size} px)"
+        note(f"teacher: {doing} {arch} on {where}, once; kept in {path.parent}")
+        state = path.with_name(path.name + ".state")
+        train_teacher(
+            path, source, arch=arch, size=size, spec=spec, seed=seed, device=device, state=state, key=key, init=init,
+            on_estimate=on_estimate,
+        )  # fmt: skip
     return path
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a teacher is in the cache and what was written there; a damaged one is made again."""
+    if not path.is_file():
+        return False
+    try:
+        load_checkpoint(path)
+    except TeacherError as error:
+        note(f"teacher: {error}; it is made again")
+        return False
+    return True
 
 
 def _from_library(ref: str, size: int | None) -> Path:

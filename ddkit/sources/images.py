@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ddkit import hub
 from ddkit.errors import ClassesError, ImagesUnreadable, first_few
-from ddkit.runtime import cache_dir, cores, note, progress, write_bytes
+from ddkit.files import cache_dir, write_bytes
+from ddkit.runtime import cores, note, progress
 from ddkit.sources.classes import class_subset, name_classes
 from ddkit.sources.decoding import Unreadable, centre_square, decode_rgb, image_extent, whole_image
 from ddkit.sources.online import is_online, look_up

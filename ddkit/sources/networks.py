@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from ddkit.errors import OptionError, TeacherError, unknown
-from ddkit.plain import canonical, from_plain, to_plain
-from ddkit.runtime import write_bytes
+from ddkit.files import write_bytes
+from ddkit.plain import canonical, fingerprint, from_plain, strict_json, to_plain
 from ddkit.specs import TeacherSpec
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -163,8 +162,14 @@ def save_checkpoint(path: Path, network: nn.Module, spec: TeacherSpec) -> Teache
     """Write a safetensors checkpoint, atomically; returns the spec with the hash of its weights."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     known = {key: value for key, value in to_plain(spec).items() if value is not None and key != "hash"}
+    known["sha256"] = _checksum(known, state)
     write_bytes(path, save(state, {"ddkit": canonical(known, indent=None)}))
     return _with_hash(spec, state)
+
+
+def _checksum(metadata: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
+    """Over all that a checkpoint holds: its own metadata, but for this checksum, and its weights."""
+    return fingerprint([{k: v for k, v in metadata.items() if k != "sha256"}, tensor_hash(state)])
 
 
 def _with_hash(spec: TeacherSpec, state: Mapping[str, Tensor]) -> TeacherSpec:
@@ -177,11 +182,11 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise TeacherError(f"no checkpoint {path}; train one with `ddkit teach {path} --data SOURCE --arch NAME`")
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = json.loads((file.metadata() or {}).get("ddkit", "{}"))
+            metadata = strict_json((file.metadata() or {}).get("ddkit", "{}"))
             if not isinstance(metadata, dict):
                 raise ValueError("its metadata key 'ddkit' is no JSON object")
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (not a dict)
-    except (SafetensorError, ValueError, RecursionError) as error:
+    except (SafetensorError, ValueError, TypeError) as error:
         with open(path, "rb") as raw:
             head = raw.read(2)
         what = "a pickle, which can run code" if head in (b"PK", b"\x80\x02", b"\x80\x04") else f"damaged ({error})"
@@ -210,6 +215,8 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, TeacherSpec]:
     path = Path(path)
     state, metadata = read_weights(path)
     needed = ("arch", "num_classes", "image_size", "mean", "std", "classes")
+    if "sha256" in metadata and metadata["sha256"] != _checksum(metadata, state):
+        raise TeacherError(f"{path} is not what was written (its own sha256 differs); fetch it or train it again")
     if missing := [key for key in needed if key not in metadata]:
         raise TeacherError(f"{path} has no {', '.join(missing)} in its metadata key 'ddkit'; `ddkit teach` writes them")
     known = {f.name for f in dataclasses.fields(TeacherSpec)} - {"hash"}

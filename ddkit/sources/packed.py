@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from ddkit.errors import IntegrityError, SourceError
+from ddkit.files import atomic_file, write_bytes
 from ddkit.format.images import encode_image
 from ddkit.format.shards import member, row_key
 from ddkit.plain import canonical
-from ddkit.runtime import atomic_file, write_bytes
 
 INDEX = "source.json"
 SHARD_ROWS = 10_000

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ddkit.errors import SourceError, first_few
-from ddkit.format.integrity import open_images
+from ddkit.format.damage import open_images
 from ddkit.format.manifest import is_set, read_manifest
 from ddkit.runtime import note
 from ddkit.sources.archives import Archive

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ddkit.errors import OptionError, SourceError
+from ddkit.files import locked
 from ddkit.format.views import apply, draw, normalise
 from ddkit.plain import fingerprint, from_plain, load_toml, to_plain
 from ddkit.runtime import pick_device, progress, threads
@@ -57,6 +58,7 @@ def train_teacher(
     seed: int,
     device: torch.device,
     state: Path | None = None,
+    key: str = "-",
     init: Pretrained | None = None,
     on_estimate: Callable[[float], None] | None = None,
 ) -> TeacherSpec:
@@ -64,7 +66,8 @@ def train_teacher(
 
     init: a pretrained network of the same architecture to begin with: its head is replaced, its normalisation stays,
     and at the end its BatchNorm statistics are measured anew on the source. state: the unfinished training, resumed
-    from when it is there and removed at the end. on_estimate: told the expected seconds after 20 steps.
+    from when it is there and saved under the same `key`, and removed at the end. on_estimate: told the expected
+    seconds after 20 steps.
     Raises OptionError, TeacherError, Diverged, DiskError.
     """
     transform = EvalTransform.for_size(size)
@@ -91,7 +94,7 @@ def train_teacher(
     with threads(spec.threads), progress(f"teacher {arch}", epochs, "epochs") as advance:
         job = Fit(
             spec=spec, epochs=epochs, steps_an_epoch=steps, batches=batches, loss=criterion, seed=seed, device=device,
-            state=state, on_epoch=advance, on_estimate=on_estimate,
+            state=state, key=key, on_epoch=advance, on_estimate=on_estimate,
         )  # fmt: skip
         fit(network, job)
         if init is not None:
@@ -144,6 +147,16 @@ def _measured(network: nn.Module, teacher: TeacherSpec, source: Source, device: 
     images, labels = validation.load(teacher.transform)
     percent = accuracy(network, images, labels, teacher.mean, teacher.std, device)
     return replace(teacher, accuracy=round(percent, 2), measured_on=f"{validation.name} ({len(labels)} images)")
+
+
+def training_key(
+    source: Source, size: int, arch: str, spec: TrainSpec, seed: int, device: torch.device, init: Pretrained | None
+) -> str:
+    """Stands for all that decides a teacher's weights: what of the source is used, not where it lies; the network and
+    its initialisation with its normalisation; the recipe, the seed and the kind of device."""
+    begun = [] if init is None else [tensor_hash(init.network.state_dict()), list(init.mean), list(init.std)]
+    used = to_plain(replace(source.ref, data=""))
+    return fingerprint([source.fingerprint, used, size, arch, to_plain(spec), seed, device.type, begun])
 
 
 class _Images:
@@ -250,10 +263,10 @@ def teach(
     if len(source) < 2:
         raise SourceError(f"{data} has {len(source)} images; a teacher needs more")
     where = pick_device(device)
-    weights = tensor_hash(pretrained.network.state_dict()) if pretrained else ""
-    key = fingerprint([source.fingerprint, to_plain(source.ref), size, arch, to_plain(spec), seed, weights])[:16]
-    state = out.with_name(f".{out.name}.{key}.state")
-    return train_teacher(
-        out, source, arch=arch, size=size, spec=spec, seed=seed, device=where, state=state, init=pretrained,
-        on_estimate=on_estimate,
-    )  # fmt: skip
+    key = training_key(source, size, arch, spec, seed, where, pretrained)
+    state = out.with_name(f".{out.name[:100]}.{key[:16]}.state")
+    with locked(out, "training", {"key": key}, wait=False):
+        return train_teacher(
+            out, source, arch=arch, size=size, spec=spec, seed=seed, device=where, state=state, key=key,
+            init=pretrained, on_estimate=on_estimate,
+        )  # fmt: skip

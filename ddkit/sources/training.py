@@ -5,27 +5,29 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from ddkit import signals
 from ddkit.capture import Captured, recordable, set_learning_rate
 from ddkit.errors import Diverged
+from ddkit.files import read_sealed, write_bytes, write_sealed
 from ddkit.format.views import normalise
-from ddkit.runtime import Advance, has_bfloat16, write_bytes
+from ddkit.runtime import Advance, has_bfloat16, note
 from ddkit.seeds import torch_seed
 from ddkit.sources.networks import forward
 from ddkit.specs import TrainSpec
 from ddkit.turns import Turns, in_turns
 
 Batch = tuple[Tensor, Tensor]
+Log = list[dict[str, float]]  # an entry an epoch
 SAVE_EVERY_S = 20.0
 PROBE_STEPS = 20
 
@@ -77,8 +79,9 @@ class Fit:
     that was killed goes on from its last saved epoch to the same weights.
 
     batches: epoch -> (input float [B,3,S,S], target [B,…]) pairs; loss: (logits, target) -> scalar; state: where to
-    resume from; log: metrics.jsonl, a line an epoch; measure: accuracy in percent, logged every `measure_every` epochs
-    and never used to choose; on_estimate: told the expected seconds of the whole after 20 steps.
+    resume from; key: stands for all that decides the weights, a state saved under another one is not continued; log:
+    metrics.jsonl, a line an epoch; measure: accuracy in percent, logged every `measure_every` epochs and never used to
+    choose; on_estimate: told the expected seconds of the whole after 20 steps.
     """
 
     spec: TrainSpec
@@ -89,14 +92,12 @@ class Fit:
     seed: int
     device: torch.device
     state: Path | None = None
+    key: str = "-"
     log: Path | None = None
     measure: Callable[[nn.Module], float] | None = None
     measure_every: int = 0
     on_epoch: Advance | None = None
     on_estimate: Callable[[float], None] | None = None
-
-
-Log = list[dict[str, float]]
 
 
 def fit(network: nn.Module, job: Fit) -> Log:
@@ -108,10 +109,16 @@ def fit(network: nn.Module, job: Fit) -> Log:
 
 
 def fitting(network: nn.Module, job: Fit) -> Turns[Log]:
-    """`fit`, stopping after the launch of every epoch's work."""
+    """`fit`, stopping after the launch of every epoch's work. SIGINT and SIGTERM save the state before they end it,
+    SIGUSR1 saves it and the training goes on."""
+    with signals.deferred():
+        return (yield from _epochs(network, job))
+
+
+def _epochs(network: nn.Module, job: Fit) -> Turns[Log]:
     network = network.to(job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = make_optimiser(job.spec, network)
-    first, history = _resume(network, optimiser, job)
+    first, history, begun = _resume(network, optimiser, job)
     if job.on_epoch and first:
         job.on_epoch(first, earlier=True)
     steps = job.epochs * job.steps_an_epoch
@@ -137,7 +144,12 @@ def fitting(network: nn.Module, job: Fit) -> Turns[Log]:
         total.zero_()
         with torch.random.fork_rng(devices=generators):
             torch.manual_seed(torch_seed(job.seed, "dropout", epoch))  # layers that drop use the global generator
-            for inputs, target in job.batches(epoch):
+            batches = iter(job.batches(epoch))
+            if begun is not None:
+                step += begun.restore(batches, total)
+                begun = None
+            factor = learning_rate(job.spec, max(step - 1, 0), steps, job.steps_an_epoch)
+            for inputs, target in batches:
                 factor = learning_rate(job.spec, step, steps, job.steps_an_epoch)
                 for group in optimiser.param_groups:
                     set_learning_rate(group, group["peak"] * factor)
@@ -148,6 +160,10 @@ def fitting(network: nn.Module, job: Fit) -> Turns[Log]:
                     if step > probe_from:
                         job.on_estimate((time.monotonic() - probe) / PROBE_STEPS * (steps - step))
                     probe = time.monotonic()
+                if signals.pending():
+                    done = step - epoch * job.steps_an_epoch
+                    _save(network, optimiser, job, history, Begun.at(done, total, generators))
+                    signals.obey()
         launching = time.monotonic() - began
         yield
         began = time.monotonic()
@@ -156,19 +172,26 @@ def fitting(network: nn.Module, job: Fit) -> Turns[Log]:
             raise Diverged(f"the loss became {mean_loss} in epoch {epoch}; lower the learning rate (now {job.spec.lr})")
         entry = {"epoch": epoch + 1, "loss": mean_loss, "lr": job.spec.lr * factor}
         entry["seconds"] = round(launching + time.monotonic() - began, 4)
-        if job.measure and job.measure_every and ((epoch + 1) % job.measure_every == 0 or epoch + 1 == job.epochs):
-            entry["accuracy"] = job.measure(network)
-        history.append(entry)
-        if job.log:
-            with open(job.log, "a", encoding="utf-8") as file:
-                file.write(json.dumps(entry) + "\n")
-        if job.state and (time.monotonic() - saved >= SAVE_EVERY_S or epoch + 1 == job.epochs):
-            _save(network, optimiser, job.state, history)
+        history.append(_logged(job, network, entry))
+        if signals.pending() or epoch + 1 == job.epochs or time.monotonic() - saved >= SAVE_EVERY_S:
+            _save(network, optimiser, job, history)
             saved = time.monotonic()
+            signals.obey()
         if job.on_epoch:
             job.on_epoch(1)
     network.eval()
     return history
+
+
+def _logged(job: Fit, network: nn.Module, entry: dict[str, float]) -> dict[str, float]:
+    """The entry of an epoch, with its accuracy where one is due, after it was written to the log."""
+    epoch = int(entry["epoch"])
+    if job.measure and job.measure_every and (epoch % job.measure_every == 0 or epoch == job.epochs):
+        entry["accuracy"] = job.measure(network)
+    if job.log:
+        with open(job.log, "a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+    return entry
 
 
 def _draws(network: nn.Module) -> bool:
@@ -181,20 +204,59 @@ def _draws(network: nn.Module) -> bool:
     )
 
 
-def _save(network: nn.Module, optimiser: torch.optim.Optimizer, path: Path, history: list[dict[str, float]]) -> None:
+@dataclass(frozen=True)
+class Begun:
+    """An epoch that was left in the middle: steps done, the sum of their losses, and the states of the random
+    generators that layers draw from."""
+
+    step: int
+    total: float
+    random: dict[str, Tensor]
+
+    @classmethod
+    def at(cls, step: int, total: Tensor, generators: Sequence[torch.device]) -> Begun:
+        """Where the current epoch stands."""
+        random = {"cpu": torch.get_rng_state()} | {str(d): torch.cuda.get_rng_state(d) for d in generators}
+        return cls(step, float(total), random)
+
+    def restore(self, batches: Iterator[Batch], total: Tensor) -> int:
+        """Skip the batches that were trained on and go on with their sum; returns how many they were."""
+        for _ in range(self.step):
+            next(batches)
+        total.fill_(self.total)
+        for name, state in self.random.items():
+            torch.set_rng_state(state) if name == "cpu" else torch.cuda.set_rng_state(state, name)
+        return self.step
+
+
+def _save(
+    network: nn.Module, optimiser: torch.optim.Optimizer, job: Fit, history: Log, begun: Begun | None = None
+) -> None:
+    """Write what `_resume` needs, sealed under the training's key; nothing where it keeps no state."""
+    if job.state is None:
+        return
     tensors = {f"network.{k}": v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
     for i, state in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{i}.{k}": torch.as_tensor(v).cpu().contiguous() for k, v in state.items()}
-    write_bytes(path, save(tensors, {"ddkit": json.dumps({"history": history})}))
+    told: dict[str, Any] = {"history": history}
+    if begun is not None:
+        told |= {"step": begun.step, "total": begun.total}
+        tensors |= {f"random.{name}": state for name, state in begun.random.items()}
+    write_sealed(job.state, save(tensors, {"ddkit": json.dumps(told)}), job.key)
 
 
-def _resume(network: nn.Module, optimiser: torch.optim.Optimizer, job: Fit) -> tuple[int, list[dict[str, float]]]:
-    """Load the last saved epoch; the log is cut to it. Returns (epochs done, their log)."""
-    history: list[dict[str, float]] = []
-    if job.state and job.state.is_file():
-        with safe_open(job.state, framework="pt") as file:
-            history = json.loads(file.metadata()["ddkit"])["history"]
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+def _resume(network: nn.Module, optimiser: torch.optim.Optimizer, job: Fit) -> tuple[int, Log, Begun | None]:
+    """Load the state that was saved last under the training's key; the log is cut to it.
+
+    Returns (epochs done, their log, the epoch that was left in the middle). A damaged state, or one of another
+    training, is not continued.
+    """
+    history: Log = []
+    begun = None
+    payload = None if job.state is None else read_sealed(job.state, job.key)
+    if payload is not None:
+        told = json.loads(json.loads(payload[8 : 8 + int.from_bytes(payload[:8], "little")])["__metadata__"]["ddkit"])
+        history, tensors = told["history"], load(payload)
         prefix = "network."
         network.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
         state: dict[int, dict[str, Tensor]] = {}
@@ -206,10 +268,16 @@ def _resume(network: nn.Module, optimiser: torch.optim.Optimizer, job: Fit) -> t
         optimiser.load_state_dict(optimiser.state_dict() | {"state": state})
         for parameter, held in optimiser.state.items():  # files are contiguous, weights channels-last: fused wants one
             held |= {k: torch.empty_like(parameter).copy_(v) for k, v in held.items() if v.shape == parameter.shape}
+        if "step" in told:
+            prefix = "random."
+            random = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+            begun = Begun(told["step"], told["total"], random)
+    elif job.state is not None and job.state.is_file():
+        note(f"{job.state} is damaged or of another training; this one starts anew")
     if job.log:
         job.log.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(job.log, "".join(json.dumps(entry) + "\n" for entry in history).encode())
-    return len(history), history
+    return len(history), history, begun
 
 
 @torch.inference_mode()

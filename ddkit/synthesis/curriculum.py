@@ -134,7 +134,7 @@ def train_student(unit: Unit, context: Context, settings: Student, workers: int)
     job = Fit(
         spec=spec, epochs=spec.epochs, steps_an_epoch=len(loader), batches=batches, seed=seed,
         loss=lambda out, target: soft_label_loss(out, target, spec.temperature), device=context.device,
-        state=context.keep.state, on_epoch=told,
+        state=context.keep.state, key=context.keep.key, on_epoch=told,
     )  # fmt: skip
     with threads(spec.threads):
         history = fit(network, job)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ddkit.runtime import write_bytes
+from ddkit.files import read_sealed, write_sealed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 class Keep:
     """State, progress and losses of one unit.
 
-    path: where it may keep files beside its result; losses: name -> float per step, drawn by `preview --losses`.
+    path: where it may keep files beside its result; key: stands for all that decides it, so that another run's state
+    is never continued; losses: name -> float per step, drawn by `preview --losses`.
     """
 
     SAVE_EVERY_S, TELL_EVERY_S = 20.0, 1.0
 
-    def __init__(self, path: Path | None = None) -> None:
-        self.path, self.losses = path, dict[str, np.ndarray]()
+    def __init__(self, path: Path | None = None, key: str = "-") -> None:
+        self.path, self.key, self.losses = path, key, dict[str, np.ndarray]()
         self._began = self._saved = self._told = time.monotonic()
         self._steps = 0
         self._before = self.told(path)[1] if path else 0.0
@@ -36,17 +37,19 @@ class Keep:
         return None if self.path is None else self.path.with_suffix(".state")
 
     def load(self) -> dict[str, Tensor]:
-        """What was saved last, or nothing."""
-        from safetensors.torch import load_file
+        """What was saved last; nothing where there is none, or a damaged one, or another run's."""
+        from safetensors.torch import load
 
-        return load_file(self.state) if self.state is not None and self.state.is_file() else {}
+        saved = None if self.state is None else read_sealed(self.state, self.key)
+        return {} if saved is None else load(saved)
 
     def save(self, tensors: Callable[[], dict[str, Tensor]]) -> None:
         """Write the state where the last one is old enough."""
         if self.state is not None and time.monotonic() - self._saved >= self.SAVE_EVERY_S:
             from safetensors.torch import save
 
-            write_bytes(self.state, save({k: v.detach().cpu().contiguous() for k, v in tensors().items()}))
+            saved = {k: v.detach().cpu().contiguous() for k, v in tensors().items()}
+            write_sealed(self.state, save(saved), self.key)
             self._saved = time.monotonic()
 
     def advance(self, steps: int = 1) -> None:
@@ -82,8 +85,11 @@ class Keep:
     def told(path: Path) -> tuple[int, float]:
         """(steps, seconds) a unit told last."""
         file = path.with_suffix(".told")
-        steps, seconds = file.read_text().split() if file.is_file() else ("0", "0")
-        return int(steps), float(seconds)
+        try:
+            steps, seconds = file.read_text(encoding="utf-8").split()
+            return int(steps), max(float(seconds), 0.0)
+        except (OSError, ValueError):  # none, or damaged: only progress is lost
+            return 0, 0.0
 
     def clear(self) -> None:
         """Remove what is kept: the result is written."""

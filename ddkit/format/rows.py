@@ -1,0 +1,190 @@
+"""What a row of a set may hold: its tensors and metadata against the format, before anything is computed with them."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ddkit.errors import IntegrityError
+from ddkit.format.codecs import Codec, find_codec
+from ddkit.format.manifest import Manifest
+from ddkit.format.shards import FORMAT, unpack_views
+from ddkit.format.views import UNMIXED, Views
+
+KINDS = ("noise", "real", "patches", "import")  # of an origin
+_SHARED = ("size", "mean", "std")  # metadata that is the same in every row
+
+Shapes = dict[str, tuple[np.dtype, tuple[int, ...]]]
+
+
+@dataclass(frozen=True)
+class RowFormat:
+    """What every row of a set has in common.
+
+    shapes: name -> (dtype, shape [V,…]) of the view tensors; soft: of the label tensors; height, width: of the stored
+    images, size: output side, pixels; patches: N of the stitched grid; shared: metadata that all rows have alike.
+    """
+
+    codec: Codec
+    shapes: Shapes
+    soft: Shapes
+    height: int
+    width: int
+    size: int
+    shared: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> RowFormat:
+        """What the manifest says of every row."""
+        law, side, size = manifest.view_spec, manifest.image_size, manifest.size
+        small = np.dtype(np.uint8 if max(side, size) <= 255 else np.int16)
+        v = law.count
+        shapes: Shapes = {"box": (small, (v, 4)), "flip": (np.dtype(np.uint8), (v,))}
+        if law.mix != "none":
+            shapes["partner"] = (np.dtype(np.uint16), (v,))
+        if law.mix == "cutmix":
+            shapes["mix_box"] = (small, (v, 4))
+        elif law.mix == "mixup":
+            shapes["mix_lam"] = (np.dtype(np.float32), (v,))
+        if law.patches == "shuffle" and manifest.patches > 1:
+            shapes["patches"] = (np.dtype(np.uint8), (v, manifest.patches))
+        codec = find_codec(manifest.data["labels"]["codec"], stored=True)
+        shared = {"size": size, "mean": list(manifest.mean), "std": list(manifest.std)}
+        soft = codec.shapes(v, len(manifest.classes))
+        return cls(codec, shapes, soft, side, side, size, shared)
+
+    @classmethod
+    def like(cls, views: Views, soft: Mapping[str, np.ndarray], meta: Mapping[str, Any], codec: Codec,
+             extent: tuple[int, int], where: str) -> RowFormat:  # fmt: skip
+        """What a first row says of all, where no manifest is at hand. extent: height and width of its image.
+
+        Raises IntegrityError where it is no row of any set.
+        """
+        views_count, name = views.count, codec.TENSORS[0]
+        shapes: Shapes = {key: (array.dtype, array.shape[1:]) for key, array in views.tensors().items()}
+        wanted = codec.shapes(views_count, soft[name].shape[-1])
+        height, width = extent
+        size, channels = meta.get("size"), [meta.get("mean"), meta.get("std")]
+        small = np.dtype(np.uint8 if type(size) is int and max(height, width, size) <= 255 else np.int16)
+        kinds = {"box": small, "flip": np.uint8, "partner": np.uint16, "mix_box": small, "mix_lam": np.float32}
+        good = (
+            type(size) is int and 1 <= size <= 16384
+            and all(isinstance(c, list) and len(c) == 3 and all(type(x) in (int, float) for x in c) for c in channels)
+            and all(dtype == kinds.get(key, np.uint8) for key, (dtype, _) in shapes.items())
+            and ("partner" in shapes) == ("mix_box" in shapes or "mix_lam" in shapes)
+            and all(shape[0] == views_count and shape[1:] == ((4,) if key in ("box", "mix_box") else
+                    shape[1:2] if key == "patches" else ()) for key, (_, shape) in shapes.items())
+        )  # fmt: skip
+        if not good:
+            raise IntegrityError(f"{where}: its views are not as a ddkit set has them; fetch the set again")
+        return cls(codec, shapes, wanted, height, width, int(size or 0), {key: meta.get(key) for key in _SHARED})
+
+    @functools.cached_property
+    def plain(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Both shapes, types by numpy's codes: compared for every row."""
+        return {name: (dtype.str, shape) for name, (dtype, shape) in (self.shapes | self.soft).items()}
+
+    def unpack(self, data: bytes, where: str) -> tuple[Views, dict[str, np.ndarray], dict[str, Any]]:
+        """One row's views (n = 1), label tensors and metadata. Raises IntegrityError where a type, a shape or the
+        metadata is not that of the set, or a label no number."""
+        views, soft, meta = unpack_views(data, self.codec, where)
+        problem = self.tensor_problem(views, soft) or self.metadata_problem(meta) or self.codec.problem(soft)
+        if problem:
+            raise IntegrityError(f"{where}: {problem}; fetch the set again")
+        return views, soft, meta
+
+    def tensor_problem(self, views: Views, soft: Mapping[str, np.ndarray]) -> str | None:
+        """Which tensor of a row is not of the set's type and shape, or None."""
+        found = {name: (array.dtype.str, array.shape[1:]) for name, array in views.tensors().items()}
+        found |= {name: (array.dtype.str, array.shape) for name, array in soft.items()}
+        if found == self.plain:
+            return None
+        name = next(n for n in (*self.plain, *found) if found.get(n) != self.plain.get(n))
+        return f"tensor {name} is {_shown(found.get(name))}, not {_shown(self.plain.get(name))}"
+
+    def metadata_problem(self, meta: Mapping[str, Any]) -> str | None:
+        """What a row's metadata says that cannot be, or None. Keys that came later are left alone."""
+        if meta.get("format") != FORMAT or meta.get("codec") != self.codec.NAME:
+            return f"metadata of format {meta.get('format')!r} and codec {meta.get('codec')!r}"
+        if wrong := [key for key, value in self.shared.items() if meta.get(key) != value]:
+            return f"metadata {wrong[0]} is {str(meta.get(wrong[0]))[:80]}, not {self.shared[wrong[0]]}"
+        for key in ("first", "stage", "rank"):
+            if type(meta.get(key)) is not int or not 0 <= meta[key] < 10**9:
+                return f"metadata {key} is {str(meta.get(key))[:80]}"
+        origin = meta.get("origin")
+        if not isinstance(origin, dict) or origin.get("kind") not in KINDS or not isinstance(origin.get("rows"), list):
+            return f"metadata origin is {str(origin)[:80]}"
+        return None
+
+    def views_problem(
+        self, views: Views, position: np.ndarray, rows: int, groups: np.ndarray | None = None
+    ) -> tuple[int, str] | None:
+        """The first of some rows whose integers no view can have, as (index, what), or None.
+
+        views: of n rows, partners as positions in the shard; position: int [n], the rows' own; rows: of the shard;
+        groups: mixing group of each row of the shard.
+        """
+        checks = [(_outside(views.box, self.height, self.width, 1), "a box that is not inside the image"),
+                  (views.flip > 1, "a flip that is neither 0 nor 1")]  # fmt: skip
+        if views.partner is not None:
+            partner = views.partner
+            mixed = partner != UNMIXED
+            inside = partner < rows
+            checks.append((mixed & ~inside, f"a partner that is not among the {rows} rows of its shard"))
+            checks.append((mixed & (partner == position[:, None].astype(partner.dtype)), "itself as its partner"))
+            if groups is not None:
+                other = groups[np.where(inside, partner, 0)] != groups[position][:, None]
+                checks.append((mixed & other, "a partner of another mixing group"))
+            if views.mix_box is not None:
+                region = views.mix_box
+                checks.append((_outside(region, self.size, self.size, 0), "a mix_box that is not inside the view"))
+                empty = (region[..., 2] == 0) | (region[..., 3] == 0) | ~mixed
+                packed = region.view(np.uint32 if region.itemsize == 1 else np.uint64)[..., 0]  # all four at once
+                checks.append((empty & (packed != 0), "a mix_box where nothing is mixed"))
+            if views.mix_lam is not None:
+                lam = views.mix_lam
+                checks.append((~((lam >= 0) & (lam <= 1)), "a mix_lam outside 0 to 1"))
+                checks.append((~mixed & (lam != 1), "a mix_lam where nothing is mixed"))
+        if views.patches is not None:
+            n = views.patches.shape[-1]
+            factor = math.isqrt(n)
+            if factor * factor != n or self.height % factor or self.width % factor:
+                return 0, f"{n} patches, into which {self.width}x{self.height} pixels cannot be cut"
+            checks.append(((np.sort(views.patches, axis=-1) != np.arange(n)).any(axis=-1), "patches of no permutation"))
+        for wrong, what in checks:
+            if wrong.any():
+                row, view = (int(i) for i in np.unravel_index(int(wrong.argmax()), wrong.shape))
+                return row, f"view {view} has {what}"
+        return None
+
+
+def _outside(box: np.ndarray, height: int, width: int, least: int) -> np.ndarray:
+    """Which boxes [n,V,4] are not inside height x width, or have a side below `least`: bool [n,V]."""
+    wide_enough = np.int16 if box.dtype == np.uint8 else np.int32
+    top, left, tall, wide = np.moveaxis(box, -1, 0).astype(wide_enough, order="C")
+    wrong = (top + tall > height) | (left + wide > width)
+    if least:
+        wrong |= (tall < least) | (wide < least)
+    return wrong if box.dtype.kind == "u" else wrong | (np.minimum(top, left) < 0) | (np.minimum(tall, wide) < 0)
+
+
+def _shown(found: tuple[str, tuple[int, ...]] | None) -> str:
+    return "missing" if found is None else f"{np.dtype(found[0])} {list(found[1])}"
+
+
+def ranks_problem(labels: np.ndarray, ranks: np.ndarray, classes: int, low: int, high: int) -> str | None:
+    """Whether the rows of one prefix are ranks low … high-1 of every class, each once. labels, ranks: int [n]."""
+    if ((labels < 0) | (labels >= classes)).any():
+        return f"class {int(labels[(labels < 0) | (labels >= classes)][0])} is not one of the {classes}"
+    if ((ranks < low) | (ranks >= high)).any():
+        return f"rank {int(ranks[(ranks < low) | (ranks >= high)][0])} is not of the prefix, {low} to {high - 1}"
+    counts = np.bincount(labels * (high - low) + ranks - low, minlength=classes * (high - low))
+    if (counts != 1).any():
+        label, rank = divmod(int((counts != 1).argmax()), high - low)
+        return f"class {label} has rank {rank + low} {int(counts[counts != 1][0])} times, not once"
+    return None
