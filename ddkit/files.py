@@ -229,7 +229,8 @@ def locked(path: Path, what: str, run: Mapping[str, Any] | None = None, *, wait:
     """
     from filelock import FileLock, Timeout
 
-    place = path.with_name(f".{path.name}.lock")
+    named = path if path.name not in ("", "..") else path.resolve()
+    place = named.with_name(f".{named.name}.lock")
     with disk_errors(path):
         place.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(place, thread_local=False)

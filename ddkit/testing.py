@@ -54,7 +54,7 @@ def check_distiller(module: ModuleType | str, settings: Mapping[str, Any] | None
 
         whole = run("whole", ipc=2, prefixes=(1, 2))
         units = root / "whole.work" / "units"
-        made = sorted(units.glob("recover-*.safetensors"))
+        made = sorted(units.glob("recover-*.unit"))
         for unit in (path.stem.split("-") for path in made):
             assert len(unit) == 3 and unit[1] in ("1", "2"), f"{name}: unit {'-'.join(unit)} is not KIND-PREFIX-N"
         torch.manual_seed(12345)

@@ -13,9 +13,9 @@ import yaml
 from jinja2 import UndefinedError
 
 from ddkit import ReplayLoader, decode_row
+from ddkit.engine.units import UnitFile, unit_path
 from ddkit.format.manifest import Manifest, read_manifest, write_manifest
 from ddkit.publishing.card import front_matter, publish_files, render_card
-from ddkit.replay.relabelling import load_rows
 
 LOAD = """
 import datasets, json, sys
@@ -222,8 +222,8 @@ def test_pictures_are_drawn(rded_set, tmp_path):
 def test_the_rows_remember_where_they_come_from(rded_set):
     loader = ReplayLoader(rded_set.root, batch_size=1)
     assert loader.rows == 30
-    rows = load_rows(f"{rded_set.root}.work", "003-00000")
-    assert rows.origins[0]["kind"] == "patches" and len(rows.origins[0]["rows"]) == 4
+    origins = UnitFile(unit_path(f"{rded_set.root}.work", "images-003-00000"), None).read()[1]["origins"]
+    assert origins[0]["kind"] == "patches" and len(origins[0]["rows"]) == 4
     assert read_manifest(rded_set.root).data["real_pixels"] == "crops"
 
 

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddkit.distillers import find_distiller, make_config
+from ddkit.engine.units import UnitFile, unit_path
 from ddkit.errors import ClassesError, OptionError
 from ddkit.format.manifest import read_manifest
 from ddkit.pipeline import distill
-from ddkit.pipeline.making import unit_result
 from ddkit.sources.images import open_source
 from ddkit.synthesis.curriculum import Student, feedback_units, stage_ends
 from ddkit.synthesis.interface import Plan
@@ -78,13 +78,17 @@ def staged(tmp_path_factory, teacher):
     )  # fmt: skip
 
 
+def unit(work, name):
+    return UnitFile(unit_path(work, name), None).tensors()
+
+
 def test_selection_follows_the_rules(staged, teacher):
     """Recomputed from the kept predictions: no image twice, and no worse rule while a better one has images left."""
     work = staged.root.with_name("set.work")
     source = open_source("digits")
     used: dict[int, set[int]] = {label: set() for label in range(10)}
     for stage, end in enumerate((1, 2, 4)):
-        found = unit_result(work, f"select-{end}-0")
+        found = unit(work, f"select-{end}-0")
         assert found["counts"].shape == (10, 2 if stage == 0 else 4)
         for label in range(10):
             images = found["images"][label].tolist()
@@ -101,16 +105,15 @@ def test_selection_follows_the_rules(staged, teacher):
 
 
 def test_each_row_says_where_it_comes_from(staged):
-    from ddkit.replay.relabelling import load_rows
-
     work = str(staged.root.with_name("set.work"))
-    rows = [(int(r), o) for name in ("001-00000", "002-00000", "004-00000")
-            for r, o in zip(load_rows(work, name).ranks, load_rows(work, name).origins)]  # fmt: skip
+    files = [UnitFile(unit_path(work, f"images-{name}"), None) for name in ("001-00000", "002-00000", "004-00000")]
+    rows = [(int(r), o) for tensors, meta in (file.read() for file in files)
+            for r, o in zip(tensors["rank"], meta["origins"])]  # fmt: skip
     assert all(o["kind"] == "real" and len(o["rows"]) == 1 for _, o in rows)
     assert {o["rule"] for rank, o in rows if rank == 0} <= {"R", "rest"}
     assert {o["rule"] for rank, o in rows if rank} <= {"R∩W", "W∩W", "R∩R", "rest"}
     assert staged.data["real_pixels"] == "initial"
-    recovered = unit_result(work, "recover-4-0")
+    recovered = unit(work, "recover-4-0")
     assert recovered["initial"].shape == recovered["pixels"].shape
     assert (recovered["initial"] != recovered["pixels"]).any()
 
@@ -125,7 +128,7 @@ def test_the_bytes_do_not_depend_on_workers_and_growth_equals_one_run(staged, te
     distill(tmp_path / "g", data="digits", method="cudd", prefixes=(1,), **options)
     shutil.rmtree(tmp_path / "g.work")  # students are trained again, origins read from the rows
     first = distill(tmp_path / "g", data="digits", prefixes=(1, 2), **options)
-    (tmp_path / "g.work" / "units" / "student-2-0.safetensors").unlink()
+    (tmp_path / "g.work" / "units" / "student-2-0.unit").unlink()
     grown = distill(tmp_path / "g", data="digits", prefixes=(1, 2, 4), **options)
     assert grown.data["content"] == staged.data["content"] != first.data["content"]
     assert grown.data["log"]["plan"].keys() == {"1", "2", "4"}
@@ -137,7 +140,7 @@ def test_a_stage_goes_on_in_the_middle(staged, teacher, tmp_path):
     shutil.copytree(staged.root.with_name("set.work"), tmp_path / "set.work")
     (tmp_path / "set" / "ddkit.json").unlink()
     units = tmp_path / "set.work" / "units"
-    for name in ("recover-4-0.safetensors", "images-004-00000.safetensors", "pack-004-00000.json"):
+    for name in ("recover-4-0.unit", "images-004-00000.unit", "pack-004-00000.unit"):
         (units / name).unlink()
     for path in (*units.glob("label-004-*"), *(tmp_path / "set" / "data").glob("*004*")):
         path.unlink()
@@ -207,7 +210,7 @@ def test_choosing_by_features_stays_within_the_first_rule(tmp_path):
     options = dict(data="digits", classes="0,1", method="cudd", protocol="demo", views=1, workers=1)
     distill(tmp_path / "k", prefixes=(1, 3), settings=settings, teacher=small(tmp_path), **options)
     for end in (1, 3):
-        found = unit_result(tmp_path / "k.work", f"select-{end}-0")
+        found = unit(tmp_path / "k.work", f"select-{end}-0")
         enough = found["counts"][:, 0] > found["images"].shape[1]
         assert (found["rules"][enough] == 0).all()
         assert all(len(set(row)) == len(row) for row in found["images"].tolist())

@@ -188,12 +188,12 @@ def test_rded_stitches_ranks_with_the_increment_as_stride(rded_set):
     """From the published origins: no crop is used twice, and image i holds ranks i, n+i, 2n+i, 3n+i."""
     import json
 
+    from ddkit.engine.units import UnitFile, unit_path
     from ddkit.pipeline.record import work_dir
-    from ddkit.replay.relabelling import load_rows
 
     work = str(work_dir(Path(rded_set.root)))
-    rows = [load_rows(work, name) for name in ("001-00000", "003-00000")]
-    origins = [(int(label), o) for part in rows for label, o in zip(part.labels, part.origins)]
+    rows = [UnitFile(unit_path(work, f"images-{name}"), None).read() for name in ("001-00000", "003-00000")]
+    origins = [(int(label), o) for part, meta in rows for label, o in zip(part["label"], meta["origins"])]
     used = [(label, row, crop) for label, o in origins for row, crop in zip(o["rows"], o["crops"])]
     assert len(set(used)) == len(used) == 30 * 4
     guide, source = Teacher.load(work_teacher(work), torch.device("cpu")), open_source("digits")

@@ -110,7 +110,7 @@ def test_rotated_images_need_reencoding(tmp_path, teacher):
     exif[0x0112] = 6
     files = {name: jpeg(i, exif=exif) for i, name in enumerate(files_of("names"))}
     source = write(tmp_path / "images", files)
-    with pytest.raises(SourceError, match="EXIF rotation"):
+    with pytest.raises(SourceError, match="EXIF orientation"):
         taken(tmp_path, source, teacher)
     made = taken(tmp_path, source, teacher, reencode=True)
     assert made.image_codec == "png"

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from ddkit.engine.units import unit_path
 from ddkit.errors import ClassesError, DiskError, IntegrityError, OptionError, OtherRun, TeacherError, TooCostly
+from ddkit.files import host
 from ddkit.format.integrity import verify
 from ddkit.format.manifest import read_manifest
 from ddkit.pipeline import distill, relabel
@@ -272,13 +274,16 @@ def test_what_no_manifest_lists_is_ignored_and_removed(tmp_path, options):
     stray = tmp_path / "out" / "data" / "train-ipc009-00000.tar"
     stray.write_bytes(b"half")
     gone = subprocess.run([sys.executable, "-S", "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
-    dead = stray.with_name(f".x.tar.{gone.stdout.strip()}.tmp")
-    alive = stray.with_name(f".x.tar.{os.getppid()}.tmp")
-    dead.write_bytes(b"half")
-    alive.write_bytes(b"half")
+    dead = stray.with_name(f".x.tar.{host()}.{gone.stdout.strip()}.tmp")
+    alive = stray.with_name(f".x.tar.{host()}.{os.getppid()}.tmp")
+    elsewhere = stray.with_name(f".x.tar.another-machine.{gone.stdout.strip()}.tmp")
+    own = stray.with_name("my notes.txt")
+    for path in (dead, alive, elsewhere, own):
+        path.write_bytes(b"half")
     assert verify(manifest.root) == []
     assert distill(tmp_path / "out").data["content"] == manifest.data["content"]
-    assert not stray.exists() and not dead.exists() and alive.exists()
+    assert not stray.exists() and not dead.exists()
+    assert alive.exists() and elsewhere.exists() and own.exists()
 
 
 def test_costs_are_asked(capsys):
@@ -381,16 +386,17 @@ def test_a_set_carries_a_protocol_that_came_from_a_file(tmp_path, teacher):
         distill(tmp_path / "other", protocol=str(shipped), **options)
 
 
-def test_damaged_work_is_named(tmp_path, teacher):
+def test_damaged_work_is_made_again_and_a_damaged_record_is_named(tmp_path, teacher):
     options = dict(data="digits", method="random", ipc=1, views=1, protocol="demo", teacher=teacher, workers=1)
     made = distill(tmp_path / "set", **options)
     work = tmp_path / "set.work"
-    unit = work / "units" / "images-001-00000.safetensors"
-    unit.write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00broken")
-    with pytest.raises(IntegrityError, match=r"images-001-00000.safetensors is damaged .*remove it"):
-        distill(tmp_path / "set")
-    unit.unlink()
-    assert distill(tmp_path / "set").data["content"] == made.data["content"]
+    for name in ("images-001-00000", "recover-1-0", "label-001-00000-0000", "pack-001-00000"):
+        unit = unit_path(work, name)
+        data = bytearray(unit.read_bytes())
+        data[len(data) // 2] ^= 1
+        unit.write_bytes(data)
+        shutil.rmtree(made.root)
+        assert distill(tmp_path / "set", workers=1).data["content"] == made.data["content"], name
     (work / "run.json").write_text("{")
     with pytest.raises(IntegrityError, match=r"run.json is damaged"):
         distill(tmp_path / "set")

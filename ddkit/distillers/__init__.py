@@ -32,15 +32,9 @@ def distiller_names() -> list[str]:
 def find_distiller(name: str) -> ModuleType:
     """The distiller called `name`, or the one in a Python file, which only the command line may name.
 
-    Raises OptionError for an unknown name (listing all), a file that is not there or has the name of an installed
-    method, or a module that lacks a part.
+    Raises OptionError for an unknown name (listing all), a file that is not there, or a module that lacks a part.
     """
-    if not name.endswith(".py"):
-        return installed_distiller(name)
-    module = _checked(_from_file(Path(name)), name)
-    if module.NAME in distiller_names():
-        raise OptionError(f"distiller {name} has the name of an installed method, {module.NAME}; rename it, as sets do")
-    return module
+    return _checked(_from_file(Path(name)), name) if name.endswith(".py") else installed_distiller(name)
 
 
 def installed_distiller(name: str) -> ModuleType:

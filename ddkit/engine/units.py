@@ -18,10 +18,10 @@ from ddkit.files import read_sealed, write_sealed
 @dataclass(frozen=True)
 class UnitFile:
     """The result of one unit: named tensors and metadata. key: stands for all that decides it; a file written under
-    another key, or whose bytes are no longer what was written, is none."""
+    another key, or whose bytes are no longer what was written, is none. None: only to look at it, whatever its key."""
 
     path: Path
-    key: str
+    key: str | None
 
     def is_good(self) -> bool:
         """Whether the unit is done: its file is there and whole."""
@@ -30,7 +30,7 @@ class UnitFile:
     def write(self, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> None:
         """Write the result, atomically. (safetensors writes the buffer of a strided array as if it were contiguous.)"""
         whole = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-        write_sealed(self.path, save(whole, {"ddkit": json.dumps(metadata, sort_keys=True)}), self.key)
+        write_sealed(self.path, save(whole, {"ddkit": json.dumps(metadata, sort_keys=True)}), self.key or "-")
 
     def read(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """(tensors, metadata). Raises IntegrityError, naming the file, where it is damaged or not there."""
@@ -41,6 +41,15 @@ class UnitFile:
             )
         header = json.loads(payload[8 : 8 + int.from_bytes(payload[:8], "little")])
         return load(payload), json.loads(header["__metadata__"]["ddkit"])
+
+    def write_json(self, value: Any) -> None:
+        """Write a result that is one JSON value, atomically."""
+        write_sealed(self.path, json.dumps(value, sort_keys=True).encode(), self.key or "-")
+
+    def read_json(self) -> Any:
+        """The JSON value, None where the unit is not done."""
+        payload = read_sealed(self.path, self.key)
+        return None if payload is None else json.loads(payload)
 
     def tensors(self) -> dict[str, np.ndarray]:
         """The named tensors; raises as `read`."""

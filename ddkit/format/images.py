@@ -28,7 +28,7 @@ def encode_image(pixels: np.ndarray, codec: str = "png") -> bytes:
 
 
 def decode_image(data: bytes, codec: str, where: str, side: int | None = None) -> np.ndarray:
-    """The bytes of a published member -> uint8 [3,side,side]. side: None takes any up to LARGEST_PIXELS.
+    """The bytes of a published member -> uint8 [3,side,side]. side: None takes any extent up to LARGEST_PIXELS.
 
     Raises IntegrityError naming `where` for what does not decode, and for what readers could see differently: another
     size, mode or depth than 8-bit RGB, an EXIF orientation, several frames, something behind the image.
@@ -51,9 +51,8 @@ def _decoded(data: bytes, codec: str, side: int | None) -> tuple[str | None, np.
     else:
         end = _jpeg_end(data) if codec == "jpg" else 8 + int.from_bytes(data[4:8], "little")
     with Image.open(io.BytesIO(data), formats=[IMAGE_FORMATS[codec]]) as image:
-        wanted = side or image.width
-        if image.size != (wanted, wanted) or image.width * image.height > LARGEST_PIXELS:
-            return f"is {image.width}x{image.height}, not {wanted}x{wanted}", None
+        if image.size != (side or image.width, side or image.height) or image.width * image.height > LARGEST_PIXELS:
+            return f"is {image.width}x{image.height}, not {side}x{side}", None
         if image.format != IMAGE_FORMATS[codec] or image.mode != "RGB":
             return f"is {image.format} of mode {image.mode}, no RGB {IMAGE_FORMATS[codec]}", None
         if getattr(image, "n_frames", 1) != 1 or b"acTL" in chunks:

@@ -40,7 +40,7 @@ from ddkit.pipeline.manifests import (
     view_facts,
 )
 from ddkit.pipeline.preparing import Run, prepare
-from ddkit.pipeline.record import check_counts, check_out, public_name
+from ddkit.pipeline.record import check_counts, public_name, work_dir
 from ddkit.plain import canonical, plain_name, to_plain
 from ddkit.replay.relabelling import PackJob, Rows, ShardPlan, images_unit, label_and_pack, load_rows, save_rows
 from ddkit.runtime import cores, device_class, pick_device
@@ -89,7 +89,7 @@ def distill(
         "image_column": image_column, "label_column": label_column, "skip_bad": skip_bad or None,
     }  # fmt: skip
     check_counts({"workers": workers})
-    check_out(Path(out))
+    work_dir(Path(out))
     with locked(Path(out), "distilling", given | {"overwrite": overwrite}):
         return _distill(Path(out), given, pick_device(device), workers or cores(), yes=yes, overwrite=overwrite)
 

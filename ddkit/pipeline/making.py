@@ -195,7 +195,7 @@ def _make(jobs: Sequence[UnitJob]) -> None:
 
 def _making(job: UnitJob, context: Context) -> Turns[None]:
     """Run one unit and write its result: synthetic images, or the tensors it returns."""
-    module, keep = find_distiller(job.making.method), Keep(job.file.path, job.file.key)
+    module, keep = find_distiller(job.making.method), Keep(job.file.path, str(job.file.key))
     made: list[Synthetic] = []
     with _own_errors(module, job.unit):
         result = module.run(job.unit, replace(context, keep=keep))

@@ -204,7 +204,7 @@ def _grown(record: Record, given: Mapping[str, Any], out: Path) -> Record:
     if asked is None and (record.code is not None or record.method not in distiller_names()):
         raise OptionError(f"{out} was made by {record.method}, a method from a file; give that file with --method")
     grown = grow(record, given, out, _stages(find_distiller(asked or record.method), record.config))
-    if missing := grown.unnamed():
+    if missing := [name for name in grown.unnamed() if given[name] is None]:
         called = ", ".join(f"--{name} (it was called {getattr(grown, name)!r})" for name in missing)
         raise OptionError(f"{out} came without a record of this machine; to go on with it give {called}")
     return grown

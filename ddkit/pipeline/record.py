@@ -128,7 +128,10 @@ def check_work(work: Path) -> None:
 
 
 def work_dir(out: Path) -> Path:
-    """OUT.work: units, caches and logs beside OUT. Raises OptionError where OUT has the name of such a directory."""
+    """OUT.work: units, caches and logs beside OUT. Raises OptionError where OUT has the name of such a directory, or a
+    longer one than a file can have with what is added to it."""
+    if len(os.fsencode(out.name)) > LONGEST_NAME - len("..lock"):
+        raise OptionError(f"the name of OUT has {len(os.fsencode(out.name))} bytes; give one of at most 249")
     if out.name.endswith(".work"):
         raise OptionError(f"OUT is {out}; names that end in .work are for unfinished work, give another")
     return work_beside(out)
@@ -152,8 +155,6 @@ def find_record(out: Path) -> Record | None:
 
 def check_out(out: Path) -> None:
     """Raises OptionError or OtherRun for a name that no set can have, IntegrityError for links in what is there."""
-    if len(os.fsencode(out.name)) > LONGEST_NAME - len(".work"):
-        raise OptionError(f"the name of OUT has {len(os.fsencode(out.name))} bytes; give one of at most 250")
     if out.exists() and not out.is_dir():
         raise OtherRun(f"{out} is a file; give the name of a new directory")
     check_links(out)

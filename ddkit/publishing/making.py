@@ -6,10 +6,9 @@ import re
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load
 
-from ddkit.errors import IntegrityError, SetError
-from ddkit.files import read_sealed
+from ddkit.engine.units import UnitFile
+from ddkit.errors import SetError
 from ddkit.format.manifest import Manifest, work_beside
 from ddkit.publishing.pictures import COLOURS, INK, new_figure, save_figure, short_name, title
 
@@ -25,19 +24,11 @@ def _work_files(manifest: Manifest, folder: str, pattern: str, what: str) -> lis
     return found
 
 
-def _tensors(file: Path) -> dict[str, np.ndarray]:
-    """The tensors of a file in OUT.work. Raises IntegrityError where it is damaged."""
-    payload = read_sealed(file, None)
-    if payload is None:
-        raise IntegrityError(f"{file} is damaged; remove it, or make the set again")
-    return load(payload)
-
-
 def origins_picture(manifest: Manifest, path: Path, *, classes: int = 10, per_class: int = 5) -> None:
     """A PNG: the real images that some images began as, above what became of them. Raises SetError without them."""
     pairs: dict[int, list[tuple[int, np.ndarray, np.ndarray]]] = {}
     for file in _work_files(manifest, "units", "recover-*.unit", "real images"):
-        tensors = _tensors(file)
+        tensors = UnitFile(file, None).tensors()
         if "initial" not in tensors:
             raise SetError(f"{manifest.root}: method {manifest.data['method']} began from no real images")
         for i, label in enumerate(tensors["label"]):
@@ -67,7 +58,7 @@ def origins_picture(manifest: Manifest, path: Path, *, classes: int = 10, per_cl
 def losses_picture(manifest: Manifest, path: Path) -> None:
     """A PNG: each loss term over the steps, a panel a term, a line a unit. Raises SetError without any."""
     files = _work_files(manifest, "losses", "*.unit", "loss curves")
-    curves = {file.stem: _tensors(file) for file in files}
+    curves = {file.stem: UnitFile(file, None).tensors() for file in files}
     terms = sorted({name for mine in curves.values() for name in mine})
     prefixes = sorted({int(unit.split("-")[1]) for unit in curves})
     figure = new_figure(4.2 * len(terms), 3.6)

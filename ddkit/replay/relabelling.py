@@ -20,7 +20,6 @@ from torch import Tensor
 from ddkit import engine
 from ddkit.engine.units import UnitFile, unit_path
 from ddkit.errors import Diverged, IntegrityError
-from ddkit.files import read_sealed_json, write_sealed
 from ddkit.format.codecs import LARGEST, fidelity_sums, find_codec
 from ddkit.format.images import decode_image
 from ddkit.format.manifest import files_of
@@ -33,7 +32,7 @@ from ddkit.format.shards import (
     write_shard,
 )
 from ddkit.format.views import Views, draw, network_input
-from ddkit.plain import canonical, fingerprint
+from ddkit.plain import fingerprint
 from ddkit.runtime import progress
 from ddkit.sources.teacher import Teacher
 from ddkit.specs import ViewSpec
@@ -243,11 +242,11 @@ class PackJob:
 
     def record(self) -> dict[str, Any] | None:
         """What was written when the shard was packed; None where it was not."""
-        return read_sealed_json(self.file.path, self.file.key)
+        return self.file.read_json()
 
     def save(self, record: dict[str, Any]) -> None:
         """Say that the shard is packed."""
-        write_sealed(self.file.path, canonical(record).encode(), self.file.key)
+        self.file.write_json(record)
 
     def label_jobs(self) -> list[LabelJob]:
         return [LabelJob(how=self.how, shard=self.shard, start=s) for s in range(0, self.shard.rows, UNIT_ROWS)]
