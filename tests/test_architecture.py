@@ -19,7 +19,7 @@ ROOMS = {
     "capture": [],
     "turns": [],
     "engine": ["units", "local"],
-    "hub": ["patience", "repos"],
+    "hub": ["guard", "patience", "repos"],
     "format": [
         "views",
         "codecs",

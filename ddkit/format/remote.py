@@ -10,8 +10,8 @@ from ddkit import hub
 from ddkit.errors import HubAccess, HubError, HubFile, IntegrityError, OptionError, SetError
 from ddkit.format.damage import images_problem, shard_problem
 from ddkit.format.integrity import set_problems
-from ddkit.format.manifest import FILE, Manifest, read_manifest
-from ddkit.format.shards import file_sha256
+from ddkit.format.manifest import FILE, LARGEST, Manifest, read_manifest
+from ddkit.format.shards import LONGEST_ROW, file_sha256, rows_path
 from ddkit.runtime import note, progress, size_words
 
 
@@ -60,7 +60,7 @@ def remote_manifest(repo: str, named: str | None = None, revision: str | None = 
     if named and revision and named != revision:
         raise OptionError(f"{repo}@{named} and revision {revision} name two; leave one out")
     try:
-        path = hub.fetch(repo, FILE, revision=revision or named)
+        path = hub.fetch(repo, FILE, revision=revision or named, most=LARGEST)
     except HubFile as error:
         raise SetError(
             f"{repo} on the Hub is no ddkit set (it has no {FILE}); `load_dataset` may still open it"
@@ -68,7 +68,7 @@ def remote_manifest(repo: str, named: str | None = None, revision: str | None = 
     try:
         found = read_manifest(path.parent)
     except IntegrityError:  # the copy in the cache may be at fault
-        path = hub.fetch(repo, FILE, revision=hub.commit_of(path, FILE), again=True)
+        path = hub.fetch(repo, FILE, revision=hub.commit_of(path, FILE), again=True, most=LARGEST)
         try:
             found = read_manifest(path.parent)
         except IntegrityError as error:
@@ -84,27 +84,37 @@ def fetch_files(manifest: Manifest, repo: str, files: Mapping[str, str]) -> None
     """
     commit = manifest.root.name
     wanted = {path: sha for path, sha in files.items() if not (manifest.root / path).is_file()}
-    sizes = {shard["path"]: shard["bytes"] for shard in manifest.data["shards"]}
-    sizes |= {s["images"]["path"]: s["images"]["bytes"] for s in manifest.data["shards"] if s["images"]}
-    if total := sum(sizes.get(path, 0) for path in wanted):
+    most = largest_files(manifest)
+    if total := sum(most[path] for path in wanted if path.endswith(".tar")):
         note(f"{repo}: fetching {size_words(total)} in {len(wanted)} files")
     with progress(f"fetching {repo}", len(wanted), "files") as advance:
         for path in wanted:
-            fetch_listed(repo, path, commit)
+            fetch_listed(repo, path, commit, most=most[path])
             advance(1)
     differing = [path for path, sha256 in files.items() if file_sha256(manifest.root / path) != sha256]
     for path in differing:  # the copy in the cache may be at fault
-        hub.fetch(repo, path, revision=commit, again=True)
+        hub.fetch(repo, path, revision=commit, again=True, most=most[path])
         if file_sha256(manifest.root / path) != files[path]:
             raise IntegrityError(
                 f"{repo} at {commit[:12]}: {blame(manifest, path)}; it was damaged there, tell its owner"
             )
 
 
-def fetch_listed(repo: str, path: str, commit: str, into: Path | None = None) -> Path:
-    """A file that the manifest lists. Raises IntegrityError where the repository has none."""
+def largest_files(manifest: Manifest) -> dict[str, int]:
+    """path -> the most bytes that a listed file can have: a tar's own, and what records of its rows take."""
+    most = {}
+    for shard in manifest.data["shards"]:
+        most[shard["path"]] = shard["bytes"]
+        most[rows_path(shard["path"])] = shard["rows"] * LONGEST_ROW
+        if shard["images"]:
+            most[shard["images"]["path"]] = shard["images"]["bytes"]
+    return most
+
+
+def fetch_listed(repo: str, path: str, commit: str, into: Path | None = None, *, most: int | None = None) -> Path:
+    """A file that the manifest lists, of at most `most` bytes. Raises IntegrityError where the repository has none."""
     try:
-        return hub.fetch(repo, path, revision=commit, into=into)
+        return hub.fetch(repo, path, revision=commit, into=into, most=most)
     except HubFile as error:
         raise IntegrityError(f"{repo} at {commit[:12]}: {path} is missing; tell its owner") from error
 
@@ -146,12 +156,12 @@ def verify_set(source: str, full: bool = False) -> tuple[Manifest, list[str]]:
     repo, manifest = named[0], remote_manifest(*named)
     commit = manifest.root.name
     there = hub.remote(repo, commit).files
-    problems = []
+    problems, most = [], largest_files(manifest)
     for path, sha256 in manifest.files().items():
         if path not in there:
             problems.append(f"{path} is missing")
             continue
-        found = there[path].sha256 or file_sha256(hub.fetch(repo, path, revision=commit))
+        found = there[path].sha256 or file_sha256(hub.fetch(repo, path, revision=commit, most=most[path]))
         if found != sha256:
             problems.append(f"{path} differs from the manifest (sha256 {found[:12]}, not {sha256[:12]})")
     if full and not problems:

@@ -6,21 +6,25 @@ The client retries some requests and not others (commits, creating, tagging: nev
 
 from __future__ import annotations
 
+import errno
 import functools
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from ddkit.errors import HubAccess, HubError, HubFile, HubNone, OptionError
+from ddkit.errors import DiskError, HubAccess, HubError, HubFile, HubNone, OptionError
+from ddkit.files import FULL
+from ddkit.hub.guard import LONGEST_PAUSE_S, OddAnswer, guarded, look_at
 from ddkit.runtime import note
 
 Result = TypeVar("Result")
 
 PAUSES_S = (1.0, 2.0, 4.0, 8.0, 15.0)  # before each further try of what the Hub may do a moment later
-LONGEST_PAUSE_S = 300.0  # of a Retry-After
 TIMEOUT_S = 120.0  # without a byte: a commit may take a minute, and the client itself would wait for ever
+_ODD = (KeyError, TypeError, AttributeError, IndexError, RecursionError)  # what the client raises for odd answers
+LOCAL = (*FULL, errno.EACCES, errno.EROFS, errno.EPERM)
 _TRANSIENT = {408, 409, 425, 429, 500, 502, 503, 504}
 
 
@@ -43,6 +47,8 @@ def api() -> Any:
     def client() -> httpx2.Client:
         ours = http.default_client_factory()
         ours.timeout = httpx2.Timeout(TIMEOUT_S, connect=20.0)
+        ours.headers["Accept-Encoding"] = "identity"  # so that a body is as long as it is said to be
+        ours.event_hooks = {**ours.event_hooks, "response": [*ours.event_hooks["response"], look_at]}
         return ours
 
     set_client_factory(client)
@@ -87,11 +93,11 @@ def is_transient(error: BaseException) -> bool:
     """Whether the same call may go well a moment later."""
     import httpx2
 
-    status = status_of(error)
-    if status is not None:
-        return status in _TRANSIENT or _wrong_bytes(error)
     chain = list(_causes(error))
-    if any(type(e).__name__ == "OfflineModeIsEnabled" for e in chain):
+    status = status_of(error)
+    if status is not None and not any(isinstance(e, OddAnswer) for e in chain):
+        return status in _TRANSIENT or _wrong_bytes(error)
+    if any(type(e).__name__ == "OfflineModeIsEnabled" or isinstance(e, OddAnswer) for e in chain):
         return False
     if any(isinstance(e, httpx2.UnsupportedProtocol) for e in chain):
         return False
@@ -108,21 +114,29 @@ def _pause(error: BaseException, planned_s: float) -> float:
 
 
 def patient(
-    what: str, repo: str, call: Callable[[], Result], kind: str = "dataset", *, repeated: bool = False
+    what: str,
+    repo: str,
+    call: Callable[[], Result],
+    kind: str = "dataset",
+    *,
+    repeated: bool = False,
+    most: int | None = None,
 ) -> Result:
-    """`call()`, tried again after what passes. Raises HubAccess, HubFile, HubError, each one clear line.
+    """`call()`, tried again after what passes. Raises HubAccess, HubFile, HubError, DiskError, each one clear line.
 
-    repeated: the client itself tries again for long where there is no connection.
+    repeated: the client itself tries again for long where there is no connection; most: bytes of the file that is
+    fetched, None where that is not known.
     """
     import httpx2
     from huggingface_hub.errors import EntryNotFoundError, HFValidationError, XetDownloadError
 
     # what the client raises for what the Hub answered, or did not: RuntimeError of uploads, ValueError of batches
-    answers = (OSError, RuntimeError, ValueError, httpx2.HTTPError, EntryNotFoundError, XetDownloadError)
+    answers = (OSError, RuntimeError, ValueError, httpx2.HTTPError, EntryNotFoundError, XetDownloadError, *_ODD)
     handled = sys.exception()  # what somebody is dealing with while we are called: none of our answers
     for tries, planned_s in enumerate((*PAUSES_S, None), start=1):
         try:
-            return call()
+            with guarded(most):
+                return call()
         except StaleParent:
             raise
         except HFValidationError as error:
@@ -166,6 +180,8 @@ def _explained(error: Exception, what: str, repo: str, tries: int, kind: str) ->
 
     status, said = status_of(error), words(error)
     chain = list(_causes(error))
+    if known := _not_the_hubs(chain, what, status):
+        return known
     if any(isinstance(e, LocalTokenNotFoundError) for e in chain):
         return _unknown_person(repo, kind, said)
     if any(type(e).__name__ == "OfflineModeIsEnabled" for e in chain):
@@ -201,6 +217,21 @@ def _explained(error: Exception, what: str, repo: str, tries: int, kind: str) ->
             f"{what}: {_host()} cannot be reached ({said}, {tries} tries); run the same command again later"
         )
     return HubError(f"{what}: {said}, {tries} tries; nothing is lost, run the same command again later")
+
+
+def _not_the_hubs(chain: Sequence[BaseException], what: str, status: int | None) -> Exception | None:
+    """The one line for what has another cause than the Hub's own word: an answer that is none, a disk that is full."""
+    for e in chain:
+        if isinstance(e, OddAnswer):
+            return HubError(f"{what}: {_host()} gives an answer that is not used: {e}; tell its owner, or try later")
+        if isinstance(e, OSError) and status is None and e.errno in LOCAL:
+            place = e.filename or "the client's cache ($HF_HOME)"
+            step = "make room" if e.errno in FULL else "make it writable"
+            return DiskError(f"{what}: cannot write {place} ({e.strerror}); {step} and run the same command again")
+    if isinstance(chain[-1], _ODD):
+        kind, told = type(chain[-1]).__name__, str(chain[-1])[:100]
+        return HubError(f"{what}: the answer of {_host()} cannot be read ({kind}: {told}); try again later")
+    return None
 
 
 def _unknown_person(repo: str, kind: str, said: str) -> HubAccess:

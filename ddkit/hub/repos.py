@@ -6,11 +6,14 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ddkit.errors import HubError, HubFile, HubNone, OptionError
+from ddkit.files import read_limited
+from ddkit.hub.guard import COMMIT, OddAnswer
 from ddkit.hub.patience import StaleParent, api, is_transient, patient, status_of, words
+from ddkit.plain import LARGEST_CARD, front_matter
 from ddkit.runtime import note
 
 _REPO = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*)(@(?P<revision>[\w./-]+))?")
@@ -66,6 +69,7 @@ def remote(repo: str, revision: str | None = None, kind: str = "dataset") -> Rem
         info = api().repo_info(repo, repo_type=kind, revision=revision)
         if info.sha is None:
             return Remote(None, {}, not info.private)
+        _commit(info.sha)
         tree = api().list_repo_tree(repo, repo_type=kind, revision=info.sha, recursive=True)
         files = {
             entry.path: RemoteFile(entry.size, entry.blob_id, entry.lfs.sha256 if entry.lfs else None)
@@ -79,8 +83,15 @@ def remote(repo: str, revision: str | None = None, kind: str = "dataset") -> Rem
 
 def head(repo: str, revision: str | None = None) -> str:
     """The commit a revision of a dataset is at."""
-    info = patient(f"reading {repo}", repo, lambda: api().dataset_info(repo, revision=revision))
-    return str(info.sha)
+    info = patient(f"reading {repo}", repo, lambda: _commit(api().dataset_info(repo, revision=revision).sha))
+    return str(info)
+
+
+def _commit(sha: Any) -> str:
+    """A commit as the Hub names it: also the name of a folder in the client's cache. Raises OddAnswer."""
+    if not isinstance(sha, str) or not COMMIT.fullmatch(sha):
+        raise OddAnswer(f"{str(sha)[:60]!r} is no commit")
+    return sha
 
 
 def find(repo: str, revision: str | None = None, kind: str = "dataset") -> Remote | None:
@@ -99,12 +110,15 @@ def fetch(
     into: Path | None = None,
     again: bool = False,
     kind: str = "dataset",
+    most: int | None = None,
 ) -> Path:
     """A file of a repository, from the client's cache where it is there; a broken download is continued.
 
-    into: a folder instead of the cache; again: download what is there already. Raises HubFile where there is no such
-    file, HubAccess, HubError.
+    into: a folder instead of the cache; again: download what is there already; most: bytes that it may have. Raises
+    HubFile where there is no such file, HubAccess, HubError, DiskError.
     """
+    if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or "\\" in path:
+        raise HubError(f"{repo} names a file {path!r}, which lies outside of it; nothing is fetched")
 
     def get(cached: bool = False) -> Path:
         found = api().hf_hub_download(
@@ -113,7 +127,7 @@ def fetch(
         return Path(found)
 
     try:
-        return patient(f"fetching {path}", repo, get, kind, repeated=True)
+        return patient(f"fetching {path}", repo, get, kind, repeated=True, most=most)
     except HubError:
         if into is not None or again:
             raise
@@ -134,14 +148,14 @@ def commit_of(fetched: Path, path: str) -> str:
 
 def licence(repo: str, revision: str | None = None) -> str | None:
     """What a dataset's card says of its licence."""
-    from huggingface_hub import DatasetCard
-
     try:
-        text = fetch(repo, "README.md", revision=revision).read_text(encoding="utf-8", errors="replace")
-        said = DatasetCard(text, ignore_metadata_errors=True).data.get("license")
+        card = read_limited(fetch(repo, "README.md", revision=revision, most=LARGEST_CARD), LARGEST_CARD)
+        matter = front_matter((card or b"").decode("utf-8", "replace"))[0]
     except (HubFile, ValueError):  # no card, or front matter that is none
         return None
-    return ", ".join(map(str, said)) if isinstance(said, list) else said
+    said = matter.get("license")
+    names = [name for name in (said if isinstance(said, list) else [said]) if isinstance(name, str)]
+    return ", ".join(names)[:200] or None
 
 
 # ------------------------------------------------------------------ writing

@@ -12,10 +12,10 @@ from typing import Any
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ddkit.errors import SetError
-from ddkit.files import write_bytes
+from ddkit.errors import IntegrityError, SetError
+from ddkit.files import read_limited, write_bytes
 from ddkit.format.manifest import Manifest, work_beside
-from ddkit.plain import PACKAGE, canonical, plain_name
+from ddkit.plain import LARGEST_CARD, PACKAGE, canonical, plain_name
 from ddkit.publishing.outside import Outside, digest, outside_of, seal
 from ddkit.publishing.pictures import preview_grid, source_name, title
 from ddkit.runtime import note, size_words
@@ -213,8 +213,16 @@ def info_json(manifest: Manifest) -> str:
 
 
 def card_text(path: Path) -> str | None:
-    """A README.md as it is, None where there is none; bytes that are no UTF-8 go through unchanged."""
-    return path.read_text(encoding="utf-8", errors="surrogateescape") if path.is_file() else None
+    """A README.md as it is, None where there is none; bytes that are no UTF-8 go through unchanged.
+
+    Raises IntegrityError for one that is larger than any card.
+    """
+    if not path.is_file():
+        return None
+    data = read_limited(path, LARGEST_CARD)
+    if data is None:
+        raise IntegrityError(f"{path} is larger than a card can be ({size_words(LARGEST_CARD)}); shorten or remove it")
+    return data.decode("utf-8", "surrogateescape")
 
 
 def card_files(manifest: Manifest, outside: Outside) -> dict[str, bytes]:

@@ -15,6 +15,7 @@ from torch import nn
 from ddkit import __version__, hub
 from ddkit.errors import OptionError, Refused, TeacherError, first_few
 from ddkit.format.manifest import Manifest
+from ddkit.plain import LARGEST_CARD
 from ddkit.publishing.card import card_text, citation, front_matter_text, render_template
 from ddkit.publishing.outside import outside_of
 from ddkit.publishing.pictures import dataset_name, title
@@ -120,7 +121,7 @@ def push_model(checkpoint: str | Path, repo: str, story: Story, *, private: bool
     there = hub.find(repo, kind="model") or hub.Remote(None, {})
     theirs = None
     if CARD in there.files:
-        theirs = card_text(hub.fetch(repo, CARD, revision=there.head, kind="model"))
+        theirs = card_text(hub.fetch(repo, CARD, revision=there.head, kind="model", most=LARGEST_CARD))
     if WEIGHTS in there.files and "ddkit:start" not in (theirs or ""):
         raise Refused(f"{repo} holds a model that is not ddkit's; choose another name")
     weights = Path(checkpoint)

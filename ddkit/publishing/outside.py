@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-_FRONT = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)\r?\n?---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
+from ddkit.plain import LARGEST_CARD, front_matter
+
 _START = re.compile(r"<!--\s{0,9}ddkit:start[^>\n]{0,200}-->[^\S\n]{0,9}\n?")
 _END = re.compile(r"<!--\s{0,9}ddkit:end\s{0,9}-->[^\S\n]{0,9}\n?")
 _EXTRA = re.compile(r"<!-- ddkit:extra:start -->\n(.*?)\n?<!-- ddkit:extra:end -->", re.DOTALL)
@@ -68,16 +69,14 @@ def outside_of(card: str | None, theirs: Callable[[dict[str, Any]], dict[str, An
     """
     if card is None:
         return Outside()
+    if len(card) > LARGEST_CARD:
+        return Outside(broken=f"it is larger than any card ({LARGEST_CARD} bytes)")
     card = card.replace("\r\n", "\n")
-    front = _FRONT.match(card)
-    body = card[front.end() :] if front else card.removeprefix("\ufeff")
     try:
-        matter = (yaml.safe_load(front[1]) if front else None) or {}
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        return Outside(broken=f"its front matter is no YAML ({' '.join(str(error).split())[:120]})")
-    if not isinstance(matter, dict):
-        return Outside(broken="its front matter is no table")
-    matter = theirs({str(key): value for key, value in matter.items()})
+        matter, body = front_matter(card)
+    except ValueError as error:
+        return Outside(broken=f"its front matter is not usable ({error})")
+    matter = theirs(matter)
     starts, ends = list(_START.finditer(body)), list(_END.finditer(body))
     if not starts and not ends and not _RECORDED.search(body):
         return Outside(after=_lines(body), matter=matter, edited=True)

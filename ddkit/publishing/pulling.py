@@ -10,11 +10,21 @@ from typing import Any
 
 from ddkit import hub
 from ddkit.errors import HubFile, IntegrityError, OtherRun
-from ddkit.files import disk_errors, write_bytes
+from ddkit.files import disk_errors, locked, refuse_links, write_bytes
 from ddkit.format.integrity import set_problems
-from ddkit.format.manifest import Manifest, is_set, merged_results, read_manifest, seal, work_beside, write_manifest
-from ddkit.format.remote import fetch_listed, remote_manifest
+from ddkit.format.manifest import (
+    Manifest,
+    check_links,
+    is_set,
+    merged_results,
+    read_manifest,
+    seal,
+    work_beside,
+    write_manifest,
+)
+from ddkit.format.remote import fetch_listed, largest_files, remote_manifest
 from ddkit.format.shards import file_sha256
+from ddkit.plain import LARGEST_CARD
 from ddkit.publishing.card import card_files, card_text, taken_apart
 from ddkit.publishing.outside import Outside, merged
 from ddkit.runtime import note, progress, size_words
@@ -31,18 +41,24 @@ def pull(source: str, directory: str | Path, *, ipc: int | None = None, revision
     whole = remote_manifest(repo, named, revision)
     commit = whole.root.name
     data = dict(whole.data) if ipc in (None, whole.ipc) else cut(whole, ipc or 0, repo, commit)
+    with locked(out, "pulling", {"repo": repo, "commit": commit, "ipc": data["ipc"]}):
+        return _pull(out, repo, commit, data)
+
+
+def _pull(out: Path, repo: str, commit: str, data: dict[str, Any]) -> Manifest:
+    """`pull`, by the one process that may write into `out`. data: the manifest of what is fetched."""
     before = _claim(out, data)
     data = seal({**data, "results": merged_results(data["results"], before.data["results"] if before else [])})
     loading = work_beside(out) / "pulling"
     loading.mkdir(parents=True, exist_ok=True)
     files = Manifest(out, data).files()
     missing = [path for path, sha in files.items() if not ((out / path).is_file() and file_sha256(out / path) == sha)]
-    sizes = {shard["path"]: shard["bytes"] for shard in data["shards"]}
-    total = size_words(sum(sizes.get(path, 0) for path in missing))
+    most = largest_files(Manifest(out, data))
+    total = size_words(sum(most[path] for path in missing if path.endswith(".tar")))
     note(f"{repo} at {commit[:12]}: {total} in {len(missing)} files to fetch")
     with progress(f"fetching {repo}", len(missing), "files") as advance:
         for path in missing:
-            _fetch(repo, path, commit, loading, out, files[path])
+            _fetch(repo, path, commit, loading, out, files[path], most[path])
             advance(1)
     shown = Manifest(out, data, repo)
     if problems := set_problems(shown):
@@ -84,6 +100,8 @@ def _claim(out: Path, data: dict[str, Any]) -> Manifest | None:
     """
     if out.exists() and not out.is_dir():
         raise OtherRun(f"{out} is a file; give the name of a new directory")
+    check_links(out)
+    refuse_links(out.absolute().parent, [work_beside(out).name])
     begun = (work_beside(out) / "pulling").is_dir()
     before = None
     if is_set(out):
@@ -100,17 +118,17 @@ def _claim(out: Path, data: dict[str, Any]) -> Manifest | None:
     return before
 
 
-def _fetch(repo: str, path: str, commit: str, loading: Path, out: Path, sha256: str) -> None:
+def _fetch(repo: str, path: str, commit: str, loading: Path, out: Path, sha256: str, most: int) -> None:
     """One file to its place; one whose bytes differ is fetched once more (a check follows)."""
-    found = fetch_listed(repo, path, commit, loading)
+    found = fetch_listed(repo, path, commit, loading, most=most)
     if file_sha256(found) != sha256:
-        found = hub.fetch(repo, path, revision=commit, into=loading, again=True)
+        found = hub.fetch(repo, path, revision=commit, into=loading, again=True, most=most)
     (out / path).parent.mkdir(parents=True, exist_ok=True)
     os.replace(found, out / path)
 
 
 def _card(repo: str, commit: str) -> str | None:
     try:
-        return card_text(hub.fetch(repo, "README.md", revision=commit))
+        return card_text(hub.fetch(repo, "README.md", revision=commit, most=LARGEST_CARD))
     except HubFile:
         return None

@@ -15,10 +15,10 @@ from typing import Any
 
 from ddkit import hub
 from ddkit.errors import FormatVersion, HubError, IntegrityError, OptionError, Refused
-from ddkit.files import write_bytes
+from ddkit.files import locked, write_bytes
 from ddkit.format.integrity import verify
-from ddkit.format.manifest import FILE, Manifest, files_of, merged_results, parse_manifest, read_manifest, seal
-from ddkit.plain import canonical
+from ddkit.format.manifest import FILE, LARGEST, Manifest, files_of, merged_results, parse_manifest, read_manifest, seal
+from ddkit.plain import LARGEST_CARD, canonical
 from ddkit.publishing.card import card_files, card_text, taken_apart
 from ddkit.publishing.licences import licence_facts, wants_gate
 from ddkit.publishing.outside import MARKS, merged
@@ -121,10 +121,19 @@ def push(
     commit = bring(plan_for, repo, revision, message)
     name = tag or f"content-{published.data['content'][:12]}"
     hub.tag(repo, name, commit)
-    for path, data in rendered.items():
-        write_bytes(manifest.root / path, data)
+    _keep_rendered(manifest, published, rendered)
     at = tags.get(name, commit)  # a content keeps its name where only the card changed
     return replace(pushed, commit=commit, tag=name, tagged=at, revision=revision)
+
+
+def _keep_rendered(manifest: Manifest, published: Manifest, rendered: Mapping[str, bytes]) -> None:
+    """Write what was pushed into the set, unless somebody changed the set meanwhile."""
+    with locked(manifest.root, "publishing"):
+        if read_manifest(manifest.root).data["self"] != manifest.data["self"]:
+            note(f"{manifest.root} was changed while it was sent; `ddkit push` again sends that, too")
+            return
+        for path, data in rendered.items():
+            write_bytes(published.root / path, data)
 
 
 # ------------------------------------------------------------------ what is there, what is to do
@@ -168,7 +177,7 @@ def _their_manifest(repo: str, there: hub.Remote) -> dict[str, Any] | None:
     """The manifest on the Hub: it says which files a push may delete. None where there is none to trust."""
     if FILE not in there.files:
         return None
-    path = hub.fetch(repo, FILE, revision=there.head)
+    path = hub.fetch(repo, FILE, revision=there.head, most=LARGEST)
     try:
         return parse_manifest(path.read_bytes(), path)
     except (IntegrityError, FormatVersion) as error:
@@ -202,7 +211,7 @@ def _check_target(
 
 def _rendered(published: Manifest, repo: str, there: hub.Remote, extra: str | None) -> dict[str, bytes]:
     """The manifest and the files rendered from it, what people wrote on either card kept."""
-    theirs = card_text(hub.fetch(repo, CARD, revision=there.head)) if CARD in there.files else None
+    theirs = card_text(hub.fetch(repo, CARD, revision=there.head, most=LARGEST_CARD)) if CARD in there.files else None
     here = taken_apart(card_text(published.root / CARD), published.root, str(published.root / CARD))
     outside = merged(here, taken_apart(theirs, published.root, f"the card of {repo}"))
     if extra is not None:
