@@ -39,6 +39,7 @@ ROOMS = {
         "classes",
         "packed",
         "archives",
+        "tarballs",
         "online",
         "tables",
         "images",

@@ -218,7 +218,7 @@ def test_labels_and_images_that_are_none_or_odd(tmp_path):
         open_source(str(tmp_path / "holes")).without_unreadable(skip_bad=False)
     (tmp_path / "garbage").mkdir()
     (tmp_path / "garbage" / "a.tar").write_bytes(b"\x01" * 2000)
-    with pytest.raises(SourceError, match="cannot be opened as webdataset"):
+    with pytest.raises(SourceError, match="no plain, whole tar file"):
         open_source(str(tmp_path / "garbage"))
 
 

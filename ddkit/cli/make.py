@@ -55,6 +55,7 @@ def register(app: typer.Typer) -> None:
         image_column: o.ImageColumn = None,
         label_column: o.LabelColumn = None,
         skip_bad: o.SkipBad = False,
+        rehash: o.Rehash = False,
         device: o.Device = "auto",
         workers: o.Workers = None,
         yes: o.Yes = False,
@@ -76,7 +77,7 @@ def register(app: typer.Typer) -> None:
             settings=parse_settings(settings or []), protocol=protocol, views=views, size=size, classes=classes,
             holdout=holdout, prefixes=o.numbers(prefixes, "--prefixes"), seed=seed, codec=codec,
             image_format=image_format, split=split, image_column=image_column, label_column=label_column,
-            skip_bad=skip_bad, device=device, workers=workers, yes=yes, overwrite=overwrite,
+            skip_bad=skip_bad, rehash=rehash, device=device, workers=workers, yes=yes, overwrite=overwrite,
         )  # fmt: skip
         if baseline:
             make_baseline(manifest)
@@ -107,6 +108,7 @@ def register(app: typer.Typer) -> None:
         classes: o.Classes = None,
         holdout: o.Holdout = None,
         skip_bad: o.SkipBad = False,
+        rehash: o.Rehash = False,
         device: o.Device = "auto",
         yes: o.Yes = False,
         push_to: o.PushTo = None,

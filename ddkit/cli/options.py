@@ -28,6 +28,7 @@ Holdout = Annotated[
     typer.Option("--holdout", help="share of images kept for measuring (default 0.1 where there is no labelled split)"),
 ]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="leave out images that do not decode, and count them")]
+Rehash = Annotated[bool, typer.Option("--rehash", help="read every file of the source again, none from the cache")]
 Size = Annotated[int | None, typer.Option("--size", help="pixels (default: the teacher's, else by the source)")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, mps")]
 Workers = Annotated[

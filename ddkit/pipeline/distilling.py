@@ -70,6 +70,7 @@ def distill(
     image_column: str | None = None,
     label_column: str | None = None,
     skip_bad: bool | None = None,
+    rehash: bool = False,
     device: str = "auto",
     workers: int | None = None,
     yes: bool = False,
@@ -91,14 +92,16 @@ def distill(
     check_counts({"workers": workers})
     work_dir(Path(out))
     with locked(Path(out), "distilling", given | {"overwrite": overwrite}):
-        return _distill(Path(out), given, pick_device(device), workers or cores(), yes=yes, overwrite=overwrite)
+        return _distill(
+            Path(out), given, pick_device(device), workers or cores(), yes=yes, overwrite=overwrite, rehash=rehash
+        )
 
 
 def _distill(
-    out: Path, given: dict[str, Any], device: torch.device, workers: int, *, yes: bool, overwrite: bool
+    out: Path, given: dict[str, Any], device: torch.device, workers: int, *, yes: bool, overwrite: bool, rehash: bool
 ) -> Manifest:
     """`distill`, by the one process that may write into `out`."""
-    run = prepare(out, given, device, overwrite=overwrite, yes=yes, workers=workers)
+    run = prepare(out, given, device, overwrite=overwrite, yes=yes, workers=workers, rehash=rehash)
     workers = workers if run.device.type == "cpu" else 1
     facts: dict[str, Any] = {}
     for stage in range(1, len(run.record.prefixes) + 1):

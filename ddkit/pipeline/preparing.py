@@ -136,7 +136,9 @@ def _plan(record: Record, module: ModuleType, source: Source, stage: int) -> Pla
     )
 
 
-def prepare(out: Path, given: dict[str, Any], device: torch.device, *, overwrite: bool, yes: bool, workers: int) -> Run:
+def prepare(
+    out: Path, given: dict[str, Any], device: torch.device, *, overwrite: bool, yes: bool, workers: int, rehash: bool
+) -> Run:
     """Check everything that can be checked before the first byte is written, then write the record."""
     check_counts(given)
     _check_names(given)
@@ -146,7 +148,7 @@ def prepare(out: Path, given: dict[str, Any], device: torch.device, *, overwrite
     record = find_record(out)
     overwrite = overwrite and record is not None
     record = None if record is None or overwrite else _grown(record, given, out)
-    source = _open(given if record is None else record.__dict__)
+    source = _open(given if record is None else record.__dict__, rehash)
     record = record or _new_record(given, source)
     method = given["method"] or record.method
     module = find_distiller(method)
@@ -222,13 +224,13 @@ def _check_names(given: Mapping[str, Any]) -> None:
         raise unknown("image format", given["image_format"], WRITTEN)
 
 
-def _open(asked: Mapping[str, Any]) -> Source:
+def _open(asked: Mapping[str, Any], rehash: bool) -> Source:
     if asked["data"] is None:
         raise OptionError(
             "--data is missing: what to distil? digits, or a folder of class folders, parquet or tar files"
         )
     keys = ("split", "image_column", "label_column", "classes")
-    return open_source(asked["data"], **{key: asked[key] for key in keys})
+    return open_source(asked["data"], rehash=rehash, **{key: asked[key] for key in keys})
 
 
 def _new_record(given: Mapping[str, Any], source: Source) -> Record:

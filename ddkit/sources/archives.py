@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import struct
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from ddkit.errors import SourceError
-from ddkit.sources.decoding import SUFFIXES
+from ddkit.sources.decoding import LARGEST_BYTES, SUFFIXES
 
-LARGEST = 100_000_000  # bytes of one image, unpacked: more is no image but a bomb
+_ERRORS = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, OverflowError),
+    *(RuntimeError, NotImplementedError, KeyError, IndexError, UnicodeError, MemoryError),
+)  # what the standard library raises for bytes that are no zip file
 
 
 class Archive:
@@ -21,7 +26,7 @@ class Archive:
         for number, file in enumerate(files):
             try:
                 archive = zipfile.ZipFile(file)
-            except (zipfile.BadZipFile, OSError) as error:
+            except _ERRORS as error:
                 raise SourceError(f"{file} is no whole zip file ({error}); fetch it again") from error
             self._opened.append(archive)
             for info in archive.infolist():
@@ -38,12 +43,12 @@ class Archive:
     def read(self, i: int) -> bytes:
         """The bytes of image i. Raises OSError where the archive is damaged."""
         name, number, info = self._entries[i]
-        if info.file_size > LARGEST:
+        if info.file_size > LARGEST_BYTES:
             raise OSError(f"{name} unpacks to {info.file_size} bytes")
         try:
             return self._opened[number].read(info)
-        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:
-            raise OSError(f"{name}: {error}") from error
+        except _ERRORS as error:
+            raise OSError(f"{name}: {error or type(error).__name__}") from error
 
     def class_folders(self) -> list[str]:
         """The folder of each image, by which it is labelled: the one it lies in."""

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import io
+import struct
+import threading
+import zlib
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -10,9 +14,20 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from ddkit.format.images import LARGEST_PIXELS
+
 # Named, so that no format is opened that nobody asked for (Pillow knows more than fifty).
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jfif"))
+
+
+LARGEST_BYTES = 100_000_000  # of an encoded image
+BIG_PIXELS = 8_000_000  # above it images are decoded one after the other: memory is bounded, whatever the cores
+_BIG = threading.Lock()
+_ERRORS = (
+    *(OSError, SyntaxError, ValueError, IndexError, KeyError, TypeError, EOFError, OverflowError, struct.error),
+    *(zlib.error, MemoryError, Image.DecompressionBombError, Image.DecompressionBombWarning),
+)  # what Pillow raises for bytes that are no image
 
 
 class Unreadable(Exception):
@@ -22,30 +37,54 @@ class Unreadable(Exception):
 def decode_rgb(data: bytes) -> np.ndarray:
     """The bytes of an image file -> uint8 [3,H,W]: grey, palette, alpha, 16-bit and CMYK converted, EXIF upright.
 
-    Raises Unreadable with the reason.
+    Raises Unreadable with the reason, for images of more than LARGEST_PIXELS before they are decoded.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
-            image = ImageOps.exif_transpose(opened)
+        with _opened(data) as image, _BIG if image.width * image.height > BIG_PIXELS else nullcontext():
+            ImageOps.exif_transpose(image, in_place=True)
             if image.mode.startswith("I") or image.mode == "F":
-                grey = np.asarray(image)
-                # 16-bit grey: Pillow's own conversion would clip it to white.
-                scaled = grey.astype(np.float64) / (257 if grey.max(initial=0) > 255 else 1)
-                image = Image.fromarray(np.clip(np.rint(scaled), 0, 255).astype(np.uint8))
-            return np.asarray(image.convert("RGB")).transpose(2, 0, 1).copy()
-    except UnidentifiedImageError as error:
-        raise Unreadable("no image of a known format") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise Unreadable(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+                return np.broadcast_to(_grey(np.asarray(image)), (3, image.height, image.width)).copy()
+            rgb = image if image.mode == "RGB" else image.convert("RGB")
+            return np.asarray(rgb).transpose(2, 0, 1).copy()
+    except _ERRORS as error:
+        raise Unreadable(_reason(error)) from error
+
+
+def _opened(data: bytes) -> Image.Image:
+    """An image whose header was read and found acceptable. Raises Unreadable, and what Pillow raises."""
+    if len(data) > LARGEST_BYTES:
+        raise Unreadable(f"{len(data)} bytes, more than {LARGEST_BYTES}")
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    if image.width * image.height > LARGEST_PIXELS:
+        raise Unreadable(
+            f"{image.width}x{image.height} pixels, more than {LARGEST_PIXELS / 1e6:.0f} million: resize it"
+        )
+    return image
+
+
+def _grey(values: np.ndarray) -> np.ndarray:
+    """Grey of more than 8 bits [H,W] -> uint8, some lines at a time. (Pillow's own conversion clips it to white.)"""
+    divisor = 257 if values.max(initial=0) > 255 else 1
+    grey = np.empty(values.shape, np.uint8)
+    for start in range(0, len(values), 256):
+        part = values[start : start + 256].astype(np.float64) / divisor
+        grey[start : start + 256] = np.clip(np.rint(part), 0, 255)
+    return grey
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "no image of a known format"
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
 
 
 def image_extent(data: bytes) -> tuple[int, int]:
     """(height, width) in pixels from the header alone; EXIF rotation does not matter for the shorter side."""
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with _opened(data) as image:
             return image.height, image.width
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise Unreadable(str(error)) from error
+    except _ERRORS as error:
+        raise Unreadable(_reason(error)) from error
 
 
 def centre_square(image: Tensor, resize: int, crop: int) -> Tensor:

@@ -8,18 +8,21 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import PIL
 import torch
 from torch import Tensor
 
 from ddkit import hub
 from ddkit.errors import ClassesError, ImagesUnreadable, first_few
-from ddkit.files import cache_dir, write_bytes
+from ddkit.files import cache_dir, read_sealed, read_sealed_json, write_sealed
+from ddkit.format.images import LARGEST_PIXELS
 from ddkit.runtime import cores, note, progress
 from ddkit.sources.classes import class_subset, name_classes
-from ddkit.sources.decoding import Unreadable, centre_square, decode_rgb, image_extent, whole_image
+from ddkit.sources.decoding import LARGEST_BYTES, Unreadable, centre_square, decode_rgb, image_extent, whole_image
 from ddkit.sources.online import is_online, look_up
 from ddkit.sources.tables import Table, open_table, splits_of
 from ddkit.specs import ClassName, DatasetSpec, EvalTransform
@@ -27,6 +30,8 @@ from ddkit.specs import ClassName, DatasetSpec, EvalTransform
 Result = TypeVar("Result")
 
 SIZES = (32, 64, 128, 224)
+STAMPS = ("size", "mtime_ns", "ctime_ns", "ino")  # of a file: what tells that it is still the one that was read
+NAMED = 20  # images that a refusal names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,14 +147,11 @@ class Source:
     @functools.cached_property
     def hashes(self) -> np.ndarray:
         """sha256 of every image of the split as opened, as encoded: uint8 [N,32]. Kept in the cache by the files'
-        names, sizes and times, since it reads everything once."""
-        files = self._table.files
-        listing = [(str(f.absolute()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-        name = hashlib.sha256(json.dumps([listing, self.ref.image_column]).encode()).hexdigest()
-        cached = cache_dir() / "hashes" / f"{name}.bin"
-        n = len(self._table.labels)
-        if files and cached.is_file() and cached.stat().st_size == 32 * n:
-            return np.frombuffer(cached.read_bytes(), np.uint8).reshape(n, 32)
+        names, sizes, inodes and times, since it reads everything once."""
+        cached, key, n = *self._cached_hashes(), len(self._table.labels)
+        kept = read_sealed(cached, key) if self._table.files else None
+        if kept is not None and len(kept) == 32 * n:
+            return np.frombuffer(kept, np.uint8).reshape(n, 32)
 
         def digest(row: int) -> bytes:
             try:
@@ -159,9 +161,22 @@ class Source:
             return hashlib.sha256(raw.tobytes() if isinstance(raw, np.ndarray) else raw).digest()
 
         joined = b"".join(_side_by_side(digest, n, "fingerprinting"))
-        if files:
-            write_bytes(cached, joined)
+        if self._table.files:
+            write_sealed(cached, joined, key)
         return np.frombuffer(joined, np.uint8).reshape(n, 32)
+
+    def _cached_hashes(self) -> tuple[Path, str]:
+        """Where the hashes are kept, and what they are kept by. A file that is edited in place, its size and time put
+        back, still has another time of change."""
+        listing = [
+            (str(f.absolute()), *(getattr(f.stat(), f"st_{name}") for name in STAMPS)) for f in self._table.files
+        ]
+        key = hashlib.sha256(json.dumps([listing, self.ref.image_column]).encode()).hexdigest()
+        return cache_dir() / "hashes" / f"{key}.bin", key
+
+    def forget_hashes(self) -> None:
+        """Have every file read again (`--rehash`): for file systems that do not tell of a change."""
+        self._cached_hashes()[0].unlink(missing_ok=True)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -206,9 +221,8 @@ class Source:
 
     def unreadable(self) -> dict[int, str]:
         """Rows (of the split) that do not decode, with the reason: everything is decoded once, the answer is cached."""
-        cached = cache_dir() / "checked" / f"{self.fingerprint}.json"
-        if cached.is_file():
-            found = json.loads(cached.read_text())
+        cached, key = self._checked()
+        if (found := read_sealed_json(cached, key)) is not None:
             return {int(row): reason for row, reason in found.items()}
 
         def check(row: int) -> tuple[int, str] | None:
@@ -221,8 +235,14 @@ class Source:
         problems = _side_by_side(check, len(self._table.labels), "checking that all decode")
         bad = dict(problem for problem in problems if problem)
         if self._table.files:
-            write_bytes(cached, json.dumps(bad).encode())
+            write_sealed(cached, json.dumps(bad, indent=0).encode(), key)
         return bad
+
+    def _checked(self) -> tuple[Path, str]:
+        """Where it is kept which images do not decode, and by which content and decoder."""
+        decoder = [PIL.__version__, LARGEST_PIXELS, LARGEST_BYTES]
+        key = hashlib.sha256(json.dumps([self.fingerprint, decoder]).encode()).hexdigest()
+        return cache_dir() / "checked" / f"{key}.json", key
 
     def without_unreadable(self, skip_bad: bool) -> Source:
         """This source, after every image was seen to decode.
@@ -237,9 +257,11 @@ class Source:
         names = [self._table.row_name(row) for row in bad]
         if not skip_bad:
             reason = next(iter(bad.values()))
+            place = self._checked()[0]
+            listed = f"; all are in {place}" if len(bad) > NAMED and place.is_file() else ""
             raise ImagesUnreadable(
-                f"{len(bad)} of {len(self._table.labels)} images of {self.ref.data} do not decode: {', '.join(names)} "
-                f"({reason}); mend or remove them, or leave them out with --skip-bad"
+                f"{len(bad)} of {len(self._table.labels)} images of {self.ref.data} do not decode: "
+                f"{first_few(names, NAMED)} ({reason}){listed}; mend or remove them, or leave them out with --skip-bad"
             )
         return Source(replace(self.ref, skip=tuple(sorted(bad))), self._table)
 
@@ -275,11 +297,12 @@ def open_source(
     image_column: str | None = None,
     label_column: str | None = None,
     classes: str | None = None,
+    rehash: bool = False,
 ) -> Source:
     """Open the images to distil: `digits`, a folder of class folders, parquet files, WebDataset shards, or a set.
 
-    split: default `train`, else the only one. Raises SourceError, ClassesError (fewer than two classes, or without
-    images).
+    split: default `train`, else the only one; rehash: do not take hashes of files from the cache. Raises SourceError,
+    ClassesError (fewer than two classes, or without images).
     """
     reopen.cache_clear()  # the files may have changed since this process opened them
     splits = splits_of(data)
@@ -288,6 +311,8 @@ def open_source(
     source = reopen(
         SourceRef(data=data, split=split, image_column=image_column, label_column=label_column, classes=classes)
     )
+    if rehash:
+        source.forget_hashes()
     if unlabelled := int((source._table.labels < 0).sum()):
         note(f"{data}: {unlabelled} images of split {split!r} have no label and are left out")
     if len(source.classes) < 2:

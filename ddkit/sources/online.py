@@ -16,6 +16,8 @@ from ddkit import hub
 from ddkit.errors import SourceError
 from ddkit.runtime import note, progress
 
+KINDS = ("parquet", "webdataset", "imagefolder", "arrow")  # others may run what they read (pickles), or hold no images
+
 
 @dataclass(frozen=True)
 class Online:
@@ -58,6 +60,11 @@ def look_up(data: str) -> Online:
         splits[str(split)] = [path.partition("/")[2] for path in marked]
     if not splits:
         raise SourceError(f"{data} on the Hub names no data files; download it and give the folder")
+    kind = builder.__module__.split(".")[-1]
+    if kind not in KINDS:
+        raise SourceError(
+            f"{data} is read as {kind}; ddkit reads {', '.join(KINDS)} of the Hub: download and convert it"
+        )
     return Online(repo, commit, builder.__module__.split(".")[-1], splits, builder.info.features)
 
 

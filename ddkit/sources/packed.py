@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import mmap
+import re
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,13 +17,17 @@ from typing import Any
 import numpy as np
 
 from ddkit.errors import IntegrityError, SourceError
-from ddkit.files import atomic_file, write_bytes
+from ddkit.files import atomic_file, read_limited, write_bytes
 from ddkit.format.images import encode_image
 from ddkit.format.shards import member, row_key
-from ddkit.plain import canonical
+from ddkit.plain import canonical, strict_json
 
 INDEX = "source.json"
 SHARD_ROWS = 10_000
+LARGEST_INDEX = 16 * 2**20  # bytes of `source.json`
+LONGEST_LINE = 8 + 17 + 10 + 65  # bytes of a line of `.rows`
+_SHARD = re.compile(r"data/\w[\w-]{0,99}-\d{5}\.tar")
+_LINE = re.compile(rb"(\d{1,7})\t(\d{1,16})\t([1-9]\d{0,8})\t([0-9a-f]{64})")
 _MAGIC = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpg", b"RIFF": "webp", b"GIF8": "gif", b"BM": "bmp"}
 
 
@@ -94,28 +98,53 @@ class Packed:
 
 def packed_splits(root: Path) -> dict[str, Any]:
     """Entries by split. Raises SourceError."""
+    return _index(root)["splits"]
+
+
+def _index(root: Path) -> dict[str, Any]:
+    """`source.json`, of which everything that is used was looked at. Raises SourceError."""
+    path = root / INDEX
     try:
-        return dict(json.loads((root / INDEX).read_text(encoding="utf-8"))["splits"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise SourceError(f"{root / INDEX} cannot be read ({error}); export the source again") from error
+        if path.is_symlink():
+            raise ValueError("it is a link")
+        index = strict_json(read_limited(path, LARGEST_INDEX) or b"")
+        names = [entry["name"] for entry in index["classes"]]
+        splits = {str(split): list(entries) for split, entries in index["splits"].items()}
+        for entries in splits.values():
+            for entry in entries:
+                if not _SHARD.fullmatch(entry["path"]) or type(entry["rows"]) is not int or entry["rows"] < 1:
+                    raise ValueError(f"it names {str(entry)[:80]}")
+        if not splits or not all(isinstance(name, str) for name in names):
+            raise ValueError("it names no splits, or classes that are no words")
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise SourceError(f"{path} cannot be read ({error}); export the source again") from error
+    return {"classes": names, "splits": splits}
 
 
 def open_packed(root: Path, split: str) -> Packed:
     """One split of an exported source. Raises SourceError for what is not there or not whole."""
-    index = json.loads((root / INDEX).read_text(encoding="utf-8"))
+    index = _index(root)
     labels: list[int] = []
     places: list[tuple[Any, tuple[int, int, str]]] = []
     files = []
     for entry in index["splits"][split]:
-        path = root / entry["path"]
-        rows = root / f"{entry['path']}.rows"
-        if not path.is_file() or not rows.is_file():
-            raise SourceError(f"{path} or its .rows is missing; export the source again")
-        with open(path, "rb") as file:
-            tar = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        for line in rows.read_text().splitlines():
-            label, offset, length, sha256 = line.split("\t")
-            labels.append(int(label))
-            places.append((tar, (int(offset), int(length), sha256)))
+        path, rows = root / entry["path"], root / f"{entry['path']}.rows"
+        for file in (path.parent, path, rows):
+            if file.is_symlink():
+                raise SourceError(f"{file} is a link, which ddkit does not follow; export the source again")
+        if not path.is_file() or not rows.is_file() or path.stat().st_size == 0:
+            raise SourceError(f"{path} or its .rows is missing or empty; export the source again")
+        with open(path, "rb") as opened:
+            tar = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+        lines = (read_limited(rows, entry["rows"] * LONGEST_LINE) or b"").splitlines()
+        if len(lines) != entry["rows"]:
+            raise SourceError(f"{rows} has {len(lines)} lines, not {entry['rows']}; export the source again")
+        for number, line in enumerate(lines, start=1):
+            found = _LINE.fullmatch(line)
+            place = None if found is None else (int(found[2]), int(found[3]), found[4].decode())
+            if found is None or place is None or int(found[1]) >= len(index["classes"]) or sum(place[:2]) > len(tar):
+                raise SourceError(f"{rows}: line {number} is no row of its tar; export the source again")
+            labels.append(int(found[1]))
+            places.append((tar, place))
         files.append(path)
-    return Packed([c["name"] for c in index["classes"]], np.array(labels, np.int64), places, tuple(files))
+    return Packed(index["classes"], np.array(labels, np.int64), places, tuple(files))

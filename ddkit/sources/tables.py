@@ -5,6 +5,7 @@ A table is `raw(i)` (the bytes of image i, or its pixels), int64 labels, class n
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,13 +15,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ddkit.errors import SourceError, first_few
+from ddkit.files import read_limited
 from ddkit.format.damage import open_images
 from ddkit.format.manifest import is_set, read_manifest
 from ddkit.runtime import note
 from ddkit.sources.archives import Archive
-from ddkit.sources.decoding import SUFFIXES
+from ddkit.sources.decoding import LARGEST_BYTES, SUFFIXES
 from ddkit.sources.online import fetch_split, is_online, look_up
 from ddkit.sources.packed import is_packed, open_packed, packed_splits
+from ddkit.sources.tarballs import check_tar
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -165,6 +168,8 @@ def _folders(root: Path) -> Table:
     What is left out is told: files that are no images, class folders without any. Hidden files are nobody's images.
     """
     folders = sorted(child for child in root.iterdir() if child.is_dir() and not child.name.startswith("."))
+    if odd := next((child.name for child in folders if not _is_utf8(child.name)), None):
+        raise SourceError(f"{root}: the name of folder {os.fsencode(odd)!r} is not UTF-8; rename it")
     paths: list[Path] = []
     labels: list[int] = []
     names: list[str] = []
@@ -194,12 +199,24 @@ def _folders(root: Path) -> Table:
     if left_out:
         note(f"{root}: left out: {'; '.join(left_out)}")
     return Table(
-        lambda i: paths[i].read_bytes(),
+        lambda i: _image_file(paths[i]),
         np.array(labels),
         names,
         lambda i: str(paths[i].relative_to(root)),
         tuple(paths),
     )
+
+
+def _is_utf8(name: str) -> bool:
+    return os.fsencode(name) == name.encode("utf-8", "replace")
+
+
+def _image_file(path: Path) -> bytes:
+    """The bytes of an image file. Raises OSError."""
+    data = read_limited(path, LARGEST_BYTES)
+    if data is None:
+        raise OSError(f"it has more than {LARGEST_BYTES} bytes")
+    return data
 
 
 def _zipped(files: list[Path]) -> Table:
@@ -222,6 +239,8 @@ def _dataset(
     import pyarrow
 
     datasets.disable_progress_bars()
+    for file in files if kind == "webdataset" else ():
+        check_tar(file)
     try:
         named = {"train": [str(file) for file in files]}
         table = datasets.load_dataset(kind, data_files=named, split="train", features=features)
@@ -230,7 +249,17 @@ def _dataset(
         raise SourceError(f"{data} cannot be opened as {kind}: {reason}; check that the files are whole") from error
     image = _find_column(data, table, image_column, "image", datasets.Image, _IMAGE_NAMES)
     label = _find_column(data, table, label_column, "label", datasets.ClassLabel, _LABEL_NAMES)
-    labels, names = _labels(table, label)
+    try:
+        labels, names = _labels(table, label)
+    except (OverflowError, TypeError, ValueError) as error:
+        raise SourceError(
+            f"column {label!r} of {data} holds no classes ({error}); name another with --label-column"
+        ) from error
+    if isinstance(table.features[image], datasets.Value) and "string" in str(table.features[image].dtype):
+        raise SourceError(
+            f"column {image!r} of {data} holds text, perhaps paths: ddkit reads images, not files that a table names; "
+            "make class folders of them, or save the table with the images in it"
+        )
     try:
         encoded = table.select_columns([image]).cast_column(image, datasets.Image(decode=False))
     except (pyarrow.ArrowException, TypeError, ValueError) as error:
@@ -239,11 +268,17 @@ def _dataset(
             f"column {image!r} of {data} holds {held}, no images; name another with --image-column"
         ) from error
 
+    fetched = {str(file) for file in files} if kind == "imagefolder" else set()  # the images themselves, by their paths
+
     def raw(i: int) -> bytes:
         cell = encoded[int(i)][image]
         if cell is None or (cell["bytes"] is None and cell["path"] is None):
             raise OSError("the cell is empty")
-        return cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
+        if cell["bytes"] is not None:
+            return cell["bytes"]
+        if cell["path"] not in fetched:
+            raise OSError("the cell names a file instead of holding an image; ddkit does not open it")
+        return _image_file(Path(cell["path"]))
 
     return Table(raw, labels, names, lambda i: f"row {i}", tuple(files))
 

@@ -230,6 +230,7 @@ def teach(
     classes: str | None = None,
     holdout: float | None = None,
     skip_bad: bool = False,
+    rehash: bool = False,
     device: str = "auto",
     on_estimate: Callable[[float], None] | None = None,
 ) -> TeacherSpec:
@@ -238,12 +239,15 @@ def teach(
     arch: a network, trained from scratch; or init: `timm:NAME[@FILE]`, `torchvision:NAME[@FILE]` or one of our
     checkpoints, whose head is replaced and which is fine-tuned (head at ten times the body's learning rate).
     recipe: a shipped teacher recipe (digits, small, large, finetune) or a TOML file; size: input side in pixels;
-    epochs: instead of the recipe's. Run again after a kill, it goes on. Raises InputError for inputs that cannot work.
+    epochs: instead of the recipe's; rehash: read every file of the source again. Run again after a kill, it goes on.
+    Raises InputError for inputs that cannot work, OtherRun where another process trains the same file.
     """
     out = Path(out)
     if out.suffix != ".safetensors":
         raise OptionError(f"OUT is {out}; a checkpoint is a .safetensors file")
-    source = open_source(data, split=split, image_column=image_column, label_column=label_column, classes=classes)
+    source = open_source(
+        data, split=split, image_column=image_column, label_column=label_column, classes=classes, rehash=rehash
+    )
     size = size or source.default_size()
     pretrained = None if init is None else load_pretrained(init, size)
     if pretrained is not None and arch not in (None, pretrained.arch):

@@ -76,9 +76,6 @@ def open_validation(
                 f"{data}: the labels of its splits {', '.join(available)} are hidden (-1); give one with labels"
             )
     opened = reopen(SourceRef(data=data, split=split, image_column=image_column, label_column=label_column))
-    if len(opened) < len(opened._table.labels):
-        hidden = len(opened._table.labels) - len(opened)
-        raise SourceError(f"{data} split {split!r}: {hidden} labels are -1; give a labelled split with --split")
     shown = Path(data).name if data != "digits" and Path(data).exists() else data  # no local paths in results
     name = f"{shown}:{split}"
     if source is not None and opened.fingerprint == source.fingerprint:
@@ -90,6 +87,8 @@ def open_validation(
         opened = opened.without_unreadable(skip_bad=True).part("holdout", source.holdout)
         name = f"{shown}:holdout"
     else:
+        if hidden := len(opened._table.labels) - len(opened):
+            raise SourceError(f"{data} split {split!r}: {hidden} labels are -1; give a labelled split with --split")
         opened = opened.without_unreadable(skip_bad=False)
     order = match_classes(classes, opened.classes, what="the set and --val", same_order=same_order)
     to_target = np.full(len(opened.classes), -1)
