@@ -7,6 +7,7 @@ import functools
 import importlib.metadata
 import os
 import platform
+import re
 import sys
 import threading
 import time
@@ -131,11 +132,29 @@ def be_quiet(quiet: bool) -> None:
     _Console.quiet = quiet
 
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
+
+
+def printable(text: str) -> str:
+    """Text of others for a terminal: without control characters but line breaks and tabs, and without the marks that
+    turn the direction of writing around; unpaired surrogates are spelt out."""
+    return _CONTROL.sub("", text).encode("utf-8", "backslashreplace").decode()
+
+
+def one_printable_line(text: str) -> str:
+    """`printable`, with blanks for line breaks and tabs."""
+    return re.sub(r"[\n\t]+", " ", printable(text))
+
+
 def note(message: str) -> None:
-    """One line for the person who waits, on stderr."""
-    if not _Console.quiet:
-        sys.stderr.write(message + "\n")
+    """One line for the person who waits, on stderr. Where nobody can read it, it is not told."""
+    if _Console.quiet or sys.stderr is None:
+        return
+    try:
+        sys.stderr.write(one_printable_line(message) + "\n")
         sys.stderr.flush()
+    except (OSError, ValueError):  # closed, or its reader went away: the work goes on
+        _Console.quiet = True
 
 
 @functools.cache
@@ -165,7 +184,8 @@ def progress(title: str, total: int, unit: str = "") -> Iterator[Advance]:
     def of_total(done: float) -> str:
         return f"{size_words(done)} of {size_words(total)}" if unit == "bytes" else f"{done:.0f}/{total} {unit}"
 
-    if not sys.stderr.isatty():
+    title = one_printable_line(title)
+    if sys.stderr is None or not sys.stderr.isatty():
         state = {"done": 0, "earlier": 0, "told": started}
 
         def advance_lines(n: int, earlier: bool = False) -> None:
@@ -183,7 +203,7 @@ def progress(title: str, total: int, unit: str = "") -> Iterator[Advance]:
     from rich import progress as bars
 
     columns = (
-        bars.TextColumn("{task.description:<28}"),
+        bars.TextColumn("{task.description:<28}", markup=False),
         bars.BarColumn(bar_width=30),
         bars.TextColumn("{task.fields[done]}"),
         bars.TimeElapsedColumn(),

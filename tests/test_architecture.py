@@ -69,7 +69,7 @@ ROOMS = {
         "curriculum",
     ],
     "distillers": [],
-    "publishing": ["pictures", "making", "outside", "licences", "card", "pushing", "pulling", "models"],
+    "publishing": ["pictures", "making", "escaping", "outside", "licences", "card", "pushing", "pulling", "models"],
     "pipeline": ["record", "costs", "making", "manifests", "preparing", "distilling", "relabels", "importing"],
     "evaluation": ["statistics", "single", "tables", "demonstration"],
     "testing": [],

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import signal
 import sys
 import traceback
+import warnings
 from types import FrameType
 from typing import NoReturn
 
@@ -13,8 +16,10 @@ import typer
 
 from ddkit.cli import look, make, output, publish, use
 from ddkit.errors import DdkitError
+from ddkit.runtime import printable
 
 INTERRUPTED = 130
+LONGEST_LINE = 4000  # characters of an error
 
 app = typer.Typer(
     name="ddkit",
@@ -31,6 +36,10 @@ for room in (make, use, look, publish):
 def main() -> NoReturn:
     """Run the command line and exit."""
     signal.signal(signal.SIGTERM, _terminated)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that a terminal cannot show is spelt out
+    warnings.filterwarnings("ignore", module=r"PIL\b")  # what is wrong with an image is said in one line
     sys.exit(run())
 
 
@@ -38,6 +47,8 @@ def run() -> int:
     """Run the command line; returns the exit code."""
     try:
         code = app(standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
         if code == INTERRUPTED:  # Typer makes this of a KeyboardInterrupt inside a command
             return _fail("stopped; run the same command again, it continues", INTERRUPTED)
         return code if isinstance(code, int) else 0
@@ -47,6 +58,8 @@ def run() -> int:
         return _fail("stopped; run the same command again, it continues", INTERRUPTED)
     except typer.Exit as stop:
         return stop.exit_code
+    except BrokenPipeError:
+        return _fail("whoever read the output went away before its end; what was made is there", 1)
     except MemoryError:
         return _fail("out of memory; use fewer --workers or a smaller source", 1)
     except OSError as error:
@@ -64,9 +77,16 @@ def run() -> int:
 
 def _fail(message: str, code: int) -> int:
     if output.State.debug:
-        sys.stderr.write(_without_token(traceback.format_exc()))
-    sys.stdout.flush()
-    sys.stderr.write(_without_token("error: " + " ".join(output.printable(message).split()) + "\n"))
+        sys.stderr.write(_without_token(printable(traceback.format_exc())))
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except (OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python itself fails at its end, in several lines
+    line = _without_token("error: " + " ".join(printable(message).split()))
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # nobody may be there to read it
+        sys.stderr.write((line if len(line) <= LONGEST_LINE else line[: LONGEST_LINE - 1] + "…") + "\n")
+        sys.stderr.flush()
     return code
 
 
@@ -82,5 +102,6 @@ def _terminated(number: int, frame: FrameType | None) -> NoReturn:
     engine = sys.modules.get("ddkit.engine")
     if engine is not None:
         engine.stop(kill=True)
-    sys.stderr.write("error: terminated; run the same command again, it continues\n")
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        sys.stderr.write("error: terminated; run the same command again, it continues\n")
     sys.exit(128 + number)

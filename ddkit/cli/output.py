@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import inspect
 import json
-import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
 
-from ddkit.runtime import be_quiet
+from ddkit.runtime import be_quiet, one_printable_line, printable
 
 _COMMON = {
     "as_json": (Annotated[bool, typer.Option("--json", help="one JSON document on stdout")], False),
     "quiet": (Annotated[bool, typer.Option("--quiet", "-q", help="no notes and no progress")], False),
     "debug": (Annotated[bool, typer.Option("--debug", help="show the traceback of an error")], False),
 }
-
-
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # what a set says may hold anything
 
 
 class State:
@@ -56,21 +53,23 @@ def command(
     return register
 
 
-def printable(text: str) -> str:
-    """Without control characters but line breaks and tabs."""
-    return _CONTROL.sub("", text)
-
-
 def say(text: str) -> None:
     """A line of result, on stdout (not with --json)."""
     if not State.as_json:
-        sys.stdout.write(printable(text) + "\n")
+        _write(printable(text) + "\n")
 
 
 def document(value: Any) -> None:
     """The result as JSON, with --json."""
     if State.as_json:
-        sys.stdout.write(json.dumps(value, indent=2, sort_keys=True) + "\n")
+        _write(json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def _write(text: str) -> None:
+    """Text on stdout. Raises OSError where there is none."""
+    if sys.stdout is None:
+        raise OSError(errno.EBADF, "it is closed", "stdout")
+    sys.stdout.write(text)
 
 
 def next_step(line: str) -> None:
@@ -80,7 +79,7 @@ def next_step(line: str) -> None:
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Columns in line, for people and for grep."""
-    cells = [[str(cell) for cell in row] for row in (header, *rows)]
+    cells = [[one_printable_line(str(cell)) for cell in row] for row in (header, *rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in cells]
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])

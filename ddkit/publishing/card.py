@@ -12,13 +12,15 @@ from typing import Any
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from ddkit import hub
 from ddkit.errors import IntegrityError, SetError
 from ddkit.files import read_limited, write_bytes
 from ddkit.format.manifest import Manifest, work_beside
 from ddkit.plain import LARGEST_CARD, PACKAGE, canonical, plain_name
+from ddkit.publishing.escaping import code, fenced, markdown, web_address
 from ddkit.publishing.outside import Outside, digest, outside_of, seal
 from ddkit.publishing.pictures import preview_grid, source_name, title
-from ddkit.runtime import note, size_words
+from ddkit.runtime import note, printable, size_words
 from ddkit.sources.classes import unique_names
 
 TEMPLATE, REFERENCES = "dataset_card.md.j2", "references.bib"
@@ -48,6 +50,7 @@ def render_template(name: str, facts: Mapping[str, Any]) -> str:
         keep_trailing_newline=True,
         autoescape=False,  # noqa: S701 (Markdown, not HTML)
     )
+    environment.filters |= {"text": markdown, "code": code, "fenced": fenced}
     return seal(environment.get_template(name).render(facts))
 
 
@@ -62,7 +65,10 @@ def their_matter(matter: dict[str, Any]) -> dict[str, Any]:
 
 def front_matter_text(front: Mapping[str, Any]) -> str:
     """A card's YAML."""
-    return yaml.safe_dump(dict(front), sort_keys=False, allow_unicode=True, width=1000)
+    text = yaml.safe_dump(dict(front), sort_keys=False, allow_unicode=True, width=1000)
+    if printable(text) == text:
+        return text
+    return yaml.safe_dump(dict(front), sort_keys=False, allow_unicode=False, width=1000)  # odd signs by their numbers
 
 
 def render_card(manifest: Manifest, outside: Outside | None = None) -> str:
@@ -70,18 +76,20 @@ def render_card(manifest: Manifest, outside: Outside | None = None) -> str:
     data, outside = manifest.data, outside or Outside()
     results = sorted(data["results"], key=lambda r: (r["ipc"], r["arch"], r["protocol"], r["of"], r["labels"]))
     headline, random = _headline(manifest, results)
-    classes, codec = len(manifest.classes), manifest.image_codec
+    classes, codec, source_id = len(manifest.classes), manifest.image_codec, data["source"]["id"]
     facts = {
         "front_matter": front_matter_text(_with_theirs(front_matter(manifest), outside.matter)),
         "outside": outside,
         "title": title(manifest),
         "m": data,
         "rows": manifest.rows(),
-        "where": data["repo"] or manifest.root.resolve().name,
+        "where": data["repo"] or _folder_name(manifest),
         "rename": json.dumps({codec: "image", "cls": "label"}),
         "total": size_words(sum(shard["bytes"] for shard in data["shards"])),
         "batch": min(manifest.rows(), 64),
         "source": source_name(manifest),
+        "source_repo": source_id if source_id and hub.split_id(source_id) else None,
+        "licence_link": web_address((data["license"] or {}).get("link")),
         "part": data["subset_of"],
         "teacher": data["teachers"][0],
         "prefixes": [_prefix_facts(manifest, prefix) for prefix in manifest.prefixes],
@@ -91,10 +99,18 @@ def render_card(manifest: Manifest, outside: Outside | None = None) -> str:
         "random": random,
         "random_rows": random["ipc"] * classes if random else 0,
         "several_crops": several_crops(data["log"]["plan"]),
-        "paper": re.sub(r"arXiv (\d{4}\.\d{5})", r"[arXiv \1](https://arxiv.org/abs/\1)", data["recipe"]["paper"]),
+        "paper": re.sub(
+            r"arXiv (\d{4}\.\d{5})", r"[arXiv \1](https://arxiv.org/abs/\1)", markdown(data["recipe"]["paper"])
+        ),
         "citation": citation(data["method"]),
     }
     return render_template(TEMPLATE, facts)
+
+
+def _folder_name(manifest: Manifest) -> str:
+    """What a set's directory is called, as it stands in the card's code."""
+    name = manifest.root.resolve().name
+    return name if re.fullmatch(r"[\w.,+ -]+", name) else plain_name(name)
 
 
 def _with_theirs(ours: dict[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
@@ -153,7 +169,7 @@ def front_matter(manifest: Manifest) -> dict[str, Any]:
         "task_categories": ["image-classification"],
         "annotations_creators": ["machine-generated"],
         "size_categories": [_size_category(rows)],
-        "source_datasets": [source if "/" in source else f"extended|other-{plain_name(source)}"],
+        "source_datasets": [source if hub.split_id(source) else f"extended|other-{plain_name(source)}"],
         "tags": [
             *("dataset-distillation", "dataset-condensation", "webdataset", f"ipc-{manifest.ipc}", "ddkit"),
             *(f"arxiv:{paper}" for paper in papers),

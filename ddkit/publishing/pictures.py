@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from ddkit.format.damage import open_images
 from ddkit.format.images import decode_image
 from ddkit.format.manifest import Manifest
 from ddkit.replay.loader import ReplayLoader
+from ddkit.runtime import one_printable_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -77,7 +79,7 @@ def _enlarged(pixels: np.ndarray, side: int) -> Image.Image:
 
 def short_name(name: str, longest: int = 22) -> str:
     """A class name short enough for a label: the first lemma, without a WordNet id before it."""
-    name = re.sub(r"^n\d{8}[_ -]", "", name.split(",")[0]).replace("_", " ")
+    name = re.sub(r"^n\d{8}[_ -]", "", one_printable_line(name).split(",")[0]).replace("_", " ")
     return name if len(name) <= longest else name[: longest - 1] + "…"
 
 
@@ -98,7 +100,7 @@ def title(manifest: Manifest) -> str:
     data = manifest.data
     method = METHOD_NAMES.get(data["method"], data["method"])
     images = "image" if manifest.ipc == 1 else "images"
-    return f"{method} · {source_name(manifest)} · {manifest.ipc} {images} per class"
+    return one_printable_line(f"{method} · {source_name(manifest)} · {manifest.ipc} {images} per class")
 
 
 def source_name(manifest: Manifest) -> str:
@@ -177,8 +179,13 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, atomically."""
-    with atomic_file(path) as temporary:
+    """Write a figure as PNG, atomically. Its words are drawn as they are: a dollar sign begins no formula."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+    with atomic_file(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a sign that the font lacks is drawn as a box
         figure.savefig(temporary, format="png")
 
 
