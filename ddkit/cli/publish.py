@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,11 +20,13 @@ def register(app: typer.Typer) -> None:
     @command(app, "Publish")
     def card(directory: Annotated[str, typer.Argument(help="a distilled set")]) -> None:
         """Render README.md, _info.json and preview.png of a set from its manifest; what you wrote on it stays."""
+        from ddkit.files import locked
         from ddkit.format import read_manifest
         from ddkit.publishing.card import publish_files
 
-        manifest = read_manifest(directory)
-        publish_files(manifest)
+        with locked(Path(directory), "rendering its card"):
+            manifest = read_manifest(directory)
+            publish_files(manifest)
         say(f"{manifest.root / 'README.md'}")
         document({"card": str(manifest.root / "README.md")})
         next_step(f"ddkit push {directory} YOUR_NAME/{manifest.data['name']} --license LICENCE")

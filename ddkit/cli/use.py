@@ -30,7 +30,7 @@ def register(app: typer.Typer) -> None:
         epochs: o.Epochs = None,
         seed: o.Seed = None,
         out: Annotated[
-            str | None, typer.Option("--out", help="the checkpoint (default ./NAME-ARCH.safetensors)")
+            str | None, typer.Option("--out", help="the checkpoint (default ./NAME-ARCH[-LABELS][-sSEED].safetensors)")
         ] = None,
         split: o.Split = None,
         image_column: o.ImageColumn = None,

@@ -17,7 +17,7 @@ from ddkit.evaluation.statistics import mean_std, paired_difference
 from ddkit.files import locked
 from ddkit.format.manifest import Manifest, merged_results, read_manifest, write_manifest
 from ddkit.pipeline.distilling import distill
-from ddkit.pipeline.record import check_counts, load_record, work_dir
+from ddkit.pipeline.record import check_counts, check_work, load_record, work_dir
 from ddkit.pipeline.relabels import law_problem, relabel
 from ddkit.plain import fingerprint, to_plain
 from ddkit.publishing.card import publish_files
@@ -64,6 +64,8 @@ def evaluate(
         raise SetError(f"{away[0]} is no directory; results are written into the set: `ddkit pull {away[0]} DIR` first")
     different = {Path(directory).resolve(): directory for directory in directories}  # one named twice counts once
     sets = [read_manifest(directory) for directory in different.values()]
+    for manifest in sets:
+        check_work(work_dir(manifest.root))
     where = pick_device(device)
     ref = ValidationRef(data=val) if isinstance(val, str) else val or default_validation(sets[0])
     if ref is None:

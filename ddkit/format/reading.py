@@ -18,7 +18,7 @@ from ddkit.format.manifest import Manifest
 from ddkit.format.rows import RowFormat, ranks_problem
 from ddkit.format.shards import RowRecord, file_sha256, member, row_key
 from ddkit.format.views import Views
-from ddkit.runtime import cores
+from ddkit.runtime import cores, threads
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -178,7 +178,7 @@ def read_set(manifest: Manifest, ipc: int | None = None, *, labels: bool = True)
     """
     reader, first = SetReader(manifest), 0
     shards = manifest.shards(ipc)
-    with ThreadPoolExecutor(cores()) as pool:
+    with threads(1), ThreadPoolExecutor(cores()) as pool:  # cores are filled across rows, never inside one
         for number, shard in enumerate(shards):
             for part in (reader.shard if labels else reader.images)(shard, first, pool):
                 yield number, part

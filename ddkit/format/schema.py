@@ -18,6 +18,7 @@ FILE = re.compile(r"(data|images)/train-ipc\d{3,}-\d{5}\.(tar|rows)")
 _SHA = re.compile(r"[0-9a-f]{64}")
 _LINE = re.compile(r"[^\x00-\x1f\x7f-\x9f]*")
 _INSTALL = re.compile(r"pip install (-U )?ddkit[\w.,=<>!~\[\]-]*")
+_STEM = re.compile(r"[^/\\\x00-\x1f\x7f-\x9f]{1,200}")  # a protocol's name, never a path
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*")
 
 Check = Callable[[Any], bool]
@@ -94,7 +95,7 @@ def _anything(value: Any) -> bool:
 
 
 _COUNT, _SIDE = _whole(1, 10**9), _whole(1, 16384)
-_BYTES = _whole(0, 10**15)
+_BYTES = _whole(1, 10**15)
 _FILE_NAME: Check = lambda value: isinstance(value, str) and FILE.fullmatch(value) is not None  # noqa: E731
 _PREFIX: Check = lambda value: isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10  # noqa: E731
 
@@ -113,7 +114,7 @@ PATTERN: dict[str, Any] = {
     "views": {"count": _whole(1, 10**6), "size": _SIDE, "scale": _list(_share, 2, 2), "ratio": _list(_number, 2, 2),
               "flip": _share, "mix": _one_of("none", "cutmix", "mixup"), "mix_alpha": _number,
               "patches": _one_of("none", "shuffle"), "mix_groups?": _maybe(_list(_whole(0, 10**6))),
-              "protocol": _text, "backend": _text},
+              "protocol": _matches(_STEM), "backend": _text},
     "normalisation": {"mean": _list(_number, 3, 3), "std": _list(_number, 3, 3)},
     "eval": {"resize": _SIDE, "crop": _SIDE},
     "labels": {"codec": _name, "temperature": _number,
@@ -125,7 +126,7 @@ PATTERN: dict[str, Any] = {
     "fingerprint": _text,
     "prefixes": [_COUNT],
     "shard_rows": _COUNT,
-    "recommended": {"protocol": _text, "arch": _text, "definition?": _maybe(_table(_words, _setting))},
+    "recommended": {"protocol": _matches(_STEM), "arch": _text, "definition?": _maybe(_table(_words, _setting))},
     "real_pixels": _one_of("whole", "crops", "initial", "none", "unknown"),
     "log": {"skipped": _list(_words), "plan": _table(_PREFIX, _plan)},
     "cost": {"teach": _seconds, "select": _seconds, "recover": _seconds, "relabel": _seconds, "student": _seconds,

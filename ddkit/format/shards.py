@@ -35,6 +35,7 @@ import contextlib
 import hashlib
 import io
 import json
+import math
 import re
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -43,8 +44,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as _save
 
 from ddkit.errors import IntegrityError
@@ -112,35 +111,71 @@ def unpack_views(data: bytes, codec: Codec, where: str) -> tuple[Views, dict[str
     Types and values of the tensors are compared elsewhere (rows.py).
     """
     try:
-        metadata = read_metadata(data)
-        tensors = load_tensors(data)
+        tensors, metadata = _unpacked(data)
         labels = {name: tensors.pop(name) for name in codec.TENSORS}
         tensors.pop("mean", None)
         views = Views(**{name: array[None] for name, array in tensors.items()})
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise IntegrityError(f"{where}: the views cannot be read ({error}); fetch the set again") from error
     return views, labels, metadata
 
 
 LARGEST_HEADER = 1_000_000  # bytes of the JSON before the tensors of one row
+_DTYPES = {"U8": ("u1", 1), "U16": ("<u2", 2), "U32": ("<u4", 4), "I8": ("i1", 1), "I16": ("<i2", 2),
+           "F16": ("<f2", 2), "F32": ("<f4", 4)}  # fmt: skip
 
 
-def read_metadata(data: bytes) -> dict[str, Any]:
-    """The JSON under `__metadata__.ddkit` of safetensors bytes. Raises ValueError, KeyError, TypeError."""
+def _unpacked(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """(tensors, metadata) of safetensors bytes, read as strictly as they are written: tensors follow one another to
+    the end, and the one metadata key holds canonical JSON. Raises ValueError, KeyError, TypeError."""
+    header, start = _header(data)
+    metadata = _metadata(header)
+    buffer = bytearray(data)  # arrays of it may be written to, which torch asks for
+    tensors: dict[str, np.ndarray] = {}
+    at = 0
+    for name, told in sorted(header.items(), key=lambda entry: entry[1]["data_offsets"]):
+        (dtype, width), shape = _DTYPES[told["dtype"]], told["shape"]
+        count = math.prod(shape)
+        if told["data_offsets"] != [at, at + count * width] or not 0 < count <= len(data):
+            raise ValueError(f"tensor {name[:40]} does not follow the one before")
+        tensors[name] = np.frombuffer(buffer, dtype, count, start + at).reshape(shape)
+        at += count * width
+    if start + at != len(data):
+        raise ValueError("something behind the last tensor")
+    return tensors, metadata
+
+
+def _header(data: bytes) -> tuple[dict[str, Any], int]:
+    """(the JSON before the tensors, where they begin) of safetensors bytes."""
     length = int.from_bytes(data[:8], "little")
-    if length > min(LARGEST_HEADER, len(data)):
+    if length > min(LARGEST_HEADER, len(data) - 8):
         raise ValueError(f"a header of {length} bytes")
-    header = data[8 : 8 + length]
     try:
-        told = json.loads(header)["__metadata__"]
-        if set(told) != {"ddkit"} or header.count(b'"ddkit"') > 1 or header.count(b'"__metadata__"') > 1:
-            raise ValueError(f"metadata keys {', '.join(told)[:80]}")
+        header = json.loads(data[8 : 8 + length])
+    except RecursionError as error:
+        raise ValueError("a header that is nested too deeply") from error
+    if not isinstance(header, dict):
+        raise ValueError("a header that is no table")
+    return header, 8 + length
+
+
+def _metadata(header: dict[str, Any]) -> dict[str, Any]:
+    """Takes the metadata out of a header: one key, `ddkit`, with a canonical JSON table."""
+    told = header.pop("__metadata__")
+    if set(told) != {"ddkit"}:
+        raise ValueError(f"metadata keys {', '.join(told)[:80]}")
+    try:
         metadata = json.loads(told["ddkit"])
         if not isinstance(metadata, dict) or canonical(metadata, indent=None) != told["ddkit"]:
             raise ValueError("metadata that is no canonical JSON table")  # a key twice, NaN, blanks
     except RecursionError as error:
         raise ValueError("metadata that is nested too deeply") from error
     return metadata
+
+
+def read_metadata(data: bytes) -> dict[str, Any]:
+    """The JSON under `__metadata__.ddkit` of safetensors bytes. Raises ValueError, KeyError, TypeError."""
+    return _metadata(_header(data)[0])
 
 
 # ------------------------------------------------------------------ writing

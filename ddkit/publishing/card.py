@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ddkit import hub
 from ddkit.errors import IntegrityError, SetError
-from ddkit.files import read_limited, write_bytes
+from ddkit.files import read_limited, refuse_links, write_bytes
 from ddkit.format.manifest import Manifest, work_beside
 from ddkit.plain import LARGEST_CARD, PACKAGE, canonical, plain_name
 from ddkit.publishing.escaping import code, fenced, markdown, web_address
@@ -257,7 +257,9 @@ def taken_apart(card: str | None, root: Path, what: str) -> Outside:
     """
     outside = outside_of(card, their_matter)
     if outside.broken and card is not None:
-        kept = work_beside(root) / f"README-{digest(card)}.md"
+        work = work_beside(root)
+        refuse_links(work.parent, [work.name])
+        kept = work / f"README-{digest(card)}.md"
         write_bytes(kept, card.encode("utf-8", "surrogateescape"))
         note(f"{what}: {outside.broken}; it is made anew, what it held is in {kept}")
         return Outside(matter=outside.matter)

@@ -9,13 +9,16 @@ import numpy as np
 
 from ddkit.engine.units import UnitFile
 from ddkit.errors import SetError
+from ddkit.files import refuse_links
 from ddkit.format.manifest import Manifest, work_beside
 from ddkit.publishing.pictures import COLOURS, INK, new_figure, save_figure, short_name, title
 
 
 def _work_files(manifest: Manifest, folder: str, pattern: str, what: str) -> list[Path]:
     """Files of OUT.work, by prefix and number. Raises SetError where there are none."""
-    work = work_beside(manifest.root) / folder
+    beside = work_beside(manifest.root)
+    refuse_links(beside.parent, [beside.name])
+    work = beside / folder
     found = sorted(work.glob(pattern), key=lambda path: [int(n) for n in re.findall(r"\d+", path.stem)])
     if not found:
         raise SetError(
