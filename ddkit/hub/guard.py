@@ -17,7 +17,9 @@ from typing import Any
 LONGEST_PAUSE_S = 300.0  # of a Retry-After
 LARGEST_ANSWER = 64 * 2**20  # bytes of an answer that is no file
 LONGEST_ANSWER_S = 300.0  # seconds until such an answer is whole
-MOST_PAGES = 500  # of one listing: the Hub itself takes 100,000 files, a thousand a page
+MOST_PAGES = 200  # of one listing: the Hub itself takes 100,000 files, a thousand a page
+MOST_STALLS = 3  # of one file with less than PROGRESS between them: the client alone would wait for minutes
+PROGRESS = 1_000_000  # bytes
 COMMIT = re.compile(r"[0-9a-f]{7,64}")
 _ETAG = re.compile(r"[A-Za-z0-9_+=-][A-Za-z0-9._+=-]{0,199}")
 
@@ -27,22 +29,23 @@ class OddAnswer(RuntimeError):
 
 
 @dataclass
-class _Call:
-    """One call of ours: the most bytes its file may have, the sizes that the server declared by path, and the pages of
-    its listing."""
+class Watch:
+    """One call of ours, its repetitions included. most: bytes that its file may have, None where that is not known;
+    declared: sizes that the server told, by path; pages: of its listing; stalls: how often a body stopped."""
 
     most: int | None = None
     declared: dict[str, int] = field(default_factory=dict)
     pages: int = 0
+    stalls: int = 0
 
 
-_CALL: ContextVar[_Call | None] = ContextVar("ddkit_hub_call", default=None)
+_CALL: ContextVar[Watch | None] = ContextVar("ddkit_hub_call", default=None)
 
 
 @contextmanager
-def guarded(most: int | None = None) -> Iterator[None]:
-    """One call of the client. most: bytes of the file that it fetches, None where that is not known."""
-    token = _CALL.set(_Call(most))
+def guarded(watch: Watch) -> Iterator[None]:
+    """What the client asks for in this block belongs to one call of ours, and to what was seen of it before."""
+    token = _CALL.set(watch)
     try:
         yield
     finally:
@@ -51,7 +54,7 @@ def guarded(most: int | None = None) -> Iterator[None]:
 
 def look_at(response: Any) -> None:
     """A hook of the HTTP client: raises OddAnswer for headers that nobody should act on, and bounds the body."""
-    headers, call = response.headers, _CALL.get() or _Call()
+    headers, call = response.headers, _CALL.get() or Watch()
     for name in ("ETag", "X-Linked-ETag"):
         value = headers.get(name)
         if value is not None and not _ETAG.fullmatch(value.removeprefix("W/").strip('"')):
@@ -81,7 +84,7 @@ def look_at(response: Any) -> None:
         most, seconds = (min(bounds) if bounds else None), None
     else:
         most, seconds = LARGEST_ANSWER, LONGEST_ANSWER_S
-    response.stream = _bounded(response.stream, most, seconds)
+    response.stream = _bounded(response.stream, most, seconds, call)
 
 
 def _asked_pause(headers: Any) -> float:
@@ -95,15 +98,28 @@ def _number(text: str | None) -> int | None:
     return int(text) if text is not None and re.fullmatch(r"\d{1,18}", text) else None
 
 
-def _bounded(stream: Any, most: int | None, seconds: float | None) -> Any:
-    """A response's body that ends in OddAnswer where it is longer than `most` bytes, or takes longer than `seconds`."""
+def _bounded(stream: Any, most: int | None, seconds: float | None, call: Watch) -> Any:
+    """A response's body that ends in OddAnswer where it is longer than `most` bytes, takes longer than `seconds`, or
+    stops again and again."""
     import httpx2
 
     class Bounded(httpx2.SyncByteStream):
         def __iter__(self) -> Iterator[bytes]:
             began, seen = time.monotonic(), 0
-            for chunk in stream:
+            chunks = iter(stream)
+            while True:
+                try:
+                    chunk = next(chunks)
+                except StopIteration:
+                    return
+                except httpx2.TimeoutException as error:
+                    call.stalls += 1
+                    if call.stalls < MOST_STALLS:
+                        raise
+                    raise OddAnswer("it stops in the middle of a file, and does not go on") from error
                 seen += len(chunk)
+                if seen > PROGRESS:
+                    call.stalls = 0
                 if most is not None and seen > most:
                     raise OddAnswer(f"it sends more than the {most} bytes that are due")
                 if seconds is not None and time.monotonic() - began > seconds:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from ddkit.errors import DiskError, HubAccess, HubError, HubFile, HubNone, OptionError
 from ddkit.files import FULL
-from ddkit.hub.guard import LONGEST_PAUSE_S, OddAnswer, guarded, look_at
+from ddkit.hub.guard import LONGEST_PAUSE_S, OddAnswer, Watch, guarded, look_at
 from ddkit.runtime import note
 
 Result = TypeVar("Result")
@@ -133,9 +133,10 @@ def patient(
     # what the client raises for what the Hub answered, or did not: RuntimeError of uploads, ValueError of batches
     answers = (OSError, RuntimeError, ValueError, httpx2.HTTPError, EntryNotFoundError, XetDownloadError, *_ODD)
     handled = sys.exception()  # what somebody is dealing with while we are called: none of our answers
+    seen = Watch(most)
     for tries, planned_s in enumerate((*PAUSES_S, None), start=1):
         try:
-            with guarded(most):
+            with guarded(seen):
                 return call()
         except StaleParent:
             raise

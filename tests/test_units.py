@@ -1,0 +1,35 @@
+"""A unit's file is what was written under its key, or it is none."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ddkit.engine.units import UnitFile, unit_path
+from ddkit.errors import IntegrityError
+
+
+@given(st.integers(0, 2**31), st.data())
+def test_a_damaged_unit_is_not_done(tmp_path_factory, seed, data):
+    work = tmp_path_factory.mktemp("work")
+    unit = UnitFile(unit_path(work, "recover-1-0"), "key")
+    assert not unit.is_good()
+    rng = np.random.default_rng(seed)
+    tensors = {"a": rng.random((3, 4), np.float32), "b": rng.integers(0, 9, 5)[::2]}
+    unit.write(tensors, {"seconds": 1.5})
+    found, told = unit.read()
+    assert told == {"seconds": 1.5} and all((found[name] == tensors[name]).all() for name in tensors)
+    assert unit.is_good() and not UnitFile(unit.path, "other").is_good() and UnitFile(unit.path, None).is_good()
+    raw = bytearray(unit.path.read_bytes())
+    raw[data.draw(st.integers(0, len(raw) - 1))] ^= 1
+    unit.path.write_bytes(raw)
+    assert not unit.is_good()
+    with pytest.raises(IntegrityError, match=r"recover-1-0.unit is damaged"):
+        unit.read()
+
+
+def test_a_unit_of_one_value(tmp_path):
+    unit = UnitFile(unit_path(tmp_path, "pack-1-0"), "key")
+    assert unit.read_json() is None
+    unit.write_json({"entry": [1]})
+    assert unit.read_json() == {"entry": [1]} and UnitFile(unit.path, "x").read_json() is None
