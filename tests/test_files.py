@@ -123,8 +123,9 @@ def holder(tmp_path):
 
 def test_the_same_run_is_waited_for_and_another_is_refused(tmp_path, holder, capsys):
     process = holder({"seed": 0, "ipc": None}, 2.0)
-    with pytest.raises(OtherRun, match=f"written by process {process.pid} on {host()}"), locked(
-        tmp_path / "out", "x", {"seed": 1}
+    with (
+        pytest.raises(OtherRun, match=f"written by process {process.pid} on {host()}"),
+        locked(tmp_path / "out", "x", {"seed": 1}),
     ):
         pass
     with pytest.raises(OtherRun), locked(tmp_path / "out", "x", wait=False):
