@@ -59,6 +59,7 @@ class Source:
     def __init__(self, ref: SourceRef, table: Table) -> None:
         self.ref = ref
         self._table = table
+        self._stamps = self._stamped()
         everything = name_classes(table.names)
         keep = np.arange(len(everything)) if ref.classes is None else class_subset(ref.classes, everything)
         new_label = np.full(len(everything) + 1, -1)
@@ -165,12 +166,22 @@ class Source:
             write_sealed(cached, joined, key)
         return np.frombuffer(joined, np.uint8).reshape(n, 32)
 
+    def _stamped(self) -> list[tuple[str, ...]]:
+        """What tells that its files, and the folders they lie in, are still those that were opened."""
+        folders = sorted({file.parent for file in self._table.files})
+        return [_stamp(path) for path in (*self._table.files, *folders)]
+
+    def is_stale(self) -> bool:
+        """Whether a file was changed, added or removed since it was opened."""
+        try:
+            return self._stamped() != self._stamps
+        except OSError:
+            return True
+
     def _cached_hashes(self) -> tuple[Path, str]:
         """Where the hashes are kept, and what they are kept by. A file that is edited in place, its size and time put
         back, still has another time of change."""
-        listing = [
-            (str(f.absolute()), *(getattr(f.stat(), f"st_{name}") for name in STAMPS)) for f in self._table.files
-        ]
+        listing = [_stamp(file) for file in self._table.files]
         key = hashlib.sha256(json.dumps([listing, self.ref.image_column]).encode()).hexdigest()
         return cache_dir() / "hashes" / f"{key}.bin", key
 
@@ -274,6 +285,11 @@ class Source:
         return Source(replace(self.ref, part=name, holdout=share), self._table)
 
 
+def _stamp(path: Path) -> tuple[str, ...]:
+    stat = path.stat()
+    return str(path.absolute()), *(str(getattr(stat, f"st_{name}")) for name in STAMPS)
+
+
 def _side_by_side(work: Callable[[int], Result], n: int, title: str) -> Iterator[Result]:
     """work(0) … work(n-1) in order, on all cores, shown as progress where it takes long; a few thousand at a time,
     so that a million rows do not become a million waiting tasks."""
@@ -288,6 +304,13 @@ def _side_by_side(work: Callable[[int], Result], n: int, title: str) -> Iterator
 def reopen(ref: SourceRef) -> Source:
     """The source a reference names; kept, because worker processes ask for the same one again and again."""
     return Source(ref, open_table(ref.data, ref.split, ref.image_column, ref.label_column))
+
+
+def reopen_fresh(ref: SourceRef) -> Source:
+    """As `reopen`, opened anew where a file or folder of it has changed since."""
+    if reopen(ref).is_stale():
+        reopen.cache_clear()
+    return reopen(ref)
 
 
 def open_source(

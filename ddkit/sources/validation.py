@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ddkit.errors import SourceError
 from ddkit.sources.classes import match_classes
-from ddkit.sources.images import Source, SourceRef, reopen
+from ddkit.sources.images import Source, SourceRef, reopen_fresh
 from ddkit.sources.online import is_online
 from ddkit.sources.tables import open_table, splits_of, validation_splits
 from ddkit.specs import ClassName, DatasetSpec, EvalTransform
@@ -75,7 +75,7 @@ def open_validation(
             raise SourceError(
                 f"{data}: the labels of its splits {', '.join(available)} are hidden (-1); give one with labels"
             )
-    opened = reopen(SourceRef(data=data, split=split, image_column=image_column, label_column=label_column))
+    opened = reopen_fresh(SourceRef(data=data, split=split, image_column=image_column, label_column=label_column))
     shown = Path(data).name if data != "digits" and Path(data).exists() else data  # no local paths in results
     name = f"{shown}:{split}"
     if source is not None and opened.fingerprint == source.fingerprint:
