@@ -218,7 +218,7 @@ def forget(out):
 @pytest.mark.parametrize(
     "changed",
     [{"seed": 1}, {"views": 3}, {"classes": "3,4,5,6,7,8,9,0,1,2"}, {"holdout": 0.2}, {"prefixes": (1, 2)},
-     {"method": "herding"}, {"protocol": "sre2l"}],
+     {"method": "herding"}, {"protocol": "rded"}],
 )  # fmt: skip
 def test_units_of_another_run_are_not_taken(tmp_path, options, changed):
     first = distill(tmp_path / "o", ipc=2, **options)

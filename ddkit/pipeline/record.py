@@ -117,7 +117,7 @@ def load_record(out: Path) -> Record | None:
         data = strict_json(read_limited(path, LARGEST) or b"")
         signature = data.pop("signature", "")
         record = from_plain(Record, data, str(path))
-    except (ValueError, AttributeError, OptionError) as error:
+    except (ValueError, TypeError, AttributeError, OptionError) as error:
         raise IntegrityError(f"{path} is damaged ({error}); {advice}") from error
     return record if is_signed(canonical(asdict(record)), str(signature)) else record.named()
 
