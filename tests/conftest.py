@@ -23,6 +23,7 @@ for _name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE"):
     os.environ.pop(_name, None)
 
 import numpy as np  # noqa: E402
+from hostile.fixtures import base, outside, runner  # noqa: E402, F401
 from PIL import Image  # noqa: E402
 
 from ddkit.format.manifest import Manifest  # noqa: E402

@@ -1,9 +1,10 @@
 """No server's answer leaves the client's cache, keeps a command waiting, fills memory, or takes more than a line."""
 
 import pytest
-import servers
-from harness import Runner
-from test_sources import refused
+
+from hostile import servers
+from hostile.harness import Runner
+from hostile.test_sources import refused
 
 LONGEST_S = 20
 

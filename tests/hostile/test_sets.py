@@ -3,7 +3,8 @@
 import shutil
 
 import pytest
-import sets
+
+from hostile import sets
 
 VERIFY, TRAIN = ["verify", "set"], ["train", "set", "--epochs", "1", "--out", "s.safetensors"]
 HOLDS = 400_000_000  # bytes by which memory may grow in a refused case

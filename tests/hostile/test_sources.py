@@ -1,6 +1,6 @@
 """No source reads a file of the user's, unpacks a bomb, runs code, or ends in more than one line."""
 
-import sources
+from hostile import sources
 
 HOLDS = 700_000_000  # bytes by which memory may grow
 

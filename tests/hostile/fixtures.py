@@ -1,7 +1,8 @@
 """What the hostile cases share: a process that forks itself for each command, and a place with something precious."""
 
 import pytest
-from harness import Runner
+
+from hostile.harness import Runner
 
 
 @pytest.fixture(scope="session")
