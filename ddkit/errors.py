@@ -27,11 +27,19 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from ddkit.text import one_printable_line
+
 
 class DdkitError(Exception):
-    """Base of all errors a user can meet. `str(error)` is the one line the command prints after `error: `."""
+    """Base of all errors a user can meet. `str(error)` is the one line the command prints after `error: `: whatever
+    words of others are in it, it is one printable line of at most LONGEST characters."""
 
     exit_code = 1
+    LONGEST = 4000
+
+    def __init__(self, message: str) -> None:
+        line = one_printable_line(message)
+        super().__init__(line if len(line) <= self.LONGEST else f"{line[: self.LONGEST - 1]}…")
 
 
 class InputError(DdkitError):

@@ -130,9 +130,9 @@ def read_sealed(path: Path, key: str | None = "-") -> bytes | None:
         data = path.read_bytes()
     except OSError:
         return None
-    line, _, payload = data.partition(b"\n")
+    line, end, payload = data.partition(b"\n")
     key = line.decode("ascii", "replace").rpartition(" ")[2] if key is None else key
-    return payload if line == f"{SEAL} {_seal(payload, key)} {key}".encode() else None
+    return payload if end and line == f"{SEAL} {_seal(payload, key)} {key}".encode() else None
 
 
 def read_sealed_json(path: Path, key: str = "-") -> Any:
@@ -198,7 +198,10 @@ def refuse_links(root: Path, names: Iterable[str], blobs: Path | None = None) ->
     for name in names:
         path = root / name
         for link in (path,) if path.is_symlink() else _links(path) if path.is_dir() else ():
-            target = link.resolve()
+            try:
+                target = link.resolve()
+            except (OSError, RuntimeError):  # a ring of links
+                target = link
             if blobs is None or target.parent != blobs or not target.is_file():
                 raise IntegrityError(
                     f"{root} holds a link ({link.relative_to(root)} -> {os.readlink(link)}), which ddkit does not "
@@ -208,12 +211,14 @@ def refuse_links(root: Path, names: Iterable[str], blobs: Path | None = None) ->
 
 def _links(folder: Path) -> Iterator[Path]:
     """Links below a folder; none is followed."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_symlink():
-                yield Path(entry.path)
-            elif entry.is_dir(follow_symlinks=False):
-                yield from _links(Path(entry.path))
+    folders = [str(folder)]
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_symlink():
+                    yield Path(entry.path)
+                elif entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
 
 
 # ------------------------------------------------------------------ one writer at a time

@@ -32,17 +32,35 @@ def strict_json(text: bytes | str) -> Any:
     Raises ValueError, besides for what is no JSON, for NaN, infinities and numbers that overflow to them, a key that
     stands twice in one object, unpaired surrogates, and nesting deeper than Python reads.
     """
-    data = text if isinstance(text, bytes) else text.encode()
+    text = text.decode("utf-8") if isinstance(text, bytes) else text
     try:
-        value = json.loads(data, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_once_each)
+        value = json.loads(text, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_once_each)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
-    if _SURROGATE.search(data):
+    if text.count("[") + text.count("{") > DEEPEST and _depth(value) > DEEPEST:
+        raise ValueError(f"it is nested more than {DEEPEST} levels deep")
+    if _SURROGATE.search(text):
         json.dumps(value, ensure_ascii=False).encode()  # raises UnicodeEncodeError, a ValueError, for an unpaired one
     return value
 
 
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+DEEPEST = 60  # levels of JSON or TOML
+
+
+def _depth(value: Any) -> int:
+    """Levels of a value, without recursion; stops counting behind DEEPEST."""
+    level, depth = [value], 0
+    while level and depth <= DEEPEST:
+        depth += 1
+        inner: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                inner += [v for v in item.values() if isinstance(v, dict | list)]
+            elif isinstance(item, list):
+                inner += [v for v in item if isinstance(v, dict | list)]
+        level = inner
+    return depth
 
 
 def _no_constant(name: str) -> Any:
@@ -260,14 +278,10 @@ def load_toml(name: str, folder: str, kind: str) -> tuple[str, dict[str, Any]]:
 
 def _toml(text: str) -> dict[str, Any]:
     """A TOML document. Raises TOMLDecodeError also for one that is nested deeper than settings can be."""
-    deep = max(text.count("[") + text.count("{"), 0) > DEEPEST
     try:
         found = tomllib.loads(text)
-        if deep:
-            flatten(found)
     except RecursionError as error:
         raise tomllib.TOMLDecodeError("it is nested too deeply") from error
+    if _depth(found) > DEEPEST:
+        raise tomllib.TOMLDecodeError(f"it is nested more than {DEEPEST} levels deep")
     return found
-
-
-DEEPEST = 100  # brackets of a document that need no look at how they are nested

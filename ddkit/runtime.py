@@ -7,7 +7,6 @@ import functools
 import importlib.metadata
 import os
 import platform
-import re
 import sys
 import threading
 import time
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ddkit import __version__
 from ddkit.errors import OptionError
+from ddkit.text import one_printable_line
 
 if TYPE_CHECKING:
     import torch
@@ -130,20 +130,6 @@ class _Console:
 def be_quiet(quiet: bool) -> None:
     """Switch notes and progress off or on."""
     _Console.quiet = quiet
-
-
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
-
-
-def printable(text: str) -> str:
-    """Text of others for a terminal: without control characters but line breaks and tabs, and without the marks that
-    turn the direction of writing around; unpaired surrogates are spelt out."""
-    return _CONTROL.sub("", text).encode("utf-8", "backslashreplace").decode()
-
-
-def one_printable_line(text: str) -> str:
-    """`printable`, with blanks for line breaks and tabs."""
-    return re.sub(r"[\n\t]+", " ", printable(text))
 
 
 def note(message: str) -> None:

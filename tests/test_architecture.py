@@ -9,6 +9,7 @@ ROOT = Path(ddkit.__file__).parent
 
 # The printed order (README): a room imports only rooms above it, inside a room a file only files above it.
 ROOMS = {
+    "text": [],
     "errors": [],
     "plain": [],
     "specs": [],

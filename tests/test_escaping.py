@@ -13,7 +13,8 @@ from ddkit.format.manifest import read_manifest, write_manifest
 from ddkit.plain import front_matter
 from ddkit.publishing.card import publish_files
 from ddkit.publishing.escaping import code, fenced, markdown, web_address
-from ddkit.runtime import note, one_printable_line, printable
+from ddkit.runtime import note
+from ddkit.text import one_printable_line, printable
 
 NASTY = [
     "$x^2$ and $y", "a\n---\nb", "---", "<script>alert(1)</script>", "[click](http://evil.example)", "{{ 7*7 }}{% x %}",

@@ -16,10 +16,9 @@ import typer
 
 from ddkit.cli import look, make, output, publish, use
 from ddkit.errors import DdkitError
-from ddkit.runtime import printable
+from ddkit.text import printable
 
 INTERRUPTED = 130
-LONGEST_LINE = 4000  # characters of an error
 
 app = typer.Typer(
     name="ddkit",
@@ -85,7 +84,7 @@ def _fail(message: str, code: int) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python itself fails at its end, in several lines
     line = _without_token("error: " + " ".join(printable(message).split()))
     with contextlib.suppress(OSError, ValueError, AttributeError):  # nobody may be there to read it
-        sys.stderr.write((line if len(line) <= LONGEST_LINE else line[: LONGEST_LINE - 1] + "…") + "\n")
+        sys.stderr.write(line[: DdkitError.LONGEST + 20] + "\n")
         sys.stderr.flush()
     return code
 

@@ -12,7 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ddkit.runtime import be_quiet, one_printable_line, printable
+from ddkit.runtime import be_quiet
+from ddkit.text import one_printable_line, printable
 
 _COMMON = {
     "as_json": (Annotated[bool, typer.Option("--json", help="one JSON document on stdout")], False),

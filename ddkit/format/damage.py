@@ -18,6 +18,7 @@ from ddkit.format.shards import (
     images_layout_problem,
     member,
     parse_rows,
+    records_follow,
     records_problem,
     row_key,
     rows_path,
@@ -61,7 +62,12 @@ def open_images(manifest: Manifest, shard: dict[str, Any]) -> list[tuple[RowReco
 def images_beside(manifest: Manifest, shard: dict[str, Any]) -> list[tuple[RowRecord, bytes]]:
     """The images of a shard's tar without labels, whose bytes were compared."""
     records, tar = row_records(manifest, shard), mapped(manifest.root / shard["images"]["path"])
-    return [(record, member(tar, place)) for record, place in zip(records, image_places(records))]
+    images = [(record, member(tar, place)) for record, place in zip(records, image_places(records))]
+    for record, image in images:
+        if hashlib.sha256(image).hexdigest() != record.image[2]:
+            what = f"{shard['images']['path']}: row {row_key(record.row)} is not the image of {shard['path']}"
+            raise IntegrityError(f"{manifest.where}: {what}; fetch or make the set again")
+    return images
 
 
 # ------------------------------------------------------------------ bytes
@@ -101,7 +107,7 @@ def _records_problem(manifest: Manifest, shard: dict[str, Any]) -> str | None:
 
 
 def shard_problem(manifest: Manifest, shard: dict[str, Any]) -> str | None:
-    """What is wrong with a shard's bytes, or None. Nothing is hashed whose size or headers are wrong."""
+    """What is wrong with a shard's bytes, or None."""
     problem = open_layout(manifest, shard)
     if isinstance(problem, str):
         return problem
@@ -130,8 +136,10 @@ def open_layout(manifest: Manifest, shard: dict[str, Any]) -> tuple[Tar, list[Ro
 def damage(manifest: Manifest, shard: dict[str, Any], what: str | None = None) -> str:
     """In which way a tar differs from a manifest whose row records are good."""
     tar, size = manifest.root / shard["path"], (manifest.root / shard["path"]).stat().st_size
-    for other in manifest.data["shards"]:
-        if other is not shard and size == other["bytes"] and file_sha256(tar) == other["sha256"]:
+    alike = [other for other in manifest.data["shards"] if other["path"] != shard["path"] and size == other["bytes"]]
+    found = file_sha256(tar) if alike else ""
+    for other in alike:
+        if found == other["sha256"]:
             return f"{shard['path']} holds the bytes of {other['path']} (swapped?)"
     return f"{shard['path']} differs from the manifest: {_where(manifest, shard, size, what)}"
 
@@ -144,6 +152,8 @@ def _where(manifest: Manifest, shard: dict[str, Any], size: int, what: str | Non
     records, tar = row_records(manifest, shard), mapped(manifest.root / shard["path"])
     if gone := _missing_row(tar, records):
         return f"{note}row {gone} is missing"
+    if not records_follow(records, manifest.image_codec):
+        return f"{note}{what or 'its rows are not where their records say'}"
     for record in records:
         for name, place in (("image", record.image), (VIEWS_MEMBER, record.views)):
             if hashlib.sha256(member(tar, place)).hexdigest() != place[2]:

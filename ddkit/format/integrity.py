@@ -13,7 +13,7 @@ from ddkit.format.damage import images_beside, images_problem, mapped, row_recor
 from ddkit.format.manifest import Manifest, read_manifest
 from ddkit.format.reading import SetReader
 from ddkit.format.shards import member
-from ddkit.runtime import cores, progress, threads
+from ddkit.runtime import cores, progress
 
 LARGEST_RENDERED = 4 * 2**20  # bytes of a card or `_info.json` that are looked at
 
@@ -32,7 +32,7 @@ def set_problems(manifest: Manifest, on_shard: Callable[[int], None] | None = No
     problems: list[str] = []
     reader, first, good = SetReader(manifest, hashes=True), 0, True
     shards = manifest.data["shards"]
-    with threads(1), ThreadPoolExecutor(cores()) as pool, progress("verifying", len(shards), "shards") as advance:
+    with ThreadPoolExecutor(cores()) as pool, progress("verifying", len(shards), "shards") as advance:
         for number, shard in enumerate(shards):
             try:
                 for _ in reader.shard(shard, first, pool):
@@ -54,7 +54,7 @@ def set_problems(manifest: Manifest, on_shard: Callable[[int], None] | None = No
 def bare(manifest: Manifest, error: IntegrityError) -> str:
     """What an error says is wrong, without the set's name and the next step."""
     text = str(error).removeprefix(f"{manifest.where}: ")
-    return text.rpartition("; fetch")[0] or text
+    return text.removesuffix("; fetch the set again").removesuffix("; fetch or make the set again")
 
 
 def _other_images(manifest: Manifest, shard: dict[str, Any]) -> str | None:

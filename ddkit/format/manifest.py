@@ -19,7 +19,7 @@ from ddkit.specs import ClassName, EvalTransform, Protocol, ViewSpec
 FILE = "ddkit.json"
 OURS = (FILE, "data", "images", "README.md", "_info.json", "preview.png", "labels.safetensors", "teacher.safetensors")
 LARGEST = 64 * 2**20  # bytes of a manifest
-MOST_VALUES = 2_000_000  # of its JSON: more take gigabytes when they are parsed
+MOST_VALUES = 1_000_000  # of its JSON: more take gigabytes when they are parsed
 
 _KEYS = {
     *("format", "self", "content", "name", "created_by", "install", "repo", "license", "classes", "ipc", "image"),
@@ -98,7 +98,7 @@ class Manifest:
 
     @property
     def eval(self) -> EvalTransform:
-        return EvalTransform(**self.data["eval"])
+        return EvalTransform(resize=self.data["eval"]["resize"], crop=self.data["eval"]["crop"])
 
     def protocol(self, name: str | None = None) -> Protocol:
         """A protocol by name or file, by default the recommended one, which the set may carry itself; what the set
@@ -216,8 +216,9 @@ def check_links(root: Path) -> None:
     """Raises IntegrityError where anything of a set is a link. Only the Hub client's cache, where a set lies as links
     into its folder of contents, is read as it is."""
     cached = root.absolute().parent
-    blobs = (cached.parent / "blobs").resolve() if cached.name == "snapshots" else None
-    refuse_links(root, OURS, blobs)
+    blobs = cached.parent / "blobs"
+    is_cache = cached.name == "snapshots" and blobs.is_dir() and not blobs.is_symlink()
+    refuse_links(root, OURS, blobs.resolve() if is_cache else None)
 
 
 def parse_manifest(text: bytes, path: Path) -> dict[str, Any]:
@@ -230,7 +231,7 @@ def parse_manifest(text: bytes, path: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         raise IntegrityError(f"{path} is damaged ({error or type(error).__name__}); fetch the set again") from error
     if type(version) is not int or version > FORMAT:
-        raise FormatVersion(f"{path} is format {version!r}, this ddkit reads up to {FORMAT}; pip install -U ddkit")
+        raise FormatVersion(f"{path} is format {version!r:.40}, this ddkit reads up to {FORMAT}; pip install -U ddkit")
     try:
         same = data.get("self") == self_hash(data)
     except (ValueError, RecursionError) as error:

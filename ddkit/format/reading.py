@@ -13,12 +13,12 @@ import numpy as np
 
 from ddkit.errors import IntegrityError
 from ddkit.format.damage import Tar, damage, open_images, open_layout
-from ddkit.format.images import decode_image
+from ddkit.format.images import check_image, decode_image
 from ddkit.format.manifest import Manifest
 from ddkit.format.rows import RowFormat, ranks_problem
 from ddkit.format.shards import RowRecord, file_sha256, member, row_key
 from ddkit.format.views import Views
-from ddkit.runtime import cores, threads
+from ddkit.runtime import cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -45,12 +45,15 @@ class Part:
 class SetReader:
     """Reads shards one by one; at the end `missing` tells whether their rows make whole prefixes.
 
-    hashes: compare each member with its record, too. `problem` of IntegrityErrors names shard, row and member.
+    hashes: be thorough, for `verify`: compare each member with its record's hash, too, and look at every line of an
+    image and every view's labels; pixels are not decoded then. IntegrityErrors name shard, row and member.
     """
 
     manifest: Manifest
     hashes: bool = False
     _seen: dict[int, list[tuple[np.ndarray, np.ndarray]]] = field(default_factory=dict)
+
+    _mean: set[bool] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.form = RowFormat.of(self.manifest)
@@ -104,9 +107,12 @@ class SetReader:
         last, classes = first + shard["rows"] - 1, len(self.manifest.classes)
         if [record.row for record in records] != list(range(first, last + 1)):
             self._refuse(f"{shard['path']}: its rows are not {first} to {last}")
+        most = self.form.largest_image, self.form.largest_views
         for record in records:
             if record.label >= classes:
                 self._refuse(f"{_place(shard, record)}: class {record.label} is not one of the {classes}")
+            if record.image[1] > most[0] or record.views[1] > most[1]:
+                self._refuse(f"{_place(shard, record)}: {record.image[1]} and {record.views[1]} bytes, at most {most}")
         return records
 
     def _part(
@@ -121,22 +127,28 @@ class SetReader:
             self._refuse(f"{_place(shard, records[wrong[0]])}: {wrong[1]}")
         labels = np.array([record.label for record in records], np.int64)
         ranks = np.array([row[3] for row in read], np.int64)
-        return Part(start, [r.row for r in records], [row[0] for row in read], labels, ranks, views,
-                    [row[2] for row in read])  # fmt: skip
+        pixels = [row[0] for row in read if row[0] is not None]
+        return Part(start, [r.row for r in records], pixels, labels, ranks, views, [row[2] for row in read])
 
     def _noted(self, shard: dict[str, Any], part: Part) -> Part:
         self._seen.setdefault(shard["prefix"], []).append((part.labels, part.ranks))
+        have_mean = {"mean" in soft for soft in part.soft}
+        if len(have_mean | self._mean) > 1:
+            self._refuse(f"{shard['path']}: some rows have a tensor mean and some have none")
+        self._mean |= have_mean
         return part
 
     def _row(
         self, shard: dict[str, Any], first: int, record: RowRecord, tar: Tar
-    ) -> tuple[np.ndarray, Views, dict[str, np.ndarray], int]:
+    ) -> tuple[np.ndarray | None, Views, dict[str, np.ndarray], int]:
         place, image, blob = _place(shard, record), member(tar, record.image), member(tar, record.views)
         for what, data, sha256 in (("image", image, record.image[2]), ("views", blob, record.views[2])):
             if self.hashes and hashlib.sha256(data).hexdigest() != sha256:
                 raise IntegrityError(f"{place}: its {what} is not what its row record says; fetch the set again")
-        pixels = self._pixels(shard, record, image)
-        views, soft, meta = self.form.unpack(blob, place)
+        pixels = None if self.hashes else self._pixels(shard, record, image)
+        if pixels is None:
+            check_image(image, self.manifest.image_codec, place, self.manifest.image_size)
+        views, soft, meta = self.form.unpack(blob, place, thorough=self.hashes)
         stage = self.manifest.prefixes.index(shard["prefix"]) + 1
         if meta["first"] != first or meta["stage"] != stage:
             raise IntegrityError(
@@ -146,7 +158,8 @@ class SetReader:
         return pixels, views, soft, meta["rank"]
 
     def _pixels(self, shard: dict[str, Any], record: RowRecord, image: bytes) -> np.ndarray:
-        return decode_image(image, self.manifest.image_codec, _place(shard, record), self.manifest.image_size)
+        codec, side = self.manifest.image_codec, self.manifest.image_size
+        return decode_image(image, codec, _place(shard, record), side)
 
     def _compare(self, shard: dict[str, Any], hashed: Future[str]) -> None:
         if hashed.result() != shard["sha256"]:
@@ -178,7 +191,7 @@ def read_set(manifest: Manifest, ipc: int | None = None, *, labels: bool = True)
     """
     reader, first = SetReader(manifest), 0
     shards = manifest.shards(ipc)
-    with threads(1), ThreadPoolExecutor(cores()) as pool:  # cores are filled across rows, never inside one
+    with ThreadPoolExecutor(cores()) as pool:
         for number, shard in enumerate(shards):
             for part in (reader.shard if labels else reader.images)(shard, first, pool):
                 yield number, part

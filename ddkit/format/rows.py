@@ -13,7 +13,7 @@ import numpy as np
 from ddkit.errors import IntegrityError
 from ddkit.format.codecs import Codec, find_codec
 from ddkit.format.manifest import Manifest
-from ddkit.format.shards import FORMAT, unpack_views
+from ddkit.format.shards import FORMAT, LARGEST_HEADER, unpack_views
 from ddkit.format.views import UNMIXED, Views
 
 KINDS = ("noise", "real", "patches", "import")  # of an origin
@@ -73,8 +73,10 @@ class RowFormat:
         small = np.dtype(np.uint8 if type(size) is int and max(height, width, size) <= 255 else np.int16)
         kinds = {"box": small, "flip": np.uint8, "partner": np.uint16, "mix_box": small, "mix_lam": np.float32}
         good = (
-            type(size) is int and 1 <= size <= 16384
-            and all(isinstance(c, list) and len(c) == 3 and all(type(x) in (int, float) for x in c) for c in channels)
+            type(size) is int and 1 <= size <= 2048
+            and all(isinstance(c, list) and len(c) == 3 and all(type(x) in (int, float) and abs(x) < 1e6 for x in c)
+                    for c in channels)
+            and min(meta["std"]) > 0 and not {"mix_box", "mix_lam"} <= shapes.keys()
             and all(dtype == kinds.get(key, np.uint8) for key, (dtype, _) in shapes.items())
             and ("partner" in shapes) == ("mix_box" in shapes or "mix_lam" in shapes)
             and all(shape[0] == views_count and shape[1:] == ((4,) if key in ("box", "mix_box") else
@@ -84,16 +86,29 @@ class RowFormat:
             raise IntegrityError(f"{where}: its views are not as a ddkit set has them; fetch the set again")
         return cls(codec, shapes, wanted, height, width, int(size or 0), {key: meta.get(key) for key in _SHARED})
 
+    @property
+    def largest_image(self) -> int:
+        """Bytes of the largest stored image: one that no codec compresses, and its metadata."""
+        return 6 * self.height * self.width + 2**20
+
+    @functools.cached_property
+    def largest_views(self) -> int:
+        """Bytes of the largest views member: its tensors, and the JSON before them."""
+        tensors = sum(dtype.itemsize * math.prod(shape) for dtype, shape in (self.shapes | self.soft).values())
+        return tensors + 2 * self.shapes["flip"][1][0] + LARGEST_HEADER
+
     @functools.cached_property
     def plain(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Both shapes, types by numpy's codes: compared for every row."""
         return {name: (dtype.str, shape) for name, (dtype, shape) in (self.shapes | self.soft).items()}
 
-    def unpack(self, data: bytes, where: str) -> tuple[Views, dict[str, np.ndarray], dict[str, Any]]:
+    def unpack(
+        self, data: bytes, where: str, *, thorough: bool = False
+    ) -> tuple[Views, dict[str, np.ndarray], dict[str, Any]]:
         """One row's views (n = 1), label tensors and metadata. Raises IntegrityError where a type, a shape or the
-        metadata is not that of the set, or a label no number."""
+        metadata is not that of the set, or a label no number. thorough: look at the labels of every view."""
         views, soft, meta = unpack_views(data, self.codec, where)
-        problem = self.tensor_problem(views, soft) or self.metadata_problem(meta) or self.codec.problem(soft)
+        problem = self.tensor_problem(views, soft) or self.metadata_problem(meta) or self.codec.problem(soft, thorough)
         if problem:
             raise IntegrityError(f"{where}: {problem}; fetch the set again")
         return views, soft, meta
@@ -102,24 +117,22 @@ class RowFormat:
         """Which tensor of a row is not of the set's type and shape, or None."""
         found = {name: (array.dtype.str, array.shape[1:]) for name, array in views.tensors().items()}
         found |= {name: (array.dtype.str, array.shape) for name, array in soft.items()}
-        if found == self.plain:
-            return None
-        name = next(n for n in (*self.plain, *found) if found.get(n) != self.plain.get(n))
-        return f"tensor {name} is {_shown(found.get(name))}, not {_shown(self.plain.get(name))}"
+        wanted = self.plain if "mean" not in soft else self.plain | {"mean": ("<f2", (views.count,))}
+        if found == wanted:
+            finite = "mean" not in soft or bool(np.isfinite(soft["mean"]).all())
+            return None if finite else "tensor mean is not finite"
+        name = next(n for n in (*wanted, *found) if found.get(n) != wanted.get(n))
+        return f"tensor {name[:40]!r} is {_shown(found.get(name))}, not {_shown(wanted.get(name))}"
 
     def metadata_problem(self, meta: Mapping[str, Any]) -> str | None:
         """What a row's metadata says that cannot be, or None. Keys that came later are left alone."""
-        if meta.get("format") != FORMAT or meta.get("codec") != self.codec.NAME:
-            return f"metadata of format {meta.get('format')!r} and codec {meta.get('codec')!r}"
-        if wrong := [key for key, value in self.shared.items() if meta.get(key) != value]:
-            return f"metadata {wrong[0]} is {str(meta.get(wrong[0]))[:80]}, not {self.shared[wrong[0]]}"
+        fixed = {"format": FORMAT, "codec": self.codec.NAME} | dict(self.shared)
+        if wrong := [key for key, value in fixed.items() if repr(meta.get(key)) != repr(value)]:  # 1 is not True or 1.0
+            return f"metadata {wrong[0]} is {meta.get(wrong[0])!r:.80}, not {fixed[wrong[0]]}"
         for key in ("first", "stage", "rank"):
             if type(meta.get(key)) is not int or not 0 <= meta[key] < 10**9:
-                return f"metadata {key} is {str(meta.get(key))[:80]}"
-        origin = meta.get("origin")
-        if not isinstance(origin, dict) or origin.get("kind") not in KINDS or not isinstance(origin.get("rows"), list):
-            return f"metadata origin is {str(origin)[:80]}"
-        return None
+                return f"metadata {key} is {meta.get(key)!r:.80}"
+        return None if _is_origin(meta.get("origin")) else f"metadata origin is {meta.get('origin')!r:.80}"
 
     def views_problem(
         self, views: Views, position: np.ndarray, rows: int, groups: np.ndarray | None = None
@@ -161,6 +174,17 @@ class RowFormat:
                 row, view = (int(i) for i in np.unravel_index(int(wrong.argmax()), wrong.shape))
                 return row, f"view {view} has {what}"
         return None
+
+
+def _is_origin(origin: Any) -> bool:
+    """Whether this says where an image comes from: kind, rows of the source (of an import: names), CUDD's rule."""
+    if not isinstance(origin, dict) or origin.get("kind") not in KINDS or not isinstance(origin.get("rows"), list):
+        return False
+    if not isinstance(origin.get("rule", ""), str):
+        return False
+    if origin["kind"] == "import":
+        return all(isinstance(name, str) and len(name) <= 4096 for name in origin["rows"])
+    return all(type(row) is int and 0 <= row < 10**12 for row in origin["rows"])
 
 
 def _outside(box: np.ndarray, height: int, width: int, least: int) -> np.ndarray:

@@ -7,19 +7,22 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ddkit.errors import OptionError
-from ddkit.format.shards import images_path, shard_path, shard_sizes
+from ddkit.errors import OptionError, first_few
+from ddkit.format.images import LARGEST_PIXELS
+from ddkit.format.shards import images_path, shard_path, shard_rows, shard_sizes
 from ddkit.plain import from_plain
-from ddkit.specs import ViewSpec
+from ddkit.specs import Protocol, ViewSpec
 
 LONGEST_TEXT = 10_000  # characters
 NAME = re.compile(r"\w[\w.-]{0,199}")  # also part of a file's name: no folders, no control characters
 FILE = re.compile(r"(data|images)/train-ipc\d{3,}-\d{5}\.(tar|rows)")
 _SHA = re.compile(r"[0-9a-f]{64}")
 _LINE = re.compile(r"[^\x00-\x1f\x7f-\x9f]*")
-_INSTALL = re.compile(r"pip install (-U )?ddkit[\w.,=<>!~\[\]-]*")
+_INSTALL = re.compile(r"pip install (-U )?ddkit(\[[\w,-]+\])?(==[\w.]+)?")
+_REPO = re.compile(r"(?!.*\.\.)[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*")
+_LINK = re.compile(r"https?://\S{1,2000}|[\w./ -]{1,200}")  # an address, or a file of the repository
+_ARCH = re.compile(r"[\w.:/@+-]{1,200}")
 _STEM = re.compile(r"[^/\\\x00-\x1f\x7f-\x9f]{1,200}")  # a protocol's name, never a path
-_REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*")
 
 Check = Callable[[Any], bool]
 
@@ -87,14 +90,16 @@ def _maybe(check: Any) -> Check:
 
 
 def _one_of(*values: Any) -> Check:
-    return lambda value: value in values
+    return lambda value: any(type(value) is type(one) and value == one for one in values)
 
 
 def _anything(value: Any) -> bool:
     return True
 
 
-_COUNT, _SIDE = _whole(1, 10**9), _whole(1, 16384)
+_COUNT, _SIDE = _whole(1, 10**9), _whole(1, math.isqrt(LARGEST_PIXELS))
+_VIEW_SIDE = _whole(1, 2048)  # what networks take: a batch of them has to fit into memory
+_PERCENT: Check = lambda value: _number(value) and 0 <= value <= 100  # noqa: E731
 _BYTES = _whole(1, 10**15)
 _FILE_NAME: Check = lambda value: isinstance(value, str) and FILE.fullmatch(value) is not None  # noqa: E731
 _PREFIX: Check = lambda value: isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10  # noqa: E731
@@ -106,13 +111,14 @@ PATTERN: dict[str, Any] = {
     "created_by": _table(_text, _text),
     "install": _matches(_INSTALL),
     "repo": _maybe(_matches(_REPO)),
-    "license": _maybe({"id": _text, "name": _maybe(_text), "link": _maybe(_text)}),
+    "license": _maybe({"id": _text, "name": _maybe(_text), "link": _maybe(_matches(_LINK))}),
     "classes": [{"name": _words, "id": _maybe(_text)}],
     "ipc": _COUNT,
     "image": {"size": _SIDE, "mode": _one_of("RGB"), "codec": _one_of("png", "jpg", "webp"), "patches": _COUNT},
     "image_tars": _one_of(True, False),
-    "views": {"count": _whole(1, 10**6), "size": _SIDE, "scale": _list(_share, 2, 2), "ratio": _list(_number, 2, 2),
-              "flip": _share, "mix": _one_of("none", "cutmix", "mixup"), "mix_alpha": _number,
+    "views": {"count": _whole(1, 10**6), "size": _VIEW_SIDE, "scale": _list(_share, 2, 2),
+              "ratio": _list(_number, 2, 2), "flip": _share, "mix": _one_of("none", "cutmix", "mixup"),
+              "mix_alpha": _number,
               "patches": _one_of("none", "shuffle"), "mix_groups?": _maybe(_list(_whole(0, 10**6))),
               "protocol": _matches(_STEM), "backend": _text},
     "normalisation": {"mean": _list(_number, 3, 3), "std": _list(_number, 3, 3)},
@@ -123,27 +129,29 @@ PATTERN: dict[str, Any] = {
     "recipe": {"name": _maybe(_text), "config": _table(_words, _setting), "dataset": _maybe(_text),
                "classes?": _maybe(_words), "paper": _words},
     "seed": _whole(-(2**63), 2**63),
-    "fingerprint": _text,
+    "fingerprint": _sha,
     "prefixes": [_COUNT],
     "shard_rows": _COUNT,
-    "recommended": {"protocol": _matches(_STEM), "arch": _text, "definition?": _maybe(_table(_words, _setting))},
+    "recommended": {"protocol": _matches(_STEM), "arch": _matches(_ARCH),
+                    "definition?": _maybe(_table(_words, _setting))},
     "real_pixels": _one_of("whole", "crops", "initial", "none", "unknown"),
     "log": {"skipped": _list(_words), "plan": _table(_PREFIX, _plan)},
     "cost": {"teach": _seconds, "select": _seconds, "recover": _seconds, "relabel": _seconds, "student": _seconds,
              "device": _text},
     "devices": [_text],
-    "source": {"id": _words, "split": _words, "fingerprint": _text, "holdout": _maybe(_share),
+    "source": {"id": _words, "split": _words, "fingerprint": _sha, "holdout": _maybe(_share),
                "revision?": _maybe(_text), "licence?": _maybe(_text)},
     "teachers": [{"arch": _text, "hash": _sha, "accuracy": _maybe(_number), "measured_on?": _maybe(_text),
                   "where": _words}],
     "shards": [{"path": _FILE_NAME, "prefix": _COUNT, "rows": _COUNT, "bytes": _BYTES, "sha256": _sha,
                 "rows_sha256": _sha, "images": _maybe({"path": _FILE_NAME, "bytes": _BYTES, "sha256": _sha})}],
-    "relabelled_from": _maybe({"name": _text, "content": _text}),
-    "subset_of": _maybe({"repo": _text, "revision": _text, "content": _text}),
-    "results": [{"of": _text, "ipc": _COUNT, "arch": _text, "protocol": _text, "val": _words,
+    "relabelled_from": _maybe({"name": _text, "content": _sha}),
+    "subset_of": _maybe({"repo": _matches(_REPO), "revision": _text, "content": _sha}),
+    "results": [{"of": _one_of("this", "random", "equal-bytes", "teacher"), "ipc": _COUNT,
+                 "arch": _matches(_ARCH), "protocol": _text, "val": _words,
                  "seeds": [_whole(0, 2**63)],
                  "labels": _one_of("stored", "hard", "online", "relabelled"), "n_sets": _COUNT, "n_students": _COUNT,
-                 "mean": _number, "std": _seconds, "command": _words, "hardware": _words, "total_bytes": _BYTES,
+                 "mean": _PERCENT, "std": _seconds, "command": _words, "hardware": _words, "total_bytes": _BYTES,
                  "values?": _list(_list(_number)), "seconds?": _seconds,
                  "difference": _maybe({"mean": _number, "low": _number, "high": _number})}],
 }  # fmt: skip
@@ -161,15 +169,17 @@ def _shards_problem(data: Mapping[str, Any]) -> str | None:
     """Prefixes, and the shards of which they are made."""
     prefixes, shards, classes = data["prefixes"], data["shards"], len(data["classes"])
     if sorted(set(prefixes)) != prefixes or prefixes[-1] != data["ipc"]:
-        return f"prefixes are {prefixes}, which do not rise to its ipc {data['ipc']}"
+        return f"prefixes are {first_few(prefixes)}, which do not rise to its ipc {data['ipc']}"
+    if data["shard_rows"] != shard_rows(data["image"]["size"]):
+        return f"shard_rows is {data['shard_rows']}, {shard_rows(data['image']['size'])} at {data['image']['size']} px"
     order = [shard["prefix"] for shard in shards]
     if order != sorted(order) or set(order) != set(prefixes):
-        return f"shards are of prefixes {order}, not of {prefixes}"
+        return f"shards are of prefixes {first_few(dict.fromkeys(order))}, not of {first_few(prefixes)}"
     for low, prefix in zip((0, *prefixes), prefixes):
         mine = [shard for shard in shards if shard["prefix"] == prefix]
-        due = (prefix - low) * classes
-        if [shard["rows"] for shard in mine] != shard_sizes(due, data["shard_rows"]):
-            return f"shards of ipc {prefix} hold {[shard['rows'] for shard in mine]} rows, {due} are due"
+        due, rows = (prefix - low) * classes, [shard["rows"] for shard in mine]
+        if len(mine) != -(-due // data["shard_rows"]) or rows != shard_sizes(due, data["shard_rows"]):
+            return f"shards of ipc {prefix} hold {first_few(rows)} rows, {due} are due"
         for number, shard in enumerate(mine):
             path = shard_path(prefix, number)
             if shard["path"] != path:
@@ -202,16 +212,18 @@ def _pixels_problem(data: Mapping[str, Any]) -> str | None:
     law = {key: views[key] for key in ("scale", "ratio", "flip", "mix", "mix_alpha", "patches", "count")}
     try:
         from_plain(ViewSpec, law, "views")
+        if definition := data["recommended"].get("definition"):
+            Protocol.from_table(definition, "recommended.definition")
     except OptionError as error:
         return str(error)
-    if views["patches"] == "shuffle" and patches > 1:
-        factor = math.isqrt(patches)
-        if factor * factor != patches or patches > 256 or data["image"]["size"] % factor:
-            return f"image.patches is {patches}, of images of {data['image']['size']} px"
+    factor = math.isqrt(patches)
+    if factor * factor != patches or patches > 256 or data["image"]["size"] % factor:
+        return f"image.patches is {patches}, of images of {data['image']['size']} px"
     if views["count"] * classes * 4 > LARGEST_ROW:
         return f"{views['count']} views of {classes} classes are more than a row can hold"
-    if len(views.get("mix_groups") or data["classes"]) != classes:
-        return f"views.mix_groups is of {len(views['mix_groups'])} classes, not {classes}"
+    groups = views.get("mix_groups")
+    if groups is not None and len(groups) != classes:
+        return f"views.mix_groups is of {len(groups)} classes, not {classes}"
     if min(data["normalisation"]["std"]) <= 0:
         return f"normalisation is {data['normalisation']}"
     if data["eval"]["crop"] != views["size"] or data["eval"]["resize"] < views["size"]:
@@ -226,8 +238,8 @@ def _results_problem(data: Mapping[str, Any]) -> str | None:
         values = result.get("values")
         if result["n_students"] < result["n_sets"] or (values is not None and len(values) != result["n_sets"]):
             return f"results[{i}] is of {result['n_sets']} sets and {result['n_students']} students"
-        if not result["arch"]:
-            return f"results[{i}].arch is empty"
+        if result["ipc"] not in data["prefixes"]:
+            return f"results[{i}] is of ipc {result['ipc']}, which is no prefix"
     return None
 
 

@@ -51,7 +51,7 @@ from ddkit.files import atomic_file, write_bytes
 from ddkit.format.codecs import Codec
 from ddkit.format.tars import data_offsets, layout_problem
 from ddkit.format.views import Views
-from ddkit.plain import canonical
+from ddkit.plain import canonical, strict_json
 
 FORMAT = 1
 VIEWS_MEMBER = "views.safetensors"
@@ -112,8 +112,7 @@ def unpack_views(data: bytes, codec: Codec, where: str) -> tuple[Views, dict[str
     """
     try:
         tensors, metadata = _unpacked(data)
-        labels = {name: tensors.pop(name) for name in codec.TENSORS}
-        tensors.pop("mean", None)
+        labels = {name: tensors.pop(name) for name in (*codec.TENSORS, *(["mean"] if "mean" in tensors else []))}
         views = Views(**{name: array[None] for name, array in tensors.items()})
     except (KeyError, TypeError, ValueError) as error:
         raise IntegrityError(f"{where}: the views cannot be read ({error}); fetch the set again") from error
@@ -136,8 +135,9 @@ def _unpacked(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     for name, told in sorted(header.items(), key=lambda entry: entry[1]["data_offsets"]):
         (dtype, width), shape = _DTYPES[told["dtype"]], told["shape"]
         count = math.prod(shape)
-        if told["data_offsets"] != [at, at + count * width] or not 0 < count <= len(data):
-            raise ValueError(f"tensor {name[:40]} does not follow the one before")
+        whole = all(type(n) is int for n in (*shape, *told["data_offsets"])) and len(shape) > 0 < count <= len(data)
+        if not whole or told["data_offsets"] != [at, at + count * width]:
+            raise ValueError(f"tensor {name[:40]!r} does not follow the one before")
         tensors[name] = np.frombuffer(buffer, dtype, count, start + at).reshape(shape)
         at += count * width
     if start + at != len(data):
@@ -150,20 +150,16 @@ def _header(data: bytes) -> tuple[dict[str, Any], int]:
     length = int.from_bytes(data[:8], "little")
     if length > min(LARGEST_HEADER, len(data) - 8):
         raise ValueError(f"a header of {length} bytes")
-    try:
-        header = json.loads(data[8 : 8 + length])
-    except RecursionError as error:
-        raise ValueError("a header that is nested too deeply") from error
-    if not isinstance(header, dict):
+    if data[8:9] != b"{":
         raise ValueError("a header that is no table")
-    return header, 8 + length
+    return strict_json(data[8 : 8 + length]), 8 + length
 
 
 def _metadata(header: dict[str, Any]) -> dict[str, Any]:
     """Takes the metadata out of a header: one key, `ddkit`, with a canonical JSON table."""
     told = header.pop("__metadata__")
     if set(told) != {"ddkit"}:
-        raise ValueError(f"metadata keys {', '.join(told)[:80]}")
+        raise ValueError(f"metadata keys {sorted(told)!r:.80}")
     try:
         metadata = json.loads(told["ddkit"])
         if not isinstance(metadata, dict) or canonical(metadata, indent=None) != told["ddkit"]:
@@ -316,11 +312,20 @@ def records_problem(tar: Any, records: list[RowRecord], codec: str) -> str | Non
     """
     names, sizes = members(records, codec)
     offsets = data_offsets(sizes)
-    told = np.array([(record.image[0], record.views[0]) for record in records], np.int64).reshape(-1, 2)
-    wrong = (told != offsets.reshape(-1, 3)[:, 1:]).any(axis=1)
+    wrong = _misplaced(records, offsets)
     if wrong.any():
         return f"row {row_key(records[int(wrong.argmax())].row)} is not where its record says"
     return layout_problem(tar, names, sizes) or _classes_problem(tar, records, offsets[::3])
+
+
+def records_follow(records: list[RowRecord], codec: str) -> bool:
+    """Whether the places in row records are those of members that follow one another."""
+    return not _misplaced(records, data_offsets(members(records, codec)[1])).any()
+
+
+def _misplaced(records: list[RowRecord], offsets: np.ndarray) -> np.ndarray:
+    told = np.array([(record.image[0], record.views[0]) for record in records], np.int64).reshape(-1, 2)
+    return (told != offsets.reshape(-1, 3)[:, 1:]).any(axis=1)
 
 
 def images_layout_problem(tar: Any, records: list[RowRecord], codec: str) -> str | None:

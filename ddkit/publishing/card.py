@@ -20,8 +20,9 @@ from ddkit.plain import LARGEST_CARD, PACKAGE, canonical, plain_name
 from ddkit.publishing.escaping import code, fenced, markdown, web_address
 from ddkit.publishing.outside import Outside, digest, outside_of, seal
 from ddkit.publishing.pictures import preview_grid, source_name, title
-from ddkit.runtime import note, printable, size_words
+from ddkit.runtime import note, size_words
 from ddkit.sources.classes import unique_names
+from ddkit.text import printable
 
 TEMPLATE, REFERENCES = "dataset_card.md.j2", "references.bib"
 FRONT_KEYS = {

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from ddkit.runtime import one_printable_line
+from ddkit.text import one_printable_line
 
 _SPECIAL = re.compile(r"[&<>`*\\\[\]|$]|~~|://|(?<!\w)_|_(?!\w)|\bwww\.")
 

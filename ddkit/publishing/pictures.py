@@ -18,7 +18,7 @@ from ddkit.format.damage import open_images
 from ddkit.format.images import decode_image
 from ddkit.format.manifest import Manifest
 from ddkit.replay.loader import ReplayLoader
-from ddkit.runtime import one_printable_line
+from ddkit.text import one_printable_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

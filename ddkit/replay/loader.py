@@ -24,6 +24,7 @@ from ddkit.replay.resident import (
     load_rows,
     load_set,
     row_format,
+    row_label,
     row_pixels,
 )
 from ddkit.runtime import pick_device
@@ -300,10 +301,11 @@ def decode_row(row: Mapping[str, Any], temperature: float = 20, labels: Any = No
     Raises SetError, IntegrityError, FormatVersion.
     """
     image = next((row_pixels(row[name]) for name in IMAGE_COLUMNS if name in row), None)
-    form = row_format(row, (2**15, 2**15) if image is None else (image.shape[1], image.shape[2]))
+    form = row_format(row, None if image is None else (image.shape[1], image.shape[2]))
     views, soft, meta = checked_row(row, form)
     result: dict[str, Any] = {"meta": meta} | ({} if image is None else {"image": torch.from_numpy(image)})
-    result["label"] = int(row[column(row, ("cls", "label", "labels"), "class")])
+    name = column(row, ("cls", "label", "labels"), "class")
+    result["label"] = row_label(row, name, soft[form.codec.TENSORS[0]].shape[-1])
     result |= {name: torch.from_numpy(array[0].astype(_wide(array))) for name, array in views.tensors().items()}
     return result | {"logits": torch.from_numpy(form.codec.decode(soft))}
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ddkit.errors import IntegrityError, SetError
 from ddkit.format.codecs import Codec, find_codec
-from ddkit.format.images import IMAGE_FORMATS, LARGEST_PIXELS
+from ddkit.format.images import IMAGE_ERRORS, IMAGE_FORMATS, LARGEST_PIXELS, ORIENTATION
 from ddkit.format.manifest import Manifest
 from ddkit.format.reading import read_set
 from ddkit.format.rows import RowFormat
@@ -61,6 +61,10 @@ def load_set(manifest: Manifest, ipc: int | None = None, *, with_labels: bool = 
     """
     codec = find_codec(manifest.data["labels"]["codec"], stored=True)
     shards, n, side = manifest.shards(ipc), manifest.rows(ipc), manifest.image_size
+    for shard in shards:  # before memory is taken for what the manifest says
+        kept = shard if with_labels or not shard["images"] else shard["images"]
+        if not (manifest.root / kept["path"]).is_file():
+            raise IntegrityError(f"{manifest.where}: {kept['path']} is missing; fetch or make the set again")
     images, labels = np.empty((n, 3, side, side), np.uint8), np.empty(n, np.int64)
     rows, firsts = np.empty(n, np.int64), np.empty(n, np.int64)
     soft: dict[str, np.ndarray] = {}
@@ -97,6 +101,7 @@ def _global_partners(views: Views, firsts: np.ndarray) -> Views:
 
 IMAGE_COLUMNS = ("png", "webp", "jpg", "image")
 _VIEWS_COLUMNS = ("views.safetensors", "views")
+LARGEST_SIDE = 2**14  # pixels that a box of int16 can say
 _LABEL_COLUMNS = ("cls", "label", "labels")
 
 
@@ -117,9 +122,33 @@ def row_pixels(image: Any) -> np.ndarray:
             image = Image.open(io.BytesIO(image), formats=list(IMAGE_FORMATS.values()))
         if image.width * image.height > LARGEST_PIXELS:
             raise ValueError(f"{image.width}x{image.height} pixels")
-        return np.asarray(image.convert("RGB")).transpose(2, 0, 1).copy()
-    except (AttributeError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if image.mode != "RGB" or getattr(image, "n_frames", 1) != 1:
+            raise ValueError(f"mode {image.mode}, {getattr(image, 'n_frames', 1)} frames")
+        pixels = np.asarray(image).transpose(2, 0, 1).copy()
+        if image.getexif().get(ORIENTATION, 1) not in (0, 1):
+            raise ValueError("an EXIF orientation")
+        return pixels
+    except IMAGE_ERRORS as error:
         raise SetError(f"an image of the dataset does not decode ({error}); load the set again") from error
+
+
+def row_label(row: Mapping[str, Any], name: str, classes: int) -> int:
+    """The class of a row. Raises SetError for what is none of `classes`."""
+    try:
+        label = int(row[name])
+    except (TypeError, ValueError):
+        label = -1
+    if not 0 <= label < classes:
+        raise SetError(f"row {row.get('__key__', '?')}: {row[name]!r:.40} is no class; load the set again")
+    return label
+
+
+def row_key_of(row: Mapping[str, Any]) -> int:
+    """The row number that `__key__` is. Raises SetError."""
+    key = row["__key__"]
+    if not isinstance(key, str) or not key.isascii() or not key.isdigit() or len(key) > 12:
+        raise SetError(f"__key__ {key!r:.40} is no row number; load the set again")
+    return int(key)
 
 
 def row_views(row: Mapping[str, Any]) -> tuple[Views, dict[str, np.ndarray], dict[str, Any], Codec]:
@@ -133,20 +162,27 @@ def row_views(row: Mapping[str, Any]) -> tuple[Views, dict[str, np.ndarray], dic
     return *unpack_views(data, codec, where), codec
 
 
-def row_format(row: Mapping[str, Any], extent: tuple[int, int]) -> RowFormat:
-    """What one row alone says of all rows of its set. extent: height and width of its image. Raises IntegrityError."""
+def row_format(row: Mapping[str, Any], extent: tuple[int, int] | None) -> RowFormat:
+    """What one row alone says of all rows of its set. extent: height and width of its image, None where it is not at
+    hand. Raises IntegrityError."""
     views, soft, meta, codec = row_views(row)
-    return RowFormat.like(views, soft, meta, codec, extent, f"row {row.get('__key__', '?')}")
+    known = extent or ((255, 255) if views.box.dtype == np.uint8 else (LARGEST_SIDE, LARGEST_SIDE))
+    return RowFormat.like(views, soft, meta, codec, known, f"row {row.get('__key__', '?')}")
 
 
-def checked_row(row: Mapping[str, Any], form: RowFormat) -> tuple[Views, dict[str, np.ndarray], dict[str, Any]]:
+def checked_row(
+    row: Mapping[str, Any], form: RowFormat, key: int | None = None
+) -> tuple[Views, dict[str, np.ndarray], dict[str, Any]]:
     """A row's views, label tensors and metadata, after a look at each. Partners may be any row of a shard.
 
-    Raises IntegrityError naming the row.
+    key: its row number, where it is known. Raises IntegrityError naming the row.
     """
     where = f"row {row.get('__key__', '?')}"
     views, soft, meta = form.unpack(row[column(row, _VIEWS_COLUMNS, "views")], where)
-    if wrong := form.views_problem(views, np.array([-1]), UNMIXED):
+    position = -1 if key is None else key - meta["first"]
+    if key is not None and not 0 <= position < UNMIXED:
+        raise IntegrityError(f"{where}: its shard begins at row {meta['first']}; load the set again")
+    if wrong := form.views_problem(views, np.array([position]), UNMIXED):
         raise IntegrityError(f"{where}: {wrong[1]}; load the set again")
     return views, soft, meta
 
@@ -169,11 +205,12 @@ def load_rows(dataset: Dataset, manifest: Manifest | None = None) -> Resident:
     for row in dataset:
         pixels = row_pixels(row[image])
         form = form or row_format(row, (pixels.shape[1], pixels.shape[2]))
-        views, soft, meta = checked_row(row, form)
+        key = row_key_of(row)
+        views, soft, meta = checked_row(row, form, key)
         if pixels.shape != (3, form.height, form.width):
             raise SetError(f"row {row['__key__']}: its image is of another size than the first; load the set again")
-        parts.append((pixels, int(row[label]), views, soft))
-        keys.append(int(row["__key__"]))
+        parts.append((pixels, row_label(row, label, soft[form.codec.TENSORS[0]].shape[-1]), views, soft))
+        keys.append(key)
         rows.append(int(meta["first"]))
     if form is None:
         raise SetError("the dataset has no rows; load the set again")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import struct
 import threading
-import zlib
 from contextlib import nullcontext
 
 import numpy as np
@@ -14,7 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ddkit.format.images import LARGEST_PIXELS
+from ddkit.format.images import IMAGE_ERRORS, LARGEST_PIXELS
 
 # Named, so that no format is opened that nobody asked for (Pillow knows more than fifty).
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
@@ -24,10 +22,6 @@ SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", 
 LARGEST_BYTES = 100_000_000  # of an encoded image
 BIG_PIXELS = 8_000_000  # above it images are decoded one after the other: memory is bounded, whatever the cores
 _BIG = threading.Lock()
-_ERRORS = (
-    *(OSError, SyntaxError, ValueError, IndexError, KeyError, TypeError, EOFError, OverflowError, struct.error),
-    *(zlib.error, MemoryError, Image.DecompressionBombError, Image.DecompressionBombWarning),
-)  # what Pillow raises for bytes that are no image
 
 
 class Unreadable(Exception):
@@ -46,7 +40,7 @@ def decode_rgb(data: bytes) -> np.ndarray:
                 return np.broadcast_to(_grey(np.asarray(image)), (3, image.height, image.width)).copy()
             rgb = image if image.mode == "RGB" else image.convert("RGB")
             return np.asarray(rgb).transpose(2, 0, 1).copy()
-    except _ERRORS as error:
+    except IMAGE_ERRORS as error:
         raise Unreadable(_reason(error)) from error
 
 
@@ -83,7 +77,7 @@ def image_extent(data: bytes) -> tuple[int, int]:
     try:
         with _opened(data) as image:
             return image.height, image.width
-    except _ERRORS as error:
+    except IMAGE_ERRORS as error:
         raise Unreadable(_reason(error)) from error
 
 

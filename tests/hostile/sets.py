@@ -13,6 +13,7 @@ import json
 import os
 import struct
 import tarfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,11 @@ from safetensors.numpy import load, save
 from ddkit.format.manifest import content_hash, self_hash
 from ddkit.plain import canonical
 
-# Training reads each tar as a whole, by its own hash: the hash of a single member is for readers of single members.
-HARMLESS_TO_A_STUDENT = {"records_of_another_hash"}
+# What only `verify` looks at. Training reads each tar as a whole, by its own hash, and images as Pillow decodes them,
+# which is what the format says and what the teacher saw; a softmax ignores what a view's logits are off by.
+HARMLESS_TO_A_STUDENT = {
+    *("records_of_another_hash", "one_view_not_centred", "image_of_half_its_lines", "image_of_more_lines"),
+}
 Sample = dict[str, Any]  # key, label, image, tensors, meta; raw: the views member itself, where a case makes it
 CASES: dict[str, Callable[[Path], None]] = {}
 
@@ -169,6 +173,13 @@ simple("logits_not_centred", lambda s: s[1]["tensors"].update(logits=s[1]["tenso
 simple("logits_in_single", lambda s: s[0]["tensors"].update(logits=s[0]["tensors"]["logits"].astype(np.float32)))
 simple("logits_of_nine_classes", lambda s: s[0]["tensors"].update(logits=s[0]["tensors"]["logits"][:, :9]))
 simple("one_view_less", lambda s: s[0].update(tensors={k: v[:4] for k, v in s[0]["tensors"].items()}))
+simple("mean_in_some_rows_only", lambda s: s[1]["tensors"].update(mean=np.zeros(5, np.float16)))
+simple("mean_of_megabytes", lambda s: [r["tensors"].update(mean=np.zeros(9**6, np.float32)) for r in s])
+simple("mean_nan", lambda s: [r["tensors"].update(mean=np.full(5, np.nan, np.float16)) for r in s])
+simple(
+    "one_view_not_centred",
+    lambda s: s[1]["tensors"]["logits"].__setitem__(3, 7),
+)
 simple("a_tensor_more", lambda s: s[0]["tensors"].update(payload=np.zeros(9, np.uint8)))
 
 
@@ -193,11 +204,15 @@ def mixup_weight_outside(root: Path) -> None:
 for _key, _value in {"first": 7, "codec": "int8", "size": 16, "mean": [0, 0, 0], "stage": 1, "rank": 0, "format": 2,
                      "origin": {"kind": "evil", "rows": []}}.items():  # fmt: skip
     simple(f"metadata_{_key}_lies", lambda s, k=_key, v=_value: s[1]["meta"].update({k: v}))
+for _key, _value in {"format": True, "size": 32.0, "origin": {"kind": "real", "rows": [-1]}, "first": True}.items():
+    simple(f"metadata_{_key}_of_another_type", lambda s, k=_key, v=_value: s[1]["meta"].update({k: v}))
 simple("metadata_without_rank", lambda s: s[1]["meta"].pop("rank"))
 simple("metadata_key_twice", lambda s: s[1].update(text=canonical(s[1]["meta"], indent=None)[:-1] + ',"first":0}'))
 simple("metadata_nan", lambda s: s[1].update(text=canonical(s[1]["meta"], indent=None)[:-1] + ',"x":NaN}'))
 simple("metadata_deep", lambda s: s[1].update(text="[" * 50_000))
 simple("views_are_no_safetensors", lambda s: s[1].update(raw=b"\x80\x04not safetensors"))
+simple("views_tensor_twice", lambda s: s[1].update(raw=views_member(s[1]).replace(b'{"', b'{"box":{"dtype":"U8",'
+       b'"shape":[1],"data_offsets":[0,1]},"', 1)))  # fmt: skip
 simple("views_header_of_exabytes", lambda s: s[1].update(raw=struct.pack("<Q", 2**62) + b"{}"))
 simple("class_beyond", lambda s: s[1].update(label="10"))
 simple(
@@ -236,6 +251,27 @@ stored("image_larger", png(picture(64)))
 stored("image_of_169_million_pixels", png(picture())[:16] + struct.pack(">II", 13_000, 13_000) + png(picture())[24:])
 stored("image_is_a_jpeg", b"\xff\xd8\xff\xe0" + bytes(100))
 stored("image_is_text", b"# not an image")
+
+
+def png_of(*chunks: tuple[bytes, bytes], tail: bytes = b"") -> bytes:
+    """A PNG of these chunks, with true checksums."""
+    made = [struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(made) + tail
+
+
+_head = (b"IHDR", struct.pack(">IIBBBBB", 32, 32, 8, 2, 0, 0, 0))
+_deep = (b"IHDR", struct.pack(">IIBBBBB", 32, 32, 16, 2, 0, 0, 0))
+_lines = zlib.compress(bytes(32 * 97))
+_whole = ((b"IDAT", _lines), (b"IEND", b""))
+stored("image_of_half_its_lines", png_of(_head, (b"IDAT", zlib.compress(bytes(16 * 97))), (b"IEND", b"")))
+stored("image_of_more_lines", png_of(_head, (b"IDAT", zlib.compress(bytes(40 * 97))), (b"IEND", b"")))
+stored("image_of_an_unknown_filter", png_of(_head, (b"IDAT", zlib.compress(b"\x09" * 32 * 97)), (b"IEND", b"")))
+stored("image_of_two_headers", png_of(_head, _deep, *_whole))
+stored("image_behind_another_chunk", png_of((b"tEXt", b"12345678\x08\x02345"), _deep, *_whole))
+stored("image_of_a_wrong_checksum", png_of(_head, *_whole)[:-2] + b"\0\0")
+stored("image_with_a_chunk_nobody_knows", png_of(_head, (b"ABCD", b""), *_whole))
+stored("image_with_odd_exif", png_of(_head, (b"eXIf", b"II+\0" + bytes(20)), *_whole))
+stored("image_with_an_odd_word", png_of(_head, (b"tEXt", b"xmp\0" + b"6"), *_whole))
 
 # ------------------------------------------------------------------ the archive
 
@@ -315,7 +351,51 @@ of_manifest(
 of_manifest(
     "manifest_millions_of_lists", lambda d: None, lambda text: '{"format": 1, "x": [' + "[]," * 3_000_000 + "[]]}"
 )
+of_manifest("manifest_shard_rows_of_another_law", lambda d: d.update(shard_rows=20))
+of_manifest("manifest_of_a_billion_shards", lambda d: d.update(prefixes=[10**9], ipc=10**9, shard_rows=1))
+of_manifest("manifest_patches_of_no_square", lambda d: d["image"].update(patches=3))
+of_manifest("manifest_side_of_16384", lambda d: d["image"].update(size=16384))
+of_manifest(
+    "manifest_views_of_16384", lambda d: (d["views"].update(size=16384), d["eval"].update(resize=16384, crop=16384))
+)
+of_manifest("manifest_mix_groups_of_none", lambda d: d["views"].update(mix_groups=[]))
+of_manifest("manifest_flag_of_one", lambda d: d.update(image_tars=0))
+of_manifest("manifest_deep_settings", lambda d: d["recipe"]["config"].update(x=json.loads("[" * 600 + "]" * 600)))
+of_manifest(
+    "manifest_link_that_runs", lambda d: d.update(license={"id": "mit", "name": None, "link": "javascript:x()"})
+)
+of_manifest(
+    "manifest_result_of_no_kind",
+    lambda d: d.update(
+        results=[
+            {
+                "of": "evil",
+                "ipc": 3,
+                "arch": "a",
+                "protocol": "p",
+                "val": "v",
+                "seeds": [0],
+                "labels": "hard",
+                "n_sets": 1,
+                "n_students": 1,
+                "mean": 50.0,
+                "std": 0,
+                "command": "",
+                "hardware": "",
+                "total_bytes": 1,
+                "difference": None,
+            }
+        ]
+    ),
+)
+    (root / "ddkit.json").read_text().encode("utf-16")
+)
 of_manifest("manifest_of_a_newer_format", lambda d: d.update(format=2))
+
+
+@case
+def manifest_in_utf16(root: Path) -> None:
+    (root / "ddkit.json").write_bytes((root / "ddkit.json").read_text().encode("utf-16"))
 
 
 @case
@@ -348,6 +428,36 @@ def a_shard_is_a_link(root: Path) -> None:
     shard = next(root.glob("data/*.tar"))
     shard.rename(root.parent / "precious" / "shard.tar")
     shard.symlink_to(root.parent / "precious" / "shard.tar")
+
+
+@case
+def a_ring_of_links(root: Path) -> None:
+    (root / "README.md").unlink()
+    (root / "README.md").symlink_to("README.md")
+
+
+@case
+def a_cache_whose_contents_lie_elsewhere(root: Path) -> None:
+    """Laid out as the Hub client's cache, but its folder of contents leads away."""
+    repo = root.parent / "repo" / "snapshots"
+    repo.mkdir(parents=True)
+    (root.parent / "repo" / "blobs").symlink_to(root.parent / "precious")
+    (root / "README.md").rename(root.parent / "precious" / "card")
+    (root / "README.md").symlink_to(root.parent / "precious" / "card")
+    root.rename(repo / "abc")
+    root.symlink_to(repo / "abc")
+
+
+@case
+def a_link_far_down(root: Path) -> None:
+    """Far down there is a link."""
+    here = os.getcwd()
+    os.chdir(root / "data")
+    for _ in range(60):
+        os.mkdir("d")
+        os.chdir("d")
+    os.symlink("/etc/passwd", "x")
+    os.chdir(here)
 
 
 @case
