@@ -388,8 +388,6 @@ of_manifest(
         ]
     ),
 )
-    (root / "ddkit.json").read_text().encode("utf-16")
-)
 of_manifest("manifest_of_a_newer_format", lambda d: d.update(format=2))
 
 
