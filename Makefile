@@ -29,4 +29,4 @@ check: $(READY)  ## ruff and mypy
 	@$(BIN)/mypy
 
 clean:  ## remove .venv and what the demo made
-	@rm -rf .venv demo demo.* demo-random demo-random.*
+	@rm -rf .venv demo demo.* demo-random demo-random.* .demo*.lock

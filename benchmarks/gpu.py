@@ -23,8 +23,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))  # a bare machine has the checkout, and nothing to install it with
 
 import ddkit
-from ddkit.format.manifest import read_manifest
 from ddkit.files import write_bytes
+from ddkit.format.manifest import read_manifest
 from ddkit.runtime import hardware, pick_device, versions
 from ddkit.specs import TeacherSpec
 

@@ -2,14 +2,23 @@
 
 import pytest
 
+from hostile import servers
 from hostile.harness import Runner
 
 
 @pytest.fixture(scope="session")
-def runner():
-    made = Runner()
+def runner(tmp_path_factory):
+    """Its Hub is the hostile server, and its home a folder of its own."""
+    home = tmp_path_factory.mktemp("home")
+    server = servers.Server()
+    made = Runner(
+        HF_ENDPOINT=server.url, HF_HOME=str(home / "hf"), HF_TOKEN="write-token", HF_HUB_DISABLE_XET="1",
+        HF_HUB_DOWNLOAD_TIMEOUT="1", DDKIT_CACHE=str(home / "ddkit"),
+    )  # fmt: skip
+    made.home = home
     yield made
     made.stop()
+    server.stop()
 
 
 @pytest.fixture(scope="session")
