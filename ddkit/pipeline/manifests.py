@@ -40,7 +40,8 @@ def read_cost(work: Path) -> dict[str, float]:
     """What `add_cost` summed; where that is damaged it begins anew, since only times are in it."""
     found = read_sealed_json(work / COST)
     if found is None and (work / COST).exists():
-        note(f"{work / COST} is damaged: the times of earlier runs are not counted")
+        note(f"{work / COST} is damaged, or of ddkit 0.4: the times of earlier runs are not counted")
+        (work / COST).unlink()
     return found or {}
 
 
