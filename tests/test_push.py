@@ -204,7 +204,7 @@ def test_no_network_quota_and_damage(hub, way, mine, monkeypatch):
 
 def test_a_part_does_not_replace_the_whole(hub, mine):
     manifest = read_manifest(mine)
-    part = {"repo": "lab/digits", "revision": "0" * 40, "content": "x", "ipc": 10}
+    part = {"repo": "lab/digits", "revision": "0" * 40, "content": "0" * 64, "ipc": 10}
     write_manifest(mine, dict(manifest.data) | {"subset_of": part})
     with pytest.raises(Refused, match="is a part"):
         push(mine, "lab/digits", license="mit")

@@ -30,7 +30,7 @@ def verify(directory: str | Path, on_shard: Callable[[int], None] | None = None)
 def set_problems(manifest: Manifest, on_shard: Callable[[int], None] | None = None) -> list[str]:
     """As `verify`, of a manifest at hand, which need not be written yet."""
     problems: list[str] = []
-    reader, first, good = SetReader(manifest, hashes=True), 0, True
+    reader, first, good = SetReader(manifest, thorough=True), 0, True
     shards = manifest.data["shards"]
     with ThreadPoolExecutor(cores()) as pool, progress("verifying", len(shards), "shards") as advance:
         for number, shard in enumerate(shards):

@@ -43,16 +43,15 @@ class Part:
 
 @dataclass
 class SetReader:
-    """Reads shards one by one; at the end `missing` tells whether their rows make whole prefixes.
+    """Reads shards one by one, in order; `prefix_problem` then tells whether their rows make whole prefixes.
 
-    hashes: be thorough, for `verify`: compare each member with its record's hash, too, and look at every line of an
+    thorough: for `verify`: compare each member with its record's hash, too, and look at every line of an
     image and every view's labels; pixels are not decoded then. IntegrityErrors name shard, row and member.
     """
 
     manifest: Manifest
-    hashes: bool = False
+    thorough: bool = False
     _seen: dict[int, list[tuple[np.ndarray, np.ndarray]]] = field(default_factory=dict)
-
     _mean: set[bool] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -143,12 +142,12 @@ class SetReader:
     ) -> tuple[np.ndarray | None, Views, dict[str, np.ndarray], int]:
         place, image, blob = _place(shard, record), member(tar, record.image), member(tar, record.views)
         for what, data, sha256 in (("image", image, record.image[2]), ("views", blob, record.views[2])):
-            if self.hashes and hashlib.sha256(data).hexdigest() != sha256:
+            if self.thorough and hashlib.sha256(data).hexdigest() != sha256:
                 raise IntegrityError(f"{place}: its {what} is not what its row record says; fetch the set again")
-        pixels = None if self.hashes else self._pixels(shard, record, image)
+        pixels = None if self.thorough else self._pixels(shard, record, image)
         if pixels is None:
             check_image(image, self.manifest.image_codec, place, self.manifest.image_size)
-        views, soft, meta = self.form.unpack(blob, place, thorough=self.hashes)
+        views, soft, meta = self.form.unpack(blob, place, thorough=self.thorough)
         stage = self.manifest.prefixes.index(shard["prefix"]) + 1
         if meta["first"] != first or meta["stage"] != stage:
             raise IntegrityError(
