@@ -54,7 +54,9 @@ def check_image(data: bytes, codec: str, where: str, side: int) -> None:
 
 
 def decode_image(data: bytes, codec: str, where: str, side: int | None = None) -> np.ndarray:
-    """The bytes of a published member -> uint8 [3,side,side]. side: None takes any extent up to LARGEST_PIXELS.
+    """The bytes of a published member -> uint8 [3,side,side], not to be written to.
+
+    side: None takes any extent up to LARGEST_PIXELS.
 
     Raises IntegrityError naming `where` for what does not decode, and for what readers could see differently: another
     size, mode or depth than 8-bit RGB, an EXIF orientation, several frames, something behind the image.
@@ -86,7 +88,7 @@ def _decoded(data: bytes, codec: str, side: int | None) -> tuple[str | None, np.
             return f"is {image.format} of mode {image.mode}, no RGB {IMAGE_FORMATS[codec]}", None
         if getattr(image, "n_frames", 1) != 1:
             return "has several frames", None
-        pixels = np.asarray(image).transpose(2, 0, 1).copy()
+        pixels = np.asarray(image).transpose(2, 0, 1)
         if orientable and image.getexif().get(ORIENTATION, 1) not in (0, 1):
             return "has an EXIF orientation", None
     return None, pixels

@@ -72,8 +72,9 @@ def load_set(manifest: Manifest, ipc: int | None = None, *, with_labels: bool = 
     at = 0
     for _, part in read_set(manifest, ipc, labels=with_labels):
         end = at + len(part.rows)
-        images[at:end], labels[at:end], rows[at:end] = part.pixels, part.labels, part.rows
-        firsts[at:end] = at - part.start
+        labels[at:end], rows[at:end], firsts[at:end] = part.labels, part.rows, at - part.start
+        for i, pixels in enumerate(part.pixels, start=at):
+            images[i] = pixels
         for i, tensors in enumerate(part.soft, start=at):
             for name, tensor in tensors.items():
                 if name not in soft:
