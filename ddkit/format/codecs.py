@@ -64,9 +64,12 @@ class Fp16:
         # not finite: 0x7C00 and above, with the sign 0xFC00 and above; two maxima of integers tell it without a copy
         if logits.view(np.int16).max() >= 0x7C00 or logits.view(np.uint16).max() >= 0xFC00:
             return "logits that are not finite"
+        first = logits[0].astype(np.float32)  # softmax ignores what a view is off by: a look at one is enough
+        if abs(float(first.mean())) > CENTRED * (1 + float(np.abs(first).max())):
+            return "logits that are not centred"
         part = max(1, ONE_THREAD // logits.shape[1])
-        for start in range(0, len(logits) if thorough else 1, part):  # softmax ignores what a view is off by
-            some = torch.from_numpy(logits[start : start + part if thorough else 1])
+        for start in range(0, len(logits) if thorough else 0, part):
+            some = torch.from_numpy(logits[start : start + part])
             off = some.mean(-1, dtype=torch.float32).abs()
             if float(off.max()) > CENTRED and bool((off > CENTRED * (1 + some.float().abs().amax(-1))).any()):
                 return "logits that are not centred"
