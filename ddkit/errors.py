@@ -35,7 +35,7 @@ class DdkitError(Exception):
     words of others are in it, it is one printable line of at most LONGEST characters."""
 
     exit_code = 1
-    LONGEST = 4000
+    LONGEST = 3900
 
     def __init__(self, message: str) -> None:
         line = one_printable_line(message)

@@ -181,6 +181,16 @@ def is_signed(text: str, signature: str) -> bool:
 # ------------------------------------------------------------------ what may be read and followed
 
 
+STAMPS = ("size", "mtime_ns", "ctime_ns", "ino")  # of a file: what tells that it is still the one that was read
+
+
+def stamp(path: Path) -> tuple[str, ...]:
+    """Where a file lies and what tells that it is still the same: also where its size and time were put back after it
+    was changed, the time of that change differs."""
+    stat = path.stat()
+    return str(path.absolute()), *(str(getattr(stat, f"st_{name}")) for name in STAMPS)
+
+
 def read_limited(path: Path, most: int) -> bytes | None:
     """The bytes of a regular file, None where it is larger than `most` bytes (or grows while it is read)."""
     with open(path, "rb") as file:
@@ -236,7 +246,7 @@ def locked(path: Path, what: str, run: Mapping[str, Any] | None = None, *, wait:
 
     named = path if path.name not in ("", "..") else path.resolve()
     place = named.with_name(f".{named.name}.lock")
-    with disk_errors(path):
+    with disk_errors(place):
         place.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(place, thread_local=False)
         told = False

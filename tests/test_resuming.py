@@ -22,7 +22,7 @@ from ddkit.sources.finding import find_teacher
 from ddkit.sources.images import open_source
 from ddkit.sources.networks import load_checkpoint, save_checkpoint, tensor_hash
 from ddkit.sources.teaching import teach
-from ddkit.specs import Protocol
+from ddkit.specs import EvalTransform, Protocol
 from ddkit.testing import untrained_teacher
 
 
@@ -239,9 +239,14 @@ def test_a_teacher_that_normalises_otherwise_is_another(tmp_path, options):
     shutil.rmtree(tmp_path / "o.work")
     with pytest.raises(OtherRun, match="mean and std"):
         distill(tmp_path / "o", ipc=2, data="digits", teacher=str(mine))
+    relabel(tmp_path / "o", tmp_path / "r", teacher=options["teacher"], workers=1)
     with pytest.raises(OtherRun, match="another relabelling"):
-        relabel(tmp_path / "o", tmp_path / "r", teacher=options["teacher"], workers=1)
         relabel(tmp_path / "o", tmp_path / "r", teacher=str(mine), workers=1)
+    save_checkpoint(mine, network, replace(spec, eval=EvalTransform(resize=48, crop=32)))
+    with pytest.raises(OtherRun, match="another relabelling"):
+        relabel(tmp_path / "o", tmp_path / "r", teacher=str(mine), workers=1)
+    with pytest.raises(OtherRun, match="resize and crop"):
+        distill(tmp_path / "o", ipc=2, data="digits", teacher=str(mine))
 
 
 def test_a_method_of_a_file_counts_by_what_is_in_it(tmp_path, options, teacher):
@@ -320,6 +325,31 @@ def test_a_file_edited_in_place_is_seen(tmp_path, photographs):
     assert open_source(str(photographs)).fingerprint != before
 
 
+@pytest.mark.parametrize("kind", ["parquet", "shards"])
+def test_a_table_or_shard_edited_in_place_is_seen(tmp_path, photographs, kind):
+    """Also what `datasets` keeps of it, and the row records of an exported source."""
+    from ddkit import export
+
+    for out, turn in (("a", False), ("b", True)):
+        if turn:  # the same images under other classes, in a table of the same size
+            (photographs / "ant").rename(photographs / "x")
+            (photographs / "bee").rename(photographs / "ant")
+            (photographs / "x").rename(photographs / "bee")
+        export(str(photographs), tmp_path / out, as_=kind)
+    first = open_source(str(tmp_path / "a"))
+    before = first.fingerprint, [first.read(i).tobytes() for i in range(3)]
+    for path in (p for p in (tmp_path / "a").rglob("*") if p.is_file()):
+        stat, other = path.stat(), tmp_path / "b" / path.relative_to(tmp_path / "a")
+        with open(path, "r+b") as file:
+            file.write(other.read_bytes())
+            file.truncate()
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    for rehash in (False, True):
+        again = open_source(str(tmp_path / "a"), rehash=rehash)
+        assert again.fingerprint == open_source(str(tmp_path / "b")).fingerprint != before[0]
+        assert [again.read(i).tobytes() for i in range(3)] != before[1]
+
+
 def test_damaged_or_doubted_hashes_are_made_again(tmp_path, photographs):
     source = open_source(str(photographs))
     fingerprint, cached = source.fingerprint, source._cached_hashes()[0]
@@ -341,6 +371,32 @@ def test_what_does_not_decode_is_asked_again_where_the_answer_is_damaged(photogr
     assert len(bad) == 1 and json.loads(read_sealed(place, key))
     place.write_text("{}")
     assert open_source(str(photographs)).unreadable() == bad
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [{"accuracy": 1e300}, {"measured_on": "a\x1b[2J"}, {"arch": "convnet3\x1b"}, {"mean": (1e300, 0, 0)},
+     {"std": (1e-300, 1, 1)}, {"image_size": 4096}, {"arch": "timm:vit_giant_patch14_224"},
+     {"eval": EvalTransform(resize=10**6, crop=32)}],
+)  # fmt: skip
+def test_a_teacher_that_no_manifest_can_name_is_refused_at_once(tmp_path, odd):
+    network, spec = load_checkpoint(untrained_teacher(tmp_path / "t.safetensors"))
+    save_checkpoint(tmp_path / "odd.safetensors", network, replace(spec, **odd))
+    with pytest.raises(TeacherError):
+        load_checkpoint(tmp_path / "odd.safetensors")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float8_e4m3fn])
+def test_a_teacher_of_any_real_numbers_is_taken(tmp_path, dtype):
+    from safetensors.torch import save_file
+
+    from ddkit.sources.networks import read_weights
+
+    state, told = read_weights(untrained_teacher(tmp_path / "t.safetensors"))
+    small = {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
+    told.pop("sha256")
+    save_file(small, tmp_path / "small.safetensors", {"ddkit": json.dumps(told)})
+    assert load_checkpoint(tmp_path / "small.safetensors")[1].hash == tensor_hash(small) != tensor_hash(state)
 
 
 def test_a_hash_of_weights_tells_one_bit():

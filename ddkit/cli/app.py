@@ -38,7 +38,8 @@ def main() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name that a terminal cannot show is spelt out
-    warnings.filterwarnings("ignore", module=r"PIL\b")  # what is wrong with an image is said in one line
+    for library in (r"PIL\b", r"torchvision\b"):  # what is wrong with an image or a network is said in one line
+        warnings.filterwarnings("ignore", module=library)
     sys.exit(run())
 
 

@@ -109,7 +109,8 @@ def import_images(
     )  # fmt: skip
     content = hashlib.sha256(b"".join(hashlib.sha256(image).digest() for image in found.images)).hexdigest()
     key = fingerprint([asdict(how) | {"out": "", "work": "", "teacher": spec.hash}, content, method])
-    mine = fingerprint([key, list(spec.mean), list(spec.std), [c.name for c in found.classes], found.labels.tolist()])
+    seen = [list(spec.mean), list(spec.std), to_plain(spec.transform), to_plain(chosen)]
+    mine = fingerprint([key, seen, [c.name for c in found.classes], found.labels.tolist()])
     with locked(out, "importing", {"key": mine}):
         claim(out, key, mine, "import")
         plans = _plans(found, ipc, mine)

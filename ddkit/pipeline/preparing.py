@@ -264,12 +264,12 @@ def _stages(module: ModuleType, config: dict[str, Any]) -> Callable[[int], tuple
 
 
 def _checked_normalisation(record: Record, teacher: TeacherSpec, out: Path) -> tuple[float, ...]:
-    """The teacher's mean and std. Raises OtherRun where OUT was begun with others."""
-    found = (*teacher.mean, *teacher.std)
+    """The teacher's mean and std, and how it resizes and crops. Raises OtherRun where OUT was begun with others."""
+    found = tuple(map(float, (*teacher.mean, *teacher.std, teacher.transform.resize, teacher.transform.crop)))
     if record.normalisation not in (None, found):
         raise OtherRun(
-            f"{out} was begun with a teacher of mean and std {list(record.normalisation or ())}, now they are "
-            f"{list(found)}; bring it back, choose another OUT, or start over with --overwrite"
+            f"{out} was begun with a teacher of other mean and std, resize and crop, "
+            f"{list(record.normalisation or ())}, now {list(found)}; bring it back, choose another OUT, or start over with --overwrite"
         )
     return found
 

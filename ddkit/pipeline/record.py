@@ -36,8 +36,8 @@ class Record:
     data, teacher: absolute where they are paths; method: a distiller's NAME; code: sha256 of its file, None of an
     installed one; protocol: a name; definition: the protocol itself where it is not a shipped one; prefixes end in ipc;
     fingerprint: of all that decides bytes (format.md), None until the source and the teacher are known;
-    normalisation: the teacher's mean and std, which its hash does not cover; foreign: not written by this user (never
-    kept in the file).
+    normalisation: the teacher's mean and std, resize and crop, which its hash does not cover; foreign: not written by
+    this user (never kept in the file).
     """
 
     data: str
@@ -186,7 +186,7 @@ def _from_manifest(out: Path) -> Record:
         dataset=recipe["dataset"],
         fingerprint=data["fingerprint"],
         definition=data["recommended"].get("definition"),
-        normalisation=(*manifest.mean, *manifest.std),
+        normalisation=tuple(map(float, (*manifest.mean, *manifest.std, manifest.eval.resize, manifest.eval.crop))),
     ).named()
 
 

@@ -78,7 +78,7 @@ def relabel(
         groups=groups, device=str(where),
     )  # fmt: skip
     key = fingerprint([asdict(how) | {"out": "", "work": "", "teacher": spec.hash}, source.data["content"]])
-    mine = fingerprint([key, list(spec.mean), list(spec.std)])
+    mine = fingerprint([key, list(spec.mean), list(spec.std), to_plain(spec.transform), to_plain(chosen)])
     with locked(out, "relabelling", {"key": mine}):
         claim(out, key, mine, "relabelling")
         return _relabelled(source, how, key, mine, spec, chosen, public_name(str(path)), workers or cores())

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ddkit import hub
 from ddkit.errors import ClassesError, ImagesUnreadable, first_few
-from ddkit.files import cache_dir, read_sealed, read_sealed_json, write_sealed
+from ddkit.files import cache_dir, read_sealed, read_sealed_json, stamp, write_sealed
 from ddkit.format.images import LARGEST_PIXELS
 from ddkit.runtime import cores, note, progress
 from ddkit.sources.classes import class_subset, name_classes
@@ -30,7 +30,6 @@ from ddkit.specs import ClassName, DatasetSpec, EvalTransform
 Result = TypeVar("Result")
 
 SIZES = (32, 64, 128, 224)
-STAMPS = ("size", "mtime_ns", "ctime_ns", "ino")  # of a file: what tells that it is still the one that was read
 NAMED = 20  # images that a refusal names
 
 
@@ -169,7 +168,7 @@ class Source:
     def _stamped(self) -> list[tuple[str, ...]]:
         """What tells that its files, and the folders they lie in, are still those that were opened."""
         folders = sorted({file.parent for file in self._table.files})
-        return [_stamp(path) for path in (*self._table.files, *folders)]
+        return [stamp(path) for path in (*self._table.files, *folders)]
 
     def is_stale(self) -> bool:
         """Whether a file was changed, added or removed since it was opened."""
@@ -181,7 +180,7 @@ class Source:
     def _cached_hashes(self) -> tuple[Path, str]:
         """Where the hashes are kept, and what they are kept by. A file that is edited in place, its size and time put
         back, still has another time of change."""
-        listing = [_stamp(file) for file in self._table.files]
+        listing = [stamp(file) for file in self._table.files]
         key = hashlib.sha256(json.dumps([listing, self.ref.image_column]).encode()).hexdigest()
         return cache_dir() / "hashes" / f"{key}.bin", key
 
@@ -285,11 +284,6 @@ class Source:
         return Source(replace(self.ref, part=name, holdout=share), self._table)
 
 
-def _stamp(path: Path) -> tuple[str, ...]:
-    stat = path.stat()
-    return str(path.absolute()), *(str(getattr(stat, f"st_{name}")) for name in STAMPS)
-
-
 def _side_by_side(work: Callable[[int], Result], n: int, title: str) -> Iterator[Result]:
     """work(0) … work(n-1) in order, on all cores, shown as progress where it takes long; a few thousand at a time,
     so that a million rows do not become a million waiting tasks."""
@@ -331,6 +325,8 @@ def open_source(
     splits = splits_of(data)
     if split is None:
         split = "train" if "train" in splits else next(iter(splits))
+    if rehash:
+        open_table(data, split, image_column, label_column, again=True)
     source = reopen(
         SourceRef(data=data, split=split, image_column=image_column, label_column=label_column, classes=classes)
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ from ddkit.errors import OptionError, TeacherError, unknown
 from ddkit.files import write_bytes
 from ddkit.plain import canonical, fingerprint, from_plain, strict_json, to_plain
 from ddkit.specs import TeacherSpec
+from ddkit.text import one_printable_line
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+LARGEST_SIDE, MOST_CLASSES = 2048, 1_000_000  # of a checkpoint
 PART, FEW = 2**15, 4  # pixels of a forward pass on a CPU, or images where those are more; fixed: last bits depend on it
 
 
@@ -152,8 +155,10 @@ def tensor_hash(tensors: Mapping[str, Tensor]) -> str:
     """
     digest = hashlib.sha256()
     for name in sorted(tensors):
-        array = tensors[name].detach().cpu().contiguous().numpy()
-        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        tensor = tensors[name].detach().cpu().contiguous()
+        kind, shape = str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)
+        array = tensor.reshape(-1).view(torch.uint8).numpy()
+        digest.update(f"{name} {kind} {shape}\n".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
 
@@ -202,12 +207,35 @@ def _check_spec(path: Path, spec: TeacherSpec) -> None:
         wrong = f"names {len(spec.classes)} classes and has {spec.num_classes} outputs"
     elif spec.class_ids is not None and len(spec.class_ids) != spec.num_classes:
         wrong = f"names {len(spec.class_ids)} class ids for {spec.num_classes} classes"
-    elif len(spec.mean) != 3 or len(spec.std) != 3 or min(spec.std) <= 0:
+    elif len(spec.mean) != 3 or len(spec.std) != 3 or min(spec.std) < 1e-6 or max(map(abs, spec.mean + spec.std)) > 1e6:
         wrong = f"has mean {list(spec.mean)} and std {list(spec.std)}, not three of each and std above 0"
-    elif spec.transform.crop != spec.image_size or spec.transform.resize < spec.transform.crop:
+    elif not 1 <= spec.image_size <= LARGEST_SIDE or not 1 <= spec.num_classes <= MOST_CLASSES:
+        wrong = f"is for {spec.num_classes} classes of {spec.image_size} px; at most {MOST_CLASSES}, {LARGEST_SIDE} px"
+    elif spec.accuracy is not None and not 0 <= spec.accuracy <= 100:
+        wrong = f"has an accuracy of {spec.accuracy} percent"
+    elif not re.fullmatch(r"[\w.:/@+-]{1,200}", spec.arch) or one_printable_line(spec.measured_on or "") != (
+        spec.measured_on or ""
+    ):
+        wrong = "names its network or what it was measured on in words that no manifest can have"
+    elif spec.transform.crop != spec.image_size or not spec.image_size <= spec.transform.resize <= 4 * LARGEST_SIDE:
         wrong = f"has evaluation {to_plain(spec.transform)} for images of {spec.image_size} px"
     if wrong:
         raise TeacherError(f"{path} {wrong}; mend its metadata key 'ddkit'")
+
+
+def _check_extent(path: Path, spec: TeacherSpec, state: Mapping[str, Tensor]) -> None:
+    """Raises TeacherError where the network that a checkpoint names is larger than what it holds, before memory is
+    taken for it; and for weights that are no real numbers."""
+    if any(tensor.is_complex() for tensor in state.values()):
+        raise TeacherError(f"{path} holds complex numbers; a network here has real weights")
+    try:
+        with torch.device("meta"):
+            empty = check_network(spec.arch, spec.num_classes, spec.image_size)
+    except (RuntimeError, NotImplementedError):  # some networks compute while they are built
+        return
+    due, held = (sum(t.numel() for t in tensors.values()) for tensors in (empty.state_dict(), state))
+    if due > held + 1000:
+        raise TeacherError(f"{path} does not fit the network it names ({held} numbers, {spec.arch} has {due})")
 
 
 def load_checkpoint(path: str | Path) -> tuple[nn.Module, TeacherSpec]:
@@ -223,6 +251,7 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, TeacherSpec]:
     try:
         spec = from_plain(TeacherSpec, {k: v for k, v in metadata.items() if k in known and v is not None}, str(path))
         _check_spec(path, spec)
+        _check_extent(path, spec, state)
         network = check_network(spec.arch, spec.num_classes, spec.image_size)
         network.load_state_dict(state)
     except (RuntimeError, TypeError, ValueError) as error:

@@ -146,5 +146,5 @@ def open_packed(root: Path, split: str) -> Packed:
                 raise SourceError(f"{rows}: line {number} is no row of its tar; export the source again")
             labels.append(int(found[1]))
             places.append((tar, place))
-        files.append(path)
-    return Packed(index["classes"], np.array(labels, np.int64), places, tuple(files))
+        files += [path, rows]
+    return Packed(index["classes"], np.array(labels, np.int64), places, (*files, root / INDEX))

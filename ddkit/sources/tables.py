@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ddkit.errors import SourceError, first_few
-from ddkit.files import read_limited
+from ddkit.files import read_limited, stamp
 from ddkit.format.damage import open_images
 from ddkit.format.manifest import is_set, read_manifest
+from ddkit.plain import fingerprint
 from ddkit.runtime import note
 from ddkit.sources.archives import Archive
 from ddkit.sources.decoding import LARGEST_BYTES, SUFFIXES
@@ -51,8 +52,12 @@ def splits_of(data: str) -> dict[str, Any]:
     return _kind(data)[1]
 
 
-def open_table(data: str, split: str, image_column: str | None = None, label_column: str | None = None) -> Table:
-    """Open one split. Raises SourceError for unknown splits or columns, or where one of several must be chosen."""
+def open_table(
+    data: str, split: str, image_column: str | None = None, label_column: str | None = None, *, again: bool = False
+) -> Table:
+    """Open one split. again: what `datasets` keeps of it is made anew.
+
+    Raises SourceError for unknown splits or columns, or where one of several must be chosen."""
     kind, splits = _kind(data)
     if split not in splits:
         raise SourceError(f"{data} has no split {split!r}; it has {', '.join(splits)}")
@@ -70,8 +75,8 @@ def open_table(data: str, split: str, image_column: str | None = None, label_col
     if kind == "online":
         source = look_up(data)
         files = fetch_split(source, splits[split])
-        return _dataset(data, source.kind, files, image_column, label_column, source.features)
-    return _dataset(data, kind, splits[split], image_column, label_column)
+        return _dataset(data, source.kind, files, image_column, label_column, source.features, again)
+    return _dataset(data, kind, splits[split], image_column, label_column, None, again)
 
 
 def at_hand(data: str) -> bool:
@@ -233,7 +238,13 @@ def _zipped(files: list[Path]) -> Table:
 
 
 def _dataset(
-    data: str, kind: str, files: list[Path], image_column: str | None, label_column: str | None, features: Any = None
+    data: str,
+    kind: str,
+    files: list[Path],
+    image_column: str | None,
+    label_column: str | None,
+    features: Any,
+    again: bool,
 ) -> Table:
     import datasets
     import pyarrow
@@ -243,7 +254,11 @@ def _dataset(
         check_tar(file)
     try:
         named = {"train": [str(file) for file in files]}
-        table = datasets.load_dataset(kind, data_files=named, split="train", features=features)
+        kept_as = fingerprint([stamp(file) for file in files])[:16]  # else it takes what has the same name and time
+        mode = datasets.DownloadMode.FORCE_REDOWNLOAD if again else None
+        table = datasets.load_dataset(
+            kind, kept_as, data_files=named, split="train", features=features, download_mode=mode
+        )
     except Exception as error:  # a builder raises whatever its readers raise
         reason = str(error.__cause__ or error).splitlines()[0]
         raise SourceError(f"{data} cannot be opened as {kind}: {reason}; check that the files are whole") from error
