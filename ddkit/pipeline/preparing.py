@@ -269,7 +269,8 @@ def _checked_normalisation(record: Record, teacher: TeacherSpec, out: Path) -> t
     if record.normalisation not in (None, found):
         raise OtherRun(
             f"{out} was begun with a teacher of other mean and std, resize and crop, "
-            f"{list(record.normalisation or ())}, now {list(found)}; bring it back, choose another OUT, or start over with --overwrite"
+            f"{list(record.normalisation or ())}, now {list(found)}; bring it back, choose another OUT, or start over "
+            "with --overwrite"
         )
     return found
 
