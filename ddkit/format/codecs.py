@@ -20,8 +20,8 @@ TEMPERATURES = (1.0, 4.0, 20.0)
 class Codec(Protocol):
     """encode: float32 [V,C] -> named tensors; decode: back to float32 [V,C], centred; TENSORS: the names it writes.
 
-    shapes: name -> (dtype, shape) of the tensors of one row; problem: why stored tensors cannot be labels, or None;
-    thorough: also where no student would notice.
+    shapes: name -> (dtype, shape) of the tensors of one row; problem: why the tensors [n,V,…] of some rows cannot be
+    labels, or None; thorough: also where no student would notice.
     """
 
     NAME: str
@@ -60,16 +60,17 @@ class Fp16:
         return {"logits": (np.dtype(np.float16), (views, classes))}
 
     def problem(self, tensors: Mapping[str, np.ndarray], thorough: bool) -> str | None:
-        logits = tensors["logits"]
+        logits = tensors["logits"]  # [n,V,C]
         # not finite: 0x7C00 and above, with the sign 0xFC00 and above; two maxima of integers tell it without a copy
         if logits.view(np.int16).max() >= 0x7C00 or logits.view(np.uint16).max() >= 0xFC00:
             return "logits that are not finite"
-        first = logits[0].astype(np.float32)  # softmax ignores what a view is off by: a look at one is enough
-        if abs(float(first.mean())) > CENTRED * (1 + float(np.abs(first).max())):
+        first = logits[:, 0].astype(np.float32)  # softmax ignores what a view is off by: a look at one is enough
+        if (np.abs(first.mean(-1)) > CENTRED * (1 + np.abs(first).max(-1))).any():
             return "logits that are not centred"
-        part = max(1, ONE_THREAD // logits.shape[1])
-        for start in range(0, len(logits) if thorough else 0, part):
-            some = torch.from_numpy(logits[start : start + part])
+        views = torch.from_numpy(logits.reshape(-1, logits.shape[-1]))
+        part = max(1, ONE_THREAD // logits.shape[-1])
+        for start in range(0, len(views) if thorough else 0, part):
+            some = views[start : start + part]
             off = some.mean(-1, dtype=torch.float32).abs()
             if float(off.max()) > CENTRED and bool((off > CENTRED * (1 + some.float().abs().amax(-1))).any()):
                 return "logits that are not centred"

@@ -30,7 +30,7 @@ AHEAD = 4  # parts that are read or wait while one is used
 @dataclass(frozen=True)
 class Part:
     """Some rows of a shard, from position `start` on. pixels: uint8 [3,S,S] each; labels, ranks: int64 [n]; views: of
-    these rows; soft: label tensors of each row. Of images alone ranks are 0, views None and soft empty."""
+    these rows; soft: the codec's tensors [n,V,…]. Of images alone ranks are 0, views None and soft empty."""
 
     start: int
     rows: list[int]
@@ -38,7 +38,7 @@ class Part:
     labels: np.ndarray
     ranks: np.ndarray
     views: Views | None
-    soft: list[dict[str, np.ndarray]]
+    soft: dict[str, np.ndarray]
 
 
 @dataclass
@@ -91,7 +91,7 @@ class SetReader:
             mine = entries[start : start + PART_ROWS]
             pixels = list(pool.map(lambda entry: self._pixels(shard, entry[0], entry[1]), mine))
             labels = np.array([record.label for record, _ in mine], np.int64)
-            yield Part(start, [record.row for record, _ in mine], pixels, labels, np.zeros_like(labels), None, [])
+            yield Part(start, [record.row for record, _ in mine], pixels, labels, np.zeros_like(labels), None, {})
 
     def prefix_problem(self, prefix: int) -> str | None:
         """Whether the rows read of a prefix are its ranks of every class, each once; asked after its last shard."""
@@ -122,19 +122,21 @@ class SetReader:
         read = [self._row(shard, first, record, tar) for record in records]
         views = Views.stack([row[1] for row in read])
         position = np.arange(start, start + len(records))
-        if wrong := self.form.views_problem(views, position, rows, groups):
+        soft = {name: np.stack([row[2][name] for row in read]) for name in self.form.codec.TENSORS}
+        wrong = self.form.views_problem(views, position, rows, groups) or self.form.labels_problem(soft, self.thorough)
+        if wrong:
             self._refuse(f"{_place(shard, records[wrong[0]])}: {wrong[1]}")
-        labels = np.array([record.label for record in records], np.int64)
-        ranks = np.array([row[3] for row in read], np.int64)
-        pixels = [row[0] for row in read if row[0] is not None]
-        return Part(start, [r.row for r in records], pixels, labels, ranks, views, [row[2] for row in read])
-
-    def _noted(self, shard: dict[str, Any], part: Part) -> Part:
-        self._seen.setdefault(shard["prefix"], []).append((part.labels, part.ranks))
-        have_mean = {"mean" in soft for soft in part.soft}
+        have_mean = {"mean" in row[2] for row in read}
         if len(have_mean | self._mean) > 1:
             self._refuse(f"{shard['path']}: some rows have a tensor mean and some have none")
         self._mean |= have_mean
+        labels = np.array([record.label for record in records], np.int64)
+        ranks = np.array([row[3] for row in read], np.int64)
+        pixels = [row[0] for row in read if row[0] is not None]
+        return Part(start, [r.row for r in records], pixels, labels, ranks, views, soft)
+
+    def _noted(self, shard: dict[str, Any], part: Part) -> Part:
+        self._seen.setdefault(shard["prefix"], []).append((part.labels, part.ranks))
         return part
 
     def _row(
@@ -147,7 +149,7 @@ class SetReader:
         pixels = None if self.thorough else self._pixels(shard, record, image)
         if pixels is None:
             check_image(image, self.manifest.image_codec, place, self.manifest.image_size)
-        views, soft, meta = self.form.unpack(blob, place, thorough=self.thorough)
+        views, soft, meta = self.form.unpack(blob, place, labels=False)
         stage = self.manifest.prefixes.index(shard["prefix"]) + 1
         if meta["first"] != first or meta["stage"] != stage:
             raise IntegrityError(

@@ -103,15 +103,25 @@ class RowFormat:
         return {name: (dtype.str, shape) for name, (dtype, shape) in (self.shapes | self.soft).items()}
 
     def unpack(
-        self, data: bytes, where: str, *, thorough: bool = False
+        self, data: bytes, where: str, *, labels: bool = True
     ) -> tuple[Views, dict[str, np.ndarray], dict[str, Any]]:
         """One row's views (n = 1), label tensors and metadata. Raises IntegrityError where a type, a shape or the
-        metadata is not that of the set, or a label no number. thorough: look at the labels of every view."""
+        metadata is not that of the set, or a label no number. labels: False leaves their values to `labels_problem`."""
         views, soft, meta = unpack_views(data, self.codec, where)
-        problem = self.tensor_problem(views, soft) or self.metadata_problem(meta) or self.codec.problem(soft, thorough)
+        problem = self.tensor_problem(views, soft) or self.metadata_problem(meta)
+        if problem is None and labels:
+            problem = self.codec.problem({name: tensor[None] for name, tensor in soft.items()}, thorough=True)
         if problem:
             raise IntegrityError(f"{where}: {problem}; fetch the set again")
         return views, soft, meta
+
+    def labels_problem(self, soft: Mapping[str, np.ndarray], thorough: bool) -> tuple[int, str] | None:
+        """The first of some rows whose labels [n,V,…] no teacher gave, as (index, what), or None."""
+        if self.codec.problem(soft, thorough) is None:
+            return None
+        n = len(next(iter(soft.values())))
+        alone = ({name: tensor[i : i + 1] for name, tensor in soft.items()} for i in range(n))
+        return next((i, problem) for i, one in enumerate(alone) if (problem := self.codec.problem(one, thorough)))
 
     def tensor_problem(self, views: Views, soft: Mapping[str, np.ndarray]) -> str | None:
         """Which tensor of a row is not of the set's type and shape, or None."""

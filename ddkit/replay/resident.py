@@ -75,11 +75,10 @@ def load_set(manifest: Manifest, ipc: int | None = None, *, with_labels: bool = 
         labels[at:end], rows[at:end], firsts[at:end] = part.labels, part.rows, at - part.start
         for i, pixels in enumerate(part.pixels, start=at):
             images[i] = pixels
-        for i, tensors in enumerate(part.soft, start=at):
-            for name, tensor in tensors.items():
-                if name not in soft:
-                    soft[name] = np.empty((n, *tensor.shape), tensor.dtype)
-                soft[name][i] = tensor
+        for name, tensor in part.soft.items():
+            if name not in soft:
+                soft[name] = np.empty((n, *tensor.shape[1:]), tensor.dtype)
+            soft[name][at:end] = tensor
         views += [part.views] if part.views is not None else []
         at = end
     return Resident(
