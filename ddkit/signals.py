@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -41,11 +42,13 @@ def _hand_on(number: int, frame: FrameType | None) -> None:
 def deferred() -> Iterator[None]:
     """While open, SIGINT, SIGTERM and SIGUSR1 wait until `pending` is asked and `obey` called.
 
-    Nothing changes outside the main thread, or where SIGINT is ignored (worker processes: their parent ends them).
+    Nothing changes outside the main thread or in worker processes (their parent ends them). What is ignored stays
+    ignored: a shell ignores SIGINT for a command it starts with `&`.
     """
-    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) != signal.SIG_IGN
+    ours = threading.current_thread() is threading.main_thread() and multiprocessing.parent_process() is None
     if ours and _Deferred.open == 0:
         numbers = [number for number in (*STOPPING, SAVING) if number is not None]
+        numbers = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
         _Deferred.before = {number: signal.signal(number, _arrive) for number in numbers}
     _Deferred.open += ours
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,11 @@ from PIL import Image  # noqa: E402
 from ddkit.format.manifest import Manifest  # noqa: E402
 from ddkit.pipeline import distill  # noqa: E402
 from ddkit.testing import untrained_teacher  # noqa: E402
+
+
+def pytest_configure() -> None:
+    """A shell ignores SIGINT for what it starts in the background; the tests send it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
