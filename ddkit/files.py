@@ -22,6 +22,7 @@ from ddkit.runtime import note
 
 SEAL = "ddkit-sealed 1"
 LONGEST_NAME = 255  # bytes, of most file systems
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a full disk says
 POLL_S = 0.5  # between two looks at a lock that another process holds
 
 # ------------------------------------------------------------------ writing
@@ -38,9 +39,6 @@ def disk_errors(path: Path) -> Iterator[None]:
         if error.errno not in FULL:
             advice = "choose a place that can be written"
         raise DiskError(f"cannot write {path}: {error.strerror or error} ({free}); {advice}") from error
-
-
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _existing(path: Path) -> Path:
@@ -135,7 +133,7 @@ def read_sealed(path: Path, key: str | None = "-") -> bytes | None:
     return payload if end and line == f"{SEAL} {_seal(payload, key)} {key}".encode() else None
 
 
-def read_sealed_json(path: Path, key: str = "-") -> Any:
+def read_sealed_json(path: Path, key: str | None = "-") -> Any:
     """The JSON value of a sealed file, None as `read_sealed`."""
     payload = read_sealed(path, key)
     return None if payload is None else json.loads(payload)

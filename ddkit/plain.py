@@ -1,4 +1,4 @@
-"""JSON, TOML and dataclasses: canonical text, strict reading, fingerprints. No torch here."""
+"""JSON, TOML, YAML and dataclasses: canonical text, strict reading, fingerprints. No torch here."""
 
 from __future__ import annotations
 

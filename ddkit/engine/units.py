@@ -12,7 +12,7 @@ import numpy as np
 from safetensors.numpy import load, save
 
 from ddkit.errors import IntegrityError
-from ddkit.files import read_sealed, write_sealed
+from ddkit.files import read_sealed, read_sealed_json, write_sealed
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,7 @@ class UnitFile:
 
     def read_json(self) -> Any:
         """The JSON value, None where the unit is not done."""
-        payload = read_sealed(self.path, self.key)
-        return None if payload is None else json.loads(payload)
+        return read_sealed_json(self.path, self.key)
 
     def tensors(self) -> dict[str, np.ndarray]:
         """The named tensors; raises as `read`."""

@@ -1,6 +1,6 @@
 """Words of others on a card and in pictures: shown as what they are, never as Markdown, HTML, YAML or mathematics.
 
-On terminals `runtime.printable` does the same.
+On terminals `text.printable` does the same.
 """
 
 from __future__ import annotations
