@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -77,48 +77,28 @@ def evaluate(
         _Row("random", [by_root[r] for r in row.about], row.about) for row in rows if by_root.keys() >= {*row.about}
     ]
     rows = [_labelled_for(row, protocol, labels, teacher) for row in rows]
-    jobs: dict[tuple[int, str], list[list[StudentJob]]] = {}
-    for number, row in enumerate(rows):
-        for arch in archs or [sets[0].data["recommended"]["arch"]]:
-            jobs[number, arch] = [
-                [
-                    _student(m, arch, protocol, labels, ipc, epochs, seed, ref, teacher, str(where))
-                    for seed in range(runs)
-                ]
-                for m in row.sets
-            ]
-    unique = {job.out: job for per_set in jobs.values() for seeds in per_set for job in seeds}
+    cells = [
+        _Cell(row, arch, [
+            [_student(m, arch, protocol, labels, ipc, epochs, seed, ref, teacher, str(where)) for seed in range(runs)]
+            for m in row.sets
+        ])
+        for row in rows
+        for arch in archs or [sets[0].data["recommended"]["arch"]]
+    ]  # fmt: skip
+    unique = {job.out: job for cell in cells for seeds in cell.jobs for job in seeds}
     found = run_students(list(unique.values()), (workers or cores()) if where.type == "cpu" else 1)
     validation, _ = open_validation(
         ref.data, sets[0].classes, split=ref.split, source=source_spec(sets[0]), image_column=ref.image_column,
         label_column=ref.label_column, same_order=ref.same_order,
     )  # fmt: skip
-    report = []
-    for (number, arch), per_set in jobs.items():
-        row = rows[number]
-        values = tuple(tuple(float(found[j.out].accuracy or 0.0) for j in seeds) for seeds in per_set)
-        mean, std = mean_std([v for seeds in values for v in seeds])
-        result = Result(
-            of=row.of,
-            ipc=ipc or row.sets[0].ipc,
-            arch=arch,
-            protocol=protocol_label(row.sets[0].protocol(protocol).name, epochs),
-            labels=row.labels or labels,
-            val=validation.name,
-            seeds=tuple(range(runs)),
-            n_sets=len(row.sets),
-            n_students=len(row.sets) * runs,
-            values=values,
-            mean=round(mean, 2),
-            std=round(std, 2),
-            difference=None,
-            total_bytes=sum(shard["bytes"] for shard in row.sets[0].shards(ipc)),
-            seconds=round(sum(found[j.out].seconds for seeds in per_set for j in seeds), 2),
-            command=command,
+    compared = _compare([
+        (cell.row, cell.result(
+            found, ipc=ipc or cell.row.sets[0].ipc, labels=cell.row.labels or labels, val=validation.name,
+            protocol=protocol_label(cell.row.sets[0].protocol(protocol).name, epochs), command=command,
             hardware=hardware(where),
-        )
-        report.append((row, result))
-    compared = _compare(report)
+        ))
+        for cell in cells
+    ])  # fmt: skip
     _record(sets, compared)
     return tuple(result for _, result in compared)
 
@@ -131,6 +111,29 @@ class _Row:
     sets: list[Manifest]
     about: list[Path]
     labels: str | None = None
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """One line of the table for one network. jobs: its students, by set and seed."""
+
+    row: _Row
+    arch: str
+    jobs: list[list[StudentJob]]
+
+    def result(self, found: Mapping[str, StudentResult], *, ipc: int, **conditions: str) -> Result:
+        """What its students reached, not compared with a baseline yet. found: by `job.out`; conditions: labels,
+        protocol, val, command and hardware of the Result."""
+        students = [[found[job.out] for job in seeds] for seeds in self.jobs]
+        values = tuple(tuple(float(student.accuracy or 0.0) for student in seeds) for seeds in students)
+        mean, std = mean_std([value for seeds in values for value in seeds])
+        return Result(
+            of=self.row.of, ipc=ipc, arch=self.arch, seeds=tuple(job.seed for job in self.jobs[0]),
+            n_sets=len(students), n_students=sum(map(len, students)), values=values, mean=round(mean, 2),
+            std=round(std, 2), difference=None,
+            total_bytes=sum(shard["bytes"] for shard in self.row.sets[0].shards(ipc)),
+            seconds=round(sum(student.seconds for seeds in students for student in seeds), 2), **conditions,
+        )  # fmt: skip
 
 
 def _groups(sets: Sequence[Manifest]) -> list[list[Manifest]]:
