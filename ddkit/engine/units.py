@@ -17,8 +17,11 @@ from ddkit.files import read_sealed, read_sealed_json, write_sealed
 
 @dataclass(frozen=True)
 class UnitFile:
-    """The result of one unit: named tensors and metadata. key: stands for all that decides it; a file written under
-    another key, or whose bytes are no longer what was written, is none. None: only to look at it, whatever its key."""
+    """The result of one unit, or the state of a training: named tensors and metadata.
+
+    key: stands for all that decides it; a file written under another key, or whose bytes are no longer what was
+    written, is none. None: only to look at it, whatever its key.
+    """
 
     path: Path
     key: str | None
@@ -29,7 +32,7 @@ class UnitFile:
 
     def write(self, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> None:
         """Write the result, atomically. (safetensors writes the buffer of a strided array as if it were contiguous.)"""
-        whole = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+        whole = {name: np.asarray(array, order="C") for name, array in tensors.items()}
         write_sealed(self.path, save(whole, {"ddkit": json.dumps(metadata, sort_keys=True)}), self.key or "-")
 
     def read(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

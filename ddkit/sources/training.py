@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from ddkit import signals
 from ddkit.capture import Captured, recordable, set_learning_rate
+from ddkit.engine.units import UnitFile
 from ddkit.errors import Diverged
-from ddkit.files import read_sealed, write_bytes, write_sealed
+from ddkit.files import write_bytes
 from ddkit.format.views import normalise
 from ddkit.runtime import Advance, has_bfloat16, note
 from ddkit.seeds import torch_seed
@@ -235,14 +235,14 @@ def _save(
     """Write what `_resume` needs, sealed under the training's key; nothing where it keeps no state."""
     if job.state is None:
         return
-    tensors = {f"network.{k}": v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+    tensors = {f"network.{k}": v for k, v in network.state_dict().items()}
     for i, state in optimiser.state_dict()["state"].items():
-        tensors |= {f"optimiser.{i}.{k}": torch.as_tensor(v).cpu().contiguous() for k, v in state.items()}
+        tensors |= {f"optimiser.{i}.{k}": torch.as_tensor(v) for k, v in state.items()}
     told: dict[str, Any] = {"history": history}
     if begun is not None:
         told |= {"step": begun.step, "total": begun.total}
         tensors |= {f"random.{name}": state for name, state in begun.random.items()}
-    write_sealed(job.state, save(tensors, {"ddkit": json.dumps(told)}), job.key)
+    UnitFile(job.state, job.key).write({k: v.detach().cpu().numpy() for k, v in tensors.items()}, told)
 
 
 def _resume(network: nn.Module, optimiser: torch.optim.Optimizer, job: Fit) -> tuple[int, Log, Begun | None]:
@@ -253,10 +253,10 @@ def _resume(network: nn.Module, optimiser: torch.optim.Optimizer, job: Fit) -> t
     """
     history: Log = []
     begun = None
-    payload = None if job.state is None else read_sealed(job.state, job.key)
-    if payload is not None:
-        told = json.loads(json.loads(payload[8 : 8 + int.from_bytes(payload[:8], "little")])["__metadata__"]["ddkit"])
-        history, tensors = told["history"], load(payload)
+    file = None if job.state is None else UnitFile(job.state, job.key)
+    if file is not None and file.is_good():
+        arrays, told = file.read()
+        history, tensors = told["history"], {name: torch.from_numpy(array) for name, array in arrays.items()}
         prefix = "network."
         network.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
         state: dict[int, dict[str, Tensor]] = {}
@@ -272,8 +272,8 @@ def _resume(network: nn.Module, optimiser: torch.optim.Optimizer, job: Fit) -> t
             prefix = "random."
             random = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
             begun = Begun(told["step"], told["total"], random)
-    elif job.state is not None and job.state.is_file():
-        note(f"{job.state} is damaged or of another training; this one starts anew")
+    elif file is not None and file.path.is_file():
+        note(f"{file.path} is damaged or of another training; this one starts anew")
     if job.log:
         job.log.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(job.log, "".join(json.dumps(entry) + "\n" for entry in history).encode())
