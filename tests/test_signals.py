@@ -67,6 +67,18 @@ def test_wherever_it_stops_it_ends_with_the_same_weights(tmp_path, at, number):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_a_job_of_a_script_saves_too(tmp_path):
+    """A shell without job control ignores SIGINT for what it starts with `&`; that stays, SIGUSR1 is heard."""
+    whole, losses = trained(job(tmp_path / "whole"))
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        made, told = trained(job(tmp_path / "s", 7, signal.SIGUSR1))
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert told == losses and all(torch.equal(made[name], whole[name]) for name in whole)
+
+
 def test_asked_twice_it_ends_at_once():
     with pytest.raises(KeyboardInterrupt), signals.deferred():
         os.kill(os.getpid(), signal.SIGINT)
