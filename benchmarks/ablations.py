@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import ddkit
+from ddkit.core.console import note
+from ddkit.core.device import versions
+from ddkit.core.files import write_bytes
 from ddkit.evaluation.statistics import paired_difference
-from ddkit.files import write_bytes
-from ddkit.runtime import note, versions
 
 Row = tuple[str, dict[str, Any], tuple[int, ...] | None]
 

@@ -15,9 +15,9 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from ddkit.format.integrity import verify
+from ddkit.core.console import be_quiet
+from ddkit.format.verification import verify
 from ddkit.pipeline import distill
-from ddkit.runtime import be_quiet
 from ddkit.testing import untrained_teacher
 
 KINDS = ("bit", "byte", "truncated", "zeroed block", "swapped halves")

@@ -23,9 +23,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))  # a bare machine has the checkout, and nothing to install it with
 
 import ddkit
-from ddkit.files import write_bytes
+from ddkit.core.device import hardware, pick_device, versions
+from ddkit.core.files import write_bytes
 from ddkit.format.manifest import read_manifest
-from ddkit.runtime import hardware, pick_device, versions
 from ddkit.specs import TeacherSpec
 
 # Table XI of CUDD (arXiv 2405.09150): minutes for CIFAR-10, IPC 10, ResNet-18, one RTX 3090

@@ -31,10 +31,12 @@ import huggingface_hub  # noqa: E402
 from huggingface_hub.utils import _http  # noqa: E402
 
 import ddkit  # noqa: E402
-import ddkit.hub.patience as patience  # noqa: E402
+import ddkit.hub.retries as patience  # noqa: E402
+from ddkit.core.console import be_quiet, note  # noqa: E402
+from ddkit.core.device import versions  # noqa: E402
+from ddkit.core.files import write_bytes  # noqa: E402
 from ddkit.errors import HubAccess, HubError  # noqa: E402
 from ddkit.format.manifest import Manifest, read_manifest  # noqa: E402
-from ddkit.runtime import be_quiet, note, versions, write_bytes  # noqa: E402
 from ddkit.testing import untrained_teacher  # noqa: E402
 
 REPO = "lab/set"

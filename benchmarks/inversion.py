@@ -20,13 +20,13 @@ import torch
 from torch import nn
 from torchvision import transforms
 
-from ddkit.runtime import hardware, pick_device, versions
-from ddkit.sources.networks import build_network
-from ddkit.sources.teacher import Teacher
-from ddkit.sources.training import seeded_network
+from ddkit.core.device import hardware, pick_device, versions
+from ddkit.networks.registry import build_network
+from ddkit.networks.training import seeded_network
 from ddkit.specs import TeacherSpec
-from ddkit.synthesis.inversion import Batch, Engine
+from ddkit.synthesis.inner.inversion import Batch, Engine
 from ddkit.synthesis.settings import Inversion
+from ddkit.teachers.teacher import Teacher
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FLOPS_A_SAMPLE = {("resnet18", 224): 3.64e9}  # one forward pass at 224 px (timm's table); twice that with gradients

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import ddkit
+from ddkit.core.console import note
+from ddkit.core.device import versions
+from ddkit.core.files import write_bytes
 from ddkit.evaluation.statistics import paired_difference
-from ddkit.files import write_bytes
-from ddkit.runtime import note, versions
 
 # name -> (method, recipe or None for the source's own, seeds of its sets)
 ROWS: dict[str, tuple[str, str | None, tuple[int, ...]]] = {

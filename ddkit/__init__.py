@@ -12,7 +12,7 @@ __version__ = "0.5.0"
 
 _PUBLIC = {
     "ReplayLoader": "ddkit.replay.loader",
-    "decode_row": "ddkit.replay.loader",
+    "decode_row": "ddkit.replay.dataset_rows",
     "distill": "ddkit.pipeline.distilling",
     "eval_transform": "ddkit.replay.student",
     "evaluate": "ddkit.evaluation.tables",
@@ -20,11 +20,11 @@ _PUBLIC = {
     "import_images": "ddkit.pipeline.importing",
     "pull": "ddkit.publishing.pulling",
     "push": "ddkit.publishing.pushing",
-    "relabel": "ddkit.pipeline.relabels",
+    "relabel": "ddkit.pipeline.relabelling",
     "soft_label_loss": "ddkit.replay.student",
-    "teach": "ddkit.sources.teaching",
+    "teach": "ddkit.teachers.teaching",
     "train": "ddkit.evaluation.single",
-    "verify": "ddkit.format.remote",
+    "verify": "ddkit.sets.opening",
 }
 
 __all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ddkit.core.serialization import PACKAGE, from_plain, load_toml, to_plain
 from ddkit.errors import OptionError, unknown
-from ddkit.plain import PACKAGE, from_plain, load_toml, to_plain
 
 # ------------------------------------------------------------------ views and training
 

@@ -15,9 +15,10 @@ import torch
 
 from ddkit.distillers import find_distiller
 from ddkit.format.manifest import Manifest
+from ddkit.networks.checkpoints import save_checkpoint
+from ddkit.networks.registry import build_network
+from ddkit.networks.training import seeded_network
 from ddkit.pipeline import distill
-from ddkit.sources.networks import build_network, save_checkpoint
-from ddkit.sources.training import seeded_network
 from ddkit.specs import TeacherSpec
 
 

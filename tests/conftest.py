@@ -51,12 +51,12 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[loopback.Hub]:
     """The loopback Hub, empty, with the token of `ann` (of the organisation `lab`); nobody waits before a retry."""
     from huggingface_hub.utils import _http
 
-    import ddkit.hub.patience
+    import ddkit.hub.retries
 
     HUB.reset()
     HUB.stall_s = 0.3
     monkeypatch.setenv("HF_TOKEN", "write-token")
-    monkeypatch.setattr(ddkit.hub.patience, "PAUSES_S", (0.0,) * 5)
+    monkeypatch.setattr(ddkit.hub.retries, "PAUSES_S", (0.0,) * 5)
     monkeypatch.setattr(_http.time, "sleep", lambda seconds: None)
     yield HUB
     assert HUB.violations == []

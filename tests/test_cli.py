@@ -187,7 +187,7 @@ def test_every_user_error_is_one_line(ddkit, tmp_path, random_set, photographs, 
 
 
 def test_a_defect_is_one_line_too(ddkit, monkeypatch):
-    monkeypatch.setattr("ddkit.format.remote.read_manifest", lambda directory: 1 / 0)
+    monkeypatch.setattr("ddkit.sets.opening.read_manifest", lambda directory: 1 / 0)
     code, _, err = ddkit("verify", "x")
     assert code == 1 and "unexpected ZeroDivisionError" in err and "--debug" in err and "Traceback" not in err
 

@@ -194,7 +194,7 @@ def test_the_makers_pictures(staged, tmp_path):
     from PIL import Image
 
     from ddkit.errors import SetError
-    from ddkit.publishing.making import losses_picture, origins_picture
+    from ddkit.publishing.diagnostics import losses_picture, origins_picture
 
     for draw in (origins_picture, losses_picture):
         draw(staged, tmp_path / "p.png")

@@ -11,9 +11,9 @@ from ddkit.distillers import config_keys, distiller_names, find_distiller, make_
 from ddkit.distillers.rded import Config, units
 from ddkit.errors import ClassesError, OptionError
 from ddkit.sources.images import open_source
-from ddkit.sources.teacher import Teacher
 from ddkit.synthesis.interface import Plan
 from ddkit.synthesis.patches import best_crops, crop_boxes, cut, pool_and_keep, score, stitch
+from ddkit.teachers.teacher import Teacher
 from ddkit.testing import check_distiller
 
 SHORT = {"steps": 3, "precision": "float32", "batch.size": 20}
@@ -199,7 +199,7 @@ def test_rded_stitches_ranks_with_the_increment_as_stride(rded_set):
     guide, source = Teacher.load(work_teacher(work), torch.device("cpu")), open_source("digits")
     label = 2
     pool, keep = pool_and_keep(Config(pool=6, factor=2), len(source.members(label)), 1)
-    from ddkit.seeds import nested_choice
+    from ddkit.core.seeds import nested_choice
 
     images = nested_choice(0, source.members(label), "rded-pool", label)[:pool]
     ranked = best_crops(source, images, label, guide, crops=5, keep=keep, seed=0, size=32, side=16)

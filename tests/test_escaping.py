@@ -9,11 +9,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ddkit.core.console import note
+from ddkit.core.front_matter import front_matter
 from ddkit.format.manifest import read_manifest, write_manifest
-from ddkit.plain import front_matter
 from ddkit.publishing.card import publish_files
 from ddkit.publishing.escaping import code, fenced, markdown, web_address
-from ddkit.runtime import note
 from ddkit.text import one_printable_line, printable
 
 NASTY = [

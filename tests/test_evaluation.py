@@ -15,7 +15,7 @@ from ddkit.evaluation.single import train
 from ddkit.evaluation.statistics import mean_std, paired_difference
 from ddkit.evaluation.tables import _groups, evaluate
 from ddkit.format.manifest import read_manifest, write_manifest
-from ddkit.sources.networks import load_checkpoint
+from ddkit.networks.checkpoints import load_checkpoint
 
 
 def test_statistics():

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddkit.errors import IntegrityError, OtherRun
-from ddkit.files import (
+from ddkit.core.files import (
     atomic_file,
     host,
     is_abandoned,
@@ -25,6 +24,7 @@ from ddkit.files import (
     write_bytes,
     write_sealed,
 )
+from ddkit.errors import IntegrityError, OtherRun
 
 
 @given(st.binary(max_size=300), st.text("abc123", min_size=1, max_size=8), st.data())

@@ -7,14 +7,14 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ddkit.errors import OptionError, TeacherError
+from ddkit.networks.checkpoints import load_checkpoint
+from ddkit.networks.pretrained import load_pretrained
+from ddkit.networks.training import make_optimiser
 from ddkit.pipeline import distill
-from ddkit.sources.finding import find_teacher, is_trained
 from ddkit.sources.images import open_source
-from ddkit.sources.networks import load_checkpoint
-from ddkit.sources.pretrained import load_pretrained
-from ddkit.sources.teaching import teach
-from ddkit.sources.training import make_optimiser
 from ddkit.specs import TrainSpec
+from ddkit.teachers.resolving import find_teacher, is_trained
+from ddkit.teachers.teaching import teach
 from ddkit.testing import untrained_teacher
 
 

@@ -9,13 +9,13 @@ from huggingface_hub import constants
 from ddkit.errors import IntegrityError
 from ddkit.evaluation.single import train
 from ddkit.format.damage import open_images, open_shard
-from ddkit.format.integrity import verify
 from ddkit.format.manifest import read_manifest
 from ddkit.format.shards import member
+from ddkit.format.verification import verify
 from ddkit.pipeline import distill, relabel
 from ddkit.publishing.pulling import pull
 from ddkit.publishing.pushing import push
-from ddkit.replay.resident import load_set
+from ddkit.replay.stores.memory import load_set
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 

@@ -12,20 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from ddkit.core.device import threads
 from ddkit.distillers.cudd import Config
+from ddkit.engine.interleaving import in_turns
 from ddkit.errors import Diverged, TeacherError
-from ddkit.runtime import threads
-from ddkit.sources.networks import build_network
-from ddkit.sources.teacher import Teacher
+from ddkit.networks.registry import build_network
 from ddkit.specs import TeacherSpec
+from ddkit.synthesis.checkpoints import Keep
 from ddkit.synthesis.crops import Crops, augment, least_scale
+from ddkit.synthesis.inner.inversion import TERMS, Batch, Engine, inversion_units
 from ddkit.synthesis.interface import Plan
-from ddkit.synthesis.inversion import TERMS, Batch, Engine, inversion_units
-from ddkit.synthesis.keep import Keep
 from ddkit.synthesis.moments import Measured, _moments
 from ddkit.synthesis.settings import Adversary, BatchNorm, Crop, Inversion, Regulariser
 from ddkit.synthesis.settings import Batch as BatchSettings
-from ddkit.turns import in_turns
+from ddkit.teachers.teacher import Teacher
 
 CPU = torch.device("cpu")
 SIZE, CLASSES = 16, 3
@@ -237,7 +237,7 @@ def test_recorded_steps_are_the_plain_ones(monkeypatch):
 
     recorded = made()
     assert all(r.graph for r in recorded.captured._recordings.values())
-    monkeypatch.setattr("ddkit.capture.WARM_UP", 1000)
+    monkeypatch.setattr("ddkit.engine.cuda_graphs.WARM_UP", 1000)
     plain = made()
     assert torch.allclose(recorded.losses, plain.losses, rtol=1e-4, atol=1e-6)
     assert torch.allclose(recorded.x, plain.x, atol=1e-3)

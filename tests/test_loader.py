@@ -12,7 +12,8 @@ from ddkit import ReplayLoader, decode_row
 from ddkit.errors import OptionError, SetError
 from ddkit.format.manifest import read_manifest
 from ddkit.format.views import draw, network_input
-from ddkit.replay.loader import AHEAD, FreshLoader
+from ddkit.replay.fresh import FreshLoader
+from ddkit.replay.loader import AHEAD
 from ddkit.replay.order import epoch_order
 
 

@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from ddkit.core.files import host
 from ddkit.engine.units import unit_path
 from ddkit.errors import ClassesError, DiskError, IntegrityError, OptionError, OtherRun, TeacherError, TooCostly
-from ddkit.files import host
-from ddkit.format.integrity import verify
 from ddkit.format.manifest import read_manifest
+from ddkit.format.verification import verify
+from ddkit.networks.checkpoints import load_checkpoint
 from ddkit.pipeline import distill, relabel
 from ddkit.pipeline.costs import ask_cost, time_limit
-from ddkit.sources.networks import load_checkpoint
 from ddkit.testing import untrained_teacher
 
 
@@ -152,7 +152,7 @@ def guide_classes(path, names):
     """Give an untrained teacher other class names."""
     from dataclasses import replace
 
-    from ddkit.sources.networks import load_checkpoint, save_checkpoint
+    from ddkit.networks.checkpoints import load_checkpoint, save_checkpoint
 
     network, spec = load_checkpoint(path)
     save_checkpoint(path, network, replace(spec, classes=tuple(names)))
@@ -335,7 +335,7 @@ def test_mixing_within_groups(tmp_path, random_set, teacher):
         )
         groups = new.data["views"]["mix_groups"]
         assert sorted(groups) == [0] * 5 + [1] * 5
-        from ddkit.replay.resident import load_set
+        from ddkit.replay.stores.memory import load_set
 
         rows = load_set(new)
         for row in range(20):
@@ -404,7 +404,7 @@ def test_damaged_work_is_made_again_and_a_damaged_record_is_named(tmp_path, teac
 
 def test_labels_are_compared_with_the_teachers(random_set, teacher, tmp_path):
     from ddkit.errors import SetError
-    from ddkit.pipeline.relabels import label_problems
+    from ddkit.pipeline.relabelling import label_problems
 
     assert label_problems(random_set, teacher, sample=60) == []
     other = untrained_teacher(tmp_path / "other.safetensors", arch="convnet4")
@@ -424,7 +424,7 @@ def test_wrong_types_are_one_line(tmp_path, odd):
 
 def test_a_teacher_whose_logits_explode_is_named(tmp_path):
     from ddkit.errors import Diverged
-    from ddkit.sources.networks import save_checkpoint
+    from ddkit.networks.checkpoints import save_checkpoint
 
     network, spec = load_checkpoint(untrained_teacher(tmp_path / "t.safetensors"))
     with torch.no_grad():

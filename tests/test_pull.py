@@ -12,9 +12,9 @@ from huggingface_hub import constants
 from ddkit import ReplayLoader
 from ddkit.errors import HubAccess, HubError, IntegrityError, OtherRun, SetError
 from ddkit.evaluation.single import train
-from ddkit.format.remote import open_manifest, open_set, verify_set
 from ddkit.publishing.pulling import pull
 from ddkit.publishing.pushing import push
+from ddkit.sets.opening import open_manifest, open_set, verify_set
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
+from ddkit.core.serialization import PACKAGE
 from ddkit.distillers import distiller_names, find_distiller, make_config
-from ddkit.plain import PACKAGE
 from ddkit.specs import Protocol, Recipe
 
 # (method, dataset): learning rate, steps, weight of the BatchNorm term, jitter

@@ -6,13 +6,13 @@ import sys
 
 import pytest
 
+from ddkit.core.serialization import canonical
 from ddkit.errors import IntegrityError, OptionError, OtherRun
 from ddkit.evaluation.single import default_validation
 from ddkit.evaluation.tables import make_baseline
 from ddkit.format.manifest import read_manifest, self_hash
 from ddkit.pipeline import distill, relabel
 from ddkit.pipeline.record import load_record
-from ddkit.plain import canonical
 
 EVIL = "open('ran', 'w').write('it ran')\n"
 

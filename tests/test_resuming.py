@@ -11,18 +11,18 @@ import pytest
 import torch
 from conftest import photograph
 
-import ddkit.sources.training as training
+import ddkit.networks.training as training
+from ddkit.core.files import read_sealed
 from ddkit.errors import OptionError, OtherRun, TeacherError
 from ddkit.evaluation.single import plan_student
 from ddkit.evaluation.tables import make_baseline, run_students
-from ddkit.files import read_sealed
+from ddkit.networks.checkpoints import load_checkpoint, save_checkpoint, tensor_hash
 from ddkit.pipeline import distill, relabel
-from ddkit.replay.student import ValidationRef, train_student
-from ddkit.sources.finding import find_teacher
 from ddkit.sources.images import open_source
-from ddkit.sources.networks import load_checkpoint, save_checkpoint, tensor_hash
-from ddkit.sources.teaching import teach
 from ddkit.specs import EvalTransform, Protocol
+from ddkit.students.training import ValidationRef, train_student
+from ddkit.teachers.resolving import find_teacher
+from ddkit.teachers.teaching import teach
 from ddkit.testing import untrained_teacher
 
 
@@ -179,7 +179,7 @@ def test_a_stopped_teacher_is_not_another(tmp_path, often, monkeypatch):
 
 def test_a_damaged_teacher_in_the_cache_is_made_again(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("DDKIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("ddkit.sources.finding.teacher_recipe", lambda *a: replace(_quick()))
+    monkeypatch.setattr("ddkit.teachers.resolving.teacher_recipe", lambda *a: replace(_quick()))
     source = open_source("digits", classes="0,1")
     ask = dict(size=32, seed=0, device=torch.device("cpu"))
     path = find_teacher("train:convnet3", source, **ask)
@@ -390,7 +390,7 @@ def test_a_teacher_that_no_manifest_can_name_is_refused_at_once(tmp_path, odd):
 def test_a_teacher_of_any_real_numbers_is_taken(tmp_path, dtype):
     from safetensors.torch import save_file
 
-    from ddkit.sources.networks import read_weights
+    from ddkit.networks.checkpoints import read_weights
 
     state, told = read_weights(untrained_teacher(tmp_path / "t.safetensors"))
     small = {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddkit.seeds import nested_choice, permutation, rng, torch_seed
+from ddkit.core.seeds import nested_choice, permutation, rng, torch_seed
 
 
 @given(st.integers(0, 2**62), st.lists(st.one_of(st.integers(-9, 9), st.text(max_size=5)), max_size=4))

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from ddkit import signals
-from ddkit.sources.networks import load_checkpoint
-from ddkit.sources.training import Fit, fit
+from ddkit.core import signals
+from ddkit.networks.checkpoints import load_checkpoint
+from ddkit.networks.training import Fit, fit
 from ddkit.specs import TrainSpec
 
 

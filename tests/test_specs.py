@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ddkit.core.serialization import PACKAGE, canonical, fingerprint, from_plain, parse_settings, to_plain
 from ddkit.distillers import find_distiller, make_config
 from ddkit.errors import OptionError
-from ddkit.plain import PACKAGE, canonical, fingerprint, from_plain, parse_settings, to_plain
 from ddkit.specs import EvalTransform, Protocol, Recipe, TrainSpec, ViewSpec, protocol_label
 
 PROTOCOLS = sorted(path.stem for path in (PACKAGE / "protocols").glob("*.toml"))
@@ -182,7 +182,7 @@ def test_evaluation_rule():
 
 
 def test_teacher_recipes_load():
-    from ddkit.sources.teaching import teacher_recipe
+    from ddkit.teachers.teaching import teacher_recipe
 
     for path in (PACKAGE / "recipes" / "teach").glob("*.toml"):
         assert isinstance(teacher_recipe(path.stem, "x", 32, 3), TrainSpec)

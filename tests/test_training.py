@@ -13,23 +13,15 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
+from ddkit.engine.interleaving import in_turns
 from ddkit.errors import ClassesError, Diverged, OptionError, TeacherError
-from ddkit.sources.finding import find_teacher, match_teacher
-from ddkit.sources.networks import build_network, forward, load_checkpoint, network_names, save_checkpoint, tensor_hash
-from ddkit.sources.teacher import Teacher
-from ddkit.sources.teaching import teach
-from ddkit.sources.training import (
-    Fit,
-    _draws,
-    _resume,
-    fit,
-    fitting,
-    learning_rate,
-    make_optimiser,
-    seeded_network,
-)
+from ddkit.networks.checkpoints import load_checkpoint, save_checkpoint, tensor_hash
+from ddkit.networks.registry import build_network, forward, network_names
+from ddkit.networks.training import Fit, _draws, _resume, fit, fitting, learning_rate, make_optimiser, seeded_network
 from ddkit.specs import ClassName, EvalTransform, TeacherSpec, TrainSpec
-from ddkit.turns import in_turns
+from ddkit.teachers.resolving import find_teacher, match_teacher
+from ddkit.teachers.teacher import Teacher
+from ddkit.teachers.teaching import teach
 
 
 def job(tmp_path, spec=None, epochs=4, **options):
@@ -52,7 +44,7 @@ def network():
 
 @pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
 def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, optimiser, monkeypatch):
-    monkeypatch.setattr("ddkit.sources.training.SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr("ddkit.networks.training.SAVE_EVERY_S", 0.0)
     spec = TrainSpec(lr=0.01, optimiser=optimiser)
     whole = network()
     history = fit(whole, job(tmp_path, spec))
@@ -276,7 +268,7 @@ def test_teach_measures_on_the_test_split(tmp_path):
 
 @pytest.mark.parametrize("kind", ["none", "shift", "crop-flip", "rrc-flip"])
 def test_augmentations_keep_shape_and_repeat(kind):
-    from ddkit.sources.teaching import _augment
+    from ddkit.teachers.teaching import _augment
 
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (5, 3, 16, 16), dtype=np.uint8))
     a, b = (_augment(pixels, kind, 16, 0, 1, 2) for _ in range(2))

@@ -19,8 +19,8 @@ def register(app: typer.Typer) -> None:
     @command(app, "Look")
     def inspect(directory: o.SetOrId) -> None:
         """What the manifest says of a set; on the Hub nothing else is fetched."""
-        from ddkit.format.remote import open_manifest
-        from ddkit.runtime import size_words
+        from ddkit.core.console import size_words
+        from ddkit.sets.opening import open_manifest
 
         manifest = open_manifest(directory)
         d = manifest.data
@@ -57,10 +57,10 @@ def register(app: typer.Typer) -> None:
 
         With --origins or --losses one picture of what OUT.work keeps of the making.
         """
-        from ddkit.files import write_bytes
-        from ddkit.format.remote import open_set
-        from ddkit.publishing.making import losses_picture, origins_picture
+        from ddkit.core.files import write_bytes
+        from ddkit.publishing.diagnostics import losses_picture, origins_picture
         from ddkit.publishing.pictures import preview_grid, view_strip
+        from ddkit.sets.opening import open_set
 
         manifest = open_set(directory)
         if origins or losses:
@@ -92,8 +92,8 @@ def register(app: typer.Typer) -> None:
     @command(app, "Look")
     def env() -> None:
         """Versions and hardware, for a bug report."""
-        from ddkit.files import cache_dir
-        from ddkit.runtime import device_class, hardware, pick_device, versions
+        from ddkit.core.device import device_class, hardware, pick_device, versions
+        from ddkit.core.files import cache_dir
 
         device = pick_device("auto")
         facts = versions() | {"device": device_class(device), "hardware": hardware(device), "cache": str(cache_dir())}
@@ -108,15 +108,15 @@ def _score(r: Mapping[str, Any]) -> str:
 
 def _settings(data: Mapping[str, Any]) -> str:
     """Settings that are not the method's defaults; all of a method that is not here."""
+    from ddkit.core.console import one_line
     from ddkit.distillers import recorded_settings
-    from ddkit.runtime import one_line
 
     config, name = data["recipe"]["config"], data["method"]
     return one_line(recorded_settings(name, config))
 
 
 def _listing(what: str) -> list[tuple[str, str]]:
-    from ddkit.plain import PACKAGE
+    from ddkit.core.serialization import PACKAGE
     from ddkit.specs import Protocol, Recipe
 
     if what == "methods":
@@ -131,7 +131,7 @@ def _listing(what: str) -> list[tuple[str, str]]:
         names = sorted(path.stem for path in (PACKAGE / "protocols").glob("*.toml"))
         return [(name, Protocol.load(name).about) for name in names]
     if what == "networks":
-        from ddkit.sources.networks import network_names
+        from ddkit.networks.registry import network_names
 
         own = [(name, "built in") for name in network_names()]
         return [*own, ("timm:NAME[@FILE]", "any of timm"), ("torchvision:NAME[@FILE]", "any of torchvision")]

@@ -9,8 +9,8 @@ import typer
 
 from ddkit.cli import options as o
 from ddkit.cli.output import command, document, next_step, say, table
+from ddkit.core.serialization import parse_settings
 from ddkit.errors import OptionError
-from ddkit.plain import parse_settings
 
 
 def register(app: typer.Typer) -> None:
@@ -68,9 +68,9 @@ def register(app: typer.Typer) -> None:
         ] = False,
     ) -> None:
         """Distil a source into OUT: a directory that load_dataset opens. A larger --ipc extends what is there."""
+        from ddkit.core.console import size_words
         from ddkit.evaluation.tables import make_baseline
         from ddkit.pipeline import distill as run
-        from ddkit.runtime import size_words
 
         manifest = run(
             out, data=data, method=method, ipc=ipc, teacher=teacher, recipe=recipe,
@@ -114,10 +114,10 @@ def register(app: typer.Typer) -> None:
         push_to: o.PushTo = None,
     ) -> None:
         """Train a teacher on a source, or fine-tune a trained network (--init). Run again after a kill, it goes on."""
+        from ddkit.core.serialization import to_plain
         from ddkit.pipeline.costs import time_limit
-        from ddkit.plain import to_plain
-        from ddkit.publishing.models import check_model, push_model, teacher_story
-        from ddkit.sources.teaching import teach as run
+        from ddkit.publishing.model_repositories import check_model, push_model, teacher_story
+        from ddkit.teachers.teaching import teach as run
 
         if push_to is not None:
             if arch is None and init is None:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ddkit.runtime import be_quiet
+from ddkit.core.console import be_quiet
 from ddkit.text import one_printable_line, printable
 
 _COMMON = {

@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
     @command(app, "Publish")
     def card(directory: Annotated[str, typer.Argument(help="a distilled set")]) -> None:
         """Render README.md, _info.json and preview.png of a set from its manifest; what you wrote on it stays."""
-        from ddkit.files import locked
+        from ddkit.core.files import locked
         from ddkit.format import read_manifest
         from ddkit.publishing.card import publish_files
 
@@ -81,8 +81,8 @@ def register(app: typer.Typer) -> None:
         revision: Annotated[str | None, typer.Option("--revision", help="a branch, tag or commit")] = None,
     ) -> None:
         """Fetch a set, or the first N images per class of it, and compare every byte with its manifest."""
+        from ddkit.core.console import size_words
         from ddkit.publishing.pulling import pull as run
-        from ddkit.runtime import size_words
 
         manifest = run(source, directory, ipc=ipc, revision=revision)
         total = sum(shard["bytes"] for shard in manifest.data["shards"])
@@ -100,9 +100,9 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Compare every shard and every row of a set with its manifest; on the Hub its sha256, without a download."""
         from ddkit.errors import IntegrityError
-        from ddkit.format.integrity import stale_files
-        from ddkit.format.remote import is_remote, open_set, verify_set
-        from ddkit.pipeline.relabels import label_problems
+        from ddkit.format.verification import stale_files
+        from ddkit.pipeline.relabelling import label_problems
+        from ddkit.sets.opening import is_remote, open_set, verify_set
 
         away = is_remote(directory)
         manifest, problems = verify_set(directory, full)

@@ -42,13 +42,13 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Train a student from a distilled set alone; the last epoch is the result."""
         from ddkit.evaluation.single import train as run
-        from ddkit.format.remote import is_remote, open_manifest
+        from ddkit.networks.checkpoints import load_checkpoint
         from ddkit.pipeline.costs import time_limit
-        from ddkit.publishing.models import check_model, push_model, student_story
+        from ddkit.publishing.model_repositories import check_model, push_model, student_story
         from ddkit.publishing.pictures import curves
-        from ddkit.replay.student import ValidationRef
-        from ddkit.sources.networks import load_checkpoint
+        from ddkit.sets.opening import is_remote, open_manifest
         from ddkit.specs import protocol_label
+        from ddkit.students.training import ValidationRef
 
         told = open_manifest(directory)
         if push_to is not None:
@@ -108,10 +108,10 @@ def register(app: typer.Typer) -> None:
         workers: o.Workers = None,
     ) -> None:
         """Sets x networks x seeds as one table: mean ± std, and the paired difference to random with its interval."""
+        from ddkit.core.serialization import to_plain
         from ddkit.evaluation.tables import evaluate as run
         from ddkit.pipeline.record import public_name
-        from ddkit.plain import to_plain
-        from ddkit.replay.student import ValidationRef
+        from ddkit.students.training import ValidationRef
 
         o.only_with_val(val, split=split, same_order=same_order)
         ref = None if val is None else ValidationRef(data=val, split=split, same_order=same_order)

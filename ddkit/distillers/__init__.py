@@ -17,8 +17,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ddkit.core.serialization import flatten, from_plain, nest, to_plain
 from ddkit.errors import OptionError, unknown
-from ddkit.plain import flatten, from_plain, nest, to_plain
 
 _NEEDED = ("NAME", "PAPER", "COST", "Config", "units", "run")
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ddkit.synthesis import curriculum
+from ddkit.synthesis.initialisation import images_needed, starts_from
+from ddkit.synthesis.inner.inversion import inversion_costs, inversion_units, optimise
 from ddkit.synthesis.interface import Context, Plan, Probe, Synthetic, Unit, class_units
-from ddkit.synthesis.inversion import inversion_costs, inversion_units, optimise
 from ddkit.synthesis.patches import pool_and_keep, stitched
 from ddkit.synthesis.settings import Adversary, Inversion, Regulariser
-from ddkit.synthesis.starts import images_needed, starts_from
 
 NAME = "cudd"
 PAPER = "Curriculum Dataset Distillation (CUDD), arXiv 2405.09150"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ddkit.seeds import nested_choice
+from ddkit.core.seeds import nested_choice
 from ddkit.synthesis.interface import Context, Plan, Synthetic, Unit, class_units
 
 NAME = "random"

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from ddkit.core.seeds import nested_choice
 from ddkit.errors import OptionError
-from ddkit.seeds import nested_choice
 from ddkit.synthesis.interface import Context, Plan, Probe, Synthetic, Unit, class_units
 from ddkit.synthesis.patches import pool_and_keep, stitched
 from ddkit.synthesis.settings import Patches

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any, TypeVar
 
+from ddkit.core.console import be_quiet
+from ddkit.core.device import keep_memory, threads
 from ddkit.errors import WorldError
-from ddkit.runtime import be_quiet, keep_memory, threads
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

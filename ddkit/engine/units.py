@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load, save
 
+from ddkit.core.files import read_sealed, read_sealed_json, write_sealed
 from ddkit.errors import IntegrityError
-from ddkit.files import read_sealed, read_sealed_json, write_sealed
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ddkit.core.console import note
+from ddkit.core.device import cores
 from ddkit.evaluation.single import plan_student
 from ddkit.evaluation.tables import run_students
 from ddkit.format.manifest import Manifest
 from ddkit.pipeline.distilling import distill
 from ddkit.pipeline.record import work_dir
 from ddkit.publishing.pictures import demo_picture
-from ddkit.replay.student import StudentJob, ValidationRef
-from ddkit.runtime import cores, note
+from ddkit.students.training import StudentJob, ValidationRef
 
 
 @dataclass(frozen=True)

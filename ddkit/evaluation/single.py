@@ -8,19 +8,20 @@ from pathlib import Path
 
 import torch
 
+from ddkit.core.console import note, progress
+from ddkit.core.device import pick_device
+from ddkit.core.serialization import fingerprint, to_plain
 from ddkit.errors import OptionError
 from ddkit.format.manifest import Manifest
-from ddkit.format.remote import open_set
+from ddkit.networks.registry import check_network
 from ddkit.pipeline.record import load_record
-from ddkit.pipeline.relabels import demand_law
-from ddkit.plain import fingerprint, to_plain
-from ddkit.replay.student import StudentJob, StudentResult, ValidationRef, train_student
-from ddkit.runtime import note, pick_device, progress
-from ddkit.sources.finding import find_teacher, match_teacher
-from ddkit.sources.networks import check_network
+from ddkit.pipeline.relabelling import demand_law
+from ddkit.sets.opening import open_set
 from ddkit.sources.tables import at_hand
 from ddkit.sources.validation import open_validation
 from ddkit.specs import DatasetSpec
+from ddkit.students.training import StudentJob, StudentResult, ValidationRef, train_student
+from ddkit.teachers.resolving import find_teacher, match_teacher
 
 LABELS = ("stored", "hard", "online")
 

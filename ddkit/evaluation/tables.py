@@ -10,25 +10,26 @@ from typing import Any
 import torch
 
 from ddkit import engine, hub
+from ddkit.core.console import note, watched_progress
+from ddkit.core.device import cores, hardware, pick_device
+from ddkit.core.files import locked
+from ddkit.core.serialization import fingerprint, to_plain
 from ddkit.distillers import recorded_settings
+from ddkit.engine.interleaving import together
 from ddkit.errors import OptionError, SetError
 from ddkit.evaluation.single import default_validation, plan_student, source_spec
 from ddkit.evaluation.statistics import mean_std, paired_difference
-from ddkit.files import locked
 from ddkit.format.manifest import Manifest, merged_results, read_manifest, write_manifest
+from ddkit.networks.checkpoints import load_checkpoint
 from ddkit.pipeline.distilling import distill
 from ddkit.pipeline.record import check_counts, check_work, load_record, work_dir
-from ddkit.pipeline.relabels import law_problem, relabel
-from ddkit.plain import fingerprint, to_plain
+from ddkit.pipeline.relabelling import law_problem, relabel
 from ddkit.publishing.card import publish_files
-from ddkit.replay.student import StudentJob, StudentResult, ValidationRef, student_units
-from ddkit.runtime import cores, hardware, note, pick_device, watched_progress
-from ddkit.sources.finding import find_teacher
-from ddkit.sources.networks import load_checkpoint
 from ddkit.sources.tables import at_hand
 from ddkit.sources.validation import open_validation
 from ddkit.specs import EvalReport, Result, protocol_label
-from ddkit.turns import together
+from ddkit.students.training import StudentJob, StudentResult, ValidationRef, student_units
+from ddkit.teachers.resolving import find_teacher
 
 
 def evaluate(

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ddkit.core.console import size_words
+from ddkit.core.files import read_limited, refuse_links, write_bytes
+from ddkit.core.serialization import canonical, from_plain, strict_json
 from ddkit.errors import FormatVersion, IntegrityError, OptionError, SetError
-from ddkit.files import read_limited, refuse_links, write_bytes
 from ddkit.format.schema import manifest_problem
 from ddkit.format.shards import FORMAT, rows_path
-from ddkit.plain import canonical, from_plain, strict_json
-from ddkit.runtime import size_words
 from ddkit.specs import ClassName, EvalTransform, Protocol, ViewSpec
 
 FILE = "ddkit.json"

@@ -11,6 +11,7 @@ from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 
+from ddkit.core.device import cores
 from ddkit.errors import IntegrityError
 from ddkit.format.damage import Tar, damage, open_images, open_layout
 from ddkit.format.images import check_image, decode_image
@@ -18,7 +19,6 @@ from ddkit.format.manifest import Manifest
 from ddkit.format.rows import RowFormat, ranks_problem
 from ddkit.format.shards import RowRecord, file_sha256, member, row_key
 from ddkit.format.views import Views
-from ddkit.runtime import cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -7,10 +7,10 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ddkit.core.serialization import from_plain
 from ddkit.errors import OptionError, first_few
 from ddkit.format.images import LARGEST_PIXELS
 from ddkit.format.shards import images_path, shard_path, shard_rows, shard_sizes
-from ddkit.plain import from_plain
 from ddkit.specs import Protocol, ViewSpec
 
 LONGEST_TEXT = 10_000  # characters

@@ -46,12 +46,12 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save as _save
 
+from ddkit.core.files import atomic_file, write_bytes
+from ddkit.core.serialization import canonical, strict_json
 from ddkit.errors import IntegrityError
-from ddkit.files import atomic_file, write_bytes
 from ddkit.format.codecs import Codec
 from ddkit.format.tars import data_offsets, layout_problem
 from ddkit.format.views import Views
-from ddkit.plain import canonical, strict_json
 
 FORMAT = 1
 VIEWS_MEMBER = "views.safetensors"

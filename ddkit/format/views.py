@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ddkit.seeds import rng
+from ddkit.core.seeds import rng
 from ddkit.specs import ViewSpec
 
 UNMIXED = 65535

@@ -1,8 +1,7 @@
 """The Hugging Face Hub: the only room that imports `huggingface_hub`. It lists, fetches, uploads and commits files, and
 knows no distilled set. Whoever reads or publishes one comes in here."""
 
-from ddkit.hub.patience import StaleParent, patient, pause, url
-from ddkit.hub.repos import (
+from ddkit.hub.repositories import (
     Content,
     Remote,
     RemoteFile,
@@ -26,6 +25,7 @@ from ddkit.hub.repos import (
     tags,
     whoami,
 )
+from ddkit.hub.retries import StaleParent, patient, pause, url
 
 __all__ = [
     "Content",

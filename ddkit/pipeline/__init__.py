@@ -6,6 +6,6 @@ evaluation come in.
 
 from ddkit.pipeline.distilling import distill
 from ddkit.pipeline.importing import import_images
-from ddkit.pipeline.relabels import relabel
+from ddkit.pipeline.relabelling import relabel
 
 __all__ = ["distill", "import_images", "relabel"]

@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 import torch
 
+from ddkit.core.console import duration, note, size_words
+from ddkit.core.device import threads
 from ddkit.errors import TooCostly
-from ddkit.runtime import duration, note, size_words, threads
-from ddkit.sources.teacher import Teacher
+from ddkit.teachers.teacher import Teacher
 
 LIMIT_S = 3600.0
 LIMIT_BYTES = 20e9

@@ -20,12 +20,16 @@ from typing import Any
 
 import torch
 
+from ddkit.core.device import cores, device_class, pick_device
+from ddkit.core.files import locked, write_sealed
+from ddkit.core.seeds import permutation
+from ddkit.core.serialization import canonical, to_plain
 from ddkit.errors import OptionError
-from ddkit.files import locked, write_sealed
 from ddkit.format.images import encode_image
 from ddkit.format.manifest import Manifest, seal
-from ddkit.pipeline.making import STAGE_MANIFEST, Made, recover
-from ddkit.pipeline.manifests import (
+from ddkit.labelling.encoded import Rows, ShardPlan, images_unit, load_rows, save_rows
+from ddkit.labelling.packing import PackJob, label_and_pack
+from ddkit.pipeline.describing import (
     REAL_PIXELS,
     add_cost,
     class_facts,
@@ -39,13 +43,11 @@ from ddkit.pipeline.manifests import (
     teacher_facts,
     view_facts,
 )
-from ddkit.pipeline.preparing import Run, prepare
 from ddkit.pipeline.record import check_counts, public_name, work_dir
-from ddkit.plain import canonical, plain_name, to_plain
-from ddkit.replay.relabelling import PackJob, Rows, ShardPlan, images_unit, label_and_pack, load_rows, save_rows
-from ddkit.runtime import cores, device_class, pick_device
-from ddkit.seeds import permutation
+from ddkit.pipeline.resolving import Run, prepare
+from ddkit.pipeline.running import STAGE_MANIFEST, Made, recover
 from ddkit.specs import Protocol
+from ddkit.text import plain_name
 
 
 def distill(

@@ -15,15 +15,22 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ddkit.core.device import cores, device_class, pick_device
+from ddkit.core.files import locked
+from ddkit.core.seeds import permutation
+from ddkit.core.serialization import fingerprint, to_plain
 from ddkit.distillers import distiller_names, find_distiller, make_config
 from ddkit.errors import ClassesError, IntegrityError, OptionError, SourceError, first_few
-from ddkit.files import locked
 from ddkit.format.codecs import find_codec
 from ddkit.format.images import IMAGE_FORMATS, decode_image, encode_image
 from ddkit.format.manifest import Manifest
 from ddkit.format.schema import NAME
 from ddkit.format.shards import shard_rows, shard_sizes
-from ddkit.pipeline.manifests import (
+from ddkit.labelling.encoded import Rows, ShardPlan, save_rows
+from ddkit.labelling.labels import Labelling
+from ddkit.labelling.packing import label_and_pack
+from ddkit.networks.checkpoints import load_checkpoint
+from ddkit.pipeline.describing import (
     class_facts,
     cost_facts,
     finish,
@@ -36,16 +43,12 @@ from ddkit.pipeline.manifests import (
     view_facts,
 )
 from ddkit.pipeline.record import check_counts, public_name, work_dir
-from ddkit.pipeline.relabels import claim
-from ddkit.plain import fingerprint, plain_name, to_plain
-from ddkit.replay.relabelling import Labelling, Rows, ShardPlan, label_and_pack, save_rows
-from ddkit.runtime import cores, device_class, pick_device
-from ddkit.seeds import permutation
+from ddkit.pipeline.relabelling import claim
 from ddkit.sources.decoding import FORMATS, whole_image
-from ddkit.sources.finding import find_teacher, match_teacher
 from ddkit.sources.images import Source, open_source
-from ddkit.sources.networks import load_checkpoint
 from ddkit.specs import ClassName, Protocol, TeacherSpec
+from ddkit.teachers.resolving import find_teacher, match_teacher
+from ddkit.text import plain_name
 
 REAL_PIXELS = {"rded": "crops", "random": "whole", "herding": "whole", "kcenter": "whole", "kmeans": "whole"}
 _NUMBERED = re.compile(r"(?:new|class|cls|label)?[_-]?(\d+)", re.IGNORECASE)

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from ddkit import hub
+from ddkit.core.files import LONGEST_NAME, is_signed, is_temporary, read_limited, refuse_links, sign, write_bytes
+from ddkit.core.serialization import canonical, fingerprint, flatten, from_plain, strict_json
 from ddkit.distillers import code_hash, find_distiller
 from ddkit.errors import IntegrityError, OptionError, OtherRun
-from ddkit.files import LONGEST_NAME, is_signed, is_temporary, read_limited, refuse_links, sign, write_bytes
 from ddkit.format.manifest import check_links, is_set, read_manifest, work_beside
-from ddkit.plain import canonical, fingerprint, flatten, from_plain, strict_json
 from ddkit.sources.classes import shipped_lists
 from ddkit.specs import Protocol, Recipe
 

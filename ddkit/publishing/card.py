@@ -13,16 +13,17 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ddkit import hub
+from ddkit.core.console import note, size_words
+from ddkit.core.files import read_limited, refuse_links, write_bytes
+from ddkit.core.front_matter import LARGEST_CARD
+from ddkit.core.serialization import PACKAGE, canonical
 from ddkit.errors import IntegrityError, SetError
-from ddkit.files import read_limited, refuse_links, write_bytes
 from ddkit.format.manifest import Manifest, work_beside
-from ddkit.plain import LARGEST_CARD, PACKAGE, canonical, plain_name
 from ddkit.publishing.escaping import code, fenced, markdown, web_address
-from ddkit.publishing.outside import Outside, digest, outside_of, seal
 from ddkit.publishing.pictures import preview_grid, source_name, title
-from ddkit.runtime import note, size_words
+from ddkit.publishing.user_content import Outside, digest, outside_of, seal
 from ddkit.sources.classes import unique_names
-from ddkit.text import printable
+from ddkit.text import plain_name, printable
 
 TEMPLATE, REFERENCES = "dataset_card.md.j2", "references.bib"
 FRONT_KEYS = {

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ddkit.files import atomic_file
+from ddkit.core.files import atomic_file
 from ddkit.format.damage import open_images
 from ddkit.format.images import decode_image
 from ddkit.format.manifest import Manifest

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ddkit import hub
+from ddkit.core.console import note, progress, size_words
+from ddkit.core.files import disk_errors, locked, refuse_links, write_bytes
+from ddkit.core.front_matter import LARGEST_CARD
 from ddkit.errors import HubFile, IntegrityError, OtherRun
-from ddkit.files import disk_errors, locked, refuse_links, write_bytes
-from ddkit.format.integrity import set_problems
 from ddkit.format.manifest import (
     Manifest,
     check_links,
@@ -22,12 +23,11 @@ from ddkit.format.manifest import (
     work_beside,
     write_manifest,
 )
-from ddkit.format.remote import fetch_listed, largest_files, remote_manifest
 from ddkit.format.shards import file_sha256
-from ddkit.plain import LARGEST_CARD
+from ddkit.format.verification import set_problems
 from ddkit.publishing.card import card_files, card_text, taken_apart
-from ddkit.publishing.outside import Outside, merged
-from ddkit.runtime import note, progress, size_words
+from ddkit.publishing.user_content import Outside, merged
+from ddkit.sets.opening import fetch_listed, largest_files, remote_manifest
 
 
 def pull(source: str, directory: str | Path, *, ipc: int | None = None, revision: str | None = None) -> Manifest:

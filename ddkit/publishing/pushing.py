@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from ddkit import hub
+from ddkit.core.console import note, progress, size_words
+from ddkit.core.files import locked, write_bytes
+from ddkit.core.front_matter import LARGEST_CARD
+from ddkit.core.serialization import canonical
 from ddkit.errors import FormatVersion, HubError, IntegrityError, OptionError, Refused
-from ddkit.files import locked, write_bytes
-from ddkit.format.integrity import verify
 from ddkit.format.manifest import FILE, LARGEST, Manifest, files_of, merged_results, parse_manifest, read_manifest, seal
-from ddkit.plain import LARGEST_CARD, canonical
+from ddkit.format.verification import verify
 from ddkit.publishing.card import card_files, card_text, taken_apart
 from ddkit.publishing.licences import licence_facts, wants_gate
-from ddkit.publishing.outside import MARKS, merged
-from ddkit.runtime import note, progress, size_words
+from ddkit.publishing.user_content import MARKS, merged
 
 COMMIT_FILES = 1000  # more are collected in a pull request and merged at once: the Hub gives a commit a minute
 TRIES = 8

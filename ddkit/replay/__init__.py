@@ -1,9 +1,8 @@
-"""What a student sees: the order of rows, the loader that replays stored views, labelling by the teacher, students.
+"""What a student sees: the order of rows, stores that hold them, and the loader that replays stored views."""
 
-Pipeline, evaluation and users come in; nothing here knows how images are made.
-"""
-
-from ddkit.replay.loader import FreshLoader, ReplayLoader, decode_row
+from ddkit.replay.dataset_rows import decode_row
+from ddkit.replay.fresh import FreshLoader
+from ddkit.replay.loader import ReplayLoader
 from ddkit.replay.order import epoch_order
 
 __all__ = ["FreshLoader", "ReplayLoader", "decode_row", "epoch_order"]

@@ -1,9 +1,9 @@
-"""Loaders over a set in memory: `ReplayLoader` replays the stored views exactly, `FreshLoader` draws new ones."""
+"""The replay loader: the stored views of a set, in the replay order."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,28 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddkit.core.device import pick_device
 from ddkit.errors import OptionError, SetError
 from ddkit.format.manifest import Manifest
-from ddkit.format.remote import open_manifest, open_set
-from ddkit.format.views import Views, apply, draw, network_input
+from ddkit.format.views import apply, network_input
 from ddkit.replay.order import check_batch, epoch_order, rank_slice
-from ddkit.replay.resident import (
-    IMAGE_COLUMNS,
-    Resident,
-    checked_row,
-    column,
-    load_rows,
-    load_set,
-    row_format,
-    row_label,
-    row_pixels,
-)
-from ddkit.runtime import pick_device
-from ddkit.seeds import rng
-from ddkit.specs import ViewSpec
+from ddkit.replay.stores.dataset import load_dataset_rows
+from ddkit.replay.stores.memory import Resident, load_set
+from ddkit.sets.opening import open_manifest, open_set
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
 
 AHEAD = {"cpu": 0, "cuda": 2**22}  # pixels of views that are made at once, beyond one batch
 
@@ -231,84 +221,4 @@ def _open(
     known = open_manifest(manifest) if manifest is not None else None
     if ipc is not None:
         raise OptionError("ipc= needs a directory; of a Dataset load the config of that prefix, for example 'ipc5'")
-    return known, load_rows(source, known)
-
-
-class FreshLoader:
-    """New views every epoch, by a law: for hard labels (`label` None, no mixing) and labels made online.
-
-    label: normalised float [B,3,S,S] -> logits [B,C]; yields as ReplayLoader does, logits None without `label`.
-    """
-
-    def __init__(
-        self,
-        manifest: Manifest,
-        law: ViewSpec,
-        *,
-        batch_size: int,
-        device: torch.device,
-        ipc: int | None,
-        seed: int,
-        label: Callable[[Tensor], Tensor] | None = None,
-    ) -> None:
-        self._set = load_set(manifest, ipc, with_labels=False)
-        check_batch(len(self._set), batch_size, 1)
-        self._law, self._patches = law, manifest.patches
-        self._images, self.device, self._label = self._set.images.to(device), device, label
-        self.batch_size, self.seed = batch_size, seed
-
-    def __len__(self) -> int:
-        return -(-len(self._set) // self.batch_size)
-
-    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
-        """The batches of one epoch; a function of (seed, epoch) alone."""
-        views, side = self._draw(epoch), self._set.size
-        order = epoch_order(self._set.shards, self.seed, epoch)
-        for start in range(0, len(order), self.batch_size):
-            rows = order[start : start + self.batch_size]
-            numbers = np.zeros(len(rows), int)
-            inputs = network_input(
-                self._images, views, rows, numbers, size=side, mean=self._set.mean, std=self._set.std
-            )
-            logits = None if self._label is None else self._label(inputs)
-            yield inputs, logits, torch.from_numpy(self._set.labels[rows]).to(self.device)
-
-    def _draw(self, epoch: int) -> Views:
-        key = int(rng(self.seed, "fresh", epoch).integers(2**62))
-        height, width = self._set.images.shape[-2:]
-        parts, first = [], 0
-        for n in self._set.shards:
-            part = draw(
-                self._law, seed=key, first=first, rows=n, height=height, width=width,
-                size=self._set.size, patches=self._patches,
-            )  # fmt: skip
-            tensors = part.tensors()
-            if part.partner is not None:
-                everyone = np.arange(n)[:, None], np.zeros((n, 1), int)
-                partner = part.partners(*everyone)
-                tensors["partner"] = np.where(partner >= 0, partner + first, -1)
-            parts.append(Views(**tensors))
-            first += n
-        return Views.stack(parts)
-
-
-def decode_row(row: Mapping[str, Any], temperature: float = 20, labels: Any = None) -> dict[str, Any]:
-    """One row of `load_dataset` or `webdataset` as tensors.
-
-    Returns image uint8 [3,H,W], label int, box [V,4], flip [V], partner, mix_box, mix_lam, patches where the set has
-    them (format.md), logits float32 [V,C], and the metadata (first, size, mean, std, …) under "meta".
-    temperature, labels: for codecs that need the student's temperature or the set's `labels.safetensors`.
-    Raises SetError, IntegrityError, FormatVersion.
-    """
-    image = next((row_pixels(row[name]) for name in IMAGE_COLUMNS if name in row), None)
-    form = row_format(row, None if image is None else (image.shape[1], image.shape[2]))
-    views, soft, meta = checked_row(row, form)
-    result: dict[str, Any] = {"meta": meta} | ({} if image is None else {"image": torch.from_numpy(image)})
-    name = column(row, ("cls", "label", "labels"), "class")
-    result["label"] = row_label(row, name, soft[form.codec.TENSORS[0]].shape[-1])
-    result |= {name: torch.from_numpy(array[0].astype(_wide(array))) for name, array in views.tensors().items()}
-    return result | {"logits": torch.from_numpy(form.codec.decode(soft))}
-
-
-def _wide(array: np.ndarray) -> np.dtype:
-    return array.dtype if array.dtype.kind == "f" else np.dtype(np.int64)
+    return known, load_dataset_rows(source, known)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ddkit.core.seeds import permutation
 from ddkit.errors import OptionError
-from ddkit.seeds import permutation
 
 GROUP = 8  # shards whose rows are permuted together, so that any set streams in bounded memory
 

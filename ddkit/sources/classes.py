@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ddkit.core.serialization import PACKAGE
 from ddkit.errors import ClassesError, first_few
-from ddkit.plain import PACKAGE
 from ddkit.specs import ClassName
 
 _WNID = re.compile(r"(n\d{8})")

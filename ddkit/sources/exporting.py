@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from ddkit.core.console import progress
+from ddkit.core.files import atomic_file, is_temporary, write_bytes
 from ddkit.errors import OtherRun, SourceError, unknown
-from ddkit.files import atomic_file, is_temporary, write_bytes
 from ddkit.format.images import encode_image
-from ddkit.runtime import progress
 from ddkit.sources.classes import match_classes, unique_names
 from ddkit.sources.images import Source, SourceRef, reopen
 from ddkit.sources.packed import pack_split, suffix_of, write_index

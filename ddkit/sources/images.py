@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from ddkit import hub
+from ddkit.core.console import note, progress
+from ddkit.core.device import cores
+from ddkit.core.files import cache_dir, read_sealed, read_sealed_json, stamp, write_sealed
 from ddkit.errors import ClassesError, ImagesUnreadable, first_few
-from ddkit.files import cache_dir, read_sealed, read_sealed_json, stamp, write_sealed
 from ddkit.format.images import LARGEST_PIXELS
-from ddkit.runtime import cores, note, progress
 from ddkit.sources.classes import class_subset, name_classes
 from ddkit.sources.decoding import LARGEST_BYTES, Unreadable, centre_square, decode_rgb, image_extent, whole_image
 from ddkit.sources.online import is_online, look_up

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ddkit import hub
+from ddkit.core.console import note, progress
 from ddkit.errors import SourceError
-from ddkit.runtime import note, progress
 
 KINDS = ("parquet", "webdataset", "imagefolder", "arrow")  # others may run what they read (pickles), or hold no images
 

@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from ddkit.core.files import atomic_file, read_limited, write_bytes
+from ddkit.core.serialization import canonical, strict_json
 from ddkit.errors import IntegrityError, SourceError
-from ddkit.files import atomic_file, read_limited, write_bytes
 from ddkit.format.images import encode_image
 from ddkit.format.shards import member, row_key
-from ddkit.plain import canonical, strict_json
 
 INDEX = "source.json"
 SHARD_ROWS = 10_000

@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ddkit.core.console import note
+from ddkit.core.files import read_limited, stamp
+from ddkit.core.serialization import fingerprint
 from ddkit.errors import SourceError, first_few
-from ddkit.files import read_limited, stamp
 from ddkit.format.damage import open_images
 from ddkit.format.manifest import is_set, read_manifest
-from ddkit.plain import fingerprint
-from ddkit.runtime import note
 from ddkit.sources.archives import Archive
 from ddkit.sources.decoding import LARGEST_BYTES, SUFFIXES
 from ddkit.sources.online import fetch_split, is_online, look_up
 from ddkit.sources.packed import is_packed, open_packed, packed_splits
-from ddkit.sources.tarballs import check_tar
+from ddkit.sources.tar_checks import check_tar
 
 if TYPE_CHECKING:
     from datasets import Dataset

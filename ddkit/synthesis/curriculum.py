@@ -15,12 +15,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from ddkit.replay.student import soft_label_loss
-from ddkit.runtime import threads
-from ddkit.seeds import nested_choice
-from ddkit.sources.networks import build_network
-from ddkit.sources.training import Fit, fit, seeded_network
+from ddkit.core.device import threads
+from ddkit.core.seeds import nested_choice
+from ddkit.networks.registry import build_network
+from ddkit.networks.training import Fit, fit, seeded_network
 from ddkit.specs import TrainSpec
+from ddkit.students.losses import soft_label_loss
 from ddkit.synthesis.coresets import herding, k_means
 from ddkit.synthesis.interface import Context, Plan, Unit
 from ddkit.synthesis.passes import chunks

@@ -20,17 +20,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ddkit.core.seeds import rng
 from ddkit.errors import ClassesError
-from ddkit.seeds import rng
 from ddkit.synthesis import passes
-from ddkit.synthesis.keep import Keep
+from ddkit.synthesis.checkpoints import Keep
 
 if TYPE_CHECKING:
     import torch
 
     from ddkit.replay.loader import ReplayLoader
     from ddkit.sources.images import Source
-    from ddkit.sources.teacher import Teacher
+    from ddkit.teachers.teacher import Teacher
 
 KINDS = ("prepare", "select", "student", "recover")
 

@@ -13,7 +13,7 @@ from ddkit.synthesis.moments import Measured
 
 if TYPE_CHECKING:
     from ddkit.sources.images import Source
-    from ddkit.sources.teacher import Teacher
+    from ddkit.teachers.teacher import Teacher
 
 CHUNK = 256  # images in one forward pass; fixed, because results depend on it in the last bits
 Told = Callable[[], None]  # called after each chunk

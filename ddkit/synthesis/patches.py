@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
 
+from ddkit.core.seeds import rng
 from ddkit.format.views import draw, resample
-from ddkit.seeds import rng
 from ddkit.specs import ViewSpec
 from ddkit.synthesis.interface import Context, Synthetic
 from ddkit.synthesis.settings import Patches
 
 if TYPE_CHECKING:
     from ddkit.sources.images import Source
-    from ddkit.sources.teacher import Teacher
+    from ddkit.teachers.teacher import Teacher
 
 CROP_LAW = ViewSpec(scale=(0.08, 1.0), ratio=(1.0, 1.0), flip=0.0, mix="none")
 BATCH = 100  # patches in one teacher pass; fixed, because scores depend on it in the last bits

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ddkit.synthesis.initialisation import random_starts
+from ddkit.synthesis.inner.inversion import inversion_costs, inversion_units, optimise
 from ddkit.synthesis.interface import Context, Plan, Probe, Synthetic, Unit
-from ddkit.synthesis.inversion import inversion_costs, inversion_units, optimise
 from ddkit.synthesis.settings import Inversion
-from ddkit.synthesis.starts import random_starts
 
 
 def real_pixels(config: Inversion) -> str:

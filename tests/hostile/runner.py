@@ -27,16 +27,16 @@ def prepare():
     from huggingface_hub.utils import _http
 
     import ddkit.evaluation.tables  # noqa: F401
-    import ddkit.hub.guard
-    import ddkit.hub.patience
+    import ddkit.hub.responses
+    import ddkit.hub.retries
     import ddkit.pipeline.importing  # noqa: F401
     import ddkit.publishing.pulling  # noqa: F401
     import ddkit.publishing.pushing  # noqa: F401
     import ddkit.sources.exporting  # noqa: F401
     from ddkit.cli import app  # noqa: F401
 
-    ddkit.hub.patience.PAUSES_S = (0.0,) * 5
-    ddkit.hub.guard.MOST_PAGES = 30
+    ddkit.hub.retries.PAUSES_S = (0.0,) * 5
+    ddkit.hub.responses.MOST_PAGES = 30
     _http.time.sleep = lambda seconds: None
     gc.collect()
     gc.freeze()  # pages that the forks share are not touched

@@ -22,8 +22,8 @@ import numpy as np
 from PIL import Image
 from safetensors.numpy import load, save
 
+from ddkit.core.serialization import canonical
 from ddkit.format.manifest import content_hash, self_hash
-from ddkit.plain import canonical
 
 # What only `verify` looks at. Training reads each tar as a whole, by its own hash, and images as Pillow decodes them,
 # which is what the format says and what the teacher saw; a softmax ignores what a view's logits are off by.

@@ -1,0 +1,63 @@
+"""YAML front matter of cards, read within limits."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+LARGEST_CARD = 4 * 2**20  # bytes of a card (README.md)
+DEEPEST_YAML, MOST_YAML = 40, 200_000  # levels, and values after what aliases stand for was put in
+_FRONT = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)(?:\r?\n|(?<=\n))---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
+
+
+def load_yaml(text: str) -> Any:
+    """The value of a YAML document that came from anyone.
+
+    Raises ValueError, besides for what is no YAML, for one that is deep, or grows large where its aliases are followed.
+    """
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        _check_yaml(yaml, yaml.parse(text, Loader=loader))
+        return yaml.load(text, Loader=loader)  # noqa: S506 (a safe loader)
+    except (yaml.YAMLError, RecursionError, TypeError, OverflowError, AttributeError) as error:
+        raise ValueError(" ".join(str(error).split())[:120]) from error
+
+
+def _check_yaml(yaml: Any, events: Iterable[Any]) -> None:
+    sizes: dict[str, int] = {}  # of what an anchor names
+    open_: list[tuple[str | None, int]] = [(None, 0)]
+    for event in events:
+        if isinstance(event, yaml.AliasEvent):
+            if event.anchor not in sizes:
+                raise ValueError("an alias that stands for itself, or for nothing")
+            anchor, size = None, sizes[event.anchor]
+        elif isinstance(event, yaml.ScalarEvent):
+            anchor, size = event.anchor, 1
+        elif isinstance(event, yaml.CollectionStartEvent):
+            open_.append((event.anchor, 1))
+            if len(open_) > DEEPEST_YAML:
+                raise ValueError(f"it is nested more than {DEEPEST_YAML} levels deep")
+            continue
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, size = open_.pop()
+        else:
+            continue
+        if anchor:
+            sizes[anchor] = size
+        open_[-1] = open_[-1][0], open_[-1][1] + size
+        if open_[-1][1] > MOST_YAML:
+            raise ValueError(f"it holds more than {MOST_YAML} values")
+
+
+def front_matter(card: str) -> tuple[dict[str, Any], str]:
+    """(front matter, the rest) of a card. Raises ValueError for front matter that is no table, or as `load_yaml`."""
+    found = _FRONT.match(card)
+    if found is None:
+        return {}, card.removeprefix("\ufeff")
+    matter = load_yaml(found[1]) or {}
+    if not isinstance(matter, dict):
+        raise ValueError("it is no table")
+    return {str(key): value for key, value in matter.items()}, card[found.end() :]

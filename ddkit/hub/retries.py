@@ -1,0 +1,253 @@
+"""The client, with patience: what is worth repeating is repeated, the rest becomes one clear line.
+
+The client retries some requests and not others (commits, creating, tagging: never). Tokens are its own business
+(`hf auth login`, HF_TOKEN): none passes through here.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from ddkit.core.console import note
+from ddkit.core.files import FULL
+from ddkit.errors import DiskError, HubAccess, HubError, HubFile, HubNone, OptionError
+from ddkit.hub.responses import LONGEST_PAUSE_S, OddAnswer, Watch, guarded, look_at
+
+Result = TypeVar("Result")
+
+PAUSES_S = (1.0, 2.0, 4.0, 8.0, 15.0)  # before each further try of what the Hub may do a moment later
+TIMEOUT_S = 120.0  # without a byte: a commit may take a minute, and the client itself would wait for ever
+_ODD = (KeyError, TypeError, AttributeError, IndexError, RecursionError)  # what the client raises for odd answers
+LOCAL = (*FULL, errno.EACCES, errno.EROFS, errno.EPERM)
+_TRANSIENT = {408, 409, 425, 429, 500, 502, 503, 504}
+
+
+class StaleParent(Exception):
+    """Somebody else's commit came first, or the answer to ours was lost: look again before the next try."""
+
+
+def url(repo: str, kind: str = "dataset") -> str:
+    """Where people find a repository."""
+    return f"{_host()}/{'' if kind == 'model' else f'{kind}s/'}{repo}"
+
+
+@functools.cache
+def api() -> Any:
+    import httpx2
+    from huggingface_hub import HfApi, constants, set_client_factory
+    from huggingface_hub.utils import _http as http  # its hooks (offline mode, debug log) are part of its own client
+    from huggingface_hub.utils import disable_progress_bars, logging
+
+    def client() -> httpx2.Client:
+        ours = http.default_client_factory()
+        ours.timeout = httpx2.Timeout(TIMEOUT_S, connect=20.0)
+        ours.headers["Accept-Encoding"] = "identity"  # so that a body is as long as it is said to be
+        ours.event_hooks = {**ours.event_hooks, "response": [*ours.event_hooks["response"], look_at]}
+        return ours
+
+    set_client_factory(client)
+    disable_progress_bars()
+    if not constants.HF_DEBUG:
+        logging.set_verbosity_error()  # what it says of its retries, `patient` says in the end
+    return HfApi(library_name="ddkit")
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what it came from, the innermost last."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def status_of(error: BaseException) -> int | None:
+    """The HTTP status that an error came from, None where no answer came."""
+    for e in _causes(error):
+        status = getattr(getattr(e, "response", None), "status_code", None)
+        if status is None and type(e) is ConnectionError:  # hf_xet tells it in words
+            told = re.search(r"\((\d{3}) ", str(e))
+            status = int(told[1]) if told else None
+        if status is not None:
+            return status
+    return None
+
+
+def _wrong_bytes(error: BaseException) -> bool:
+    """Whether a large file did not arrive as it was sent."""
+    return status_of(error) in (400, 422) and any("uploading" in str(e) for e in _causes(error))
+
+
+def _was_repeated(error: BaseException) -> bool:
+    """Whether the client, or hf_xet, has tried long enough itself: no connection at all, or no token for Xet."""
+    import httpx2
+
+    return any(isinstance(e, httpx2.ConnectError) or type(e) is ConnectionError for e in _causes(error))
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same call may go well a moment later."""
+    import httpx2
+
+    chain = list(_causes(error))
+    status = status_of(error)
+    if status is not None and not any(isinstance(e, OddAnswer) for e in chain):
+        return status in _TRANSIENT or _wrong_bytes(error)
+    if any(type(e).__name__ == "OfflineModeIsEnabled" or isinstance(e, OddAnswer) for e in chain):
+        return False
+    if any(isinstance(e, httpx2.UnsupportedProtocol) for e in chain):
+        return False
+    return any(isinstance(e, httpx2.TransportError | ConnectionError | TimeoutError) for e in chain)
+
+
+def _pause(error: BaseException, planned_s: float) -> float:
+    """Seconds to wait: what was planned, or what the Hub asks for."""
+    for e in _causes(error):
+        asked = str(getattr(getattr(e, "response", None), "headers", {}).get("Retry-After", ""))
+        if asked.isdigit() and planned_s > 0:
+            return min(max(float(asked), planned_s), LONGEST_PAUSE_S)
+    return planned_s
+
+
+def patient(
+    what: str,
+    repo: str,
+    call: Callable[[], Result],
+    kind: str = "dataset",
+    *,
+    repeated: bool = False,
+    most: int | None = None,
+) -> Result:
+    """`call()`, tried again after what passes. Raises HubAccess, HubFile, HubError, DiskError, each one clear line.
+
+    repeated: the client itself tries again for long where there is no connection; most: bytes of the file that is
+    fetched, None where that is not known.
+    """
+    import httpx2
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError, XetDownloadError
+
+    # what the client raises for what the Hub answered, or did not: RuntimeError of uploads, ValueError of batches
+    answers = (OSError, RuntimeError, ValueError, httpx2.HTTPError, EntryNotFoundError, XetDownloadError, *_ODD)
+    handled = sys.exception()  # what somebody is dealing with while we are called: none of our answers
+    seen = Watch(most)
+    for tries, planned_s in enumerate((*PAUSES_S, None), start=1):
+        try:
+            with guarded(seen):
+                return call()
+        except StaleParent:
+            raise
+        except HFValidationError as error:
+            raise OptionError(f"{repo!r} is no repository the Hub can have ({words(error)}); write ORG/NAME") from error
+        except answers as error:
+            for link in _causes(error):
+                if handled is not None and link.__context__ is handled:
+                    link.__context__ = None
+            if planned_s is None or not is_transient(error) or (tries > (not repeated) and _was_repeated(error)):
+                raise _explained(error, what, repo, tries, kind) from error
+            pause_s = _pause(error, planned_s)
+            note(f"{what}: {words(error)}; trying again in {pause_s:.0f} s")
+            time.sleep(pause_s)
+    raise AssertionError("unreachable")
+
+
+def pause() -> None:
+    """Wait a moment before looking again."""
+    time.sleep(PAUSES_S[0])
+
+
+def words(error: BaseException) -> str:
+    """What the Hub said, in a line and without addresses of requests."""
+    status = status_of(error)
+    said = next((m for e in _causes(error) if (m := getattr(e, "server_message", None))), None)
+    innermost = list(_causes(error))[-1]
+    text = " ".join(str(said or (innermost if status is None else error)).split())
+    text = re.sub(r"\(Request ID:[^)]*\)|https?://\S+|Encountered error for file with OID \w+:", "", text)
+    text = " ".join(text.replace("`", "").split()).strip(" .:")
+    return f"the Hub answered {status}" + (f" ({text[:200]})" if said else "") if status else text[:200] or "no answer"
+
+
+def _explained(error: Exception, what: str, repo: str, tries: int, kind: str) -> Exception:
+    """The one line for a call that cannot go well."""
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        LocalTokenNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    status, said = status_of(error), words(error)
+    chain = list(_causes(error))
+    if known := _not_the_hubs(chain, what, status):
+        return known
+    if any(isinstance(e, LocalTokenNotFoundError) for e in chain):
+        return _unknown_person(repo, kind, said)
+    if any(type(e).__name__ == "OfflineModeIsEnabled" for e in chain):
+        return HubError(f"{what}: offline (HF_HUB_OFFLINE is set) and not in the cache; go online once, or unset it")
+    if any(isinstance(e, GatedRepoError) for e in chain):
+        return HubAccess(
+            f"{repo} is gated; ask for access at {url(repo, kind)}, log in here (`hf auth login`), and run this again"
+        )
+    if any(isinstance(e, RevisionNotFoundError) for e in chain):
+        return HubNone(f"{repo} has no such revision ({what}); `hf repos tag list {repo} --type {kind}` shows tags")
+    if any(isinstance(e, EntryNotFoundError) for e in chain) and status == 404:
+        return HubFile(f"{repo} holds no such file ({what})")
+    if re.search(r"quota|storage|payment", said, re.IGNORECASE) and status in (None, 400, 402, 403, 413, 422, 507):
+        return HubError(f"{what}: no room on the Hub for {repo} ({said}); free some or buy more, then run it again")
+    if status == 401:
+        return _unknown_person(repo, kind, said)
+    if status == 403:
+        return HubAccess(
+            f"{what}: this token may not do that in {repo} ({said}); use a token with write access of an account that "
+            "may write there (`hf auth login`), or another ORG/NAME"
+        )
+    if status == 404:
+        return HubNone(
+            f"no {kind} {repo} on the Hub, or a private one that this token may not see; check the name or log in "
+            "(`hf auth login`)"
+        )
+    if _wrong_bytes(error):
+        return HubError(f"{what}: it did not arrive whole ({said}, {tries} tries); run the same command again")
+    if status == 400 or isinstance(error, ValueError):
+        return HubAccess(f"{what}: the Hub does not take it ({words(error)}); mend that and run it again")
+    if status is None:
+        return HubError(
+            f"{what}: {_host()} cannot be reached ({said}, {tries} tries); run the same command again later"
+        )
+    return HubError(f"{what}: {said}, {tries} tries; nothing is lost, run the same command again later")
+
+
+def _not_the_hubs(chain: Sequence[BaseException], what: str, status: int | None) -> Exception | None:
+    """The one line for what has another cause than the Hub's own word: an answer that is none, a disk that is full."""
+    for e in chain:
+        if isinstance(e, OddAnswer):
+            return HubError(f"{what}: {_host()} gives an answer that is not used: {e}; tell its owner, or try later")
+        if isinstance(e, OSError) and status is None and e.errno in LOCAL:
+            place = e.filename or "the client's cache ($HF_HOME)"
+            step = "make room" if e.errno in FULL else "make it writable"
+            return DiskError(f"{what}: cannot write {place} ({e.strerror}); {step} and run the same command again")
+    if isinstance(chain[-1], _ODD):
+        kind, told = type(chain[-1]).__name__, str(chain[-1])[:100]
+        return HubError(f"{what}: the answer of {_host()} cannot be read ({kind}: {told}); try again later")
+    return None
+
+
+def _unknown_person(repo: str, kind: str, said: str) -> HubAccess:
+    from huggingface_hub import get_token
+
+    if get_token() is None:
+        return HubAccess(
+            f"{repo}: the Hub wants to know who you are; `hf auth login`, or set HF_TOKEN, and run it again"
+        )
+    return HubAccess(
+        f"{repo}: the Hub refuses your token ({said}): wrong, expired or revoked; `hf auth login` with a new one"
+    )
+
+
+def _host() -> str:
+    from huggingface_hub import constants
+
+    return constants.ENDPOINT

@@ -1,0 +1,1 @@
+"""From encoded images to shards: views, the teacher on each of them, packing."""

@@ -1,0 +1,1 @@
+"""Networks by name, their checkpoints, and the one training loop."""

@@ -1,0 +1,133 @@
+"""Networks by name: the small ones of the papers, timm and torchvision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from ddkit.errors import OptionError, unknown
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+PART, FEW = 2**15, 4  # pixels of a forward pass on a CPU, or images where those are more; fixed: last bits depend on it
+
+
+class _Block(nn.Module):
+    """conv 3x3 - norm - ReLU - 2x2 average pooling"""
+
+    def __init__(self, channels: int, width: int, norm: Callable[[int], nn.Module]) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, width, 3, padding=1)
+        self.norm = norm(width)
+        self.pool = nn.AvgPool2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pool(torch.relu(self.norm(self.conv(x))))
+
+
+class ConvNet(nn.Module):
+    """The small network of the distillation papers: `depth` blocks of width 128 and one linear layer.
+
+    Input float [B,3,S,S]; logits [B,C]. The classifier reads the last map flattened channel-first.
+    Source: MTT (InstanceNorm, `-in`); RDED and CUDD (BatchNorm).
+    """
+
+    def __init__(self, depth: int, classes: int, size: int, norm: Callable[[int], nn.Module], width: int = 128) -> None:
+        super().__init__()
+        if size < 2**depth:
+            raise OptionError(
+                f"convnet{depth} halves the image {depth} times; {size} pixels are too few, use 2^{depth}"
+            )
+        self.features = nn.Sequential(*(_Block(width if i else 3, width, norm) for i in range(depth)))
+        self.classifier = nn.Linear(width * (size // 2**depth) ** 2, classes)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The penultimate features, float [B,F]."""
+        return self.features(x).flatten(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.forward_features(x))
+
+
+def _instance_norm(width: int) -> nn.Module:
+    return nn.GroupNorm(width, width)
+
+
+@torch.inference_mode()
+def forward(network: nn.Module, inputs: Tensor) -> Tensor:
+    """`network(inputs)`, float [B,3,S,S] -> [B,C], without gradients. On a CPU in parts whose maps stay in its caches:
+    larger ones also are given back to the system, and cleared by it, at every layer."""
+    inputs = inputs.contiguous(memory_format=torch.channels_last)
+    if inputs.device.type != "cpu":
+        return network(inputs)
+    return torch.cat([network(part) for part in inputs.split(max(FEW, PART // inputs.shape[2:].numel()))])
+
+
+def _small_resnet(name: str, classes: int) -> nn.Module:
+    """torchvision's ResNet with a 3x3 stem and no max-pool, for images up to 64 pixels."""
+    import torchvision
+
+    network = getattr(torchvision.models, name)(num_classes=classes)
+    network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
+    network.maxpool = nn.Identity()
+    return network
+
+
+def _small_networks() -> dict[str, Callable[[int, int], nn.Module]]:
+    table: dict[str, Callable[[int, int], nn.Module]] = {}
+    for depth in (3, 4, 5, 6):
+        table[f"convnet{depth}"] = lambda c, s, d=depth: ConvNet(d, c, s, nn.BatchNorm2d)  # type: ignore[misc]
+        table[f"convnet{depth}-in"] = lambda c, s, d=depth: ConvNet(d, c, s, _instance_norm)  # type: ignore[misc]
+    for name in ("resnet18", "resnet50", "resnet101"):
+        table[f"{name}-small"] = lambda c, s, n=name: _small_resnet(n, c)  # type: ignore[misc]
+        table[name] = lambda c, s, n=name: _torchvision(n, c)  # type: ignore[misc]
+    return table
+
+
+def network_names() -> list[str]:
+    """The small networks; `timm:NAME` and `torchvision:NAME` come on top."""
+    return sorted(_small_networks())
+
+
+def build_network(name: str, classes: int, size: int) -> nn.Module:
+    """An untrained network: a small one, `timm:NAME`, or `torchvision:NAME`. Input float [B,3,size,size].
+
+    Raises OptionError for an unknown name, listing the valid ones, or an image too small for the network.
+    """
+    library, colon, tag = name.partition(":")
+    if library == "timm" and colon:
+        return _timm(tag, classes, size)
+    if library == "torchvision" and colon:
+        return _torchvision(tag, classes)
+    small = _small_networks()
+    if name not in small:
+        raise unknown("network", name, [*small, "timm:NAME", "torchvision:NAME"])
+    return small[name](classes, size)
+
+
+def check_network(name: str, classes: int, size: int) -> nn.Module:
+    """`build_network` without a trace in the global generator: for checking names, and for weights that are loaded."""
+    with torch.random.fork_rng(devices=[]):
+        return build_network(name, classes, size)
+
+
+def _timm(tag: str, classes: int, size: int) -> nn.Module:
+    import timm
+
+    if not timm.is_model(tag.partition(".")[0]):
+        near = timm.list_models(f"*{tag.partition('.')[0][:6]}*")[:8]
+        raise OptionError(f"timm has no model {tag!r}; near it: {', '.join(near) or 'none'} (`timm.list_models()`)")
+    try:
+        return timm.create_model(tag, num_classes=classes, img_size=size)
+    except TypeError:
+        return timm.create_model(tag, num_classes=classes)  # convolutional networks take any size and no img_size
+
+
+def _torchvision(tag: str, classes: int) -> nn.Module:
+    import torchvision
+
+    if tag not in torchvision.models.list_models(module=torchvision.models):
+        raise unknown("torchvision model", tag, torchvision.models.list_models(module=torchvision.models))
+    return torchvision.models.get_model(tag, weights=None, num_classes=classes)

@@ -1,0 +1,209 @@
+"""Students and teachers on the Hub, as timm's own model repositories: weights, config, card."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ddkit import __version__, hub
+from ddkit.core.front_matter import LARGEST_CARD
+from ddkit.errors import OptionError, Refused, TeacherError, first_few
+from ddkit.format.manifest import Manifest
+from ddkit.networks.checkpoints import load_checkpoint
+from ddkit.networks.registry import check_network
+from ddkit.publishing.card import card_text, citation, front_matter_text, render_template
+from ddkit.publishing.pictures import dataset_name, title
+from ddkit.publishing.pushing import Plan, bring
+from ddkit.publishing.user_content import outside_of
+from ddkit.specs import TeacherSpec
+from ddkit.students.training import StudentJob, StudentResult
+
+TEMPLATE = "model_card.md.j2"
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+_FRONT_KEYS = {"license", "library_name", "pipeline_tag", "tags", "datasets", "metrics", "model-index"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Story:
+    """What a model's card tells beyond its checkpoint. text: how it came to be; facts: rows of its table; dataset: the
+    Hub id it was trained on, or None; method: whose paper is cited."""
+
+    title: str
+    text: str
+    facts: Mapping[str, str] = field(default_factory=dict)
+    dataset: str | None = None
+    method: str = "ddkit"
+    license: str | None = None
+
+
+def student_story(manifest: Manifest, job: StudentJob, result: StudentResult, protocol: str) -> Story:
+    """What the card of a student tells: the set it was trained on, and how."""
+    data, rows = manifest.data, manifest.rows(job.ipc)
+    where, teacher = data["repo"], data["teachers"][0]
+    named = f"[{where}](https://huggingface.co/datasets/{where})" if where else f"`{data['name']}`"
+    known = f", {teacher['accuracy']} %" if teacher["accuracy"] is not None else ""
+    facts = {
+        "trained on": f"{named}, {rows} images, content `{data['content'][:12]}`",
+        "protocol": f"`{protocol}`, {job.labels} labels; teacher {teacher['arch']}{known}",
+        "training": f"{result.epochs} epochs, {result.seconds:.0f} s, seed {job.seed}",
+    }
+    return Story(
+        title=f"{job.arch} · {title(manifest)}",
+        text=f"Trained from scratch on the {rows} images of {named} alone.",
+        facts=facts,
+        dataset=where,
+        method=data["method"],
+        license=(data["license"] or {}).get("id"),
+    )
+
+
+def teacher_story(spec: TeacherSpec, source: str) -> Story:
+    """What the card of a teacher tells. source: as people know it."""
+    online = hub.parse_id(source)
+    name = dataset_name(online[0] if online else Path(source).name)
+    return Story(
+        title=f"{spec.arch} · {name}",
+        text=f"Trained on {name}, as a teacher for dataset distillation.",
+        dataset=online[0] if online else None,
+    )
+
+
+def timm_network(arch: str, classes: int, size: int) -> tuple[str, nn.Module]:
+    """timm's name for a network of ours, and the network. torchvision's ResNets are timm's, tensor for tensor.
+
+    Raises OptionError with the reason where timm has no such network.
+    """
+    import timm
+
+    library, _, tag = arch.rpartition(":")
+    name = tag.partition(".")[0]
+    advice = "train with --arch timm:NAME (`timm.list_models()`), or publish the checkpoint yourself"
+    if not timm.is_model(name):
+        raise OptionError(f"{arch} is no network of timm, so timm.create_model could not open it; {advice}")
+    network = check_network(f"timm:{name}", classes, size)
+    if library != "timm":
+        ours = {key: value.shape for key, value in check_network(arch, classes, size).state_dict().items()}
+        if ours != {key: value.shape for key, value in network.state_dict().items()}:
+            raise OptionError(f"{arch} is built unlike timm's {name}, which could not read its weights; {advice}")
+    return name, network
+
+
+def check_model(arch: str | None, classes: int, size: int, repo: str) -> None:
+    """See before a training that its result can be published. arch: None where it is not known yet (fine-tuning).
+
+    Raises OptionError, HubAccess.
+    """
+    hub.check_repo(repo)
+    if arch is not None:
+        timm_network(arch, classes, size)
+    hub.whoami(repo)
+
+
+def push_model(checkpoint: str | Path, repo: str, story: Story, *, private: bool = False) -> str:
+    """Publish a checkpoint as the model `repo`, in one commit; returns its address. Run again, it sends what is new.
+
+    `timm.create_model("hf-hub:ORG/NAME", pretrained=True)` opens it. Raises TeacherError, OptionError (no network of
+    timm), Refused (a repository with another's weights), HubAccess, HubError.
+    """
+    hub.check_repo(repo)
+    ours, spec = load_checkpoint(checkpoint)
+    name, network = timm_network(spec.arch, spec.num_classes, spec.image_size)
+    try:
+        network.load_state_dict(ours.state_dict())
+    except RuntimeError as error:
+        raise TeacherError(f"{checkpoint} does not fit timm's {name}: {str(error).splitlines()[0]}") from error
+    there = hub.find(repo, kind="model") or hub.Remote(None, {})
+    theirs = None
+    if CARD in there.files:
+        theirs = card_text(hub.fetch(repo, CARD, revision=there.head, kind="model", most=LARGEST_CARD))
+    if WEIGHTS in there.files and "ddkit:start" not in (theirs or ""):
+        raise Refused(f"{repo} holds a model that is not ddkit's; choose another name")
+    weights = Path(checkpoint)
+    files: dict[str, hub.Content] = {
+        WEIGHTS: weights,
+        CONFIG: _config(network, spec),
+        CARD: _card(name, spec, repo, story, theirs).encode(),
+    }
+    hashes = {path: hashlib.sha256(_read(content)).hexdigest() for path, content in files.items()}
+
+    def plan(there: hub.Remote) -> Plan:
+        add = {p: c for p, c in files.items() if not hub.same(c, hashes[p], there.files.get(p))}
+        return Plan(add, [])
+
+    if there.public is None:
+        hub.create(repo, private=private, kind="model")
+    bring(plan, repo, None, f"ddkit: {story.title}", kind="model")
+    return hub.url(repo, "model")
+
+
+def _read(content: hub.Content) -> bytes:
+    return content if isinstance(content, bytes) else content.read_bytes()
+
+
+def _config(network: nn.Module, spec: TeacherSpec) -> bytes:
+    """timm's config.json of this network: architecture, classes, and how images are prepared."""
+    from timm.models import save_for_hf
+
+    transform = spec.transform
+    prepared = {
+        "input_size": (3, spec.image_size, spec.image_size),
+        "mean": spec.mean,
+        "std": spec.std,
+        "interpolation": "bilinear",
+        "crop_pct": transform.crop / transform.resize,
+        "crop_mode": "center",
+        "num_classes": spec.num_classes,
+    }
+    labels = {"label_names": list(spec.classes)}
+    with tempfile.TemporaryDirectory() as folder:
+        save_for_hf(network, folder, model_config={"pretrained_cfg": prepared} | labels, safe_serialization=True)
+        config = json.loads((Path(folder) / CONFIG).read_text())
+    other_weights = ("test_input_size", "test_crop_pct", "origin_url", "paper_ids", "paper_name", "notes", "license")
+    config["pretrained_cfg"] = {k: v for k, v in config["pretrained_cfg"].items() if k not in (*other_weights, "tag")}
+    return (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()
+
+
+def _card(name: str, spec: TeacherSpec, repo: str, story: Story, theirs: str | None) -> str:
+    outside = outside_of(theirs, lambda matter: {k: v for k, v in matter.items() if k not in _FRONT_KEYS})
+    front: dict[str, Any] = {"license": story.license} if story.license else {}
+    front |= {
+        "library_name": "timm",
+        "pipeline_tag": "image-classification",
+        "tags": ["image-classification", "timm", "dataset-distillation", "ddkit"],
+        "metrics": ["accuracy"],
+    }
+    if story.dataset:
+        front["datasets"] = [story.dataset]
+    if spec.accuracy is not None:
+        data = {"name": spec.measured_on, "type": story.dataset or "other"}
+        metric = {"type": "accuracy", "value": spec.accuracy, "name": "accuracy, %"}
+        task = {"type": "image-classification"}
+        front["model-index"] = [{"name": repo, "results": [{"task": task, "dataset": data, "metrics": [metric]}]}]
+    facts = {
+        "front_matter": front_matter_text(front | outside.matter),
+        "outside": outside,
+        "title": story.title,
+        "story": story.text,
+        "facts": story.facts,
+        "repo": repo,
+        "architecture": name,
+        "accuracy": spec.accuracy,
+        "measured_on": spec.measured_on,
+        "num_classes": spec.num_classes,
+        "classes": first_few(spec.classes, 10),
+        "size": spec.image_size,
+        "resize": spec.transform.resize,
+        "mean": spec.mean,
+        "std": spec.std,
+        "hash": spec.hash,
+        "version": __version__,
+        "citation": citation(story.method),
+    }
+    return render_template(TEMPLATE, facts)

@@ -1,0 +1,1 @@
+"""Where the rows of a set lie while a student trains."""

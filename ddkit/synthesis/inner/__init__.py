@@ -1,0 +1,1 @@
+"""Inner methods: what makes the images of a stage."""

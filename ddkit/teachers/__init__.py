@@ -1,0 +1,1 @@
+"""Teachers: found, trained, and used frozen."""

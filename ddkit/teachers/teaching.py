@@ -1,0 +1,271 @@
+"""Teachers are trained: from scratch on a source, by a teacher recipe; and `teach`, the public door."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ddkit.core.console import progress
+from ddkit.core.device import pick_device, threads
+from ddkit.core.files import locked
+from ddkit.core.seeds import permutation, rng
+from ddkit.core.serialization import fingerprint, from_plain, load_toml, to_plain
+from ddkit.errors import OptionError, SourceError
+from ddkit.format.views import apply, draw, normalise
+from ddkit.networks.checkpoints import save_checkpoint, tensor_hash
+from ddkit.networks.pretrained import Pretrained, load_pretrained
+from ddkit.networks.registry import IMAGENET_MEAN, IMAGENET_STD, build_network, check_network
+from ddkit.networks.training import Batch, Fit, accuracy, fit, seeded_network
+from ddkit.sources.images import Source, open_source
+from ddkit.sources.validation import has_validation, open_validation
+from ddkit.specs import EvalTransform, TeacherSpec, TrainSpec, ViewSpec
+
+Rgb = tuple[float, ...]
+RESIDENT_BYTES = 4_000_000_000  # decoded training images kept in memory; above it they are decoded again each epoch
+
+
+def teacher_recipe(name: str | None, data: str, size: int, epochs: int | None) -> TrainSpec:
+    """How a teacher is trained: a shipped recipe or a TOML file; by default the one for the source and size."""
+    name = name or (data if data == "digits" else "small" if size <= 64 else "large")
+    stem, table = load_toml(name, "recipes/teach", "teacher recipe")
+    return from_plain(
+        TrainSpec, table | ({} if epochs is None else {"epochs": epochs, "min_steps": 0}), f"teacher recipe {stem}"
+    )
+
+
+def default_arch(data: str, size: int) -> str:
+    """What `--teacher train` trains."""
+    return "convnet3" if data == "digits" else "resnet18-small" if size <= 64 else "resnet18"
+
+
+def train_teacher(
+    out: Path,
+    source: Source,
+    *,
+    arch: str,
+    size: int,
+    spec: TrainSpec,
+    seed: int,
+    device: torch.device,
+    state: Path | None = None,
+    key: str = "-",
+    init: Pretrained | None = None,
+    on_estimate: Callable[[float], None] | None = None,
+) -> TeacherSpec:
+    """Train a network on a source and write its checkpoint; measured on the validation split or holdout, if any.
+
+    init: a pretrained network of the same architecture to begin with: its head is replaced, its normalisation stays,
+    and at the end its BatchNorm statistics are measured anew on the source. state: the unfinished training, resumed
+    from when it is there and saved under the same `key`, and removed at the end. on_estimate: told the expected
+    seconds after 20 steps.
+    Raises OptionError, TeacherError, Diverged, DiskError.
+    """
+    transform = EvalTransform.for_size(size)
+    network = seeded_network(lambda: build_network(arch, len(source.classes), size), seed, "teacher", arch)
+    shown = transform if spec.augment == "rrc-flip" else EvalTransform(resize=size, crop=size)
+    images = _Images(source, shown, device)
+    mean, std = images.normalisation() if size <= 64 else (IMAGENET_MEAN, IMAGENET_STD)
+    if init is not None:
+        init.give(network)
+        mean, std = init.mean, init.std
+    labels = torch.from_numpy(source.labels).to(device)
+    batch = spec.batch_for(len(source))
+
+    def batches(epoch: int) -> Iterator[Batch]:
+        order = permutation(seed, len(source), "teacher-order", epoch)
+        for step, start in enumerate(range(0, len(order) - len(order) % batch, batch)):
+            chosen = order[start : start + batch]
+            pixels = _augment(images[chosen], spec.augment, size, seed, epoch, step)
+            yield normalise(pixels, mean, std), labels[torch.from_numpy(chosen).to(device)]
+
+    criterion = nn.CrossEntropyLoss(label_smoothing=spec.label_smoothing)
+    epochs = spec.epochs_for(len(source), drop_last=True)
+    steps = len(source) // batch
+    with threads(spec.threads), progress(f"teacher {arch}", epochs, "epochs") as advance:
+        job = Fit(
+            spec=spec, epochs=epochs, steps_an_epoch=steps, batches=batches, loss=criterion, seed=seed, device=device,
+            state=state, key=key, on_epoch=advance, on_estimate=on_estimate,
+        )  # fmt: skip
+        fit(network, job)
+        if init is not None:
+            _measure_batch_norms(network, source, transform, mean, std, device)
+    teacher = TeacherSpec(
+        arch=arch,
+        num_classes=len(source.classes),
+        image_size=size,
+        mean=mean,
+        std=std,
+        classes=tuple(source.class_names),
+        class_ids=tuple(c.id for c in source.classes) if any(c.id for c in source.classes) else None,
+        eval=transform if transform != EvalTransform.for_size(size) else None,
+    )
+    teacher = _measured(network, teacher, source, device)
+    teacher = save_checkpoint(out, network, teacher)
+    if state is not None:
+        state.unlink(missing_ok=True)
+    return teacher
+
+
+@torch.no_grad()
+def _measure_batch_norms(
+    network: nn.Module, source: Source, transform: EvalTransform, mean: Rgb, std: Rgb, device: torch.device
+) -> None:
+    """Running statistics of the source itself, as averages over up to 10,000 of its images: what inversion matches."""
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d) and m.track_running_stats]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain average
+        norm.train()
+    chosen = np.unique(np.linspace(0, len(source) - 1, 10_000).astype(int))
+    for part in np.array_split(chosen, -(-len(chosen) // 64)):  # equal parts: each counts the same
+        inputs = normalise(source.squares(part, transform), mean, std).to(device)
+        network(inputs.contiguous(memory_format=torch.channels_last))
+    network.eval()
+
+
+def _measured(network: nn.Module, teacher: TeacherSpec, source: Source, device: torch.device) -> TeacherSpec:
+    """`teacher` with its accuracy on the source's validation split or holdout; as it is where there is neither."""
+    ref = source.ref
+    held = source.spec() if ref.part == "train" else None
+    data = ref.data
+    if held is None and has_validation(data, ref.image_column, ref.label_column) is None:
+        return teacher
+    validation, _ = open_validation(
+        data, source.classes, split=ref.split if held else None, source=held,
+        image_column=ref.image_column, label_column=ref.label_column,
+    )  # fmt: skip
+    images, labels = validation.load(teacher.transform)
+    percent = accuracy(network, images, labels, teacher.mean, teacher.std, device)
+    return replace(teacher, accuracy=round(percent, 2), measured_on=f"{validation.name} ({len(labels)} images)")
+
+
+def training_key(
+    source: Source, size: int, arch: str, spec: TrainSpec, seed: int, device: torch.device, init: Pretrained | None
+) -> str:
+    """Stands for all that decides a teacher's weights: what of the source is used, not where it lies; the network and
+    its initialisation with its normalisation; the recipe, the seed and the kind of device."""
+    begun = [] if init is None else [tensor_hash(init.network.state_dict()), list(init.mean), list(init.std)]
+    used = to_plain(replace(source.ref, data=""))
+    return fingerprint([source.fingerprint, used, size, arch, to_plain(spec), seed, device.type, begun])
+
+
+class _Images:
+    """Training images as uint8 squares [n,3,S,S] on the device: kept there where they fit easily, else in memory, else
+    decoded when asked for."""
+
+    def __init__(self, source: Source, transform: EvalTransform, device: torch.device) -> None:
+        self._source, self._transform, self._device = source, replace(transform, resize=transform.crop), device
+        size_bytes = len(source) * 3 * transform.crop**2
+        self._resident = source.resident(self._transform) if size_bytes <= RESIDENT_BYTES else None
+        if (
+            self._resident is not None
+            and device.type == "cuda"
+            and size_bytes <= torch.cuda.mem_get_info(device)[0] // 4
+        ):
+            self._resident = self._resident.to(device)
+
+    def __getitem__(self, rows: np.ndarray) -> Tensor:
+        if self._resident is not None:
+            return self._resident[torch.from_numpy(rows).to(self._resident.device)].to(self._device)
+        return self._source.squares(rows, self._transform).to(self._device)
+
+    def normalisation(self) -> tuple[Rgb, Rgb]:
+        """Mean and std per channel in [0, 1], over up to 10,000 images, rounded to four digits."""
+        sample = self[np.unique(np.linspace(0, len(self._source) - 1, 10_000).astype(int))].cpu().double() / 255
+        mean, std = sample.mean((0, 2, 3)), sample.std((0, 2, 3))
+        r, g, b = (round(float(v), 4) for v in mean)
+        sr, sg, sb = (max(round(float(v), 4), 0.05) for v in std)
+        return (r, g, b), (sr, sg, sb)
+
+
+def _augment(pixels: Tensor, kind: str, size: int, seed: int, epoch: int, step: int) -> Tensor:
+    """Training augmentation of uint8 [B,3,H,W] -> uint8 [B,3,size,size]."""
+    n = len(pixels)
+    if kind == "rrc-flip":
+        law = ViewSpec(scale=(0.25, 1.0), mix="none", count=1)
+        side = pixels.shape[-1]
+        key = int(rng(seed, "teacher-augment", epoch, step).integers(2**62))
+        views = draw(law, seed=key, first=0, rows=n, height=side, width=side, size=size)
+        return apply(pixels, views, np.arange(n), np.zeros(n, int), size)
+    if kind == "none":
+        return pixels
+    random = rng(seed, "teacher-augment", epoch, step)
+    top, left = torch.from_numpy(random.integers(0, 9, (2, n))).to(pixels.device)
+    padded = nn.functional.pad(pixels.float(), (4, 4, 4, 4), mode="reflect").to(torch.uint8)
+    line, every = torch.arange(size, device=pixels.device), torch.arange(n, device=pixels.device)[:, None, None, None]
+    rows, columns = (top[:, None] + line)[:, None, :, None], (left[:, None] + line)[:, None, None, :]
+    shifted = padded[every, torch.arange(3, device=pixels.device)[None, :, None, None], rows, columns]
+    if kind == "shift":
+        return shifted
+    flip = torch.from_numpy(random.random(n) < 0.5)[:, None, None, None].to(pixels.device)
+    return torch.where(flip, shifted.flip(-1), shifted)
+
+
+# ------------------------------------------------------------------ the public door
+
+
+def teach(
+    out: str | Path,
+    *,
+    data: str,
+    arch: str | None = None,
+    init: str | None = None,
+    recipe: str | None = None,
+    size: int | None = None,
+    epochs: int | None = None,
+    seed: int = 0,
+    split: str | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    classes: str | None = None,
+    holdout: float | None = None,
+    skip_bad: bool = False,
+    rehash: bool = False,
+    device: str = "auto",
+    on_estimate: Callable[[float], None] | None = None,
+) -> TeacherSpec:
+    """Train a teacher on `data` and write it to `out` (safetensors with its normalisation, classes and accuracy).
+
+    arch: a network, trained from scratch; or init: `timm:NAME[@FILE]`, `torchvision:NAME[@FILE]` or one of our
+    checkpoints, whose head is replaced and which is fine-tuned (head at ten times the body's learning rate).
+    recipe: a shipped teacher recipe (digits, small, large, finetune) or a TOML file; size: input side in pixels;
+    epochs: instead of the recipe's; rehash: read every file of the source again. Run again after a kill, it goes on.
+    Raises InputError for inputs that cannot work, OtherRun where another process trains the same file.
+    """
+    out = Path(out)
+    if out.suffix != ".safetensors":
+        raise OptionError(f"OUT is {out}; a checkpoint is a .safetensors file")
+    source = open_source(
+        data, split=split, image_column=image_column, label_column=label_column, classes=classes, rehash=rehash
+    )
+    size = size or source.default_size()
+    pretrained = None if init is None else load_pretrained(init, size)
+    if pretrained is not None and arch not in (None, pretrained.arch):
+        raise OptionError(f"--arch is {arch}, --init is a {pretrained.arch}; drop --arch")
+    arch = pretrained.arch if pretrained else arch
+    if arch is None:
+        raise OptionError("--arch is missing: which network? `ddkit list networks`; or give a trained one with --init")
+    spec = teacher_recipe(recipe or ("finetune" if pretrained else None), data, size, epochs)
+    fresh = check_network(arch, len(source.classes), size)  # a wrong name shows before an hour of reading
+    if pretrained is not None:
+        pretrained.give(fresh)
+    source = source.without_unreadable(skip_bad)
+    if holdout is not None:
+        if not 0 < holdout < 1:
+            raise OptionError(f"--holdout is {holdout}; it is a share between 0 and 1")
+        source = source.part("train", holdout)
+    if len(source) < 2:
+        raise SourceError(f"{data} has {len(source)} images; a teacher needs more")
+    where = pick_device(device)
+    key = training_key(source, size, arch, spec, seed, where, pretrained)
+    state = out.with_name(f".{out.name[:100]}.{key[:16]}.state")
+    with locked(out, "training", {"key": key}, wait=False):
+        return train_teacher(
+            out, source, arch=arch, size=size, spec=spec, seed=seed, device=where, state=state, key=key,
+            init=pretrained, on_estimate=on_estimate,
+        )  # fmt: skip

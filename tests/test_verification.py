@@ -1,0 +1,176 @@
+"""A set that was damaged is refused, and the damage is named."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from ddkit.core.serialization import canonical
+from ddkit.errors import FormatVersion, IntegrityError, SetError
+from ddkit.format.manifest import _KEYS, content_hash, read_manifest, self_hash, write_manifest
+from ddkit.format.shards import parse_rows, rows_path
+from ddkit.format.verification import stale_files, verify
+from ddkit.replay.loader import ReplayLoader
+
+
+@pytest.fixture
+def copy(rded_set, tmp_path):
+    return read_manifest(shutil.copytree(rded_set.root, tmp_path / "copy"))
+
+
+def flip_bit(path, offset, bit=0):
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 1 << bit
+    path.write_bytes(data)
+
+
+def refused(manifest, *words):
+    problems = verify(manifest.root)
+    assert problems and all(word in problems[0] for word in words), problems
+    with pytest.raises(IntegrityError) as error:
+        ReplayLoader(manifest.root, batch_size=4)
+    assert all(word in str(error.value) for word in words)
+
+
+def test_an_intact_set_is_right(rded_set):
+    assert verify(rded_set.root) == []
+
+
+@pytest.mark.parametrize("what", ["image", "views"])
+def test_a_flipped_bit_is_named(copy, what):
+    shard = copy.data["shards"][1]
+    records = parse_rows((copy.root / rows_path(shard["path"])).read_bytes(), "")
+    record = records[7]
+    place = record.image if what == "image" else record.views
+    flip_bit(copy.root / shard["path"], place[0] + place[1] // 2)
+    refused(copy, shard["path"], f"{record.row:08d}", "image" if what == "image" else "views.safetensors")
+
+
+def test_a_flipped_class_is_named(copy):
+    shard = copy.data["shards"][0]
+    flip_bit(copy.root / shard["path"], 512)
+    refused(copy, "00000000", "cls")
+
+
+def test_a_flipped_header_is_found(copy):
+    shard = copy.data["shards"][0]
+    flip_bit(copy.root / shard["path"], 120)
+    refused(copy, shard["path"], "header")
+
+
+def test_every_flipped_bit_is_found(copy):
+    shard = copy.data["shards"][0]
+    tar = copy.root / shard["path"]
+    whole = tar.read_bytes()
+    rng = np.random.default_rng(0)
+    for offset in rng.integers(0, len(whole), 200):
+        flip_bit(tar, int(offset), int(rng.integers(8)))
+        assert verify(copy.root)
+        tar.write_bytes(whole)
+    assert verify(copy.root) == []
+
+
+@pytest.mark.parametrize("keep", [0, 1, 511, 512, 5120, -1, -512])
+def test_a_truncated_tar_is_named(copy, keep):
+    shard = copy.data["shards"][1]
+    tar = copy.root / shard["path"]
+    tar.write_bytes(tar.read_bytes()[:keep])
+    refused(copy, shard["path"], "instead of")
+
+
+def test_swapped_shards_are_named(copy):
+    first, second = (copy.root / shard["path"] for shard in copy.data["shards"])
+    a, b = first.read_bytes(), second.read_bytes()
+    first.write_bytes(b)
+    second.write_bytes(a)
+    refused(copy, "swapped", "ipc001", "ipc003")
+
+
+def test_a_deleted_row_is_named(copy):
+    import tarfile
+
+    shard = copy.data["shards"][1]
+    path = copy.root / shard["path"]
+    with tarfile.open(path) as tar:
+        members = [(info, tar.extractfile(info).read()) for info in tar.getmembers()]
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        import io
+
+        for info, data in members:
+            if not info.name.startswith("00000014."):
+                tar.addfile(info, io.BytesIO(data))
+    refused(copy, "row 00000014 is missing")
+
+
+def test_missing_files_and_wrong_records(copy):
+    shard = copy.data["shards"][0]
+    rows = copy.root / rows_path(shard["path"])
+    text = rows.read_bytes()
+    rows.write_bytes(text.replace(b"0", b"1", 1))
+    refused(copy, "train-ipc001-00000.rows differs", "intact")
+    rows.unlink()
+    refused(copy, "train-ipc001-00000.rows is missing")
+    rows.write_bytes(text)
+    (copy.root / shard["path"]).unlink()
+    refused(copy, f"{shard['path']} is missing")
+
+
+def test_the_manifest_guards_itself(copy):
+    path = copy.root / "ddkit.json"
+    text = path.read_text()
+    path.write_text(text.replace('"ipc": 3', '"ipc": 4'))
+    with pytest.raises(IntegrityError, match="changed after it was written"):
+        read_manifest(copy.root)
+    path.write_text(text[:-20])
+    with pytest.raises(IntegrityError, match="damaged"):
+        read_manifest(copy.root)
+    path.write_text("[" * 100_000)
+    with pytest.raises(IntegrityError, match="damaged"):
+        read_manifest(copy.root)
+
+
+def test_a_newer_format_is_refused_with_the_upgrade(copy):
+    path = copy.root / "ddkit.json"
+    data = json.loads(path.read_text()) | {"format": 2}
+    path.write_text(canonical(data | {"self": self_hash(data)}))
+    with pytest.raises(FormatVersion, match="format 2.*pip install -U ddkit"):
+        read_manifest(copy.root)
+
+
+def test_a_path_outside_the_set_is_refused(copy):
+    data = json.loads((copy.root / "ddkit.json").read_text())
+    data["shards"][0]["path"] = "../../etc/passwd"
+    (copy.root / "ddkit.json").write_text(canonical(data | {"self": self_hash(data)}))
+    with pytest.raises(IntegrityError, match="shards.0..path is"):
+        read_manifest(copy.root)
+
+
+def test_what_is_no_set(tmp_path):
+    with pytest.raises(SetError, match="no directory"):
+        read_manifest(tmp_path / "nothing")
+    with pytest.raises(SetError, match="ddkit distill"):
+        read_manifest(tmp_path)
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half.work").mkdir()
+    with pytest.raises(SetError, match="again to finish it"):
+        read_manifest(tmp_path / "half")
+
+
+def test_a_card_of_another_content_is_told_without_failing(copy):
+    assert stale_files(copy) == []
+    (copy.root / "README.md").write_text("my own")
+    (copy.root / "_info.json").unlink()
+    assert stale_files(copy) == ["README.md", "_info.json"] and verify(copy.root) == []
+
+
+def test_manifest_keys_and_hashes(copy):
+    data = dict(copy.data)
+    assert set(data) == _KEYS and data["content"] == content_hash(data)
+    again = write_manifest(copy.root, data | {"results": [], "cost": {"recover": 99}})
+    assert again.data["content"] == data["content"] and again.data["self"] != data["self"]
+    text = (copy.root / "ddkit.json").read_text()
+    assert text == canonical(json.loads(text)) + "\n" and text.startswith("{\n  ")
+    assert copy.rows() == 30 and copy.rows(1) == 10 and copy.prefixes == [1, 3]
+    with pytest.raises(SetError, match="it has 1, 3"):
+        copy.shards(2)
