@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # a bare machine has the 
 import ddkit
 from ddkit.core.device import hardware, pick_device, versions
 from ddkit.core.files import write_bytes
-from ddkit.format.manifest import read_manifest
+from ddkit.format.manifest_file import read_manifest
 from ddkit.specs import TeacherSpec
 
 # Table XI of CUDD (arXiv 2405.09150): minutes for CIFAR-10, IPC 10, ResNet-18, one RTX 3090

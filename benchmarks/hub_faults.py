@@ -36,7 +36,8 @@ from ddkit.core.console import be_quiet, note  # noqa: E402
 from ddkit.core.device import versions  # noqa: E402
 from ddkit.core.files import write_bytes  # noqa: E402
 from ddkit.errors import HubAccess, HubError  # noqa: E402
-from ddkit.format.manifest import Manifest, read_manifest  # noqa: E402
+from ddkit.format.manifest import Manifest  # noqa: E402
+from ddkit.format.manifest_file import read_manifest  # noqa: E402
 from ddkit.testing import untrained_teacher  # noqa: E402
 
 REPO = "lab/set"

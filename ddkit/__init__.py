@@ -23,7 +23,7 @@ _PUBLIC = {
     "relabel": "ddkit.pipeline.relabelling",
     "soft_label_loss": "ddkit.replay.student",
     "teach": "ddkit.teachers.teaching",
-    "train": "ddkit.evaluation.single",
+    "train": "ddkit.evaluation.students",
     "verify": "ddkit.sets.opening",
 }
 

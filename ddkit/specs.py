@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from ddkit.errors import OptionError, unknown
 
 @dataclass(frozen=True, kw_only=True)
 class ViewSpec:
-    """The law by which views are drawn (format.md; torchvision's RandomResizedCrop and the papers' CutMix box).
+    """The augmentation policy that views are drawn by: torchvision's RandomResizedCrop, a flip, and the papers' CutMix.
 
     scale: share of the image's area a crop covers, (low, high); ratio: width over height, (low, high);
     flip: probability; mix: none, cutmix or mixup with Beta(mix_alpha, mix_alpha);
@@ -43,10 +44,10 @@ class ViewSpec:
         if self.count < 1:
             raise ValueError(f"views is {self.count}; at least 1 is needed")
 
-    def law(self) -> dict[str, Any]:
+    def comparable(self) -> dict[str, Any]:
         """All but the count, as JSON values: what must agree before results can be compared.
 
-        A key that the law does not use (the mixing alpha where nothing is mixed) is left out.
+        A key that the policy does not use (the mixing alpha where nothing is mixed) is left out.
         """
         unused = {"count"} | ({"mix_alpha"} if self.mix == "none" else set())
         return {key: value for key, value in to_plain(self).items() if key not in unused}
@@ -212,7 +213,8 @@ class Recipe:
     """Every hyperparameter of making the images; holds no IPC and no view settings.
 
     method: a distiller; config: its settings; protocol: the one it names; teacher: the network `--teacher train`
-    trains; dataset: the name protocols override by; sources, classes, size: what the recipe is chosen for.
+    trains; dataset: the name protocols override by; sources: ids of the datasets that it
+    is for.
     """
 
     name: str
@@ -221,8 +223,6 @@ class Recipe:
     teacher: str | None = None
     dataset: str | None = None
     sources: tuple[str, ...] = ()
-    classes: int | None = None
-    size: int | None = None
     config: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -237,23 +237,22 @@ class Recipe:
         return [cls.load(path.stem) for path in sorted((PACKAGE / "recipes").glob("*.toml"))]
 
     @classmethod
-    def choose(cls, method: str, source: str, classes: int, size: int) -> Recipe:
-        """The shipped recipe for a method and a source: by its id, else by class count and size, else small or large.
+    def choose(cls, method: str, source: str, size: int) -> Recipe:
+        """The shipped recipe for a method and a source: by the source's id, else by its size.
 
-        A method without any shipped recipe gets its own defaults and the protocol `common`.
+        method: a distiller's name; source: as it was given; size: of the images, pixels. A paper's recipe for a dataset
+        is taken for that dataset alone. A method without any shipped recipe gets its own defaults and the protocol
+        `common`.
         """
         mine = [recipe for recipe in cls.shipped() if recipe.method == method]
         for recipe in mine:
             if source.partition("@")[0] in recipe.sources:
                 return recipe
-        for recipe in mine:
-            if (recipe.classes, recipe.size) == (classes, size):
-                return recipe
         wanted = f"{method}-{'small' if size <= 64 else 'large'}"
         return next((recipe for recipe in mine if recipe.name == wanted), cls(name=method, method=method))
 
 
-# ------------------------------------------------------------------ datasets, teachers, results
+# ------------------------------------------------------------------ datasets, teachers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -307,39 +306,15 @@ class TeacherSpec:
     hash: str = ""
 
     @property
+    def measured_images(self) -> int | None:
+        """On how many images the accuracy was measured, None where that is not known."""
+        found = re.search(r"\((\d{1,9}) images\)", self.measured_on or "")
+        return int(found[1]) if found else None
+
+    @property
     def transform(self) -> EvalTransform:
         return self.eval or EvalTransform.for_size(self.image_size)
 
     def class_names(self) -> list[ClassName]:
         ids = self.class_ids or (None,) * len(self.classes)
         return [ClassName(name=name, id=id_) for name, id_ in zip(self.classes, ids)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """One measured row of the manifest's `results`. Accuracies in percent; values has one list a set.
-
-    of: what was trained on; labels: stored, hard, online or relabelled; difference: mean paired difference to the
-    baseline with its 95 % interval (points), null where there is none.
-    """
-
-    of: str
-    ipc: int
-    arch: str
-    protocol: str
-    labels: str
-    val: str
-    seeds: tuple[int, ...]
-    n_sets: int
-    n_students: int
-    values: tuple[tuple[float, ...], ...]
-    mean: float
-    std: float
-    difference: dict[str, Any] | None
-    total_bytes: int
-    seconds: float
-    command: str
-    hardware: str
-
-
-EvalReport = tuple[Result, ...]

@@ -41,7 +41,7 @@ def check_distiller(module: ModuleType | str, settings: Mapping[str, Any] | None
     """
     name = module if isinstance(module, str) else str(module.__file__)
     part = find_distiller(name)
-    method = part.NAME if part.__name__.startswith("ddkit.distillers.") else name
+    method = part.name if part.shipped else name
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         teacher = str(untrained_teacher(root / "teacher.safetensors", classes=4))
@@ -79,7 +79,7 @@ def check_distiller(module: ModuleType | str, settings: Mapping[str, Any] | None
 
 
 def _content(manifest: Manifest) -> str:
-    return manifest.data["content"]
+    return manifest.content
 
 
 def _global_state() -> tuple[Any, ...]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ddkit.distillers import find_distiller, make_config
 from ddkit.engine.units import UnitFile, unit_path
 from ddkit.errors import ClassesError, OptionError
-from ddkit.format.manifest import read_manifest
+from ddkit.format.manifest_file import read_manifest
 from ddkit.pipeline import distill
 from ddkit.sources.images import open_source
 from ddkit.synthesis.curriculum import Student, feedback_units, stage_ends

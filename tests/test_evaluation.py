@@ -11,10 +11,10 @@ from scipy import stats
 import ddkit
 from ddkit.errors import ClassesError, OptionError, SetError
 from ddkit.evaluation.demonstration import run_demo
-from ddkit.evaluation.single import train
+from ddkit.evaluation.students import train
 from ddkit.evaluation.statistics import mean_std, paired_difference
 from ddkit.evaluation.tables import _groups, evaluate
-from ddkit.format.manifest import read_manifest, write_manifest
+from ddkit.format.manifest_file import read_manifest, write_manifest
 from ddkit.networks.checkpoints import load_checkpoint
 
 

@@ -7,10 +7,10 @@ import pytest
 from huggingface_hub import constants
 
 from ddkit.errors import IntegrityError
-from ddkit.evaluation.single import train
+from ddkit.evaluation.students import train
 from ddkit.format.damage import open_images, open_shard
-from ddkit.format.manifest import read_manifest
-from ddkit.format.shards import member
+from ddkit.format.manifest_file import read_manifest
+from ddkit.format.row_records import member
 from ddkit.format.verification import verify
 from ddkit.pipeline import distill, relabel
 from ddkit.publishing.pulling import pull

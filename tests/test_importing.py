@@ -9,7 +9,7 @@ from conftest import photograph
 
 import ddkit
 from ddkit.errors import ClassesError, OptionError, OtherRun, SourceError
-from ddkit.format.manifest import read_manifest
+from ddkit.format.manifest_file import read_manifest
 from ddkit.format.verification import verify
 from ddkit.pipeline import import_images
 from ddkit.sources.images import open_source

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ddkit import ReplayLoader, distill
 from ddkit.engine.interleaving import MOST, PIXELS_TOGETHER, in_turns, together
-from ddkit.format.manifest import read_manifest
+from ddkit.format.manifest_file import read_manifest
 from ddkit.pipeline import running as making
 from ddkit.synthesis.checkpoints import Keep
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ddkit import ReplayLoader, decode_row
 from ddkit.errors import OptionError, SetError
-from ddkit.format.manifest import read_manifest
+from ddkit.format.manifest_file import read_manifest
 from ddkit.format.views import draw, network_input
 from ddkit.replay.fresh import FreshLoader
 from ddkit.replay.loader import AHEAD

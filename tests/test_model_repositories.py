@@ -9,7 +9,7 @@ from huggingface_hub import constants
 
 from ddkit.cli import app
 from ddkit.errors import OptionError, Refused
-from ddkit.format.manifest import read_manifest
+from ddkit.format.manifest_file import read_manifest
 from ddkit.networks.checkpoints import load_checkpoint, save_checkpoint
 from ddkit.networks.registry import build_network
 from ddkit.publishing.model_repositories import Story, push_model, student_story, timm_network

@@ -8,7 +8,7 @@ from conftest import photograph
 from huggingface_hub import constants
 
 from ddkit.errors import HubAccess, SourceError
-from ddkit.evaluation.single import train
+from ddkit.evaluation.students import train
 from ddkit.pipeline import distill
 from ddkit.sources.images import open_source
 from ddkit.sources.tables import splits_of

@@ -16,7 +16,7 @@ import torch
 from ddkit.core.files import host
 from ddkit.engine.units import unit_path
 from ddkit.errors import ClassesError, DiskError, IntegrityError, OptionError, OtherRun, TeacherError, TooCostly
-from ddkit.format.manifest import read_manifest
+from ddkit.format.manifest_file import read_manifest
 from ddkit.format.verification import verify
 from ddkit.networks.checkpoints import load_checkpoint
 from ddkit.pipeline import distill, relabel
@@ -73,7 +73,7 @@ def test_two_workers_make_the_same_bytes(tmp_path, options, rded_set):
 
 
 def test_a_damaged_shard_is_packed_again_and_results_are_kept(tmp_path, options):
-    from ddkit.format.manifest import write_manifest
+    from ddkit.format.manifest_file import write_manifest
 
     made = distill(tmp_path / "out", ipc=1, **options)
     write_manifest(made.root, dict(made.data) | {"license": {"id": "mit", "name": None, "link": None}})
@@ -365,7 +365,7 @@ def test_one_process_may_make_many_sets_in_one_place(tmp_path, options, random_s
 
 
 def test_a_set_carries_a_protocol_that_came_from_a_file(tmp_path, teacher):
-    from ddkit.evaluation.single import plan_student
+    from ddkit.evaluation.students import plan_student
 
     file = tmp_path / "mine.toml"
     file.write_text('about = "mine"\n[views]\ncount = 2\n[train]\nepochs = 7\nbatch = 5\n')

@@ -11,7 +11,7 @@ from huggingface_hub import constants
 
 from ddkit import ReplayLoader
 from ddkit.errors import HubAccess, HubError, IntegrityError, OtherRun, SetError
-from ddkit.evaluation.single import train
+from ddkit.evaluation.students import train
 from ddkit.publishing.pulling import pull
 from ddkit.publishing.pushing import push
 from ddkit.sets.opening import open_manifest, open_set, verify_set

@@ -9,7 +9,8 @@ import pytest
 from huggingface_hub import constants
 
 from ddkit.errors import HubAccess, HubError, IntegrityError, OptionError, Refused
-from ddkit.format.manifest import Manifest, read_manifest, write_manifest
+from ddkit.format.manifest import Manifest
+from ddkit.format.manifest_file import read_manifest, write_manifest
 from ddkit.pipeline import distill
 from ddkit.publishing import pushing
 from ddkit.publishing.pushing import push

@@ -8,9 +8,10 @@ import pytest
 
 from ddkit.core.serialization import canonical
 from ddkit.errors import IntegrityError, OptionError, OtherRun
-from ddkit.evaluation.single import default_validation
+from ddkit.evaluation.students import default_validation
 from ddkit.evaluation.tables import make_baseline
-from ddkit.format.manifest import read_manifest, self_hash
+from ddkit.format.manifest import self_hash
+from ddkit.format.manifest_file import read_manifest
 from ddkit.pipeline import distill, relabel
 from ddkit.pipeline.record import load_record
 

@@ -14,7 +14,7 @@ from conftest import photograph
 import ddkit.networks.training as training
 from ddkit.core.files import read_sealed
 from ddkit.errors import OptionError, OtherRun, TeacherError
-from ddkit.evaluation.single import plan_student
+from ddkit.evaluation.students import plan_student
 from ddkit.evaluation.tables import make_baseline, run_students
 from ddkit.networks.checkpoints import load_checkpoint, save_checkpoint, tensor_hash
 from ddkit.pipeline import distill, relabel

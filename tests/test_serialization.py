@@ -88,7 +88,7 @@ def test_deep_toml_is_one_line(tmp_path):
 
 @given(st.text())
 def test_any_source_gives_a_name_that_a_set_can_have(source):
-    from ddkit.format.schema import NAME
+    from ddkit.format.fields import NAME
 
     name = plain_name(source.replace("/", "-").replace("\0", "-"))
     assert NAME.fullmatch(f"random-{name}-ipc10") and ".." not in name

@@ -12,19 +12,12 @@ from hypothesis import strategies as st
 
 from ddkit.errors import IntegrityError
 from ddkit.format.codecs import find_codec
+from ddkit.format.entries import shard_path, shard_rows, shard_sizes
 from ddkit.format.images import decode_image, encode_image
-from ddkit.format.shards import (
-    Sample,
-    member,
-    pack_views,
-    parse_rows,
-    shard_path,
-    shard_rows,
-    shard_sizes,
-    unpack_views,
-    write_shard,
-)
+from ddkit.format.row_records import member, parse_rows
+from ddkit.format.shards import Sample, write_shard
 from ddkit.format.views import Views
+from ddkit.format.views_member import pack_views, unpack_views
 
 
 def blob():
@@ -142,7 +135,7 @@ def test_strided_arrays_keep_their_values():
     """A network in channels-last holds strided weights; the library alone would write their buffers."""
     from safetensors.numpy import load
 
-    from ddkit.format.shards import save_tensors
+    from ddkit.format.views_member import save_tensors
 
     x = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
     strided = {"transposed": x.transpose(2, 0, 1), "column": x[:, :, 1], "every": x[..., ::2]}

@@ -8,8 +8,10 @@ import pytest
 
 from ddkit.core.serialization import canonical
 from ddkit.errors import FormatVersion, IntegrityError, SetError
-from ddkit.format.manifest import _KEYS, content_hash, read_manifest, self_hash, write_manifest
-from ddkit.format.shards import parse_rows, rows_path
+from ddkit.format.entries import rows_path
+from ddkit.format.manifest import _KEYS, content_hash, self_hash
+from ddkit.format.manifest_file import read_manifest, write_manifest
+from ddkit.format.row_records import parse_rows
 from ddkit.format.verification import stale_files, verify
 from ddkit.replay.loader import ReplayLoader
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ddkit.cli import options as o
 from ddkit.cli.output import command, document, say, table
 from ddkit.errors import unknown
+
+if TYPE_CHECKING:
+    from ddkit.format.manifest import Manifest
+    from ddkit.format.results import ResultEntry
 
 
 def register(app: typer.Typer) -> None:
@@ -19,30 +22,11 @@ def register(app: typer.Typer) -> None:
     @command(app, "Look")
     def inspect(directory: o.SetOrId) -> None:
         """What the manifest says of a set; on the Hub nothing else is fetched."""
-        from ddkit.core.console import size_words
         from ddkit.sets.opening import open_manifest
 
         manifest = open_manifest(directory)
-        d = manifest.data
-        teacher = d["teachers"][0]
-        rows = [
-            ("name", d["name"]),
-            ("images", f"{manifest.rows()} of {len(manifest.classes)} classes, {manifest.image_size} px"),
-            ("prefixes", ", ".join(f"ipc{p}" for p in manifest.prefixes)),
-            ("method", f"{d['method']}, recipe {d['recipe']['name']}, seed {d['seed']}"),
-            ("settings", f"{_settings(d) or 'defaults of the method'}"),
-            ("views", f"{d['views']['count']} of {manifest.size} px, protocol {d['views']['protocol']}"),
-            ("labels", f"{d['labels']['codec']}, top-1 agreement {d['labels']['fidelity']['top1_agreement']:.4f}"),
-            ("teacher", f"{teacher['arch']}, {teacher['accuracy']} %, {teacher['hash'][:12]}"),
-            ("source", f"{d['source']['id']} {d['source']['split']}, {d['source']['fingerprint'][:12]}"),
-            ("real pixels", d["real_pixels"]),
-            ("size", size_words(sum(s["bytes"] for s in d["shards"])) + f" in {len(d['shards'])} shards"),
-            ("content", d["content"]),
-            ("licence", (d["license"] or {}).get("id") or "none given"),
-            *((f"{r['of']}, ipc{r['ipc']}, {r['labels']}", _score(r)) for r in d["results"]),
-        ]  # fmt: skip
-        say(table(("what", "value"), rows))
-        document(dict(d))
+        say(table(("what", "value"), _facts(manifest)))
+        document(manifest.to_json())
 
     @command(app, "Look")
     def preview(
@@ -67,12 +51,12 @@ def register(app: typer.Typer) -> None:
             chosen = [("origins", origins_picture)] * origins + [("losses", losses_picture)] * losses
             made = {}
             for name, draw in chosen:
-                made[name] = Path(out if out and len(chosen) == 1 else f"{manifest.data['name']}-{name}.png")
+                made[name] = Path(out if out and len(chosen) == 1 else f"{manifest.name}-{name}.png")
                 draw(manifest, made[name])
                 say(f"{name}: {made[name]}")
             document({name: str(path) for name, path in made.items()})
             return
-        grid = Path(out or f"{manifest.data['name']}-preview.png")
+        grid = Path(out or f"{manifest.name}-preview.png")
         strip = grid.with_name(f"{grid.stem}-views{grid.suffix}")
         write_bytes(grid, preview_grid(manifest))
         view_strip(manifest, strip)
@@ -101,18 +85,33 @@ def register(app: typer.Typer) -> None:
         document(facts)
 
 
-def _score(r: Mapping[str, Any]) -> str:
-    spread = f" ± {r['std']:.2f}" if r["n_students"] > 1 else ""
-    return f"{r['mean']:.2f}{spread} % ({r['arch']}, {r['protocol']}, {r['n_sets']} sets, {r['n_students']} students)"
-
-
-def _settings(data: Mapping[str, Any]) -> str:
-    """Settings that are not the method's defaults; all of a method that is not here."""
-    from ddkit.core.console import one_line
+def _facts(m: Manifest) -> list[tuple[str, str]]:
+    """What a manifest says, in lines for people."""
+    from ddkit.core.console import one_line, size_words
     from ddkit.distillers import recorded_settings
 
-    config, name = data["recipe"]["config"], data["method"]
-    return one_line(recorded_settings(name, config))
+    settings = one_line(recorded_settings(m.method, m.recipe.config))  # all of a method that is not here
+    return [
+        ("name", m.name),
+        ("images", f"{m.rows()} of {len(m.classes)} classes, {m.image.size} px"),
+        ("prefixes", ", ".join(f"ipc{p}" for p in m.prefixes)),
+        ("method", f"{m.method}, recipe {m.recipe.name}, seed {m.seed}"),
+        ("settings", settings or "defaults of the method"),
+        ("views", f"{m.views.count} of {m.views.size} px, protocol {m.views.protocol}"),
+        ("labels", f"{m.labels.codec}, top-1 agreement {m.labels.fidelity.top1_agreement:.4f}"),
+        ("teacher", f"{m.teacher.arch}, {m.teacher.accuracy} %, {m.teacher.hash[:12]}"),
+        ("source", f"{m.source.id} {m.source.split}, {m.source.fingerprint[:12]}"),
+        ("real pixels", m.real_pixels),
+        ("size", f"{size_words(m.total_bytes())} in {len(m.shards)} shards"),
+        ("content", m.content),
+        ("licence", m.license.id if m.license else "none given"),
+        *((f"{r.of}, ipc{r.ipc}, {r.labels}", _score(r)) for r in m.results),
+    ]
+
+
+def _score(r: ResultEntry) -> str:
+    spread = f" ± {r.std:.2f}" if r.n_students > 1 else ""
+    return f"{r.mean:.2f}{spread} % ({r.arch}, {r.protocol}, {r.n_sets} sets, {r.n_students} students)"
 
 
 def _listing(what: str) -> list[tuple[str, str]]:
@@ -122,8 +121,8 @@ def _listing(what: str) -> list[tuple[str, str]]:
     if what == "methods":
         from ddkit.distillers import distiller_names, find_distiller
 
-        modules = [find_distiller(name) for name in distiller_names()]
-        return [(m.NAME, f"{m.PAPER}; cost: {m.COST}") for m in modules]
+        distillers = [find_distiller(name) for name in distiller_names()]
+        return [(d.name, f"{d.paper}; cost: {d.cost}") for d in distillers]
     if what == "recipes":
         texts = {r.name: (PACKAGE / "recipes" / f"{r.name}.toml").read_text().splitlines() for r in Recipe.shipped()}
         return [(name, " ".join(line[2:] for line in lines if line.startswith("# "))) for name, lines in texts.items()]

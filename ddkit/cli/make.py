@@ -69,7 +69,7 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Distil a source into OUT: a directory that load_dataset opens. A larger --ipc extends what is there."""
         from ddkit.core.console import size_words
-        from ddkit.evaluation.tables import make_baseline
+        from ddkit.evaluation.baselines import make_baseline
         from ddkit.pipeline import distill as run
 
         manifest = run(
@@ -81,10 +81,10 @@ def register(app: typer.Typer) -> None:
         )  # fmt: skip
         if baseline:
             make_baseline(manifest)
-        total = sum(shard["bytes"] for shard in manifest.data["shards"])
-        say(f"{out}: {manifest.rows()} images, {manifest.view_spec.count} views each, {size_words(total)}, verified")
+        total = manifest.total_bytes()
+        say(f"{out}: {manifest.rows()} images, {manifest.views.policy.count} views each, {size_words(total)}, verified")
         say(f"picture: {Path(out) / 'preview.png'}")
-        document({"out": out, "content": manifest.data["content"], "rows": manifest.rows(), "bytes": total})
+        document({"out": out, "content": manifest.content, "rows": manifest.rows(), "bytes": total})
         next_step(f"ddkit train {out}")
 
     @command(app, "Make")
@@ -167,8 +167,8 @@ def register(app: typer.Typer) -> None:
             directory, out, teacher=teacher, protocol=protocol, views=views, codec=codec, mix_within=mix_within,
             seed=seed, device=device, workers=workers,
         )  # fmt: skip
-        say(f"{out}: {manifest.rows()} images, {manifest.view_spec.count} views each, verified")
-        document({"out": out, "content": manifest.data["content"], "rows": manifest.rows()})
+        say(f"{out}: {manifest.rows()} images, {manifest.views.policy.count} views each, verified")
+        document({"out": out, "content": manifest.content, "rows": manifest.rows()})
         next_step(f"ddkit train {out}")
 
     @command(app, "Make", "import")
@@ -201,6 +201,6 @@ def register(app: typer.Typer) -> None:
             codec=codec or "fp16", reencode=reencode, size=size, seed=seed or 0, split=split,
             image_column=image_column, label_column=label_column, device=device, workers=workers,
         )  # fmt: skip
-        say(f"{out}: {manifest.rows()} images, {manifest.view_spec.count} views each, verified")
-        document({"out": out, "content": manifest.data["content"], "rows": manifest.rows()})
+        say(f"{out}: {manifest.rows()} images, {manifest.views.policy.count} views each, verified")
+        document({"out": out, "content": manifest.content, "rows": manifest.rows()})
         next_step(f"ddkit train {out}")

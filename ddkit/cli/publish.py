@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
     def card(directory: Annotated[str, typer.Argument(help="a distilled set")]) -> None:
         """Render README.md, _info.json and preview.png of a set from its manifest; what you wrote on it stays."""
         from ddkit.core.files import locked
-        from ddkit.format import read_manifest
+        from ddkit.format.manifest_file import read_manifest
         from ddkit.publishing.card import publish_files
 
         with locked(Path(directory), "rendering its card"):
@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
             publish_files(manifest)
         say(f"{manifest.root / 'README.md'}")
         document({"card": str(manifest.root / "README.md")})
-        next_step(f"ddkit push {directory} YOUR_NAME/{manifest.data['name']} --license LICENCE")
+        next_step(f"ddkit push {directory} YOUR_NAME/{manifest.name} --license LICENCE")
 
     @command(app, "Publish")
     def push(
@@ -85,9 +85,9 @@ def register(app: typer.Typer) -> None:
         from ddkit.publishing.pulling import pull as run
 
         manifest = run(source, directory, ipc=ipc, revision=revision)
-        total = sum(shard["bytes"] for shard in manifest.data["shards"])
-        say(f"{directory}: {manifest.data['name']}, {manifest.rows()} rows, {size_words(total)}, verified")
-        document({"directory": directory, "content": manifest.data["content"], "rows": manifest.rows(), "bytes": total})
+        total = manifest.total_bytes()
+        say(f"{directory}: {manifest.name}, {manifest.rows()} rows, {size_words(total)}, verified")
+        document({"directory": directory, "content": manifest.content, "rows": manifest.rows(), "bytes": total})
         next_step(f"ddkit train {directory}")
 
     @command(app, "Publish")
@@ -117,7 +117,7 @@ def register(app: typer.Typer) -> None:
             raise IntegrityError(f"{directory}: {problems[0]}{more}; {step}")
         if not away and (stale := stale_files(manifest)):
             say(f"{', '.join(stale)} does not belong to this manifest; `ddkit card {directory}` renders it anew")
-        rows = f"{manifest.rows()} rows in {len(manifest.data['shards'])} shards"
+        rows = f"{manifest.rows()} rows in {len(manifest.shards)} shards"
         how = " by the Hub's sha256 (--full downloads them)" if away and not full else ""
         say(f"{directory}: {rows} are as the manifest says{how}")
         next_step(f"ddkit train {directory}")

@@ -41,18 +41,18 @@ def register(app: typer.Typer) -> None:
         push_to: o.PushTo = None,
     ) -> None:
         """Train a student from a distilled set alone; the last epoch is the result."""
-        from ddkit.evaluation.single import train as run
+        from ddkit.evaluation.students import train as run
         from ddkit.networks.checkpoints import load_checkpoint
         from ddkit.pipeline.costs import time_limit
         from ddkit.publishing.model_repositories import check_model, push_model, student_story
         from ddkit.publishing.pictures import curves
         from ddkit.sets.opening import is_remote, open_manifest
+        from ddkit.sources.validation import ValidationRef
         from ddkit.specs import protocol_label
-        from ddkit.students.training import ValidationRef
 
         told = open_manifest(directory)
         if push_to is not None:
-            check_model(arch or told.data["recommended"]["arch"], len(told.classes), told.size, push_to)
+            check_model(arch or told.recommended.arch, len(told.classes), told.views.size, push_to)
         o.only_with_val(val, split=split, same_order=same_order, image_column=image_column, label_column=label_column)
         ref = None
         if val is not None:
@@ -111,7 +111,7 @@ def register(app: typer.Typer) -> None:
         from ddkit.core.serialization import to_plain
         from ddkit.evaluation.tables import evaluate as run
         from ddkit.pipeline.record import public_name
-        from ddkit.students.training import ValidationRef
+        from ddkit.sources.validation import ValidationRef
 
         o.only_with_val(val, split=split, same_order=same_order)
         ref = None if val is None else ValidationRef(data=val, split=split, same_order=same_order)
@@ -124,7 +124,7 @@ def register(app: typer.Typer) -> None:
         rows = []
         for r in report:
             d = r.difference
-            interval = f"{d['mean']:+.2f} [{d['low']:+.2f}, {d['high']:+.2f}]" if d else "-"
+            interval = f"{d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}]" if d else "-"
             spread = f" ± {r.std:.2f}" if r.n_students > 1 else ""  # one student has none
             accuracy, students = f"{r.mean:.2f}{spread}", f"{r.n_sets} x {r.n_students // r.n_sets}"
             what = [r.of, r.ipc, r.arch, r.protocol, r.labels]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import sys
 import threading
 import time
@@ -38,7 +37,6 @@ def note(message: str) -> None:
         _Console.quiet = True
 
 
-@functools.cache
 def _stderr() -> Any:
     from rich.console import Console
 

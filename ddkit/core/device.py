@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib.metadata
 import os
 import platform
@@ -36,7 +35,7 @@ def pick_device(name: str = "auto") -> torch.device:
 
 @contextlib.contextmanager
 def threads(n: int) -> Iterator[None]:
-    """Run with exactly `n` CPU threads: on CPU the bytes of a result depend on their number (format.md)."""
+    """Run with exactly `n` CPU threads: on CPU the bytes of a result depend on their number (docs/format.md)."""
     import torch
 
     before = torch.get_num_threads()
@@ -50,7 +49,6 @@ def threads(n: int) -> Iterator[None]:
 ALLOCATOR_VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 
 
-@functools.cache
 def keep_memory() -> None:
     """Have the C library keep freed memory for the next step: else steps on a CPU may give their tensors back to the
     system and get them anew, page by page, each time. glibc only; its own variables go first."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import hashlib
 import hmac
 import json
@@ -73,7 +72,6 @@ def write_bytes(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
-@functools.cache
 def host() -> str:
     """This machine's name, as part of a file name."""
     return re.sub(r"[^A-Za-z0-9-]", "-", platform.node())[:40] or "host"
@@ -196,6 +194,12 @@ def read_limited(path: Path, most: int) -> bytes | None:
             return None
         data = file.read(most + 1)
     return data if len(data) <= most else None
+
+
+def file_sha256(path: Path) -> str:
+    """sha256, hex, of a file, read in pieces."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def refuse_links(root: Path, names: Iterable[str], blobs: Path | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -10,10 +11,11 @@ import re
 import tomllib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
+from ddkit.core.worker_state import STATE
 from ddkit.errors import OptionError, unknown
 
 PACKAGE = Path(__file__).parents[1]
@@ -87,10 +89,57 @@ def fingerprint(value: object) -> str:
     return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """A condition on a value, written into its type: `Annotated[int, between(1, 10)]`."""
+
+    holds: Callable[[Any], bool]
+
+
+def between(low: float, high: float) -> Check:
+    """A number from `low` to `high`; False for NaN."""
+    return Check(lambda value: low <= value <= high)
+
+
+def one_of(*values: str) -> Check:
+    """One of some texts."""
+    return Check(lambda value: value in values)
+
+
+def matching(pattern: str, longest: int = 10_000) -> Check:
+    """A text of at most `longest` characters that the regular expression matches as a whole."""
+    compiled = re.compile(pattern)
+    return Check(lambda value: len(value) <= longest and compiled.fullmatch(value) is not None)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Extensible:
+    """Base of dataclasses in files that a newer version may have written: unknown keys are kept and written back."""
+
+    unknown_keys: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
+
+    def changed(self, **values: Any) -> Self:
+        """A copy with other values of some fields."""
+        return dataclasses.replace(self, **values)
+
+
+class Mismatch(ValueError):
+    """A value that is not of the type that is wanted. `str(mismatch)` names the key and the value."""
+
+
+class UnknownKey(Mismatch):
+    """A key that a dataclass does not have. valid: those it has."""
+
+    def __init__(self, key: str, valid: list[str]) -> None:
+        super().__init__(f"unknown key {key[:80]!r}")
+        self.key, self.valid = key, valid
+
+
 def to_plain(spec: Any) -> Any:
     """A dataclass (or container of them) as JSON values; tuples become lists."""
     if dataclasses.is_dataclass(spec) and not isinstance(spec, type):
-        return {f.name: to_plain(getattr(spec, f.name)) for f in dataclasses.fields(spec)}
+        known = {f.name: to_plain(getattr(spec, f.name)) for f in dataclasses.fields(spec) if f.name != "unknown_keys"}
+        return {**spec.unknown_keys, **known} if isinstance(spec, Extensible) else known
     if isinstance(spec, Mapping):
         return {key: to_plain(value) for key, value in spec.items()}
     if isinstance(spec, list | tuple):
@@ -99,57 +148,108 @@ def to_plain(spec: Any) -> Any:
 
 
 def from_plain(cls: type[T], data: Mapping[str, Any], where: str) -> T:
-    """Build dataclass `cls` from JSON or TOML values.
+    """Build dataclass `cls` from JSON or TOML values that the user wrote. where: what they belong to, for messages.
 
     Raises OptionError for an unknown key (listing the valid ones), a missing one, or a value of another type.
     """
-    hints = typing.get_type_hints(cls)
-    known = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    for key in data:
-        if key not in known:
-            raise unknown(f"key in {where}:", key, known)
-    missing = [
-        name
-        for name, f in known.items()
-        if name not in data and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    ]
-    if missing:
-        raise OptionError(f"{where} lacks {', '.join(missing)}; add it")
     try:
-        return cls(**{key: _coerce(value, hints[key], f"{where}: {key}") for key, value in data.items()})
-    except ValueError as error:
+        return read_dataclass(cls, data)
+    except UnknownKey as error:
+        raise unknown(f"key in {where}:", error.key, error.valid) from error
+    except Mismatch as error:
         raise OptionError(f"{where}: {error}") from error
 
 
+def read_dataclass(cls: type[T], data: Mapping[str, Any], path: str = "") -> T:
+    """Build dataclass `cls` from JSON values: the one strict reader, for what the user wrote and for untrusted files.
+
+    Integers are taken for floats and lists for tuples, nothing else is converted. Keys that `cls` does not have are
+    kept in an Extensible dataclass and refused in others. path: the key of `data` in what it is a part of.
+    Raises Mismatch, naming the first key that is missing, unknown, of another type, or against its Check.
+    """
+    hints, known = _hints(cls), _fields(cls)
+    extra = {key: value for key, value in data.items() if key not in known}
+    if extra and not issubclass(cls, Extensible):
+        raise UnknownKey(next(iter(extra)), list(known))
+    prefix = f"{path}." if path else ""
+    if missing := [f"{prefix}{name}" for name, required in known.items() if required and name not in data]:
+        raise Mismatch(f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing")
+    values = {name: _coerce(data[name], hints[name], f"{prefix}{name}") for name in known if name in data}
+    if extra:
+        values["unknown_keys"] = extra
+    try:
+        return cls(**values)
+    except Mismatch:
+        raise
+    except ValueError as error:
+        raise Mismatch(f"{path}: {error}" if path else str(error)) from error
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    return STATE.keep("type hints", cls, lambda: typing.get_type_hints(cls, include_extras=True), most=200)
+
+
+def _fields(cls: type) -> dict[str, bool]:
+    """The fields of a dataclass that a file may hold -> whether each has to be there."""
+    return STATE.keep("fields", cls, lambda: _read_fields(cls), most=200)
+
+
+def _read_fields(cls: type) -> dict[str, bool]:
+    absent = dataclasses.MISSING
+    return {
+        f.name: f.default is absent and f.default_factory is absent
+        for f in dataclasses.fields(cls)
+        if f.init and f.name != "unknown_keys"
+    }
+
+
 def _coerce(value: Any, hint: Any, where: str) -> Any:
-    """`value` as the type `hint`; ints pass for floats, lists for tuples, text for the numbers it spells."""
+    """`value` as the type `hint`. Raises Mismatch."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        found = _coerce(value, args[0], where)
+        if all(check.holds(found) for check in args[1:]):
+            return found
+        raise Mismatch(f"{where} is {_shown(value)}")
     if hint is Any:
         return value
     if origin is Literal:
-        if value not in args:
-            raise OptionError(f"{where} is {value!r}; valid: {', '.join(str(arg) for arg in args)}")
-        return value
+        if any(type(value) is type(arg) and value == arg for arg in args):
+            return value
+        raise Mismatch(f"{where} is {_shown(value)}; valid: {', '.join(str(arg) for arg in args)}")
     if origin in (types.UnionType, typing.Union):
-        for arg in args:
-            try:
+        if value is None and type(None) in args:
+            return None
+        kinds = [arg for arg in args if arg is not type(None)]
+        if len(kinds) == 1:
+            return _coerce(value, kinds[0], where)
+        for arg in kinds:
+            with contextlib.suppress(Mismatch):
                 return _coerce(value, arg, where)
-            except OptionError:
-                continue
     elif origin is tuple and isinstance(value, list | tuple):
-        kinds = args[:1] * len(value) if args[1:] == (Ellipsis,) else args
+        kinds = list(args[:1] * len(value) if args[1:] == (Ellipsis,) else args)
         if len(kinds) == len(value):
-            return tuple(_coerce(item, kind, where) for item, kind in zip(value, kinds))
+            return tuple(_coerce(item, kind, f"{where}[{i}]") for i, (item, kind) in enumerate(zip(value, kinds)))
     elif origin is dict and isinstance(value, Mapping):
-        return {_coerce(k, args[0], where): _coerce(v, args[1], where) for k, v in value.items()}
+        return {_coerce(k, args[0], f"{where} key"): _coerce(v, args[1], f"{where}.{k:.80}") for k, v in value.items()}
     elif dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
-        return from_plain(typing.cast(type, hint), value, where)
+        return read_dataclass(typing.cast(type, hint), value, where)
     elif hint is float:
-        if type(value) in (int, float) and math.isfinite(value):
+        if type(value) in (int, float) and abs(value) <= 1e300:  # False for NaN
             return float(value)
     elif isinstance(hint, type) and type(value) is hint:
         return value
-    raise OptionError(f"{where} is {value!r}; it must be {getattr(hint, '__name__', str(hint))}")
+    raise Mismatch(f"{where} is {_shown(value)}; it must be {_name_of(hint)}")
+
+
+def _shown(value: Any) -> str:
+    return repr(value[:80] if isinstance(value, str | list) else value)[:80]
+
+
+def _name_of(hint: Any) -> str:
+    if typing.get_origin(hint) is Annotated:
+        return _name_of(typing.get_args(hint)[0])
+    return getattr(hint, "__name__", str(hint)) if typing.get_origin(hint) is None else str(hint)
 
 
 def parse_settings(pairs: list[str]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The methods: one file, one method, found by its file name. Siblings never import each other.
+"""The methods: one file, one method, found by its file name. Methods never import each other.
 
 Also found: the entry-point group `ddkit.distillers`, and `--method ./mine.py` (command line only).
 """
@@ -19,8 +19,10 @@ from typing import Any
 
 from ddkit.core.serialization import flatten, from_plain, nest, to_plain
 from ddkit.errors import OptionError, unknown
+from ddkit.synthesis.interface import Distiller
 
 _NEEDED = ("NAME", "PAPER", "COST", "Config", "units", "run")
+_HOOKS = ("prefixes", "patches", "real_pixels", "costs", "log")
 
 
 def distiller_names() -> list[str]:
@@ -29,17 +31,20 @@ def distiller_names() -> list[str]:
     return sorted({*shipped, *(entry.name for entry in entry_points(group="ddkit.distillers"))})
 
 
-def find_distiller(name: str) -> ModuleType:
-    """The distiller called `name`, or the one in a Python file, which only the command line may name.
+def find_distiller(name: str) -> Distiller:
+    """The method called `name`, or the one in a Python file, which only the command line may name.
 
     Raises OptionError for an unknown name (listing all), a file that is not there, or a module that lacks a part.
     """
-    return _checked(_from_file(Path(name)), name) if name.endswith(".py") else installed_distiller(name)
+    if not name.endswith(".py"):
+        return installed_distiller(name)
+    code = hashlib.sha256(Path(name).read_bytes()).hexdigest() if Path(name).is_file() else None
+    return _distiller(_from_file(Path(name)), name, code)
 
 
-def installed_distiller(name: str) -> ModuleType:
-    """The shipped distiller called `name`, or one of an installed package: the only kinds that a manifest or a record
-    can name. No file is looked for. Raises OptionError, as `find_distiller`."""
+def installed_distiller(name: str) -> Distiller:
+    """The shipped method called `name`, or one of an installed package: the only kinds that a manifest or a record can
+    name. No file is looked for. Raises OptionError, as `find_distiller`."""
     if name in {m.name for m in pkgutil.iter_modules(__path__)}:
         module = importlib.import_module(f"{__name__}.{name}")
     else:
@@ -47,21 +52,21 @@ def installed_distiller(name: str) -> ModuleType:
         if not found:
             raise unknown("method", name, distiller_names())
         module = found[0].load()
-    return _checked(module, name)
+    return _distiller(module, name, None)
 
 
-def code_hash(name: str) -> str | None:
-    """sha256 of the file of a distiller that is named by one; None for an installed one."""
-    return hashlib.sha256(Path(name).read_bytes()).hexdigest() if name.endswith(".py") else None
-
-
-def _checked(module: ModuleType, name: str) -> ModuleType:
-    """A module, seen to be a distiller. Raises OptionError."""
+def _distiller(module: ModuleType, name: str, code: str | None) -> Distiller:
+    """What a module offers as a method. Raises OptionError for one that lacks a part."""
     if missing := [part for part in _NEEDED if not hasattr(module, part)]:
         raise OptionError(f"distiller {name} lacks {', '.join(missing)}; CONTRIBUTING.md shows a whole one")
     if not dataclasses.is_dataclass(module.Config):
         raise OptionError(f"distiller {name}: Config is no dataclass; CONTRIBUTING.md shows a whole one")
-    return module
+    hooks = {hook: getattr(module, hook) for hook in _HOOKS if hasattr(module, hook)}
+    return Distiller(
+        name=module.NAME, paper=module.PAPER, cost=module.COST, config_type=getattr(module, "Config"),  # noqa: B009 (mypy takes it for an instance)
+        units=module.units,
+        run=module.run, code=code, shipped=module.__name__.startswith(f"{__name__}."), **hooks,
+    )  # fmt: skip
 
 
 def _from_file(path: Path) -> ModuleType:
@@ -79,25 +84,25 @@ def _from_file(path: Path) -> ModuleType:
     return module
 
 
-def make_config(module: ModuleType, settings: dict[str, Any]) -> Any:
-    """The distiller's Config with some settings, nested or with dotted keys.
+def make_config(distiller: Distiller, settings: Mapping[str, Any]) -> Any:
+    """The method's Config with some settings, nested or with dotted keys.
 
     Raises OptionError for an unknown key, listing the valid ones.
     """
-    flat, known = flatten(settings), config_keys(module)
+    flat, known = flatten(settings), config_keys(distiller)
     if wrong := [key for key in flat if key not in known]:
-        raise unknown(f"key in method {module.NAME}:", wrong[0], known)
-    return from_plain(module.Config, nest(flat), f"method {module.NAME}")
+        raise unknown(f"key in method {distiller.name}:", wrong[0], known)
+    return from_plain(distiller.config_type, nest(flat), f"method {distiller.name}")
 
 
-def config_keys(module: ModuleType) -> dict[str, Any]:
-    """The settings of a distiller with their defaults, tables as dotted keys."""
-    return flatten(to_plain(module.Config()))
+def config_keys(distiller: Distiller) -> dict[str, Any]:
+    """The settings of a method with their defaults, tables as dotted keys."""
+    return flatten(to_plain(distiller.config_type()))
 
 
-def other_settings(module: ModuleType, config: Mapping[str, Any]) -> dict[str, Any]:
+def other_settings(distiller: Distiller, config: Mapping[str, Any]) -> dict[str, Any]:
     """Those of a complete configuration (dotted keys) that are not the method's defaults."""
-    defaults = config_keys(module)
+    defaults = config_keys(distiller)
     return {key: value for key, value in config.items() if defaults.get(key) != value}
 
 

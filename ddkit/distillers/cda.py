@@ -1,13 +1,13 @@
 """CDA: SRe2L with a curriculum of crops, from the whole image to small parts of it. Nothing else changes.
 
-Source: arXiv 2311.18838 (TMLR 2024) and its scripts (methods.md A3).
+Source: arXiv 2311.18838 (TMLR 2024) and its scripts (docs/methods.md).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ddkit.synthesis.recovering import costs, real_pixels, run, units
+from ddkit.synthesis.plain_inversion import costs, real_pixels, run, units
 from ddkit.synthesis.settings import Crop, Inversion
 
 __all__ = ["COST", "NAME", "PAPER", "Config", "costs", "real_pixels", "run", "units"]

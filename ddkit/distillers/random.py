@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ddkit.core.seeds import nested_choice
+from ddkit.format.entries import Origin
 from ddkit.synthesis.interface import Context, Plan, Synthetic, Unit, class_units
 
 NAME = "random"
@@ -32,5 +33,5 @@ def run(unit: Unit, context: Context) -> Iterator[Synthetic]:
                 pixels=context.source.whole(image, context.size).numpy(),
                 label=label,
                 rank=rank,
-                origin={"kind": "real", "rows": [int(context.source.rows[image])]},
+                origin=Origin(kind="real", rows=(int(context.source.rows[image]),)),
             )

@@ -1,13 +1,13 @@
 """SRe2L: images are recovered from the teacher's BatchNorm statistics and its classification, from noise.
 
-Source: arXiv 2306.13092 (NeurIPS 2023) and its scripts (methods.md A1, A2). The engine's plainest setting.
+Source: arXiv 2306.13092 (NeurIPS 2023) and its scripts (docs/methods.md). The engine's plainest setting.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ddkit.synthesis.recovering import costs, real_pixels, run, units
+from ddkit.synthesis.plain_inversion import costs, real_pixels, run, units
 from ddkit.synthesis.settings import Inversion
 
 __all__ = ["COST", "NAME", "PAPER", "Config", "costs", "real_pixels", "run", "units"]

@@ -7,28 +7,39 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from ddkit.core.console import be_quiet
 from ddkit.core.device import keep_memory, threads
 from ddkit.errors import WorldError
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+Result_co = TypeVar("Result_co", covariant=True)
 
 LEAK = "LOKY_MAX_MEMORY_LEAK_SIZE"  # bytes
 _pools: dict[int, Any] = {}
 
 
+class Job(Protocol[Result_co]):
+    """A unit to run, as plain data: it is pickled to a worker process. needs: ids of jobs that must be done before."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def needs(self) -> frozenset[str]: ...
+
+    def run(self) -> Result_co: ...
+
+
 def _begin_worker(parent: int) -> None:
-    """One CPU thread; Ctrl-C is the parent's business; nobody works on for a parent that was killed."""
+    """Set a worker up: one CPU thread, no notes, SIGINT ignored (the parent ends it), exit with the parent."""
     import torch
 
     keep_memory()
     torch.set_num_threads(1)
-    be_quiet(True)  # the parent tells how far things are
+    be_quiet(True)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
@@ -53,64 +64,60 @@ def _pool(workers: int) -> Any:
     return _pools[workers]
 
 
-def _in_folder(folder: str, work: Callable[[Item], Result], item: Item) -> Result:
-    """work(item) in the caller's folder: paths in an item may be relative, and a worker outlives a chdir."""
+def _in_folder(folder: str, job: Job[Result_co]) -> Result_co:
+    """`job.run()` in the caller's folder: paths in a job may be relative, and a worker outlives a chdir."""
     os.chdir(folder)
-    return work(item)
+    return job.run()
 
 
 def stop(kill: bool = False) -> None:
-    """End the worker processes; kill: at once. Units are files or nothing, so no work is damaged."""
+    """End the worker processes. kill: at once; units are files or nothing, so no work is damaged."""
     while _pools:
         _pools.popitem()[1].shutdown(wait=True, kill_workers=kill)
 
 
-def run(
-    work: Callable[[Item], Result],
-    items: Iterable[Item],
-    *,
-    workers: int,
-    needs: Callable[[Item], set[str]] | None = None,
-) -> Iterator[tuple[Item, Result]]:
-    """Yield (item, work(item)) in the order of finishing.
+AnyJob = TypeVar("AnyJob", bound=Job[Any])
 
-    work: a module-level function; it and the items travel to other processes when workers > 1. Each call has one CPU
-    thread, so results do not depend on `workers`. needs: ids (`item.id`) that must be finished before an item starts.
-    Raises what `work` raises; WorldError when a worker process dies.
+
+def run(jobs: Iterable[AnyJob], *, workers: int) -> Iterator[tuple[AnyJob, Any]]:
+    """Yield (job, what it returned) in the order of finishing.
+
+    jobs: sent to other processes when `workers` > 1. Each has one CPU thread, so results do not depend on `workers`.
+    Raises what a job raises, and WorldError when a worker process dies.
     """
-    waiting = list(items)
+    waiting = list(jobs)
     finished: set[str] = set()
-    known = {getattr(item, "id", "") for item in waiting}
+    known = {job.id for job in waiting}
 
-    def ready() -> list[Item]:
-        free = [item for item in waiting if needs is None or not (needs(item) & known) - finished]
-        for item in free:
-            waiting.remove(item)
+    def ready() -> list[AnyJob]:
+        free = [job for job in waiting if not (job.needs & known) - finished]
+        for job in free:
+            waiting.remove(job)
         return free
 
     if workers <= 1 or len(waiting) <= 1 or importlib.util.find_spec("loky") is None:  # a bare GPU machine has no loky
         keep_memory()
         while batch := ready():
-            for item in batch:
+            for job in batch:
                 with threads(1):
-                    result = work(item)
-                finished.add(getattr(item, "id", ""))
-                yield item, result
+                    result = job.run()
+                finished.add(job.id)
+                yield job, result
         return
 
     from concurrent.futures.process import BrokenProcessPool
 
     pool, folder = _pool(workers), os.getcwd()
-    running: dict[Future[Result], Item] = {}
+    running: dict[Future[Any], AnyJob] = {}
     try:
         while waiting or running:
-            running |= {pool.submit(_in_folder, folder, work, item): item for item in ready()}
+            running |= {pool.submit(_in_folder, folder, job): job for job in ready()}
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
-                item = running.pop(future)
+                job = running.pop(future)
                 result = future.result()
-                finished.add(getattr(item, "id", ""))
-                yield item, result
+                finished.add(job.id)
+                yield job, result
     except BrokenProcessPool as error:
         raise WorldError(
             "a worker process died (out of memory?); run the same command again, it continues; --workers 1 needs less"

@@ -9,13 +9,14 @@ from typing import Any
 
 from ddkit.core.console import note
 from ddkit.core.device import cores
-from ddkit.evaluation.single import plan_student
+from ddkit.evaluation.students import StudentOptions, plan_students
 from ddkit.evaluation.tables import run_students
 from ddkit.format.manifest import Manifest
 from ddkit.pipeline.distilling import distill
 from ddkit.pipeline.record import work_dir
 from ddkit.publishing.pictures import demo_picture
-from ddkit.students.training import StudentJob, ValidationRef
+from ddkit.sources.validation import ValidationRef
+from ddkit.students.training import StudentJob
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,12 @@ def run_demo(
 
 
 def _student(manifest: Manifest, labels: str, out: Path, epochs: int | None) -> StudentJob:
-    return plan_student(
-        manifest, arch="convnet3", protocol="demo", labels=labels, ipc=None, epochs=epochs, seed=0, out=out,
-        device="cpu", val=ValidationRef(data="digits"), measure_every=5,
-    )  # fmt: skip
+    options = StudentOptions(
+        arch="convnet3",
+        protocol="demo",
+        labels=labels,
+        epochs=epochs,
+        val=ValidationRef(data="digits"),
+        measure_every=5,
+    )
+    return plan_students(manifest, options, [0], out)[0]

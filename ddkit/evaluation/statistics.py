@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+
+from ddkit.format.results import Difference
 
 
 def mean_std(values: Sequence[float]) -> tuple[float, float]:
@@ -14,7 +15,7 @@ def mean_std(values: Sequence[float]) -> tuple[float, float]:
     return mean, math.sqrt(spread / (len(values) - 1)) if len(values) > 1 else 0.0
 
 
-def paired_difference(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> dict[str, Any] | None:
+def paired_difference(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> Difference | None:
     """Mean difference of pairs (same set number and seed) with its 95 % interval by Student's t, in points.
 
     ours, theirs: one list of accuracies a set. None where there are fewer than two pairs. With three sets or more the
@@ -28,10 +29,6 @@ def paired_difference(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence
 
     mean, std = mean_std(values)
     half = float(t.ppf(0.975, len(values) - 1)) * std / math.sqrt(len(values))
-    return {
-        "mean": round(mean, 2),
-        "low": round(mean - half, 2),
-        "high": round(mean + half, 2),
-        "pairs": len(values),
-        "to": "random",
-    }
+    return Difference(
+        mean=round(mean, 2), low=round(mean - half, 2), high=round(mean + half, 2), pairs=len(values), to="random"
+    )

@@ -107,13 +107,6 @@ def fidelity_sums(logits: np.ndarray, decoded: np.ndarray) -> np.ndarray:
     return np.array([*sums, agree, float(np.prod(logits.shape[:-1]))])
 
 
-def fidelity(sums: np.ndarray) -> dict[str, float]:
-    """The manifest's words for summed `fidelity_sums`: mean KL a view in nats, top-1 agreement in [0, 1]."""
-    views = max(sums[-1], 1.0)
-    kl = {f"kl_t{int(t)}": max(float(s / views), 0.0) for t, s in zip(TEMPERATURES, sums)}
-    return kl | {"top1_agreement": float(sums[3] / views)}
-
-
 def _log_softmax(z: np.ndarray) -> np.ndarray:
     z = z - z.max(axis=-1, keepdims=True)
     return z - np.log(np.exp(z).sum(axis=-1, keepdims=True))

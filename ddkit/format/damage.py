@@ -5,36 +5,31 @@ from __future__ import annotations
 import hashlib
 import mmap
 from pathlib import Path
-from typing import Any
 
+from ddkit.core.files import file_sha256
 from ddkit.errors import IntegrityError
+from ddkit.format.entries import VIEWS_MEMBER, RowRecord, ShardEntry, row_key
 from ddkit.format.manifest import Manifest
-from ddkit.format.shards import (
+from ddkit.format.row_records import (
     LONGEST_ROW,
-    VIEWS_MEMBER,
-    RowRecord,
-    file_sha256,
-    image_places,
+    Tar,
+    image_ranges,
     images_layout_problem,
     member,
     parse_rows,
     records_follow,
     records_problem,
-    row_key,
-    rows_path,
 )
 
-Tar = mmap.mmap | bytes
 
-
-def open_shard(manifest: Manifest, shard: dict[str, Any]) -> tuple[Tar, list[RowRecord]]:
+def open_shard(manifest: Manifest, shard: ShardEntry) -> tuple[Tar, list[RowRecord]]:
     """The mapped tar and the row records of one shard, after comparing every byte of both with the manifest.
 
     Raises IntegrityError naming the shard and, where it can be told, the row and the member.
     """
     if problem := shard_problem(manifest, shard):
         raise IntegrityError(f"{manifest.where}: {problem}; fetch or make the set again")
-    return mapped(manifest.root / shard["path"]), row_records(manifest, shard)
+    return mapped(manifest.root / shard.path), row_records(manifest, shard)
 
 
 def mapped(path: Path) -> Tar:
@@ -43,15 +38,15 @@ def mapped(path: Path) -> Tar:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
-def row_records(manifest: Manifest, shard: dict[str, Any]) -> list[RowRecord]:
+def row_records(manifest: Manifest, shard: ShardEntry) -> list[RowRecord]:
     """The row records of a shard, whose hash was compared."""
-    path = rows_path(shard["path"])
+    path = shard.rows_path
     return parse_rows((manifest.root / path).read_bytes(), path)
 
 
-def open_images(manifest: Manifest, shard: dict[str, Any]) -> list[tuple[RowRecord, bytes]]:
+def open_images(manifest: Manifest, shard: ShardEntry) -> list[tuple[RowRecord, bytes]]:
     """The records and encoded images of one shard, from its tar without labels where it has one, checked as above."""
-    if not shard["images"]:
+    if shard.images is None:
         tar, records = open_shard(manifest, shard)
         return [(record, member(tar, record.image)) for record in records]
     if problem := images_problem(manifest, shard):
@@ -59,13 +54,14 @@ def open_images(manifest: Manifest, shard: dict[str, Any]) -> list[tuple[RowReco
     return images_beside(manifest, shard)
 
 
-def images_beside(manifest: Manifest, shard: dict[str, Any]) -> list[tuple[RowRecord, bytes]]:
+def images_beside(manifest: Manifest, shard: ShardEntry) -> list[tuple[RowRecord, bytes]]:
     """The images of a shard's tar without labels, whose bytes were compared."""
-    records, tar = row_records(manifest, shard), mapped(manifest.root / shard["images"]["path"])
-    images = [(record, member(tar, place)) for record, place in zip(records, image_places(records))]
+    assert shard.images is not None
+    records, tar = row_records(manifest, shard), mapped(manifest.root / shard.images.path)
+    images = [(record, member(tar, place)) for record, place in zip(records, image_ranges(records))]
     for record, image in images:
-        if hashlib.sha256(image).hexdigest() != record.image[2]:
-            what = f"{shard['images']['path']}: row {row_key(record.row)} is not the image of {shard['path']}"
+        if hashlib.sha256(image).hexdigest() != record.image.sha256:
+            what = f"{shard.images.path}: row {row_key(record.row)} is not the image of {shard.path}"
             raise IntegrityError(f"{manifest.where}: {what}; fetch or make the set again")
     return images
 
@@ -73,90 +69,90 @@ def images_beside(manifest: Manifest, shard: dict[str, Any]) -> list[tuple[RowRe
 # ------------------------------------------------------------------ bytes
 
 
-def images_problem(manifest: Manifest, shard: dict[str, Any]) -> str | None:
+def images_problem(manifest: Manifest, shard: ShardEntry) -> str | None:
     """What is wrong with the bytes of a shard's images without labels, or None."""
-    if not shard["images"]:
+    if shard.images is None:
         return None
     if problem := _records_problem(manifest, shard):
         return problem
-    path, records = shard["images"]["path"], row_records(manifest, shard)
+    path, records = shard.images.path, row_records(manifest, shard)
     file = manifest.root / path
     if not file.is_file():
         return f"{path} is missing"
-    if (size := file.stat().st_size) != shard["images"]["bytes"]:
-        return f"{path} differs from the manifest: {size} bytes instead of {shard['images']['bytes']}"
+    if (size := file.stat().st_size) != shard.images.bytes:
+        return f"{path} differs from the manifest: {size} bytes instead of {shard.images.bytes}"
     tar = mapped(file)
-    layout = images_layout_problem(tar, records, manifest.image_codec)
-    if layout is None and file_sha256(file) == shard["images"]["sha256"]:
+    layout = images_layout_problem(tar, records, manifest.image.codec)
+    if layout is None and file_sha256(file) == shard.images.sha256:
         return None
-    for record, place in zip(records, image_places(records)):
-        if hashlib.sha256(member(tar, place)).hexdigest() != place[2]:
+    for record, place in zip(records, image_ranges(records)):
+        if hashlib.sha256(member(tar, place)).hexdigest() != place.sha256:
             return f"{path} differs from the manifest: row {row_key(record.row)}, its image, is the first that is wrong"
     return f"{path} differs from the manifest: {layout or 'it is not the file that was hashed'}"
 
 
-def _records_problem(manifest: Manifest, shard: dict[str, Any]) -> str | None:
+def _records_problem(manifest: Manifest, shard: ShardEntry) -> str | None:
     """What is wrong with the row records of a shard, or None."""
-    path = rows_path(shard["path"])
+    path = shard.rows_path
     file = manifest.root / path
     if not file.is_file():
         return f"{path} is missing"
-    if file.stat().st_size > shard["rows"] * LONGEST_ROW or file_sha256(file) != shard["rows_sha256"]:
+    if file.stat().st_size > shard.rows * LONGEST_ROW or file_sha256(file) != shard.rows_sha256:
         return f"{path} differs from the manifest"
     return None
 
 
-def shard_problem(manifest: Manifest, shard: dict[str, Any]) -> str | None:
+def shard_problem(manifest: Manifest, shard: ShardEntry) -> str | None:
     """What is wrong with a shard's bytes, or None."""
     problem = open_layout(manifest, shard)
     if isinstance(problem, str):
         return problem
-    return None if file_sha256(manifest.root / shard["path"]) == shard["sha256"] else damage(manifest, shard)
+    return None if file_sha256(manifest.root / shard.path) == shard.sha256 else damage(manifest, shard)
 
 
-def open_layout(manifest: Manifest, shard: dict[str, Any]) -> tuple[Tar, list[RowRecord]] | str:
+def open_layout(manifest: Manifest, shard: ShardEntry) -> tuple[Tar, list[RowRecord]] | str:
     """The mapped tar and the row records of a shard, of which all was compared but the hash of the tar; or the first
     thing that is wrong with its row records, its size or its headers."""
-    file = manifest.root / shard["path"]
+    file = manifest.root / shard.path
     if not file.is_file():
-        return f"{shard['path']} is missing"
+        return f"{shard.path} is missing"
     size, problem = file.stat().st_size, _records_problem(manifest, shard)
     if problem is not None:
-        whole = size == shard["bytes"] and file_sha256(file) == shard["sha256"]
+        whole = size == shard.bytes and file_sha256(file) == shard.sha256
         if "missing" in problem:
             return problem
-        return f"{problem} (the shard is intact)" if whole else f"{shard['path']} and {problem}"
-    if size != shard["bytes"]:
-        return damage(manifest, shard, f"{size} bytes instead of {shard['bytes']}")
+        return f"{problem} (the shard is intact)" if whole else f"{shard.path} and {problem}"
+    if size != shard.bytes:
+        return damage(manifest, shard, f"{size} bytes instead of {shard.bytes}")
     tar, records = mapped(file), row_records(manifest, shard)
-    layout = records_problem(tar, records, manifest.image_codec)
+    layout = records_problem(tar, records, manifest.image.codec)
     return (tar, records) if layout is None else damage(manifest, shard, layout)
 
 
-def damage(manifest: Manifest, shard: dict[str, Any], what: str | None = None) -> str:
+def damage(manifest: Manifest, shard: ShardEntry, what: str | None = None) -> str:
     """In which way a tar differs from a manifest whose row records are good."""
-    tar, size = manifest.root / shard["path"], (manifest.root / shard["path"]).stat().st_size
-    alike = [other for other in manifest.data["shards"] if other["path"] != shard["path"] and size == other["bytes"]]
+    tar, size = manifest.root / shard.path, (manifest.root / shard.path).stat().st_size
+    alike = [other for other in manifest.shards if other.path != shard.path and size == other.bytes]
     found = file_sha256(tar) if alike else ""
     for other in alike:
-        if found == other["sha256"]:
-            return f"{shard['path']} holds the bytes of {other['path']} (swapped?)"
-    return f"{shard['path']} differs from the manifest: {_where(manifest, shard, size, what)}"
+        if found == other.sha256:
+            return f"{shard.path} holds the bytes of {other.path} (swapped?)"
+    return f"{shard.path} differs from the manifest: {_where(manifest, shard, size, what)}"
 
 
-def _where(manifest: Manifest, shard: dict[str, Any], size: int, what: str | None) -> str:
+def _where(manifest: Manifest, shard: ShardEntry, size: int, what: str | None) -> str:
     """The first wrong row and member of a shard whose row records are good."""
-    note = f"{size} bytes instead of {shard['bytes']}; " if size != shard["bytes"] else ""
+    note = f"{size} bytes instead of {shard.bytes}; " if size != shard.bytes else ""
     if size == 0:
         return f"{note}it is empty"
-    records, tar = row_records(manifest, shard), mapped(manifest.root / shard["path"])
+    records, tar = row_records(manifest, shard), mapped(manifest.root / shard.path)
     if gone := _missing_row(tar, records):
         return f"{note}row {gone} is missing"
-    if not records_follow(records, manifest.image_codec):
+    if not records_follow(records, manifest.image.codec):
         return f"{note}{what or 'its rows are not where their records say'}"
     for record in records:
         for name, place in (("image", record.image), (VIEWS_MEMBER, record.views)):
-            if hashlib.sha256(member(tar, place)).hexdigest() != place[2]:
+            if hashlib.sha256(member(tar, place)).hexdigest() != place.sha256:
                 return f"{note}row {row_key(record.row)}, member {name}, is the first that is wrong"
         if _label(tar, record) != str(record.label).encode():
             return f"{note}row {row_key(record.row)}, member cls, is the first that is wrong"
@@ -182,4 +178,4 @@ def _missing_row(tar: Tar, records: list[RowRecord]) -> str | None:
 
 def _label(data: Tar, record: RowRecord) -> bytes:
     """The data of the `.cls` member, which lies in the block before the image's header."""
-    return bytes(data[max(record.image[0] - 1024, 0) : max(record.image[0] - 512, 0)]).rstrip(b"\0")
+    return bytes(data[max(record.image.offset - 1024, 0) : max(record.image.offset - 512, 0)]).rstrip(b"\0")

@@ -6,19 +6,22 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any, NoReturn, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import NoReturn, TypeVar
 
 import numpy as np
 
 from ddkit.core.device import cores
+from ddkit.core.files import file_sha256
 from ddkit.errors import IntegrityError
-from ddkit.format.damage import Tar, damage, open_images, open_layout
+from ddkit.format.damage import damage, open_images, open_layout
+from ddkit.format.entries import RowRecord, ShardEntry, row_key
 from ddkit.format.images import check_image, decode_image
 from ddkit.format.manifest import Manifest
-from ddkit.format.rows import RowFormat, ranks_problem
-from ddkit.format.shards import RowRecord, file_sha256, member, row_key
+from ddkit.format.row_format import RowFormat, ranks_problem
+from ddkit.format.row_records import Tar, member
 from ddkit.format.views import Views
+from ddkit.format.views_member import DecodedRow
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -57,15 +60,15 @@ class SetReader:
     def __post_init__(self) -> None:
         self.form = RowFormat.of(self.manifest)
 
-    def shard(self, shard: dict[str, Any], first: int, pool: ThreadPoolExecutor) -> Iterator[Part]:
+    def shard(self, shard: ShardEntry, first: int, pool: ThreadPoolExecutor) -> Iterator[Part]:
         """The rows of a shard, whose first is row number `first`; the last part comes after all its bytes were
         compared with the manifest. Raises IntegrityError."""
         opened = open_layout(self.manifest, shard)
         if isinstance(opened, str):
             self._refuse(opened)
-        hashed: Future[str] = pool.submit(file_sha256, self.manifest.root / shard["path"])
+        hashed: Future[str] = pool.submit(file_sha256, self.manifest.root / shard.path)
         tar, records = opened[0], self._numbered(shard, first, opened[1])
-        groups = self.manifest.data["views"].get("mix_groups")
+        groups = self.manifest.views.mix_groups
         of_row = None if groups is None else np.array(groups)[[record.label for record in records]]
         parts = [records[start : start + PART_ROWS] for start in range(0, len(records), PART_ROWS)]
 
@@ -83,7 +86,7 @@ class SetReader:
         self._compare(shard, hashed)
         yield last
 
-    def images(self, shard: dict[str, Any], first: int, pool: ThreadPoolExecutor) -> Iterator[Part]:
+    def images(self, shard: ShardEntry, first: int, pool: ThreadPoolExecutor) -> Iterator[Part]:
         """As `shard`, images and classes alone, from the tar without labels where there is one."""
         entries = open_images(self.manifest, shard)
         self._numbered(shard, first, [record for record, _ in entries])
@@ -101,69 +104,69 @@ class SetReader:
         problem = ranks_problem(labels, ranks, len(self.manifest.classes), low, prefix)
         return None if problem is None else f"ipc {prefix}: {problem}"
 
-    def _numbered(self, shard: dict[str, Any], first: int, records: list[RowRecord]) -> list[RowRecord]:
+    def _numbered(self, shard: ShardEntry, first: int, records: list[RowRecord]) -> list[RowRecord]:
         """The row records, seen to be the rows that are due, of classes that there are."""
-        last, classes = first + shard["rows"] - 1, len(self.manifest.classes)
+        last, classes = first + shard.rows - 1, len(self.manifest.classes)
         if [record.row for record in records] != list(range(first, last + 1)):
-            self._refuse(f"{shard['path']}: its rows are not {first} to {last}")
+            self._refuse(f"{shard.path}: its rows are not {first} to {last}")
         most = self.form.largest_image, self.form.largest_views
         for record in records:
             if record.label >= classes:
                 self._refuse(f"{_place(shard, record)}: class {record.label} is not one of the {classes}")
-            if record.image[1] > most[0] or record.views[1] > most[1]:
-                self._refuse(f"{_place(shard, record)}: {record.image[1]} and {record.views[1]} bytes, at most {most}")
+            if record.image.length > most[0] or record.views.length > most[1]:
+                self._refuse(
+                    f"{_place(shard, record)}: {record.image.length} and {record.views.length} bytes, at most {most}"
+                )
         return records
 
     def _part(
-        self, shard: dict[str, Any], first: int, records: list[RowRecord], start: int, rows: int, tar: Tar,
+        self, shard: ShardEntry, first: int, records: list[RowRecord], start: int, rows: int, tar: Tar,
         groups: np.ndarray | None,
     ) -> Part:  # fmt: skip
         """The rows of `records`, which begin at position `start` of a shard of `rows`."""
         read = [self._row(shard, first, record, tar) for record in records]
-        views = Views.stack([row[1] for row in read])
+        views = Views.stack([row.views for row in read])
         position = np.arange(start, start + len(records))
-        soft = {name: np.stack([row[2][name] for row in read]) for name in self.form.codec.TENSORS}
+        soft = {name: np.stack([row.labels[name] for row in read]) for name in self.form.codec.TENSORS}
         wrong = self.form.views_problem(views, position, rows, groups) or self.form.labels_problem(soft, self.thorough)
         if wrong:
             self._refuse(f"{_place(shard, records[wrong[0]])}: {wrong[1]}")
-        have_mean = {"mean" in row[2] for row in read}
+        have_mean = {"mean" in row.labels for row in read}
         if len(have_mean | self._mean) > 1:
-            self._refuse(f"{shard['path']}: some rows have a tensor mean and some have none")
+            self._refuse(f"{shard.path}: some rows have a tensor mean and some have none")
         self._mean |= have_mean
         labels = np.array([record.label for record in records], np.int64)
-        ranks = np.array([row[3] for row in read], np.int64)
-        pixels = [row[0] for row in read if row[0] is not None]
+        ranks = np.array([row.metadata.rank for row in read], np.int64)
+        pixels = [row.pixels for row in read if row.pixels is not None]
         return Part(start, [r.row for r in records], pixels, labels, ranks, views, soft)
 
-    def _noted(self, shard: dict[str, Any], part: Part) -> Part:
-        self._seen.setdefault(shard["prefix"], []).append((part.labels, part.ranks))
+    def _noted(self, shard: ShardEntry, part: Part) -> Part:
+        self._seen.setdefault(shard.prefix, []).append((part.labels, part.ranks))
         return part
 
-    def _row(
-        self, shard: dict[str, Any], first: int, record: RowRecord, tar: Tar
-    ) -> tuple[np.ndarray | None, Views, dict[str, np.ndarray], int]:
+    def _row(self, shard: ShardEntry, first: int, record: RowRecord, tar: Tar) -> DecodedRow:
         place, image, blob = _place(shard, record), member(tar, record.image), member(tar, record.views)
-        for what, data, sha256 in (("image", image, record.image[2]), ("views", blob, record.views[2])):
+        for what, data, sha256 in (("image", image, record.image.sha256), ("views", blob, record.views.sha256)):
             if self.thorough and hashlib.sha256(data).hexdigest() != sha256:
                 raise IntegrityError(f"{place}: its {what} is not what its row record says; fetch the set again")
         pixels = None if self.thorough else self._pixels(shard, record, image)
         if pixels is None:
-            check_image(image, self.manifest.image_codec, place, self.manifest.image_size)
-        views, soft, meta = self.form.unpack(blob, place, labels=False)
-        stage = self.manifest.prefixes.index(shard["prefix"]) + 1
-        if meta["first"] != first or meta["stage"] != stage:
+            check_image(image, self.manifest.image.codec, place, self.manifest.image.size)
+        row = self.form.unpack(blob, place, labels=False)
+        stage, meta = self.manifest.prefixes.index(shard.prefix) + 1, row.metadata
+        if meta.first != first or meta.stage != stage:
             raise IntegrityError(
-                f"{place}: metadata first {meta['first']} and stage {meta['stage']}, not {first} and {stage}; fetch "
-                "the set again"
+                f"{place}: metadata first {meta.first} and stage {meta.stage}, not {first} and {stage}; fetch the set "
+                "again"
             )
-        return pixels, views, soft, meta["rank"]
+        return replace(row, pixels=pixels)
 
-    def _pixels(self, shard: dict[str, Any], record: RowRecord, image: bytes) -> np.ndarray:
-        codec, side = self.manifest.image_codec, self.manifest.image_size
+    def _pixels(self, shard: ShardEntry, record: RowRecord, image: bytes) -> np.ndarray:
+        codec, side = self.manifest.image.codec, self.manifest.image.size
         return decode_image(image, codec, _place(shard, record), side)
 
-    def _compare(self, shard: dict[str, Any], hashed: Future[str]) -> None:
-        if hashed.result() != shard["sha256"]:
+    def _compare(self, shard: ShardEntry, hashed: Future[str]) -> None:
+        if hashed.result() != shard.sha256:
             self._refuse(damage(self.manifest, shard))
 
     def _refuse(self, problem: str) -> NoReturn:
@@ -181,8 +184,8 @@ def _ahead(pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Sequ
         yield waiting.popleft().result()
 
 
-def _place(shard: dict[str, Any], record: RowRecord) -> str:
-    return f"{shard['path']} row {row_key(record.row)}"
+def _place(shard: ShardEntry, record: RowRecord) -> str:
+    return f"{shard.path} row {row_key(record.row)}"
 
 
 def read_set(manifest: Manifest, ipc: int | None = None, *, labels: bool = True) -> Iterator[tuple[int, Part]]:
@@ -191,12 +194,12 @@ def read_set(manifest: Manifest, ipc: int | None = None, *, labels: bool = True)
     labels: False reads images and classes alone. Raises IntegrityError naming shard, row and member.
     """
     reader, first = SetReader(manifest), 0
-    shards = manifest.shards(ipc)
+    shards = manifest.shards_of(ipc)
     with ThreadPoolExecutor(cores()) as pool:
         for number, shard in enumerate(shards):
             for part in (reader.shard if labels else reader.images)(shard, first, pool):
                 yield number, part
-            first += shard["rows"]
-            last = number + 1 == len(shards) or shards[number + 1]["prefix"] != shard["prefix"]
-            if labels and last and (problem := reader.prefix_problem(shard["prefix"])):
+            first += shard.rows
+            last = number + 1 == len(shards) or shards[number + 1].prefix != shard.prefix
+            if labels and last and (problem := reader.prefix_problem(shard.prefix)):
                 raise IntegrityError(f"{manifest.where}: {problem}; fetch or make the set again")

@@ -26,7 +26,7 @@ CROP_TRIES = 10  # of RandomResizedCrop, before it falls back to the centre
 
 @dataclass(frozen=True)
 class Views:
-    """V views of n rows as integers (format.md). Optional members are None for all rows of a set, or for none.
+    """V views of n rows as integers (docs/format.md). Optional members are None for all rows of a set, or for none.
 
     box: [n,V,4] top, left, height, width in pixels of the stored image; flip: [n,V] 0 or 1; partner: [n,V] position
     in the shard, 65535 = not mixed; mix_box: [n,V,4] in output pixels; mix_lam: float32 [n,V]; patches: [n,V,N].
@@ -85,7 +85,7 @@ def draw(
     """The views of one shard: `law.count` for each of its rows.
 
     first: row number of the shard's first row; height, width: of the stored images; size: output side; all in pixels.
-    patches: N of the stitched grid; groups: int [rows], partners come from the same group only (format.md, mix_groups).
+    patches: N of the stitched grid; groups: int [rows], partners come from the same group only (docs/format.md, mix_groups).
     Row r's integers depend on (seed, r, the shard's extent) alone, and view v does not depend on the count.
     Source: torchvision's RandomResizedCrop; CutMix, arXiv 1905.04899; RDED, arXiv 2312.03526.
     """

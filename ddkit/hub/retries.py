@@ -7,7 +7,6 @@ The client retries some requests and not others (commits, creating, tagging: nev
 from __future__ import annotations
 
 import errno
-import functools
 import re
 import sys
 import time
@@ -16,6 +15,7 @@ from typing import Any, TypeVar
 
 from ddkit.core.console import note
 from ddkit.core.files import FULL
+from ddkit.core.worker_state import STATE
 from ddkit.errors import DiskError, HubAccess, HubError, HubFile, HubNone, OptionError
 from ddkit.hub.responses import LONGEST_PAUSE_S, OddAnswer, Watch, guarded, look_at
 
@@ -37,8 +37,12 @@ def url(repo: str, kind: str = "dataset") -> str:
     return f"{_host()}/{'' if kind == 'model' else f'{kind}s/'}{repo}"
 
 
-@functools.cache
 def api() -> Any:
+    """The client, set up once in each process."""
+    return STATE.keep("hub client", "", _new_client)
+
+
+def _new_client() -> Any:
     import httpx2
     from huggingface_hub import HfApi, constants, set_client_factory
     from huggingface_hub.utils import _http as http  # its hooks (offline mode, debug log) are part of its own client

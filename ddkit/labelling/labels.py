@@ -1,25 +1,26 @@
-"""Labelling units: the teacher on every view of the decoded, published bytes."""
+"""Labelling units: the teacher on every view of the decoded, published bytes of some rows."""
 
 from __future__ import annotations
 
-import functools
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ddkit.engine.units import UnitFile
+from ddkit.core.worker_state import STATE
+from ddkit.engine.units import UnitFile, UnitStore
 from ddkit.errors import Diverged
 from ddkit.format.codecs import LARGEST, fidelity_sums, find_codec
 from ddkit.format.images import decode_image
 from ddkit.format.views import Views, draw, network_input
-from ddkit.labelling.encoded import ShardPlan, _load_rows, _stamp
+from ddkit.labelling.encoded import ShardPlan, load_encoded
 from ddkit.specs import ViewSpec
 from ddkit.teachers.teacher import Teacher
 
-UNIT_ROWS = 32  # rows of a labelling unit: part of what makes equal bytes (format.md)
+UNIT_ROWS = 32  # rows of a labelling unit: part of what makes equal bytes
 FORWARD = 128  # views in one forward pass; fixed, because logits depend on it in the last bits
 
 
@@ -27,9 +28,9 @@ FORWARD = 128  # views in one forward pass; fixed, because logits depend on it i
 class Labelling:
     """How a set is labelled, as plain data.
 
-    teacher: checkpoint, and the hash of its weights; order: its column for each class, None = as it is; size: output
-    side; law: of the views; patches: N of the stitched grid; groups: mixing group of each class, or None; out, work:
-    the set's directory and the one beside it; image_codec, codec: names.
+    out: directory of the set; work: OUT.work; teacher: its checkpoint; teacher_hash: of its weights; order: its output
+    column for each class, None = as it is; policy: the augmentation policy of the views; size: output side of a view,
+    pixels; patches: N of the stitched grid; groups: mixing group of each class, or None; device: a torch device name.
     """
 
     out: str
@@ -37,7 +38,7 @@ class Labelling:
     teacher: str
     teacher_hash: str
     order: tuple[int, ...] | None
-    law: ViewSpec
+    policy: ViewSpec
     seed: int
     size: int
     image_codec: str
@@ -46,83 +47,114 @@ class Labelling:
     groups: tuple[int, ...] | None
     device: str
 
+    @property
+    def store(self) -> UnitStore:
+        """Where its units are kept."""
+        return UnitStore(self.work)
 
-@functools.lru_cache(maxsize=2)
-def _decoded(work: str, shard: ShardPlan, codec: str, stamp: int) -> Tensor:
-    """The published bytes of a shard, decoded: uint8 [n,3,H,W]."""
-    rows = _load_rows(work, shard, stamp)
-    return torch.from_numpy(np.stack([decode_image(image, codec, shard.path) for image in rows.images]))
+    @property
+    def backend(self) -> str:
+        """What labels, as the manifest names it: cpu or cuda."""
+        return "cuda" if self.device.startswith("cuda") else "cpu"
 
-
-@functools.lru_cache(maxsize=2)
-def _views(how: Labelling, shard: ShardPlan, stamp: int) -> Views:
-    """The views of a shard's rows."""
-    images = _decoded(how.work, shard, how.image_codec, stamp)
-    groups = None
-    if how.groups is not None:
-        groups = np.array(how.groups)[_load_rows(how.work, shard, stamp).labels]
-    return draw(
-        how.law, seed=how.seed, first=shard.first, rows=shard.rows, height=images.shape[2], width=images.shape[3],
-        size=how.size, patches=how.patches, groups=groups,
-    )  # fmt: skip
+    def open_teacher(self) -> Teacher:
+        """The teacher on its device, opened once in each process."""
+        key = (self.teacher, self.teacher_hash, self.order, self.device)
+        return STATE.keep("teacher", key, lambda: Teacher.load(self.teacher, torch.device(self.device), self.order))
 
 
-@functools.lru_cache(maxsize=1)
-def _teacher(how: Labelling) -> Teacher:
-    return Teacher.load(how.teacher, torch.device(how.device), how.order)
+def shard_pixels(how: Labelling, shard: ShardPlan) -> Tensor:
+    """The published bytes of a shard, decoded, on the labelling device: uint8 [n,3,H,W]."""
+
+    def decode() -> Tensor:
+        rows = load_encoded(how.store, shard)
+        pixels = np.stack([decode_image(image, how.image_codec, shard.path) for image in rows.images])
+        return torch.from_numpy(pixels).to(how.device)
+
+    return STATE.keep("decoded shard", (how.store, shard, how.image_codec, how.device), decode, most=2)
+
+
+def shard_views(how: Labelling, shard: ShardPlan) -> Views:
+    """The views of all rows of a shard, drawn by the augmentation policy."""
+
+    def drawn() -> Views:
+        rows, images = load_encoded(how.store, shard), shard_pixels(how, shard)
+        groups = None if how.groups is None else np.array(how.groups)[rows.labels]
+        return draw(
+            how.policy, seed=how.seed, first=shard.first, rows=shard.rows, height=images.shape[2],
+            width=images.shape[3], size=how.size, patches=how.patches, groups=groups,
+        )  # fmt: skip
+
+    return STATE.keep("views", (how, shard), drawn, most=2)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelJob:
+    """Label every view of up to 32 rows of a shard, from row `start` of it on."""
+
     how: Labelling
     shard: ShardPlan
     start: int
+    needs: frozenset[str] = frozenset()
 
     @property
     def id(self) -> str:
+        """`label-PREFIX-SHARD-NUMBER`"""
         return f"label-{self.shard.name}-{self.start // UNIT_ROWS:04d}"
 
     @property
     def stop(self) -> int:
+        """The row after its last one."""
         return min(self.start + UNIT_ROWS, self.shard.rows)
 
     @property
+    def views(self) -> int:
+        """How many views it labels."""
+        return (self.stop - self.start) * self.how.policy.count
+
+    @property
     def file(self) -> UnitFile:
-        return self.shard.unit(self.how.work, self.id)
+        """Its result: the codec's tensors [n,V,...] and `fidelity`, the sums of codecs.fidelity_sums."""
+        return self.shard.unit(self.how.store, self.id)
+
+    def run(self) -> None:
+        """Label the views and write the result. Raises Diverged where no codec can hold the logits."""
+        began = time.perf_counter()
+        logits = self._logits()
+        centred = logits - logits.mean(-1, keepdims=True)
+        if (largest := float(np.abs(centred).max())) > LARGEST:
+            raise Diverged(
+                f"the teacher {self.how.teacher} gives logits up to {largest:.3g}, more than labels can hold; train it "
+                "again, with weight decay or fewer epochs"
+            )
+        codec = find_codec(self.how.codec)
+        encoded = [codec.encode(row) for row in logits]
+        tensors = {name: np.stack([row[name] for row in encoded]) for name in codec.TENSORS}
+        sums = [fidelity_sums(z, codec.decode(row)) for z, row in zip(centred, encoded)]
+        tensors["fidelity"] = np.sum(sums, axis=0)
+        self.file.write(tensors, {"seconds": round(time.perf_counter() - began, 4)})
+
+    def _logits(self) -> np.ndarray:
+        """The teacher's logits on every view of every row: float32 [n,V,C]."""
+        how, teacher = self.how, self.how.open_teacher()
+        images, views = shard_pixels(how, self.shard), shard_views(how, self.shard)
+        grid = np.meshgrid(np.arange(self.start, self.stop), np.arange(views.count), indexing="ij")
+        rows, view_indices = (axis.ravel() for axis in grid)
+        parts = []
+        for at in range(0, len(rows), FORWARD):
+            part = slice(at, at + FORWARD)
+            inputs = network_input(
+                images, views, rows[part], view_indices[part], size=how.size, mean=teacher.spec.mean,
+                std=teacher.spec.std,
+            )  # fmt: skip
+            parts.append(teacher.logits(inputs).cpu().numpy())
+        if not all(np.isfinite(part).all() for part in parts):
+            raise Diverged(
+                f"the teacher {how.teacher} gives logits that are not finite; check its weights and normalisation"
+            )
+        return np.concatenate(parts).reshape(self.stop - self.start, views.count, -1)
 
 
-def label_rows(job: LabelJob) -> None:
-    """Label every view of up to 32 rows and write the unit: the codec's tensors [n,V,...] and fidelity sums."""
-    how, began = job.how, time.perf_counter()
-    teacher = _teacher(how)
-    stamp = _stamp(how.work, job.shard)
-    images = _decoded(how.work, job.shard, how.image_codec, stamp)
-    views = _views(how, job.shard, stamp)
-    if how.device != "cpu":
-        images = images.to(how.device)
-    rows, numbers = (
-        a.ravel() for a in np.meshgrid(np.arange(job.start, job.stop), np.arange(views.count), indexing="ij")
-    )
-    logits = []
-    for at in range(0, len(rows), FORWARD):
-        part = slice(at, at + FORWARD)
-        inputs = network_input(
-            images, views, rows[part], numbers[part], size=how.size, mean=teacher.spec.mean, std=teacher.spec.std
-        )
-        logits.append(teacher.logits(inputs).cpu().numpy())
-    if not all(np.isfinite(part).all() for part in logits):
-        raise Diverged(
-            f"the teacher {how.teacher} gives logits that are not finite; check its weights and normalisation"
-        )
-    stacked = np.concatenate(logits).reshape(job.stop - job.start, views.count, -1)
-    centred = stacked - stacked.mean(-1, keepdims=True)
-    if (largest := float(np.abs(centred).max())) > LARGEST:
-        raise Diverged(
-            f"the teacher {how.teacher} gives logits up to {largest:.3g}, more than labels can hold; train it again, "
-            "with weight decay or fewer epochs"
-        )
-    codec = find_codec(how.codec)
-    soft = [codec.encode(row) for row in stacked]
-    tensors = {name: np.stack([row[name] for row in soft]) for name in codec.TENSORS}
-    tensors["fidelity"] = np.sum([fidelity_sums(z, codec.decode(row)) for z, row in zip(centred, soft)], axis=0)
-    job.file.write(tensors, {"seconds": round(time.perf_counter() - began, 4)})
+def label_jobs(how: Labelling, shards: Sequence[ShardPlan]) -> list[LabelJob]:
+    """The labelling units of some shards."""
+    return [LabelJob(how=how, shard=shard, start=s) for shard in shards for s in range(0, shard.rows, UNIT_ROWS)]

@@ -1,135 +1,166 @@
-"""Packing units: shards and row records from encoded images, views and labels."""
+"""Packing units: encoded images, views and labels become shards and row records of the set."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from ddkit import engine
-from ddkit.core.console import progress
+from ddkit.core.files import file_sha256
+from ddkit.core.serialization import Extensible, Mismatch, read_dataclass, to_plain
 from ddkit.engine.units import UnitFile
 from ddkit.errors import IntegrityError
 from ddkit.format.codecs import find_codec
-from ddkit.format.manifest import files_of
-from ddkit.format.shards import (
-    Sample,
-    file_sha256,
-    labels_outweigh,
-    pack_views,
-    write_shard,
-)
-from ddkit.labelling.encoded import ShardPlan, _stamp, load_rows
-from ddkit.labelling.labels import UNIT_ROWS, LabelJob, Labelling, _teacher, _views, label_rows
+from ddkit.format.entries import RowMetadata, ShardEntry, files_of
+from ddkit.format.shards import Sample, labels_outweigh, write_shard
+from ddkit.format.views_member import pack_views
+from ddkit.labelling.encoded import ShardPlan, load_encoded
+from ddkit.labelling.labels import LabelJob, Labelling, label_jobs, shard_views
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackRecord(Extensible):
+    """What is known of a packed shard. fidelity: summed `codecs.fidelity_sums`; seconds: of labelling it; kinds: of the
+    origins of its images."""
+
+    entry: ShardEntry
+    fidelity: tuple[float, ...]
+    seconds: float
+    kinds: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class PackJob:
+    """Write one shard with its row records into the set, then the record that it is done."""
+
     how: Labelling
     shard: ShardPlan
     image_tar: bool = False
+    needs: frozenset[str] = frozenset()
 
     @property
     def id(self) -> str:
+        """`pack-PREFIX-SHARD`"""
         return f"pack-{self.shard.name}"
 
     @property
     def file(self) -> UnitFile:
-        return self.shard.unit(self.how.work, self.id)
+        """Its result: a PackRecord."""
+        return self.shard.unit(self.how.store, self.id)
 
-    def record(self) -> dict[str, Any] | None:
-        """What was written when the shard was packed; None where it was not."""
-        return self.file.read_json()
+    @property
+    def labels(self) -> list[LabelJob]:
+        """The labelling units of its rows."""
+        return label_jobs(self.how, [self.shard])
 
-    def save(self, record: dict[str, Any]) -> None:
-        """Say that the shard is packed."""
-        self.file.write_json(record)
+    def record(self) -> PackRecord | None:
+        """What was written when the shard was packed; None where it was not. The shard itself is not looked at."""
+        found = self.file.read_json()
+        try:
+            return None if found is None else read_dataclass(PackRecord, found)
+        except Mismatch:  # of a version that wrote other records
+            return None
 
-    def label_jobs(self) -> list[LabelJob]:
-        return [LabelJob(how=self.how, shard=self.shard, start=s) for s in range(0, self.shard.rows, UNIT_ROWS)]
-
-    def done(self) -> dict[str, Any] | None:
-        """The shard's record when it is packed and its files hold the recorded bytes; a damaged one is packed again."""
+    def verified_record(self) -> PackRecord | None:
+        """The record of a packed shard whose files still hold the recorded bytes; all of them are hashed."""
         record = self.record()
         if record is None:
             return None
-        out, files = Path(self.how.out), files_of([record["entry"]])
+        out, files = Path(self.how.out), files_of([record.entry])
         whole = all((out / path).is_file() and file_sha256(out / path) == sha for path, sha in files.items())
         return record if whole else None
 
+    def save(self, record: PackRecord) -> None:
+        """Write the record, which says that the shard is packed. Raises DiskError."""
+        self.file.write_json(to_plain(record))
 
-def pack_shard(job: PackJob) -> None:
-    """Write one shard with its row records into the set, then the record that it is done."""
-    how, shard = job.how, job.shard
-    teacher = _teacher(how).spec
-    rows = load_rows(how.work, shard)
-    views = _views(how, shard, _stamp(how.work, shard))
-    codec = find_codec(how.codec)
-    sums, seconds = np.zeros(5), 0.0
+    def run(self) -> PackRecord:
+        """Pack the shard. Raises IntegrityError for a damaged unit, DiskError."""
+        sums, seconds, kinds = np.zeros(5), 0.0, set[str]()
+        rows, codec = load_encoded(self.how.store, self.shard), find_codec(self.how.codec)
+        views = shard_views(self.how, self.shard)
 
-    def samples() -> Iterator[Sample]:
-        nonlocal sums, seconds
-        for unit in job.label_jobs():
-            tensors, told = unit.file.read()
-            sums = sums + tensors["fidelity"]
-            seconds += told["seconds"]
-            for i in range(unit.start, unit.stop):
-                metadata = {
-                    "codec": how.codec,
-                    "first": shard.first,
-                    "size": how.size,
-                    "mean": list(teacher.mean),
-                    "std": list(teacher.std),
-                    "stage": shard.stage,
-                    "rank": int(rows.ranks[i]),
-                    "origin": rows.origins[i],
-                }
-                labels = {name: tensors[name][i - unit.start] for name in codec.TENSORS}
-                blob = pack_views(views.rows(slice(i, i + 1)), labels, metadata)
-                yield Sample(shard.first + i, int(rows.labels[i]), rows.images[i], blob)
+        def samples() -> Iterator[Sample]:
+            nonlocal sums, seconds
+            for unit in self.labels:
+                tensors, told = unit.file.read()
+                sums = sums + tensors["fidelity"]
+                seconds += told["seconds"]
+                for i in range(unit.start, unit.stop):
+                    kinds.add(rows.origins[i].kind)
+                    labels = {name: tensors[name][i - unit.start] for name in codec.TENSORS}
+                    blob = pack_views(views.rows(slice(i, i + 1)), labels, self._metadata(i))
+                    yield Sample(self.shard.first + i, int(rows.labels[i]), rows.images[i], blob)
 
-    entry = write_shard(Path(how.out), shard.path, samples(), how.image_codec, image_tar=job.image_tar)
-    entry["prefix"] = shard.prefix
-    job.save({"entry": entry, "fidelity": sums.tolist(), "seconds": seconds})
+        entry = write_shard(
+            Path(self.how.out), self.shard.path, self.shard.prefix, samples(), self.how.image_codec,
+            image_tar=self.image_tar,
+        )  # fmt: skip
+        record = PackRecord(entry=entry, fidelity=tuple(sums.tolist()), seconds=seconds, kinds=tuple(sorted(kinds)))
+        self.save(record)
+        return record
+
+    def _metadata(self, i: int) -> RowMetadata:
+        """The metadata of row i of the shard."""
+        rows, teacher = load_encoded(self.how.store, self.shard), self.how.open_teacher().spec
+        return RowMetadata(
+            codec=self.how.codec, first=self.shard.first, size=self.how.size, mean=tuple(teacher.mean),
+            std=tuple(teacher.std), stage=self.shard.stage, rank=int(rows.ranks[i]), origin=rows.origins[i],
+        )  # fmt: skip
 
 
-def _labels_outweigh(packs: Sequence[PackJob]) -> bool:
-    """Whether the labels of a prefix outweigh its images; every row's take the same bytes, but for its metadata."""
+def labels_outweigh_images(packs: Sequence[PackJob]) -> bool:
+    """Whether the labels of an increment outweigh its images, so that the set gets `images/` tars.
+
+    Every row's labels take the same bytes, but for its metadata. The labelling units must be done.
+    """
     first, how = packs[0], packs[0].how
     if (record := first.record()) is not None:  # decided when it was packed
-        return record["entry"]["images"] is not None
-    views = _views(how, first.shard, _stamp(how.work, first.shard)).rows(slice(0, 1)).tensors()
-    soft = first.label_jobs()[0].file.tensors()
+        return record.entry.images is not None
+    views = shard_views(how, first.shard).rows(slice(0, 1)).tensors()
+    labels = first.labels[0].file.tensors()
     a_row = sum(array.nbytes for array in views.values())
-    a_row += sum(soft[name][0].nbytes for name in find_codec(how.codec).TENSORS)
-    images = [image for job in packs for image in load_rows(how.work, job.shard).images]
-    return labels_outweigh(a_row * len(images), sum(len(image) for image in images))
+    a_row += sum(labels[name][0].nbytes for name in find_codec(how.codec).TENSORS)
+    sizes = [int(job.shard.encoded(how.store).tensors()["end"][-1]) for job in packs]
+    return labels_outweigh(a_row * sum(job.shard.rows for job in packs), sum(sizes))
 
 
-def label_and_pack(
-    how: Labelling, shards: Sequence[ShardPlan], workers: int, image_tars: bool | None = None
-) -> list[dict[str, Any]]:
-    """Label and pack the shards whose `images` units are there; what is done already is not done again.
+class PackedShards:
+    """Which shards of a set are packed. Each is hashed once, when it is first asked for.
 
-    image_tars: whether to pack the images without labels, too; None decides it by these shards, the first prefix's.
-    Returns one record a shard: entry (for the manifest), fidelity sums, seconds.
+    how: of the set; image_tar: whether its shards get `images/` tars, None: decided by the first increment.
     """
-    packs = [PackJob(how=how, shard=shard) for shard in shards]
-    open_packs = [job for job in packs if job.done() is None]
-    labels = [unit for job in open_packs for unit in job.label_jobs() if not unit.file.is_good()]
-    views = sum(unit.stop - unit.start for unit in labels) * how.law.count
-    with progress("labelling", views, "views") as advance:
-        for unit, _ in engine.run(label_rows, labels, workers=workers):
-            advance((unit.stop - unit.start) * how.law.count)
-    if image_tars is None:
-        image_tars = _labels_outweigh(packs)
-    open_packs = [replace(job, image_tar=image_tars) for job in open_packs]
-    for _ in engine.run(pack_shard, open_packs, workers=workers):
-        pass
-    records = [job.done() for job in packs]
-    if missing := [job.shard.path for job, record in zip(packs, records) if record is None]:
-        raise IntegrityError(f"{missing[0]} vanished while it was made; run the same command again")
-    return [record for record in records if record is not None]
+
+    def __init__(self, how: Labelling, image_tar: bool | None = None) -> None:
+        self.how, self.image_tar = how, image_tar
+        self._records: dict[ShardPlan, PackRecord | None] = {}
+
+    def missing(self, shards: Sequence[ShardPlan]) -> list[ShardPlan]:
+        """Those that are not packed, or whose files do not hold the recorded bytes."""
+        for shard in shards:
+            if shard not in self._records:
+                self._records[shard] = PackJob(how=self.how, shard=shard).verified_record()
+        return [shard for shard in shards if self._records[shard] is None]
+
+    def unpacked(self, shards: Sequence[ShardPlan]) -> bool:
+        """Whether one of them has no record yet; their files are not looked at."""
+        return any(PackJob(how=self.how, shard=shard).record() is None for shard in shards)
+
+    def jobs(self, shards: Sequence[ShardPlan]) -> list[PackJob]:
+        """The packing units of those that are missing, whose labelling units are done."""
+        if self.image_tar is None:
+            self.image_tar = labels_outweigh_images([PackJob(how=self.how, shard=shard) for shard in shards])
+        return [PackJob(how=self.how, shard=shard, image_tar=self.image_tar) for shard in self.missing(shards)]
+
+    def add(self, job: PackJob, record: PackRecord) -> None:
+        """A shard was packed."""
+        self._records[job.shard] = record
+
+    def records(self, shards: Sequence[ShardPlan]) -> list[PackRecord]:
+        """What is known of packed shards. Raises IntegrityError for one that is not."""
+        found = [self._records.get(shard) for shard in shards]
+        if missing := [shard.path for shard, record in zip(shards, found) if record is None]:
+            raise IntegrityError(f"{missing[0]} vanished while it was made; run the same command again")
+        return [record for record in found if record is not None]

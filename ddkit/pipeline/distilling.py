@@ -1,175 +1,114 @@
-"""The main path: source -> teacher -> distiller -> images -> relabel -> shards -> manifest, prefix by prefix.
+"""The main path: source -> teacher -> distiller -> images -> labels -> shards -> manifest, prefix by prefix.
 
-    distill(out, data=…)          this file, from top to bottom
-      prepare                   preparing.py: what is asked, what stands in OUT, images, teacher; record.py, costs.py
-      for each prefix:
-        recover                 making.py, distillers/: units -> Synthetic images    OUT.work/units/recover-…
-        _encode                 format/images: the bytes that are published          OUT.work/units/images-…
-        label_and_pack          replay/relabelling: teacher over all views, shards   OUT/data/…
-      finish                    manifests.py: ddkit.json, verify, card and preview
-
-Everything is a unit with one file; a unit whose file is there is not done again, so running the same command again
-continues after any kill.
+Everything is a unit with one file in OUT.work; a unit whose file is there is not done again, so running the same command
+again continues after any kill.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from ddkit.core.device import cores, device_class, pick_device
-from ddkit.core.files import locked, write_sealed
-from ddkit.core.seeds import permutation
-from ddkit.core.serialization import canonical, to_plain
-from ddkit.errors import OptionError
-from ddkit.format.images import encode_image
-from ddkit.format.manifest import Manifest, seal
-from ddkit.labelling.encoded import Rows, ShardPlan, images_unit, load_rows, save_rows
-from ddkit.labelling.packing import PackJob, label_and_pack
-from ddkit.pipeline.describing import (
-    REAL_PIXELS,
-    add_cost,
-    class_facts,
-    cost_facts,
-    earlier_devices,
-    finish,
-    fresh_facts,
-    kept_facts,
-    label_facts,
-    recommended,
-    teacher_facts,
-    view_facts,
-)
-from ddkit.pipeline.record import check_counts, public_name, work_dir
-from ddkit.pipeline.resolving import Run, prepare
-from ddkit.pipeline.running import STAGE_MANIFEST, Made, recover
-from ddkit.specs import Protocol
+from ddkit.core.files import locked
+from ddkit.core.worker_state import STATE
+from ddkit.format.manifest import ImageInfo, LogInfo, Manifest, RecipeInfo
+from ddkit.labelling.packing import PackedShards
+from ddkit.pipeline.describing import Made, build_manifest, finish, real_pixels_of, source_info, standing
+from ddkit.pipeline.options import DistillOptions
+from ddkit.pipeline.record import public_name, work_dir
+from ddkit.pipeline.resolving import resolve
+from ddkit.pipeline.run import Increment, Run
+from ddkit.pipeline.units import encoding_units, labelling_units, packing_units, run_units, synthesis_units
 from ddkit.text import plain_name
 
 
-def distill(
-    out: str | Path,
-    *,
-    data: str | None = None,
-    method: str | None = None,
-    ipc: int | None = None,
-    seed: int | None = None,
-    recipe: str | None = None,
-    settings: Mapping[str, Any] | None = None,
-    protocol: str | Protocol | None = None,
-    views: int | None = None,
-    size: int | None = None,
-    classes: str | None = None,
-    holdout: float | None = None,
-    teacher: str | None = None,
-    codec: str | None = None,
-    image_format: str | None = None,
-    prefixes: tuple[int, ...] | None = None,
-    split: str | None = None,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    skip_bad: bool | None = None,
-    rehash: bool = False,
-    device: str = "auto",
-    workers: int | None = None,
-    yes: bool = False,
-    overwrite: bool = False,
-) -> Manifest:
-    """Distil `data` into the directory `out`: a finished, verified set that `load_dataset` opens.
+def distill(out: str | Path, **options: Any) -> Manifest:
+    """Distil a source into the directory `out`: a finished, verified set that `load_dataset` opens.
 
-    Options as `ddkit distill --help`; None means the default, or what the record in `out` says. Run again it
-    continues; a larger `ipc` extends the set. Returns the manifest.
-    Raises InputError (2), Refused (3), IntegrityError (4), WorldError (1).
+    Run again with the same `out` it continues: options that are not given come from the record beside it, a larger
+    `ipc` extends the set, any other difference is refused.
+
+    Args:
+        out: The directory to make. Beside it `out`.work keeps units, students and the record.
+        data: The source: "digits", a folder of class folders, a folder or file of parquet or tar shards, a distilled
+            set, or a Hub id "ORG/NAME[@REVISION]".
+        method: A distiller's name, or a Python file with one. Default "cudd".
+        ipc: Images per class. Default 10.
+        seed: Of all randomness. Default 0.
+        recipe: A shipped recipe's name, or a TOML file. Default: the method's for this source, else for its size.
+        settings: Settings of the method by (dotted) key, over the recipe's.
+        protocol: A shipped protocol's name, a TOML file, or a Protocol: the augmentation policy of the views and how
+            students train. Default: the recipe's.
+        views: Views stored of each image. Default: the protocol's.
+        size: Side of the images, pixels. Default: the teacher's input, else by the source.
+        classes: A subset: "a,b,c", a text file, or a shipped list such as "imagenette".
+        holdout: Share of the source kept for measuring. Default 0.1 where it has no labelled test split.
+        teacher: A checkpoint, "timm:NAME[@FILE]", "torchvision:NAME[@FILE]" or "train[:ARCH]". Default "train".
+        codec: How soft labels are stored. Default "fp16".
+        image_format: How images are stored. Default "png".
+        prefixes: Nested sets to make, rising. Default: the method's (CUDD's stages), else the IPC alone.
+        split: Of the source. Default "train", else its only one.
+        image_column: Column with the images, where it cannot be inferred.
+        label_column: Column with the labels, where it cannot be inferred.
+        skip_bad: Leave out images that do not decode.
+        rehash: Read every file of the source again instead of trusting cached hashes.
+        device: "auto", "cpu", "cuda" or another torch device.
+        workers: Processes. Default: the cores; the bytes do not depend on it.
+        yes: Go ahead above an hour or 20 GB of labels.
+        overwrite: Start over where `out` holds another run.
+
+    Returns:
+        The manifest of the set.
+
+    Raises:
+        InputError: Inputs that cannot work (exit code 2).
+        Refused: It would replace, or take more than an hour (3).
+        IntegrityError: Bytes differ from what was written (4).
+        WorldError: The environment failed: disk, network, a diverged loss (1).
     """
-    given = {
-        "data": data, "method": method, "ipc": ipc, "seed": seed, "recipe": recipe, "settings": settings,
-        "protocol": protocol, "views": views, "size": size, "classes": classes, "holdout": holdout,
-        "teacher": teacher, "codec": codec, "image_format": image_format,
-        "prefixes": None if prefixes is None else tuple(prefixes), "split": split,
-        "image_column": image_column, "label_column": label_column, "skip_bad": skip_bad or None,
-    }  # fmt: skip
-    check_counts({"workers": workers})
-    work_dir(Path(out))
-    with locked(Path(out), "distilling", given | {"overwrite": overwrite}):
-        return _distill(
-            Path(out), given, pick_device(device), workers or cores(), yes=yes, overwrite=overwrite, rehash=rehash
-        )
+    asked, directory = DistillOptions.of(options), Path(out)
+    work_dir(directory)
+    with locked(directory, "distilling", asked.decisive() | {"overwrite": asked.overwrite}):
+        STATE.drop()
+        run = resolve(directory, asked)
+        packed = PackedShards(run.labelling)
+        for increment in run.increments():
+            run_units(synthesis_units(run, increment), run.workers)
+            run_units(encoding_units(run, increment), run.workers)  # the bytes that are published
+            run_units(labelling_units(packed, increment.shards), run.workers)  # the teacher on every view of them
+            run_units(packing_units(packed, increment.shards), run.workers)
+            manifest = describe(run, increment, packed)
+            run.record_stage(manifest)  # what a killed run and the next stage's student read
+        return finish(run.out, manifest)
 
 
-def _distill(
-    out: Path, given: dict[str, Any], device: torch.device, workers: int, *, yes: bool, overwrite: bool, rehash: bool
-) -> Manifest:
-    """`distill`, by the one process that may write into `out`."""
-    run = prepare(out, given, device, overwrite=overwrite, yes=yes, workers=workers, rehash=rehash)
-    workers = workers if run.device.type == "cpu" else 1
-    facts: dict[str, Any] = {}
-    for stage in range(1, len(run.record.prefixes) + 1):
-        shards = run.shard_plans(stage)
-        if not all(images_unit(run.work, shard).is_good() for shard in shards):
-            made = recover(run.making(stage), run.module.units(run.plan(stage)), workers)
-            add_cost(run.work, made.seconds, made.peak_bytes)
-            _encode(run, made, shards)
-        label_and_pack(run.labelling, shards, workers, facts["image_tars"] if facts else None)
-        facts = _facts(run, stage)
-        write_sealed(run.work / STAGE_MANIFEST, canonical(seal(facts)).encode(), run.record.key)
-    return finish(run.out, facts)
-
-
-def _facts(run: Run, stage: int) -> dict[str, Any]:
-    """The manifest of the prefixes up to `stage`."""
-    record, prefixes = run.record, list(run.record.prefixes[:stage])
-    shards = [shard for s in range(1, stage + 1) for shard in run.shard_plans(s)]
-    records = [r for shard in shards if (r := PackJob(how=run.labelling, shard=shard).done()) is not None]
-    kinds = {origin["kind"] for origin in load_rows(str(run.work), shards[0]).origins}
-    rows = sum(shard.rows for shard in shards)
-    hooks = {name: getattr(run.module, name)(run.config) for name in ("real_pixels",) if hasattr(run.module, name)}
-    train = run.protocol.train_spec(ipc=prefixes[-1], arch=run.teacher.arch, dataset=record.dataset)
-    source = to_plain(run.source.spec())
-    source["id"] = public_name(source["id"])
-    return fresh_facts(run.size) | {
-        "name": f"{run.module.NAME}-{plain_name(source['id'])}-ipc{prefixes[-1]}",
-        "classes": class_facts(run.source.classes),
-        "ipc": prefixes[-1],
-        "image": {"size": run.size, "mode": "RGB", "codec": record.image_format, "patches": run.patches},
-        "views": view_facts(run.law, run.size, run.protocol.name, None, str(run.device)),
-        "normalisation": {"mean": list(run.teacher.mean), "std": list(run.teacher.std)},
-        "eval": to_plain(run.teacher.transform),
-        "labels": label_facts(record.codec, train.temperature, records),
-        "method": run.module.NAME,
-        "recipe": {
-            "name": record.recipe,
-            "config": record.config,
-            "dataset": record.dataset,
-            "classes": record.classes,
-            "paper": run.module.PAPER,
-        },
-        "seed": record.seed,
-        "fingerprint": record.fingerprint,
-        "prefixes": prefixes,
-        "recommended": recommended(run.protocol, run.teacher.arch),
-        "real_pixels": hooks.get("real_pixels", REAL_PIXELS[min(kinds)]),
-        "log": {"skipped": run.source.name_rows(run.source.ref.skip), "plan": run.logs(stage)},
-        "cost": cost_facts(run.work, records, rows, device_class(run.device)),
-        "devices": sorted({device_class(run.device), *earlier_devices(run.out)}),
-        "source": source,
-        "teachers": [teacher_facts(run.teacher, public_name(record.teacher))],
-        "shards": [r["entry"] for r in records],
-        "image_tars": bool(records[0]["entry"]["images"]),
-        **kept_facts(run.out),
-    }
-
-
-def _encode(run: Run, made: Made, shards: list[ShardPlan]) -> None:
-    """Mix all classes by the prefix's permutation, encode the images as published, one `images` unit a shard."""
-    if made.patches != run.patches:
-        raise OptionError(f"{run.module.NAME} made images of {made.patches} patches, its patches() says {run.patches}")
-    order = permutation(run.record.seed, len(made.labels), "rows", shards[0].prefix)
-    base = shards[0].first
-    for shard in shards:
-        mine = order[shard.first - base : shard.first - base + shard.rows]
-        images = [encode_image(made.pixels[i], run.record.image_format) for i in mine]
-        rows = Rows(images, made.labels[mine], made.ranks[mine], [made.origins[i] for i in mine])
-        save_rows(run.work, shard, rows)
+def describe(run: Run, last: Increment, packed: PackedShards) -> Manifest:
+    """The manifest of a run's increments up to `last`, all of which are packed."""
+    record, kept = run.record, standing(run.out)
+    records = packed.records([shard for s in range(1, last.stage + 1) for shard in run.increment(s).shards])
+    source = source_info(run.source.spec(), public_name(run.source.spec().id))
+    if run.distiller.real_pixels is not None:
+        real_pixels = run.distiller.real_pixels(run.config)
+    else:
+        real_pixels = real_pixels_of(records)
+    made = Made(
+        name=f"{run.distiller.name}-{plain_name(source.id)}-ipc{last.plan.last}",
+        classes=run.source.classes,
+        image=ImageInfo(size=record.size, codec=record.image_format, patches=run.patches),
+        method=run.distiller.name,
+        recipe=RecipeInfo(
+            name=record.recipe, config=record.config, dataset=record.dataset, classes=record.classes,
+            paper=run.distiller.paper,
+        ),
+        fingerprint=record.fingerprint,
+        prefixes=record.prefixes[: last.stage],
+        real_pixels=real_pixels,
+        log=LogInfo(skipped=tuple(run.source.name_rows(run.source.ref.skip)), plan=run.log(last.stage)),
+        source=source,
+        devices=kept.devices if kept else (),
+        kept=kept,
+    )  # fmt: skip
+    return build_manifest(
+        made, run.labelling, records, teacher=run.teacher.spec, teacher_name=public_name(record.teacher),
+        protocol=run.protocol,
+    )  # fmt: skip

@@ -7,47 +7,37 @@ import io
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
-from ddkit.core.device import cores, device_class, pick_device
+from ddkit.core.device import cores, pick_device
 from ddkit.core.files import locked
 from ddkit.core.seeds import permutation
-from ddkit.core.serialization import fingerprint, to_plain
+from ddkit.core.serialization import fingerprint
+from ddkit.core.worker_state import STATE
 from ddkit.distillers import distiller_names, find_distiller, make_config
 from ddkit.errors import ClassesError, IntegrityError, OptionError, SourceError, first_few
 from ddkit.format.codecs import find_codec
+from ddkit.format.entries import Origin
+from ddkit.format.fields import NAME
 from ddkit.format.images import IMAGE_FORMATS, decode_image, encode_image
-from ddkit.format.manifest import Manifest
-from ddkit.format.schema import NAME
-from ddkit.format.shards import shard_rows, shard_sizes
-from ddkit.labelling.encoded import Rows, ShardPlan, save_rows
+from ddkit.format.manifest import ImageInfo, LogInfo, Manifest, RecipeInfo
+from ddkit.labelling.encoded import EncodedRows, ShardPlan, plan_shards, save_encoded
 from ddkit.labelling.labels import Labelling
-from ddkit.labelling.packing import label_and_pack
-from ddkit.networks.checkpoints import load_checkpoint
-from ddkit.pipeline.describing import (
-    class_facts,
-    cost_facts,
-    finish,
-    fresh_facts,
-    kept_facts,
-    label_facts,
-    recommended,
-    shard_key,
-    teacher_facts,
-    view_facts,
-)
-from ddkit.pipeline.record import check_counts, public_name, work_dir
-from ddkit.pipeline.relabelling import claim
+from ddkit.labelling.packing import PackedShards
+from ddkit.pipeline.describing import Made, build_manifest, finish, source_info, standing
+from ddkit.pipeline.options import check_counts
+from ddkit.pipeline.record import public_name, work_dir
+from ddkit.pipeline.relabelling import Claim, seen_by
+from ddkit.pipeline.units import label_and_pack
 from ddkit.sources.decoding import FORMATS, whole_image
 from ddkit.sources.images import Source, open_source
-from ddkit.specs import ClassName, Protocol, TeacherSpec
-from ddkit.teachers.resolving import find_teacher, match_teacher
+from ddkit.specs import ClassName, Protocol
+from ddkit.teachers.resolving import ResolvedTeacher, TeacherChoice
 from ddkit.text import plain_name
 
 REAL_PIXELS = {"rded": "crops", "random": "whole", "herding": "whole", "kcenter": "whole", "kmeans": "whole"}
@@ -65,6 +55,7 @@ class _Found:
     classes: list[ClassName]
     size: int
     codec: str
+    ipc: int
 
 
 def import_images(
@@ -85,94 +76,102 @@ def import_images(
     device: str = "auto",
     workers: int | None = None,
 ) -> Manifest:
-    """Take finished synthetic images into the set `out`: relabelled by `teacher` under `protocol`, and packed.
+    """Take finished synthetic images into a set: labelled by a teacher under a protocol, and packed.
 
-    source: class folders (by name, or numbered as in `00000/`, `new000/`), zips of those, parquet or tar files, or a
-    Hub id; every class must have the same number of images. Bytes are kept: all images must be square, of one size,
-    one codec and without EXIF rotation, unless `reencode` makes them so (PNG, upright, `size` pixels).
-    method: the name under which they were made. Run again, it continues. Returns the manifest.
-    Raises SourceError, ClassesError, TeacherError, OptionError, OtherRun, DiskError.
+    Every class must have the same number of images. Bytes are kept: all images must be square, of one size, one codec
+    and without EXIF rotation, unless `reencode` makes them so. Run again, it continues.
+
+    Args:
+        source: Class folders (by name, or numbered as in `00000/`, `new000/`), zips of those, parquet or tar files, or
+            a Hub id.
+        out: The directory of the new set.
+        method: The name under which the images were made.
+        teacher: A checkpoint, "timm:NAME[@FILE]" or "torchvision:NAME[@FILE]".
+        protocol: A protocol's name or TOML file.
+        views: Views stored of each image. Default: the protocol's.
+        codec: How soft labels are stored.
+        reencode: Make all images PNG, upright, square, of `size` pixels.
+        size: Side of the images, pixels. Default: their own, with `reencode` the teacher's input.
+        seed: Of the order of rows and of the views.
+        split: Of the source. Default "train", else its only one.
+        image_column: Column with the images, where it cannot be inferred.
+        label_column: Column with the labels, where it cannot be inferred.
+        device: "auto" or a torch device name.
+        workers: Processes. Default: the cores.
+
+    Returns:
+        The manifest of `out`.
+
+    Raises:
+        SourceError, ClassesError, TeacherError, OptionError, OtherRun, DiskError.
     """
     if not NAME.fullmatch(method):
         raise OptionError(f"--method is {method!r}; a name of letters, digits, '-', '_' and '.', as in sre2l")
-    check_counts({"views": views, "seed": seed, "size": size, "workers": workers})
+    check_counts(views=views, seed=seed, size=size, workers=workers)
     out, where = Path(out), pick_device(device)
+    STATE.drop()
     opened = open_source(source, split=split, image_column=image_column, label_column=label_column)
-    path = find_teacher(teacher, None, size=None, seed=0, device=where)
-    found = _take(opened, path, reencode, size)
-    spec, order = match_teacher(path, found.classes, source)
+    found, labeller = _take(opened, teacher, reencode, size)
     chosen = Protocol.load(protocol)
-    law = chosen.view_spec(patches=1, dataset=None, count=views)
+    policy = chosen.view_spec(patches=1, dataset=None, count=views)
     find_codec(codec)
-    ipc = int(found.ranks.max()) + 1
     how = Labelling(
-        out=str(out), work=str(work_dir(out)), teacher=str(path), teacher_hash=spec.hash, order=order, law=law,
-        seed=seed, size=spec.image_size, image_codec=found.codec, codec=codec, patches=1, groups=None,
-        device=str(where),
+        out=str(out), work=str(work_dir(out)), teacher=str(labeller.path), teacher_hash=labeller.spec.hash,
+        order=labeller.order, policy=policy, seed=seed, size=labeller.spec.image_size, image_codec=found.codec,
+        codec=codec, patches=1, groups=None, device=str(where),
     )  # fmt: skip
     content = hashlib.sha256(b"".join(hashlib.sha256(image).digest() for image in found.images)).hexdigest()
-    key = fingerprint([asdict(how) | {"out": "", "work": "", "teacher": spec.hash}, content, method])
-    seen = [list(spec.mean), list(spec.std), to_plain(spec.transform), to_plain(chosen)]
-    mine = fingerprint([key, seen, [c.name for c in found.classes], found.labels.tolist()])
-    with locked(out, "importing", {"key": mine}):
-        claim(out, key, mine, "import")
-        plans = _plans(found, ipc, mine)
-        _save(found, plans, work_dir(out), seed, ipc)
-        records = label_and_pack(how, plans, (workers or cores()) if where.type == "cpu" else 1)
-        return finish(out, _facts(opened, found, how, records, spec, chosen, method, key, reencode))
+    claim = Claim.of(how, labeller.spec, chosen, content, method)
+    key = fingerprint(
+        [claim.fingerprint, seen_by(labeller.spec, chosen), [c.name for c in found.classes], found.labels.tolist()]
+    )
+    claim = replace(claim, key=key)
+    with locked(out, "importing", {"key": key}):
+        claim.take(out, "import")
+        shards = plan_shards(size=found.size, rows=len(found.images), first=0, prefixes=(found.ipc,), key=key)
+        _save(found, shards, how)
+        records = label_and_pack(PackedShards(how), shards, (workers or cores()) if how.backend == "cpu" else 1)
+        made = _made(opened, found, claim, method, reencode, out)
+        manifest = build_manifest(
+            made, how, records, teacher=labeller.spec, teacher_name=public_name(how.teacher), protocol=chosen
+        )
+        return finish(out, manifest)
 
 
-def _facts(
-    opened: Source, found: _Found, how: Labelling, records: list[dict[str, Any]], spec: TeacherSpec, chosen: Protocol,
-    method: str, key: str, reencode: bool,
-) -> dict[str, Any]:  # fmt: skip
-    """The manifest of an import."""
-    out, ipc, device = Path(how.out), int(found.ranks.max()) + 1, torch.device(how.device)
-    train = chosen.train_spec(ipc=ipc, arch=spec.arch, dataset=None)
-    known = to_plain(opened.spec())
-    name = public_name(known["id"])
-    return fresh_facts(found.size) | {
-        "name": plain_name(name) if method in name else f"{method}-{plain_name(name)}-ipc{ipc}",
-        "classes": class_facts(found.classes),
-        "ipc": ipc,
-        "image": {"size": found.size, "mode": "RGB", "codec": found.codec, "patches": 1},
-        "image_tars": bool(records[0]["entry"]["images"]),
-        "views": view_facts(how.law, spec.image_size, chosen.name, None, how.device),
-        "normalisation": {"mean": list(spec.mean), "std": list(spec.std)},
-        "eval": to_plain(spec.transform),
-        "labels": label_facts(how.codec, train.temperature, records),
-        "method": method,
-        "recipe": {"name": "imported", "config": {}, "dataset": None, "classes": None, "paper": _paper(method)},
-        "seed": how.seed,
-        "fingerprint": key,
-        "prefixes": [ipc],
-        "recommended": recommended(chosen, spec.arch),
-        "real_pixels": _real_pixels(method),
-        "log": {"skipped": [], "plan": {str(ipc): {"imported": len(found.images), "reencoded": reencode}}},
-        "cost": cost_facts(Path(how.work), records, len(found.images), device_class(device)),
-        "devices": [device_class(device)],
-        "source": known | {"id": name},
-        "teachers": [teacher_facts(spec, public_name(how.teacher))],
-        "shards": [record["entry"] for record in records],
-        **kept_facts(out),
-    }
+def _made(opened: Source, found: _Found, claim: Claim, method: str, reencode: bool, out: Path) -> Made:
+    """What the manifest says of imported images."""
+    spec = opened.spec()
+    name, ipc = public_name(spec.id), found.ipc
+    return Made(
+        name=plain_name(name) if method in name else f"{method}-{plain_name(name)}-ipc{ipc}",
+        classes=found.classes,
+        image=ImageInfo(size=found.size, codec=found.codec, patches=1),
+        method=method,
+        recipe=RecipeInfo(name="imported", config={}, dataset=None, classes=None, paper=_paper(method)),
+        fingerprint=claim.fingerprint,
+        prefixes=(ipc,),
+        real_pixels=_real_pixels(method),
+        log=LogInfo(skipped=(), plan={str(ipc): {"imported": len(found.images), "reencoded": reencode}}),
+        source=source_info(spec, name),
+        kept=standing(out),
+    )
 
 
 def _paper(method: str) -> str:
-    return find_distiller(method).PAPER if method in distiller_names() else f"{method}, made elsewhere"
+    return find_distiller(method).paper if method in distiller_names() else f"{method}, made elsewhere"
 
 
 def _real_pixels(method: str) -> str:
     """What images of a known method are made of; `unknown` for others."""
     if method in distiller_names():
-        module = find_distiller(method)
-        if hasattr(module, "real_pixels"):
-            return module.real_pixels(make_config(module, {}))
+        distiller = find_distiller(method)
+        if distiller.real_pixels is not None:
+            return distiller.real_pixels(make_config(distiller, {}))
     return REAL_PIXELS.get(method, "unknown")
 
 
-def _take(source: Source, teacher: Path, reencode: bool, size: int | None) -> _Found:
-    """All images with their classes, checked; encoded anew with `reencode`."""
+def _take(source: Source, teacher: str, reencode: bool, size: int | None) -> tuple[_Found, ResolvedTeacher]:
+    """All images with their classes, checked, encoded anew with `reencode`; and the teacher that knows the classes."""
     counts = source.counts
     ipc = int(counts.min())
     if (counts != ipc).any():
@@ -183,27 +182,35 @@ def _take(source: Source, teacher: Path, reencode: bool, size: int | None) -> _F
             "add or remove images"
         )
     source = source.without_unreadable(skip_bad=False)
+    labeller, classes = _labeller(teacher, source)
     order = np.argsort(source.labels, kind="stable")
-    raw = [source.encoded(int(i)) for i in order]
     labels = source.labels[order]
     if reencode:
-        side = size or load_checkpoint(teacher)[1].image_size
+        side, codec = size or labeller.spec.image_size, "png"
         images = [encode_image(whole_image(source.read(int(i)), side).numpy()) for i in order]
-        codec = "png"
     else:
+        raw = [source.encoded(int(i)) for i in order]
         images = [image if isinstance(image, bytes) else encode_image(image) for image in raw]
         side, codec = _uniform(images, source.ref.data)
         if size not in (None, side):
             raise OptionError(f"--size is {size}, the images have {side} px; --reencode makes them {size}")
-    return _Found(
-        images=images,
-        labels=labels,
-        ranks=np.arange(len(labels)) % ipc,
-        names=source.name_rows([int(source.rows[i]) for i in order]),
-        classes=_named(source.classes, teacher),
-        size=side,
-        codec=codec,
-    )
+    found = _Found(
+        images=images, labels=labels, ranks=np.arange(len(labels)) % ipc,
+        names=source.name_rows([int(source.rows[i]) for i in order]), classes=classes, size=side, codec=codec, ipc=ipc,
+    )  # fmt: skip
+    return found, labeller
+
+
+def _labeller(teacher: str, source: Source) -> tuple[ResolvedTeacher, list[ClassName]]:
+    """The teacher, and the classes: those that are numbers (`new007`, `00007`) by the teacher's names, in its order."""
+    choice, numbers = TeacherChoice(teacher, None), _numbers(source.classes)
+    if None in numbers:
+        return choice.resolve(source.classes, source.ref.data), source.classes
+    return choice.resolve_numbered(source.classes, [n for n in numbers if n is not None], source.ref.data)
+
+
+def _numbers(classes: Sequence[ClassName]) -> list[int | None]:
+    return [int(m[1]) if (m := _NUMBERED.fullmatch(c.name)) else None for c in classes]
 
 
 def _uniform(images: Sequence[bytes], what: str) -> tuple[int, str]:
@@ -242,33 +249,11 @@ def _unlike_stored(images: Sequence[bytes], codec: str, side: int) -> str | None
     return f"of {why.total()} of {len(images)} images readers may see different pixels ({why.most_common(1)[0][0]})"
 
 
-def _named(classes: list[ClassName], teacher: Path) -> list[ClassName]:
-    """Classes that are numbers (`new007`, `00007`) by the teacher's names, in its order."""
-    numbers = [int(m[1]) if (m := _NUMBERED.fullmatch(c.name)) else None for c in classes]
-    spec = load_checkpoint(teacher)[1]
-    if None in numbers or {c.name for c in classes} == set(spec.classes):
-        return classes
-    if sorted(n for n in numbers if n is not None) != list(range(spec.num_classes)):
-        raise ClassesError(
-            f"the numbered classes ({first_few(c.name for c in classes)}) are not 0 to {spec.num_classes - 1}, which "
-            f"the teacher {teacher.name} knows; give another teacher, or name the folders by class"
-        )
-    names = spec.class_names()
-    return [names[n] for n in numbers if n is not None]
-
-
-def _plans(found: _Found, ipc: int, key: str) -> list[ShardPlan]:
-    plans, first, mine = [], 0, shard_key(key, [ipc])
-    for number, rows in enumerate(shard_sizes(len(found.images), shard_rows(found.size))):
-        plans.append(ShardPlan(prefix=ipc, stage=1, number=number, first=first, rows=rows, key=mine))
-        first += rows
-    return plans
-
-
-def _save(found: _Found, plans: Sequence[ShardPlan], work: Path, seed: int, ipc: int) -> None:
-    """The `images` units: all classes mixed, each row remembering the file it came from."""
-    order = permutation(seed, len(found.images), "rows", ipc)
-    for plan in plans:
-        mine = order[plan.first : plan.first + plan.rows]
-        origins = [{"kind": "import", "rows": [found.names[i]]} for i in mine]
-        save_rows(work, plan, Rows([found.images[i] for i in mine], found.labels[mine], found.ranks[mine], origins))
+def _save(found: _Found, shards: Sequence[ShardPlan], how: Labelling) -> None:
+    """The encoded images as units: all classes mixed, each row remembering the file it came from."""
+    order = permutation(how.seed, len(found.images), "rows", found.ipc)
+    for shard in shards:
+        mine = order[shard.first : shard.first + shard.rows]
+        origins = [Origin(kind="import", rows=(found.names[i],)) for i in mine]
+        rows = EncodedRows([found.images[i] for i in mine], found.labels[mine], found.ranks[mine], origins)
+        save_encoded(how.store, shard, rows)

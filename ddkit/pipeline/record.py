@@ -1,7 +1,4 @@
-"""The record of a run: every option, resolved once, kept in OUT.work/run.json (then in the manifest).
-
-Running `distill` again on the same OUT continues it: options not given come from the record, only given ones are
-compared, a larger IPC extends, any other difference is refused.
+"""The record of a run: everything that was resolved, kept in OUT.work/run.json and, in part, in the manifest.
 
 A record that this user did not sign came with somebody's set. It is data: like a manifest it names methods, protocols
 and networks, and no file that it names is opened.
@@ -11,33 +8,33 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ddkit import hub
 from ddkit.core.files import LONGEST_NAME, is_signed, is_temporary, read_limited, refuse_links, sign, write_bytes
-from ddkit.core.serialization import canonical, fingerprint, flatten, from_plain, strict_json
-from ddkit.distillers import code_hash, find_distiller
+from ddkit.core.serialization import Extensible, Mismatch, canonical, fingerprint, read_dataclass, strict_json, to_plain
 from ddkit.errors import IntegrityError, OptionError, OtherRun
-from ddkit.format.manifest import check_links, is_set, read_manifest, work_beside
+from ddkit.format.manifest import Manifest
+from ddkit.format.manifest_file import check_links, is_set, read_manifest, work_beside
 from ddkit.sources.classes import shipped_lists
-from ddkit.specs import Protocol, Recipe
+from ddkit.specs import Protocol
 
 RECORD = "run.json"
-LARGEST = 16 * 2**20  # bytes of a record
+LARGEST_RECORD = 16 * 2**20  # bytes
 
 
 @dataclass(frozen=True, kw_only=True)
-class Record:
-    """Everything `distill` was asked, with defaults filled in.
+class RunRecord(Extensible):
+    """Everything that a run of `distill` was resolved to.
 
-    data, teacher: absolute where they are paths; method: a distiller's NAME; code: sha256 of its file, None of an
-    installed one; protocol: a name; definition: the protocol itself where it is not a shipped one; prefixes end in ipc;
-    fingerprint: of all that decides bytes (format.md), None until the source and the teacher are known;
-    normalisation: the teacher's mean and std, resize and crop, which its hash does not cover; foreign: not written by
-    this user (never kept in the file).
+    data, teacher: absolute where they are paths; method: a distiller's name; code: sha256 of its file, None of an
+    installed one; config: the method's complete settings by dotted key; protocol: its name; definition: the protocol
+    itself where it is not a shipped one; views: stored of each image; size: of the images, pixels; prefixes: end in
+    ipc; holdout: share of the source kept for measuring, None = nothing; dataset: the name protocols override by;
+    fingerprint: of all that decides bytes (docs/format.md); normalisation: the teacher's mean and std, resize and crop,
+    which its hash does not cover; foreign: not written by this user (never kept in the file).
     """
 
     data: str
@@ -48,27 +45,27 @@ class Record:
     recipe: str | None = None
     config: dict[str, Any]
     protocol: str
-    views: int | None = None
-    size: int | None = None
+    views: int
+    size: int
     teacher: str
-    codec: str = "fp16"
-    image_format: str = "png"
-    split: str | None = None
+    codec: str
+    image_format: str
+    split: str
     image_column: str | None = None
     label_column: str | None = None
     classes: str | None = None
     holdout: float | None = None
     skip_bad: bool = False
     dataset: str | None = None
-    fingerprint: str | None = None
+    fingerprint: str
     code: str | None = None
     definition: dict[str, Any] | None = None
-    normalisation: tuple[float, ...] | None = None
+    normalisation: tuple[float, ...]
     foreign: bool = False
 
     def save(self, work: Path) -> None:
-        """Write OUT.work/run.json, signed."""
-        data = asdict(replace(self, foreign=False))
+        """Write OUT.work/run.json, signed. Raises DiskError."""
+        data = to_plain(replace(self, foreign=False))
         write_bytes(work / RECORD, (canonical(data | {"signature": sign(canonical(data))}) + "\n").encode())
 
     @property
@@ -76,7 +73,7 @@ class Record:
         """Stands for all that decides the bytes of a run, but for its prefixes."""
         return fingerprint([self.fingerprint, self.code, self.normalisation])
 
-    def named(self) -> Record:
+    def named(self) -> RunRecord:
         """As a manifest has it: the last parts of paths instead of paths, and nothing that would be opened as one."""
         return replace(self, data=public_name(self.data), teacher=public_name(self.teacher), foreign=True)
 
@@ -91,7 +88,7 @@ class Record:
         return [name for name, is_known in known.items() if self.foreign and not is_known]
 
     def load_protocol(self) -> Protocol:
-        """Its protocol: the one it holds itself, or a shipped one."""
+        """Its protocol: the one it holds itself, or a shipped one. Raises OptionError."""
         if self.definition is not None:
             return Protocol.from_table(self.definition, f"{RECORD} definition")
         return Protocol.shipped(self.protocol)
@@ -102,29 +99,12 @@ def public_name(ref: str) -> str:
     return Path(ref).name if Path(ref).is_absolute() else ref
 
 
-def load_record(out: Path) -> Record | None:
-    """The record in OUT.work, None where there is none; of one that another than this user wrote, what it names.
-
-    Raises IntegrityError, naming the file, where it is damaged.
-    """
-    work = work_dir(out)
-    check_work(work)
-    path = work / RECORD
-    if not path.is_file():
-        return None
-    advice = f"remove {path.parent} and run the command again with all its options"
-    try:
-        data = strict_json(read_limited(path, LARGEST) or b"")
-        signature = data.pop("signature", "")
-        record = from_plain(Record, data, str(path))
-    except (ValueError, TypeError, AttributeError, OptionError) as error:
-        raise IntegrityError(f"{path} is damaged ({error}); {advice}") from error
-    return record if is_signed(canonical(asdict(record)), str(signature)) else record.named()
+def absolute(ref: str) -> str:
+    """A path as it stands whatever the current folder; anything else as given."""
+    return str(Path(ref).absolute()) if ref != "digits" and Path(ref).exists() else ref
 
 
-def check_work(work: Path) -> None:
-    """Raises IntegrityError where OUT.work is a link or holds one: nothing is read, written or cleaned through it."""
-    refuse_links(work.parent, [work.name])
+# ------------------------------------------------------------------ what stands in OUT
 
 
 def work_dir(out: Path) -> Path:
@@ -137,7 +117,39 @@ def work_dir(out: Path) -> Path:
     return work_beside(out)
 
 
-def find_record(out: Path) -> Record | None:
+def check_work(work: Path) -> None:
+    """Raise IntegrityError where OUT.work is a link or holds one: nothing is read, written or cleaned through it."""
+    refuse_links(work.parent, [work.name])
+
+
+def check_out(out: Path) -> None:
+    """Raise OptionError or OtherRun for a name that no set can have, IntegrityError for links in what is there."""
+    if out.exists() and not out.is_dir():
+        raise OtherRun(f"{out} is a file; give the name of a new directory")
+    check_links(out)
+
+
+def load_record(out: Path) -> RunRecord | None:
+    """The record in OUT.work, None where there is none; of one that another than this user wrote, what it names.
+
+    Raises IntegrityError, naming the file, where it is damaged.
+    """
+    work = work_dir(out)
+    check_work(work)
+    path = work / RECORD
+    if not path.is_file():
+        return None
+    try:
+        data = strict_json(read_limited(path, LARGEST_RECORD) or b"")
+        signature = data.pop("signature", "")
+        record = read_dataclass(RunRecord, data)
+    except (Mismatch, ValueError, TypeError, AttributeError) as error:
+        advice = f"remove {path.parent} and run the command again with all its options"
+        raise IntegrityError(f"{path} is damaged ({error}); {advice}") from error
+    return record if is_signed(canonical(data), str(signature)) else record.named()
+
+
+def find_record(out: Path) -> RunRecord | None:
     """The record of what stands in OUT, or None where nothing does.
 
     Raises OtherRun when OUT holds files that are not ours, SetError, IntegrityError, FormatVersion.
@@ -147,170 +159,24 @@ def find_record(out: Path) -> Record | None:
     if record is not None:
         return record
     if is_set(out):
-        return _from_manifest(out)
+        return _from_manifest(read_manifest(out))
     if out.is_dir() and any(not is_temporary(child) for child in out.iterdir()):
         raise OtherRun(f"{out} is not empty and not a distilled set; give the name of a new directory")
     return None
 
 
-def check_out(out: Path) -> None:
-    """Raises OptionError or OtherRun for a name that no set can have, IntegrityError for links in what is there."""
-    if out.exists() and not out.is_dir():
-        raise OtherRun(f"{out} is a file; give the name of a new directory")
-    check_links(out)
-
-
-def _from_manifest(out: Path) -> Record:
+def _from_manifest(manifest: Manifest) -> RunRecord:
     """The record of a set whose OUT.work is gone. It names what it was made from, and no path."""
-    manifest = read_manifest(out)
-    data = manifest.data
-    recipe, source = data["recipe"], data["source"]
-    return Record(
-        data=source["id"],
-        method=data["method"],
-        ipc=data["ipc"],
-        prefixes=tuple(data["prefixes"]),
-        seed=data["seed"],
-        recipe=recipe["name"],
-        config=recipe["config"],
-        protocol=data["views"]["protocol"],
-        views=data["views"]["count"],
-        size=data["image"]["size"],
-        teacher=data["teachers"][0]["where"],
-        codec=data["labels"]["codec"],
-        image_format=data["image"]["codec"],
-        split=source["split"],
-        classes=data["recipe"]["classes"],
-        holdout=source["holdout"],
-        skip_bad=bool(data["log"]["skipped"]),
-        dataset=recipe["dataset"],
-        fingerprint=data["fingerprint"],
-        definition=data["recommended"].get("definition"),
-        normalisation=tuple(map(float, (*manifest.mean, *manifest.std, manifest.eval.resize, manifest.eval.crop))),
-    ).named()
-
-
-def absolute(data: str) -> str:
-    """A path as it stands whatever the current folder; anything else as given."""
-    return str(Path(data).absolute()) if data != "digits" and Path(data).exists() else data
-
-
-def check_counts(given: Mapping[str, Any]) -> None:
-    """Raises OptionError for what is no whole number, a count or prefix below 1, or a holdout that is no share."""
-    for key in ("ipc", "views", "size", "seed", "workers"):
-        if given.get(key) is not None and type(given[key]) is not int:
-            raise OptionError(f"--{key} is {given[key]!r}; it must be a whole number")
-    parts = (("ipc", "images per class"), ("views", "views"), ("size", "pixels"), ("workers", "processes"))
-    for key, what in parts:
-        if given.get(key) is not None and given[key] < 1:
-            raise OptionError(f"--{key} is {given[key]}; it must be at least 1 ({what})")
-    if given.get("holdout") is not None and not 0 < given["holdout"] < 1:
-        raise OptionError(f"--holdout is {given['holdout']}; it is a share between 0 and 1")
-    prefixes = given.get("prefixes")
-    if prefixes is not None:
-        if not prefixes or sorted(set(prefixes)) != list(prefixes) or prefixes[0] < 1:
-            raise OptionError(f"--prefixes is {list(prefixes)}; give rising numbers from 1, as in 5,10,20")
-        if given.get("ipc") is not None and prefixes[-1] > given["ipc"]:
-            raise OptionError(f"--prefixes ends at {prefixes[-1]}, above --ipc {given['ipc']}; make them agree")
-
-
-def grow(record: Record, given: Mapping[str, Any], out: Path, stages: Callable[[int], tuple[int, ...]]) -> Record:
-    """The record with a larger IPC or more prefixes. stages: the method's own prefixes for an IPC.
-
-    Raises OtherRun for any other difference, naming the first.
-    """
-    for key, value in given.items():
-        if value is not None and key not in ("ipc", "prefixes", "settings"):
-            record = _agreed(record, key, value, out)
-    for key, value in flatten(given.get("settings") or {}).items():
-        if record.config.get(key) != value:
-            raise _differs(out, key, record.config.get(key), value)
-    prefixes = record.prefixes
-    if (asked := given.get("prefixes")) is not None:
-        if tuple(asked[: len(prefixes)]) != prefixes:
-            raise _differs(out, "prefixes", ",".join(map(str, prefixes)), ",".join(map(str, asked)))
-        prefixes = tuple(asked)
-    ipc = given.get("ipc") or prefixes[-1]
-    if ipc < prefixes[-1]:
-        raise _differs(out, "ipc", prefixes[-1], ipc)
-    prefixes = (*prefixes, *(end for end in stages(ipc) if end > prefixes[-1]))
-    return replace(record, ipc=ipc, prefixes=prefixes)
-
-
-def _agreed(record: Record, key: str, value: Any, out: Path) -> Record:
-    """The record after one given option was compared with it; takes the path of what it knows by name only."""
-    there = getattr(record, key)
-    if key in ("data", "teacher"):
-        value = absolute(value)
-        if there in (Path(value).name, Path(value).stem):  # the manifest keeps only the last part of a path
-            return replace(record, **{key: value})
-    elif key == "method":
-        found, code = find_distiller(value), code_hash(value)
-        if record.code not in (None, code) and there == found.NAME:
-            raise _other_version(out, f"version of {value}")
-        record, value = replace(record, code=code), found.NAME
-    elif key == "protocol":
-        asked = Protocol.load(value)
-        if asked.name == there and asked != record.load_protocol():
-            raise _other_version(out, f"protocol {there}")
-        value = asked.name
-    elif key == "recipe":
-        value = Path(value).stem
-    if there != value:
-        raise _differs(out, key, there, value)
-    return record
-
-
-def _other_version(out: Path, what: str) -> OtherRun:
-    return OtherRun(
-        f"{out} was begun with another {what}; bring it back, choose another OUT, or start over with --overwrite"
-    )
-
-
-def _differs(out: Path, key: str, there: object, here: object) -> OtherRun:
-    return OtherRun(
-        f"{out} was made with {key} {there}, now {here} is asked; choose another OUT, or start over with --overwrite"
-    )
-
-
-def resolve(
-    given: Mapping[str, Any],
-    recipe: Recipe,
-    config: dict[str, Any],
-    stages: Callable[[int], tuple[int, ...]],
-    code: str | None,
-) -> Record:
-    """The record of a new run: what was given, and defaults.
-
-    config: the distiller's complete settings, tables as dotted keys; stages: its own prefixes for an IPC; code: sha256
-    of its file, None of an installed one.
-    """
-    prefixes = tuple(given.get("prefixes") or ())
-    ipc = given.get("ipc") or (prefixes[-1] if prefixes else 10)
-    if not prefixes:
-        prefixes = stages(ipc)
-    elif prefixes[-1] < ipc:
-        prefixes = (*prefixes, ipc)
-    known = {key: value for key, value in given.items() if value is not None and key not in ("settings", "data")}
-    teacher, protocol = recipe.teacher, Protocol.load(known.pop("protocol", recipe.protocol))
-    default_teacher = "train" if teacher is None else teacher if ":" in teacher else f"train:{teacher}"
-    return Record(
-        **{
-            "seed": 0,
-            **known,
-            "protocol": protocol.name,
-            "definition": protocol.definition(),
-            "data": absolute(given["data"]),
-            "teacher": absolute(known.get("teacher", default_teacher)),
-            "ipc": ipc,
-            "prefixes": prefixes,
-            "method": recipe.method,
-            "code": code,
-            "recipe": recipe.name,
-            "config": config,
-            "dataset": recipe.dataset,
-        }
-    )
+    recipe, source, normalisation = manifest.recipe, manifest.source, manifest.normalisation
+    seen = (*normalisation.mean, *normalisation.std, manifest.eval.resize, manifest.eval.crop)
+    return RunRecord(
+        data=source.id, method=manifest.method, ipc=manifest.ipc, prefixes=manifest.prefixes, seed=manifest.seed,
+        recipe=recipe.name, config=dict(recipe.config), protocol=manifest.views.protocol, views=manifest.views.count,
+        size=manifest.image.size, teacher=manifest.teacher.where, codec=manifest.labels.codec,
+        image_format=manifest.image.codec, split=source.split, classes=recipe.classes, holdout=source.holdout,
+        skip_bad=bool(manifest.log.skipped), dataset=recipe.dataset, fingerprint=manifest.fingerprint,
+        definition=manifest.recommended.definition, normalisation=tuple(map(float, seen)),
+    ).named()  # fmt: skip
 
 
 def start_over(out: Path) -> None:

@@ -3,40 +3,33 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from ddkit.core.device import cores, device_class, pick_device
+from ddkit.core.device import cores, pick_device
 from ddkit.core.files import is_temporary, locked, read_limited, write_bytes
 from ddkit.core.seeds import permutation, rng
 from ddkit.core.serialization import fingerprint, to_plain
+from ddkit.core.worker_state import STATE
 from ddkit.errors import OptionError, OtherRun, SetError
 from ddkit.format.codecs import find_codec
-from ddkit.format.manifest import Manifest, is_set
-from ddkit.format.shards import row_key
+from ddkit.format.entries import row_key
+from ddkit.format.manifest import Manifest, RelabelledFrom
+from ddkit.format.manifest_file import is_set
 from ddkit.format.views import network_input
 from ddkit.labelling.labels import FORWARD, Labelling
-from ddkit.labelling.packing import label_and_pack
-from ddkit.pipeline.describing import (
-    cost_facts,
-    finish,
-    fresh_facts,
-    label_facts,
-    recommended,
-    restore_images,
-    teacher_facts,
-    view_facts,
-)
-from ddkit.pipeline.record import check_counts, check_out, check_work, public_name, work_dir
+from ddkit.labelling.packing import PackedShards
+from ddkit.pipeline.describing import Made, build_manifest, finish, restore_images, standing
+from ddkit.pipeline.options import check_counts
+from ddkit.pipeline.record import check_out, check_work, public_name, work_dir
+from ddkit.pipeline.units import label_and_pack
 from ddkit.replay.stores.memory import load_set
 from ddkit.sets.opening import open_set
 from ddkit.specs import Protocol, TeacherSpec
-from ddkit.teachers.resolving import find_teacher, match_teacher
-from ddkit.teachers.teacher import Teacher
+from ddkit.teachers.resolving import ResolvedTeacher, resolve_teacher
 
 RECORD = "relabel.json"
 
@@ -54,87 +47,104 @@ def relabel(
     device: str = "auto",
     workers: int | None = None,
 ) -> Manifest:
-    """Label the images of the set `directory` anew, into the set `out`; rows and shard membership stay.
+    """Label the images of a set anew, into another set; rows and shard membership stay. Run again, it continues.
 
-    teacher: FILE, `timm:NAME[@FILE]` or `torchvision:NAME[@FILE]`; protocol, views, codec, seed: default the set's.
-    mix_within: mix only within groups of classes: `5x200:SEED` (5 seeded groups of 200 classes), or a text file with a
-    line `CLASS<tab>GROUP` for each class. Run again, it continues. Returns the manifest of `out`.
-    Raises SetError, TeacherError, OptionError, OtherRun, IntegrityError, DiskError.
+    Args:
+        directory: The set whose images are taken: a directory, or a Hub id.
+        out: The directory of the new set.
+        teacher: A checkpoint, "timm:NAME[@FILE]" or "torchvision:NAME[@FILE]".
+        protocol: A protocol's name or TOML file. Default: the set's.
+        views: Views stored of each image. Default: the set's, of another protocol its own.
+        codec: How soft labels are stored. Default: the set's.
+        mix_within: Mix only within groups of classes: "5x200:SEED" (5 seeded groups of 200 classes), or a text file
+            with a line CLASS<tab>GROUP for each class.
+        seed: Of the views. Default: the set's.
+        device: "auto" or a torch device name.
+        workers: Processes. Default: the cores.
+
+    Returns:
+        The manifest of `out`.
+
+    Raises:
+        SetError, TeacherError, OptionError, OtherRun, IntegrityError, DiskError.
     """
-    check_counts({"views": views, "seed": seed, "workers": workers})
-    source, out = open_set(directory), Path(out)
-    where = pick_device(device)
-    path = find_teacher(teacher, None, size=None, seed=0, device=where)
-    spec, order = match_teacher(path, source.classes, str(directory))
+    check_counts(views=views, seed=seed, workers=workers)
+    source, out, where = open_set(directory), Path(out), pick_device(device)
+    STATE.drop()
+    found = resolve_teacher(teacher, source.classes, str(directory))
     chosen = source.protocol(protocol)
-    count = views or (source.view_spec.count if chosen.name == source.data["views"]["protocol"] else None)
-    law = chosen.view_spec(patches=source.patches, dataset=source.dataset, count=count)
-    codec = codec or source.data["labels"]["codec"]
+    count = views or (source.views.count if chosen.name == source.views.protocol else None)
+    policy = chosen.view_spec(patches=source.image.patches, dataset=source.recipe.dataset, count=count)
+    codec = codec or source.labels.codec
     find_codec(codec)
-    groups = _groups(mix_within, source.class_names)
-    seed = source.data["seed"] if seed is None else seed
     how = Labelling(
-        out=str(out), work=str(work_dir(out)), teacher=str(path), teacher_hash=spec.hash, order=order, law=law,
-        seed=seed, size=spec.image_size, image_codec=source.image_codec, codec=codec, patches=source.patches,
-        groups=groups, device=str(where),
+        out=str(out), work=str(work_dir(out)), teacher=str(found.path), teacher_hash=found.spec.hash,
+        order=found.order, policy=policy, seed=source.seed if seed is None else seed, size=found.spec.image_size,
+        image_codec=source.image.codec, codec=codec, patches=source.image.patches,
+        groups=_groups(mix_within, source.class_names), device=str(where),
     )  # fmt: skip
-    key = fingerprint([asdict(how) | {"out": "", "work": "", "teacher": spec.hash}, source.data["content"]])
-    mine = fingerprint([key, list(spec.mean), list(spec.std), to_plain(spec.transform), to_plain(chosen)])
-    with locked(out, "relabelling", {"key": mine}):
-        claim(out, key, mine, "relabelling")
-        return _relabelled(source, how, key, mine, spec, chosen, public_name(str(path)), workers or cores())
+    claim = Claim.of(how, found.spec, chosen, source.content)
+    with locked(out, "relabelling", {"key": claim.key}):
+        claim.take(out, "relabelling")
+        return _relabelled(source, how, claim, found, chosen, workers or cores())
 
 
 def _relabelled(
-    source: Manifest, how: Labelling, fingerprint_: str, key: str, spec: TeacherSpec, chosen: Protocol, where: str,
-    workers: int,
-) -> Manifest:  # fmt: skip
-    """The set `how.out`, by the one process that may write into it. key: of its units; where: the teacher's name."""
-    out, device = Path(how.out), torch.device(how.device)
-    plans = restore_images(source, Path(how.work), key)
-    keep_tars = source.data["image_tars"] or None
-    records = label_and_pack(how, plans, workers if device.type == "cpu" else 1, keep_tars)
-    train = chosen.train_spec(ipc=source.ipc, arch=spec.arch, dataset=source.dataset)
-    kept = ("name", "classes", "ipc", "image", "method", "recipe", "prefixes", "real_pixels", "log", "source")
-    data: dict[str, Any] = {key: source.data[key] for key in kept} | fresh_facts(source.image_size)
-    origin = {"name": source.data["name"], "content": source.data["content"], "repo": source.data["repo"]}
-    data |= {
-        "views": view_facts(how.law, spec.image_size, chosen.name, how.groups, how.device),
-        "normalisation": {"mean": list(spec.mean), "std": list(spec.std)},
-        "eval": to_plain(spec.transform),
-        "labels": label_facts(how.codec, train.temperature, records),
-        "seed": how.seed,
-        "fingerprint": fingerprint_,
-        "shard_rows": source.data["shard_rows"],
-        "recommended": recommended(chosen, spec.arch),
-        "cost": cost_facts(Path(how.work), records, source.rows(), device_class(device)),
-        "devices": sorted({device_class(device), *source.data["devices"]}),
-        "teachers": [teacher_facts(spec, where)],
-        "shards": [record["entry"] for record in records],
-        "image_tars": bool(records[0]["entry"]["images"]),
-        "relabelled_from": origin,
-    }
-    return finish(out, data)
+    source: Manifest, how: Labelling, claim: Claim, teacher: ResolvedTeacher, chosen: Protocol, workers: int
+) -> Manifest:
+    """The set `how.out`, by the one process that may write into it."""
+    shards = restore_images(source, how, claim.key)
+    packed = PackedShards(how, source.image_tars or None)
+    records = label_and_pack(packed, shards, workers if how.backend == "cpu" else 1)
+    made = Made(
+        name=source.name, classes=source.classes, image=source.image, method=source.method, recipe=source.recipe,
+        fingerprint=claim.fingerprint, prefixes=source.prefixes, real_pixels=source.real_pixels, log=source.log,
+        source=source.source, devices=source.devices, kept=standing(Path(how.out)),
+        relabelled_from=RelabelledFrom(name=source.name, content=source.content, repo=source.repo),
+    )  # fmt: skip
+    manifest = build_manifest(
+        made, how, records, teacher=teacher.spec, teacher_name=public_name(str(teacher.path)), protocol=chosen
+    )
+    return finish(Path(how.out), manifest)
 
 
-def claim(out: Path, fingerprint_: str, key: str, what: str) -> None:
-    """Make OUT this relabelling's (or import's: `what`), or raise OtherRun where it is something else's.
+def seen_by(teacher: TeacherSpec, protocol: Protocol) -> list[Any]:
+    """What a teacher's hash does not cover of how it sees images, and the protocol, as JSON values."""
+    return [list(teacher.mean), list(teacher.std), to_plain(teacher.transform), to_plain(protocol)]
 
-    fingerprint_: as its manifest has it, which is all that a record of ddkit 0.4 holds; key: with the teacher's
-    normalisation.
+
+@dataclass(frozen=True)
+class Claim:
+    """Whose OUT is: what decides a relabelling or an import.
+
+    fingerprint: as its manifest has it; key: with the teacher's normalisation, which its hash does not cover.
     """
-    record = work_dir(out) / RECORD
-    check_out(out)
-    check_work(work_dir(out))
-    if record.is_file():
-        if (read_limited(record, 1000) or b"").decode("ascii", "replace") not in (key, fingerprint_):
-            raise OtherRun(
-                f"{out} was begun by another {what} (images, teacher, protocol or views differ); choose another OUT"
-            )
-        return
-    if is_set(out) or (out.exists() and (not out.is_dir() or any(not is_temporary(p) for p in out.iterdir()))):
-        raise OtherRun(f"{out} is not empty; give the name of a new directory")
-    write_bytes(record, key.encode())
+
+    fingerprint: str
+    key: str
+
+    @classmethod
+    def of(cls, how: Labelling, teacher: TeacherSpec, protocol: Protocol, *images: Any) -> Claim:
+        """What decides a labelling of some images. images: what stands for them."""
+        labelling = {name: value for name, value in asdict(how).items() if name != "policy"}
+        labelling |= {"law": asdict(how.policy), "out": "", "work": "", "teacher": teacher.hash}
+        shared = fingerprint([labelling, *images])
+        return cls(shared, fingerprint([shared, *seen_by(teacher, protocol)]))
+
+    def take(self, out: Path, what: str) -> None:
+        """Make OUT this one's. what: relabelling or import. Raises OtherRun where it is something else's."""
+        record = work_dir(out) / RECORD
+        check_out(out)
+        check_work(work_dir(out))
+        if record.is_file():  # a record of ddkit 0.4 holds the fingerprint alone
+            if (read_limited(record, 1000) or b"").decode("ascii", "replace") not in (self.key, self.fingerprint):
+                raise OtherRun(
+                    f"{out} was begun by another {what} (images, teacher, protocol or views differ); choose another OUT"
+                )
+            return
+        if is_set(out) or (out.exists() and (not out.is_dir() or any(not is_temporary(p) for p in out.iterdir()))):
+            raise OtherRun(f"{out} is not empty; give the name of a new directory")
+        write_bytes(record, self.key.encode())
 
 
 def _groups(choice: str | None, classes: list[str]) -> tuple[int, ...] | None:
@@ -162,53 +172,52 @@ def _groups(choice: str | None, classes: list[str]) -> tuple[int, ...] | None:
 def label_problems(manifest: Manifest, teacher: str, *, sample: int = 256, device: str = "auto") -> list[str]:
     """Label some stored views again and compare: what is wrong, one line each; at most the first five.
 
-    sample: views, spread over the set by its seed. Logits may differ as between kinds of hardware, up to 2 % of a
-    view's largest. Raises TeacherError, ClassesError, and SetError for another teacher than the set's.
+    teacher: as `--teacher`; sample: views, spread over the set by its seed; device: a torch device name. Logits may
+    differ as between kinds of hardware, up to 2 % of a view's largest. Raises TeacherError, ClassesError, and SetError
+    for another teacher than the set's.
     """
     where = pick_device(device)
-    path = find_teacher(teacher, None, size=manifest.size, seed=0, device=where)
-    spec, order = match_teacher(path, manifest.classes, str(manifest.root))
-    known = manifest.data["teachers"][0]["hash"]
-    if spec.hash != known:
+    found = resolve_teacher(teacher, manifest.classes, str(manifest.root), size=manifest.views.size)
+    if found.spec.hash != manifest.teacher.hash:
         raise SetError(
-            f"{teacher} is not the set's teacher (weights {spec.hash[:12]}, not {known[:12]}); give that one"
+            f"{teacher} is not the set's teacher (weights {found.spec.hash[:12]}, not {manifest.teacher.hash[:12]}); "
+            "give that one"
         )
-    network = Teacher.load(path, where, order)
-    stored = load_set(manifest)
+    network, stored = found.open(where), load_set(manifest)
     assert stored.views is not None
-    draw = rng(manifest.data["seed"], "verify-labels")
+    draw = rng(manifest.seed, "verify-labels")
     rows = draw.integers(0, len(stored), sample)
-    numbers = draw.integers(0, stored.views.count, sample)
+    view_indices = draw.integers(0, stored.views.count, sample)
     problems = []
     for start in range(0, sample, FORWARD):
         part = slice(start, start + FORWARD)
         inputs = network_input(
-            stored.images.to(where), stored.views, rows[part], numbers[part], size=stored.size, mean=spec.mean,
-            std=spec.std,
+            stored.images.to(where), stored.views, rows[part], view_indices[part], size=stored.size,
+            mean=found.spec.mean, std=found.spec.std,
         )  # fmt: skip
         logits = network.logits(inputs).cpu()
         logits = logits - logits.mean(1, keepdim=True)
-        labels = stored.logits(rows[part], numbers[part])
+        labels = stored.logits(rows[part], view_indices[part])
         wrong = (logits - labels).abs().amax(1) > 0.02 * logits.abs().amax(1) + 1e-3
         for i in (start + wrong.nonzero().flatten()).tolist():
             row = row_key(int(stored.rows[rows[i]]))
-            problems.append(f"row {row} view {numbers[i]}: its label is not the teacher's")
+            problems.append(f"row {row} view {view_indices[i]}: its label is not the teacher's")
     return problems[:5]
 
 
-def law_problem(manifest: Manifest, protocol: Protocol) -> str | None:
+def policy_problem(manifest: Manifest, protocol: Protocol) -> str | None:
     """Why the stored views of a set do not serve a protocol, or None. (Count and mixing groups may differ.)"""
-    wanted = protocol.view_spec(patches=manifest.patches, dataset=manifest.dataset).law()
-    stored = manifest.view_spec.law()
+    policy = protocol.view_spec(patches=manifest.image.patches, dataset=manifest.recipe.dataset)
+    wanted, stored = policy.comparable(), manifest.views.policy.comparable()
     if wanted == stored:
         return None
     key = next(key for key in wanted | stored if wanted.get(key) != stored.get(key))
     return f"its views were drawn with {key} {stored.get(key)}, protocol {protocol.name} has {wanted.get(key)}"
 
 
-def demand_law(manifest: Manifest, protocol: Protocol) -> None:
-    """Raises SetError, naming the relabelling that helps, where the stored views do not serve a protocol."""
-    if problem := law_problem(manifest, protocol):
+def demand_policy(manifest: Manifest, protocol: Protocol) -> None:
+    """Raise SetError, naming the relabelling that helps, where the stored views do not serve a protocol."""
+    if problem := policy_problem(manifest, protocol):
         raise SetError(
             f"{manifest.where}: {problem}; make a set for it with "
             f"`ddkit relabel {manifest.where} OUT --protocol {protocol.name} --teacher T`, or use --labels hard"

@@ -18,7 +18,10 @@ from ddkit.core.files import read_limited, refuse_links, write_bytes
 from ddkit.core.front_matter import LARGEST_CARD
 from ddkit.core.serialization import PACKAGE, canonical
 from ddkit.errors import IntegrityError, SetError
-from ddkit.format.manifest import Manifest, work_beside
+from ddkit.format.entries import ImagesEntry, ShardEntry
+from ddkit.format.manifest import Manifest
+from ddkit.format.manifest_file import work_beside
+from ddkit.format.results import ResultEntry
 from ddkit.publishing.escaping import code, fenced, markdown, web_address
 from ddkit.publishing.pictures import preview_grid, source_name, title
 from ddkit.publishing.user_content import Outside, digest, outside_of, seal
@@ -75,36 +78,36 @@ def front_matter_text(front: Mapping[str, Any]) -> str:
 
 def render_card(manifest: Manifest, outside: Outside | None = None) -> str:
     """README.md as text, around it what people wrote. A value that the manifest lacks is an error."""
-    data, outside = manifest.data, outside or Outside()
-    results = sorted(data["results"], key=lambda r: (r["ipc"], r["arch"], r["protocol"], r["of"], r["labels"]))
+    outside = outside or Outside()
+    results = sorted(manifest.results, key=lambda r: (r.ipc, r.arch, r.protocol, r.of, r.labels))
     headline, random = _headline(manifest, results)
-    classes, codec, source_id = len(manifest.classes), manifest.image_codec, data["source"]["id"]
+    classes, codec, source_id = len(manifest.classes), manifest.image.codec, manifest.source.id
     facts = {
         "front_matter": front_matter_text(_with_theirs(front_matter(manifest), outside.matter)),
         "outside": outside,
         "title": title(manifest),
-        "m": data,
+        "m": manifest,
         "rows": manifest.rows(),
-        "where": data["repo"] or _folder_name(manifest),
+        "where": manifest.repo or _folder_name(manifest),
         "rename": json.dumps({codec: "image", "cls": "label"}),
-        "total": size_words(sum(shard["bytes"] for shard in data["shards"])),
+        "total": size_words(manifest.total_bytes()),
         "batch": min(manifest.rows(), 64),
         "source": source_name(manifest),
         "source_repo": source_id if source_id and hub.split_id(source_id) else None,
-        "licence_link": web_address((data["license"] or {}).get("link")),
-        "part": data["subset_of"],
-        "teacher": data["teachers"][0],
+        "licence_link": web_address(manifest.license and manifest.license.link),
+        "part": manifest.subset_of,
+        "teacher": manifest.teacher,
         "prefixes": [_prefix_facts(manifest, prefix) for prefix in manifest.prefixes],
         "results": results,
         "headline": headline,
-        "headline_rows": headline["ipc"] * classes if headline else 0,
+        "headline_rows": headline.ipc * classes if headline else 0,
         "random": random,
-        "random_rows": random["ipc"] * classes if random else 0,
-        "several_crops": several_crops(data["log"]["plan"]),
+        "random_rows": random.ipc * classes if random else 0,
+        "several_crops": several_crops(manifest.log.plan),
         "paper": re.sub(
-            r"arXiv (\d{4}\.\d{5})", r"[arXiv \1](https://arxiv.org/abs/\1)", markdown(data["recipe"]["paper"])
+            r"arXiv (\d{4}\.\d{5})", r"[arXiv \1](https://arxiv.org/abs/\1)", markdown(manifest.recipe.paper)
         ),
-        "citation": citation(data["method"]),
+        "citation": citation(manifest.method),
     }
     return render_template(TEMPLATE, facts)
 
@@ -120,24 +123,24 @@ def _with_theirs(ours: dict[str, Any], theirs: Mapping[str, Any]) -> dict[str, A
     return ours | dict(theirs) | {"tags": tags}
 
 
-def _headline(manifest: Manifest, results: Sequence[dict[str, Any]]) -> tuple[Any, Any]:
+def _headline(manifest: Manifest, results: Sequence[ResultEntry]) -> tuple[ResultEntry | None, ResultEntry | None]:
     """The row that the first sentence tells (the whole set, the recommended protocol and network, stored labels, else
     what comes nearest), and the random baseline measured in the same way."""
-    own = manifest.data["recommended"]
+    own = manifest.recommended
 
     kinds = ("hard", "online", "relabelled", "stored")
 
-    def nearness(r: dict[str, Any]) -> tuple[Any, ...]:
-        family = r["protocol"].split("+")[0] == own["protocol"]
-        exactly = r["protocol"] == own["protocol"]
-        return (r["ipc"] == manifest.ipc, kinds.index(r["labels"]), r["arch"] == own["arch"], exactly, family,
-                r["n_students"])  # fmt: skip
+    def nearness(r: ResultEntry) -> tuple[Any, ...]:
+        family = r.protocol.split("+")[0] == own.protocol
+        exactly = r.protocol == own.protocol
+        return (r.ipc == manifest.ipc, kinds.index(r.labels), r.arch == own.arch, exactly, family,
+                r.n_students)  # fmt: skip
 
-    ours = max((r for r in results if r["of"] == "this"), key=nearness, default=None)
+    ours = max((r for r in results if r.of == "this"), key=nearness, default=None)
     if ours is None:
         return None, None
     alike = ("ipc", "arch", "protocol", "labels", "val")
-    random = [r for r in results if r["of"] == "random" and all(r[key] == ours[key] for key in alike)]
+    random = [r for r in results if r.of == "random" and all(getattr(r, key) == getattr(ours, key) for key in alike)]
     return ours, random[0] if random else None
 
 
@@ -153,19 +156,17 @@ def several_crops(plans: dict[str, Any]) -> int:
 
 
 def _prefix_facts(manifest: Manifest, prefix: int) -> dict[str, Any]:
-    shards = manifest.shards(prefix)
     name = "default" if prefix == manifest.ipc and len(manifest.prefixes) == 1 else f"ipc{prefix}"
-    size = size_words(sum(s["bytes"] for s in shards))
+    size = size_words(manifest.total_bytes(prefix))
     return {"name": name, "ipc": prefix, "rows": manifest.rows(prefix), "size": size}
 
 
 def front_matter(manifest: Manifest) -> dict[str, Any]:
     """The card's YAML: full `dataset_info` (else a missing sample goes unnoticed), `configs` by explicit paths."""
-    data, rows = manifest.data, manifest.rows()
-    licence, source = data["license"] or {}, data["source"]["id"]
+    rows, licence, source = manifest.rows(), manifest.license, manifest.source.id
     terms = {"license": "id", "license_name": "name", "license_link": "link"}
-    head: dict[str, Any] = {key: licence[ours] for key, ours in terms.items() if licence.get(ours)}
-    papers = re.findall(r"\d{4}\.\d{5}", data["recipe"]["paper"])
+    head: dict[str, Any] = {key: text for key, ours in terms.items() if (text := getattr(licence, ours, None))}
+    papers = re.findall(r"\d{4}\.\d{5}", manifest.recipe.paper)
     head |= {
         "pretty_name": title(manifest),
         "task_categories": ["image-classification"],
@@ -181,13 +182,13 @@ def front_matter(manifest: Manifest) -> dict[str, Any]:
     chosen = {"default": None, "images": None} | {f"ipc{prefix}": prefix for prefix in manifest.prefixes}
     configs, infos = [], []
     for name in names:
-        shards = manifest.shards(chosen[name])
-        if name == "images" and data["image_tars"]:
-            shards = [shard["images"] for shard in shards]
-        paths = [shard["path"] for shard in shards]
+        shards = manifest.shards_of(chosen[name])
+        alone = [shard.images for shard in shards if shard.images is not None]
+        files: Sequence[ShardEntry | ImagesEntry] = alone if name == "images" and manifest.image_tars else shards
+        paths = [file.path for file in files]
         config: dict[str, Any] = {"config_name": name, "data_files": [{"split": "train", "path": paths}]}
         configs.append(config | ({"default": True} if name == "default" else {}))
-        total = sum(shard["bytes"] for shard in shards)
+        total = sum(file.bytes for file in files)
         split = {"name": "train", "num_bytes": total, "num_examples": manifest.rows(chosen[name])}
         features = _features(manifest, labels=name != "images")
         infos.append(
@@ -205,7 +206,7 @@ def front_matter(manifest: Manifest) -> dict[str, Any]:
 def _features(manifest: Manifest, labels: bool) -> list[dict[str, Any]]:
     names = {str(i): name for i, name in enumerate(unique_names(manifest.classes))}
     features: list[dict[str, Any]] = [
-        {"name": manifest.image_codec, "dtype": "image"},
+        {"name": manifest.image.codec, "dtype": "image"},
         {"name": "cls", "dtype": {"class_label": {"names": names}}},
     ]
     if labels:
@@ -220,14 +221,13 @@ def _size_category(rows: int) -> str:
 
 def info_json(manifest: Manifest) -> str:
     """`_info.json`, by which timm's WebDataset reader finds shards and their lengths."""
-    shards = manifest.data["shards"]
     train = {
         "name": "train",
-        "filenames": [shard["path"] for shard in shards],
-        "shard_lengths": [shard["rows"] for shard in shards],
+        "filenames": [shard.path for shard in manifest.shards],
+        "shard_lengths": [shard.rows for shard in manifest.shards],
         "num_samples": manifest.rows(),
     }
-    return canonical({"content": manifest.data["content"], "splits": {"train": train}}) + "\n"
+    return canonical({"content": manifest.content, "splits": {"train": train}}) + "\n"
 
 
 def card_text(path: Path) -> str | None:

@@ -10,7 +10,8 @@ import numpy as np
 from ddkit.core.files import refuse_links
 from ddkit.engine.units import UnitFile
 from ddkit.errors import SetError
-from ddkit.format.manifest import Manifest, work_beside
+from ddkit.format.manifest import Manifest
+from ddkit.format.manifest_file import work_beside
 from ddkit.publishing.pictures import COLOURS, INK, new_figure, save_figure, short_name, title
 
 
@@ -33,7 +34,7 @@ def origins_picture(manifest: Manifest, path: Path, *, classes: int = 10, per_cl
     for file in _work_files(manifest, "units", "recover-*.unit", "real images"):
         tensors = UnitFile(file, None).tensors()
         if "initial" not in tensors:
-            raise SetError(f"{manifest.root}: method {manifest.data['method']} began from no real images")
+            raise SetError(f"{manifest.root}: method {manifest.method} began from no real images")
         for i, label in enumerate(tensors["label"]):
             entry = int(tensors["rank"][i]), tensors["initial"][i], tensors["pixels"][i]
             pairs.setdefault(int(label), []).append(entry)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from typing import Any
 
 from ddkit.errors import OptionError, Refused
+from ddkit.format.manifest import License, Manifest
 
 _NAMES = """
 apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigscience-bloom-rail-1.0 bigcode-openrail-m
@@ -22,8 +22,10 @@ KNOWN = frozenset(_NAMES.split())
 _GATED_TERMS = re.compile(r"-nc|research|noncommercial|other|unknown")
 
 
-def licence_facts(id: str | None, name: str | None, link: str | None, kept: dict[str, Any] | None) -> dict[str, Any]:
-    """The manifest's `license`. kept: of an earlier push, used where no licence is given.
+def choose_license(id: str | None, name: str | None, link: str | None, kept: License | None) -> License:
+    """The licence of a set.
+
+    id: as the Hub knows it; name, link: of the licence `other`; kept: of an earlier push, used where none is given.
 
     Raises Refused where there is none at all, OptionError for one the Hub does not know, or `other` without a name.
     """
@@ -42,13 +44,13 @@ def licence_facts(id: str | None, name: str | None, link: str | None, kept: dict
         raise OptionError("--license other needs --license-name NAME, and --license-link URL or file")
     if id != "other" and (name or link):
         raise OptionError(f"--license-name and --license-link are for --license other, not {id}; leave them out")
-    return {"id": id, "name": name, "link": link}
+    return License(id=id, name=name, link=link)
 
 
-def wants_gate(data: dict[str, Any]) -> bool:
+def wants_gate(manifest: Manifest) -> bool:
     """Whether a set holds real pixels of a source whose terms restrict who may have them."""
-    source = data["source"]
-    imagenet = re.search(r"image-?net(?!te)", source["id"].lower()) is not None
-    terms = source.get("licence")
+    source = manifest.source
+    imagenet = re.search(r"image-?net(?!te)", source.id.lower()) is not None
+    terms = source.licence
     restricted = bool(terms and _GATED_TERMS.search(terms))
-    return data["real_pixels"] in ("whole", "crops", "initial") and (restricted or imagenet)
+    return manifest.real_pixels in ("whole", "crops", "initial") and (restricted or imagenet)

@@ -45,13 +45,12 @@ class Story:
 
 def student_story(manifest: Manifest, job: StudentJob, result: StudentResult, protocol: str) -> Story:
     """What the card of a student tells: the set it was trained on, and how."""
-    data, rows = manifest.data, manifest.rows(job.ipc)
-    where, teacher = data["repo"], data["teachers"][0]
-    named = f"[{where}](https://huggingface.co/datasets/{where})" if where else f"`{data['name']}`"
-    known = f", {teacher['accuracy']} %" if teacher["accuracy"] is not None else ""
+    rows, where, teacher = manifest.rows(job.ipc), manifest.repo, manifest.teacher
+    named = f"[{where}](https://huggingface.co/datasets/{where})" if where else f"`{manifest.name}`"
+    known = f", {teacher.accuracy} %" if teacher.accuracy is not None else ""
     facts = {
-        "trained on": f"{named}, {rows} images, content `{data['content'][:12]}`",
-        "protocol": f"`{protocol}`, {job.labels} labels; teacher {teacher['arch']}{known}",
+        "trained on": f"{named}, {rows} images, content `{manifest.content[:12]}`",
+        "protocol": f"`{protocol}`, {job.labels} labels; teacher {teacher.arch}{known}",
         "training": f"{result.epochs} epochs, {result.seconds:.0f} s, seed {job.seed}",
     }
     return Story(
@@ -59,8 +58,8 @@ def student_story(manifest: Manifest, job: StudentJob, result: StudentResult, pr
         text=f"Trained from scratch on the {rows} images of {named} alone.",
         facts=facts,
         dataset=where,
-        method=data["method"],
-        license=(data["license"] or {}).get("id"),
+        method=manifest.method,
+        license=manifest.license.id if manifest.license else None,
     )
 
 

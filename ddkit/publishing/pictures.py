@@ -32,11 +32,11 @@ def thumbnails(manifest: Manifest, per_class: int, classes: int) -> dict[int, li
     total = len(manifest.classes)
     chosen = set(np.unique(np.linspace(0, total - 1, min(classes, total)).astype(int)).tolist())
     found: dict[int, list[np.ndarray]] = {label: [] for label in sorted(chosen)}
-    for shard in manifest.shards():
+    for shard in manifest.shards:
         for record, image in open_images(manifest, shard):
             if record.label in chosen and len(found[record.label]) < per_class:
-                where = f"{shard['path']} row {record.row}"
-                found[record.label].append(decode_image(image, manifest.image_codec, where, manifest.image_size))
+                where = f"{shard.path} row {record.row}"
+                found[record.label].append(decode_image(image, manifest.image.codec, where, manifest.image.size))
         if all(len(images) == per_class for images in found.values()):
             break
     return found
@@ -44,7 +44,7 @@ def thumbnails(manifest: Manifest, per_class: int, classes: int) -> dict[int, li
 
 def preview_grid(manifest: Manifest, *, per_class: int = 10, classes: int = 20, heading: bool = True) -> bytes:
     """A PNG with one line of images a class, names at the left. heading: the set's title above."""
-    scale = 2 if manifest.image_size >= 96 else 1  # large ones at twice a page's size, for fine screens
+    scale = 2 if manifest.image.size >= 96 else 1  # large ones at twice a page's size, for fine screens
     images = thumbnails(manifest, min(per_class, manifest.ipc), classes // scale)
     side, gap = 64 * scale, 4 * scale
     font, large = ImageFont.load_default(15 * scale), ImageFont.load_default(17 * scale)
@@ -97,8 +97,7 @@ METHOD_NAMES = {
 
 def title(manifest: Manifest) -> str:
     """`RDED · CIFAR-10 · 10 images per class`"""
-    data = manifest.data
-    method = METHOD_NAMES.get(data["method"], data["method"])
+    method = METHOD_NAMES.get(manifest.method, manifest.method)
     images = "image" if manifest.ipc == 1 else "images"
     return one_printable_line(f"{method} · {source_name(manifest)} · {manifest.ipc} {images} per class")
 
@@ -106,9 +105,9 @@ def title(manifest: Manifest) -> str:
 def source_name(manifest: Manifest) -> str:
     """What a set was made from, as people write it."""
     imagenet = len(manifest.classes) == 1000 and all(c.id for c in manifest.classes)
-    if imagenet and manifest.data["recipe"]["name"] == "imported":
+    if imagenet and manifest.recipe.name == "imported":
         return "ImageNet-1K"  # what the archive it came in is called says less
-    return dataset_name(manifest.data["source"]["id"])
+    return dataset_name(manifest.source.id)
 
 
 DATASET_NAMES = {

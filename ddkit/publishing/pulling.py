@@ -5,25 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ddkit import hub
 from ddkit.core.console import note, progress, size_words
-from ddkit.core.files import disk_errors, locked, refuse_links, write_bytes
+from ddkit.core.files import disk_errors, file_sha256, locked, refuse_links, write_bytes
 from ddkit.core.front_matter import LARGEST_CARD
 from ddkit.errors import HubFile, IntegrityError, OtherRun
-from ddkit.format.manifest import (
-    Manifest,
-    check_links,
-    is_set,
-    merged_results,
-    read_manifest,
-    seal,
-    work_beside,
-    write_manifest,
-)
-from ddkit.format.shards import file_sha256
+from ddkit.format.manifest import Manifest, SubsetOf
+from ddkit.format.manifest_file import check_links, is_set, read_manifest, work_beside, write_manifest
+from ddkit.format.results import merged_results
 from ddkit.format.verification import set_problems
 from ddkit.publishing.card import card_files, card_text, taken_apart
 from ddkit.publishing.user_content import Outside, merged
@@ -40,34 +32,34 @@ def pull(source: str, directory: str | Path, *, ipc: int | None = None, revision
     out, (repo, named) = Path(directory), hub.split_id(source) or (hub.check_repo(source), None)
     whole = remote_manifest(repo, named, revision)
     commit = whole.root.name
-    data = dict(whole.data) if ipc in (None, whole.ipc) else cut(whole, ipc or 0, repo, commit)
-    with locked(out, "pulling", {"repo": repo, "commit": commit, "ipc": data["ipc"]}):
-        return _pull(out, repo, commit, data)
+    wanted = whole if ipc in (None, whole.ipc) else part_of(whole, ipc or 0, repo, commit)
+    with locked(out, "pulling", {"repo": repo, "commit": commit, "ipc": wanted.ipc}):
+        return _pull(out, repo, commit, wanted)
 
 
-def _pull(out: Path, repo: str, commit: str, data: dict[str, Any]) -> Manifest:
-    """`pull`, by the one process that may write into `out`. data: the manifest of what is fetched."""
-    before = _claim(out, data)
-    data = seal({**data, "results": merged_results(data["results"], before.data["results"] if before else [])})
+def _pull(out: Path, repo: str, commit: str, wanted: Manifest) -> Manifest:
+    """`pull`, by the one process that may write into `out`. wanted: the manifest of what is fetched."""
+    before = _claim(out, wanted)
+    results = merged_results(wanted.results, before.results if before else ())
+    wanted = wanted.changed(results=results).at(out, repo)
     loading = work_beside(out) / "pulling"
     loading.mkdir(parents=True, exist_ok=True)
-    files = Manifest(out, data).files()
+    files = wanted.files()
     missing = [path for path, sha in files.items() if not ((out / path).is_file() and file_sha256(out / path) == sha)]
-    most = largest_files(Manifest(out, data))
+    most = largest_files(wanted)
     total = size_words(sum(most[path] for path in missing if path.endswith(".tar")))
     note(f"{repo} at {commit[:12]}: {total} in {len(missing)} files to fetch")
     with progress(f"fetching {repo}", len(missing), "files") as advance:
         for path in missing:
             _fetch(repo, path, commit, loading, out, files[path], most[path])
             advance(1)
-    shown = Manifest(out, data, repo)
-    if problems := set_problems(shown):
+    if problems := set_problems(wanted):
         raise IntegrityError(f"{repo} at {commit[:12]}: {problems[0]}; it was damaged there, tell its owner")
     theirs = taken_apart(_card(repo, commit), out, f"the card of {repo}")
     ours = taken_apart(card_text(out / "README.md"), out, str(out / "README.md")) if before else Outside()
-    for name, content in card_files(shown, merged(ours, theirs)).items():
+    for name, content in card_files(wanted, merged(ours, theirs)).items():
         write_bytes(out / name, content)
-    write_manifest(out, data)  # last: its being there means complete
+    write_manifest(out, wanted)  # last: its being there means complete
     for path in (before.files() if before else {}).keys() - files.keys():
         (out / path).unlink(missing_ok=True)  # of an earlier state of the same set
     shutil.rmtree(loading)
@@ -76,24 +68,21 @@ def _pull(out: Path, repo: str, commit: str, data: dict[str, Any]) -> Manifest:
     return read_manifest(out)
 
 
-def cut(manifest: Manifest, ipc: int, repo: str, commit: str) -> dict[str, Any]:
+def part_of(manifest: Manifest, ipc: int, repo: str, commit: str) -> Manifest:
     """The manifest of a part of a set: its prefixes up to `ipc`, and whose part it is. Raises SetError."""
-    data = dict(manifest.data)
-    kept = [prefix for prefix in manifest.prefixes if prefix <= ipc]
-    of_whole = {"repo": repo, "revision": commit, "content": data["content"], "ipc": manifest.ipc}
-    data |= {
-        "shards": manifest.shards(ipc),
-        "ipc": ipc,
-        "prefixes": kept,
-        "name": data["name"].removesuffix(f"-ipc{manifest.ipc}") + f"-ipc{ipc}",
-        "results": [result for result in data["results"] if result["ipc"] <= ipc],
-        "log": data["log"] | {"plan": {k: v for k, v in data["log"]["plan"].items() if int(k) <= ipc}},
-        "subset_of": of_whole,
-    }
-    return seal(data)
+    plan = {prefix: log for prefix, log in manifest.log.plan.items() if int(prefix) <= ipc}
+    return manifest.changed(
+        shards=tuple(manifest.shards_of(ipc)),
+        ipc=ipc,
+        prefixes=tuple(prefix for prefix in manifest.prefixes if prefix <= ipc),
+        name=manifest.name.removesuffix(f"-ipc{manifest.ipc}") + f"-ipc{ipc}",
+        results=tuple(result for result in manifest.results if result.ipc <= ipc),
+        log=replace(manifest.log, plan=plan),
+        subset_of=SubsetOf(repo=repo, revision=commit, content=manifest.content, ipc=manifest.ipc),
+    )
 
 
-def _claim(out: Path, data: dict[str, Any]) -> Manifest | None:
+def _claim(out: Path, wanted: Manifest) -> Manifest | None:
     """See that `out` is this set's, or nobody's; returns the manifest that is there.
 
     Raises OtherRun where it holds something else.
@@ -106,11 +95,10 @@ def _claim(out: Path, data: dict[str, Any]) -> Manifest | None:
     before = None
     if is_set(out):
         before = read_manifest(out)
-        there = before.data
-        if there["fingerprint"] != data["fingerprint"]:
-            raise OtherRun(f"{out} holds another set ({there['name']}); choose another directory")
-        if there["ipc"] > data["ipc"]:
-            raise OtherRun(f"{out} holds more of this set (ipc {there['ipc']}, not {data['ipc']}); choose another")
+        if before.fingerprint != wanted.fingerprint:
+            raise OtherRun(f"{out} holds another set ({before.name}); choose another directory")
+        if before.ipc > wanted.ipc:
+            raise OtherRun(f"{out} holds more of this set (ipc {before.ipc}, not {wanted.ipc}); choose another")
     elif out.exists() and not begun and any(out.iterdir()):
         raise OtherRun(f"{out} is not empty and not a distilled set; give the name of a new directory")
     with disk_errors(out):

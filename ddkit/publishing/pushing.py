@@ -17,12 +17,14 @@ from ddkit import hub
 from ddkit.core.console import note, progress, size_words
 from ddkit.core.files import locked, write_bytes
 from ddkit.core.front_matter import LARGEST_CARD
-from ddkit.core.serialization import canonical
 from ddkit.errors import FormatVersion, HubError, IntegrityError, OptionError, Refused
-from ddkit.format.manifest import FILE, LARGEST, Manifest, files_of, merged_results, parse_manifest, read_manifest, seal
-from ddkit.format.verification import verify
+from ddkit.format.entries import files_of
+from ddkit.format.manifest import License, Manifest
+from ddkit.format.manifest_file import FILE, LARGEST_MANIFEST, parse_manifest, read_manifest
+from ddkit.format.results import merged_results
+from ddkit.format.verification import directory_problems
 from ddkit.publishing.card import card_files, card_text, taken_apart
-from ddkit.publishing.licences import licence_facts, wants_gate
+from ddkit.publishing.licences import choose_license, wants_gate
 from ddkit.publishing.user_content import MARKS, merged
 
 COMMIT_FILES = 1000  # more are collected in a pull request and merged at once: the Hub gives a commit a minute
@@ -77,9 +79,9 @@ def push(
     hub.check_repo(repo)
     _check_options(gated, create_pr, tag, revision)
     manifest = read_manifest(directory)
-    licence = licence_facts(license, license_name, license_link, manifest.data["license"])
+    licence = choose_license(license, license_name, license_link, manifest.license)
     extra = _read_extra(card_extra)
-    if problems := verify(manifest.root):
+    if problems := directory_problems(manifest.root):
         raise IntegrityError(f"{manifest.root}: {problems[0]}; a damaged set is not published, make or fetch it again")
     if not dry_run:
         hub.whoami(repo)
@@ -115,12 +117,12 @@ def push(
         hub.set_gated(repo, gated)
     if revision is not None and not revision.startswith("refs/pr/"):
         hub.create_branch(repo, revision)
-    message = commit_message or f"ddkit: {published.data['name']}"
+    message = commit_message or f"ddkit: {published.name}"
     if create_pr:
         opened = _one_commit(plan, repo, message, None, there.head, create_pr=True)
         return replace(pushed, commit=opened.oid, pull_request=opened.pr_url, revision=opened.pr_revision)
     commit = bring(plan_for, repo, revision, message)
-    name = tag or f"content-{published.data['content'][:12]}"
+    name = tag or f"content-{published.content[:12]}"
     hub.tag(repo, name, commit)
     _keep_rendered(manifest, published, rendered)
     at = tags.get(name, commit)  # a content keeps its name where only the card changed
@@ -130,7 +132,7 @@ def push(
 def _keep_rendered(manifest: Manifest, published: Manifest, rendered: Mapping[str, bytes]) -> None:
     """Write what was pushed into the set, unless somebody changed the set meanwhile."""
     with locked(manifest.root, "publishing"):
-        if read_manifest(manifest.root).data["self"] != manifest.data["self"]:
+        if read_manifest(manifest.root) != manifest:
             note(f"{manifest.root} was changed while it was sent; `ddkit push` again sends that, too")
             return
         for path, data in rendered.items():
@@ -167,18 +169,18 @@ def _check_options(gated: str | None, create_pr: bool, tag: str | None, revision
         raise OptionError(f"--revision is the commit {revision[:12]}…; a push goes to a branch, give its name")
 
 
-def _published(manifest: Manifest, repo: str, licence: dict[str, Any], older: dict[str, Any] | None) -> Manifest:
+def _published(manifest: Manifest, repo: str, licence: License, older: Manifest | None) -> Manifest:
     """The manifest as it is to be on the Hub, with what was measured of the same set by others."""
-    same = older is not None and older["fingerprint"] == manifest.data["fingerprint"]
-    results = merged_results(manifest.data["results"], older["results"] if older and same else [])
-    return Manifest(manifest.root, seal({**manifest.data, "repo": repo, "license": licence, "results": results}))
+    same = older is not None and older.fingerprint == manifest.fingerprint
+    results = merged_results(manifest.results, older.results if older and same else ())
+    return manifest.changed(repo=repo, license=licence, results=results)
 
 
-def _their_manifest(repo: str, there: hub.Remote) -> dict[str, Any] | None:
+def _their_manifest(repo: str, there: hub.Remote) -> Manifest | None:
     """The manifest on the Hub: it says which files a push may delete. None where there is none to trust."""
     if FILE not in there.files:
         return None
-    path = hub.fetch(repo, FILE, revision=there.head, most=LARGEST)
+    path = hub.fetch(repo, FILE, revision=there.head, most=LARGEST_MANIFEST)
     try:
         return parse_manifest(path.read_bytes(), path)
     except (IntegrityError, FormatVersion) as error:
@@ -187,7 +189,7 @@ def _their_manifest(repo: str, there: hub.Remote) -> dict[str, Any] | None:
 
 
 def _check_target(
-    manifest: Manifest, repo: str, there: hub.Remote, older: dict[str, Any] | None, into_existing: bool
+    manifest: Manifest, repo: str, there: hub.Remote, older: Manifest | None, into_existing: bool
 ) -> None:
     """Raises Refused where a repository holds somebody's other files, or more of this set than we have."""
     files = set(there.files) - _NOT_A_USERS
@@ -196,16 +198,16 @@ def _check_target(
             f"{repo} holds {len(files)} files and no ddkit set ({', '.join(sorted(files)[:3])}, …); choose another "
             "name, or add ours to it with --into-existing"
         )
-    part = manifest.data["subset_of"]
-    if part and part["repo"].lower() == repo.lower():
+    part = manifest.subset_of
+    if part and part.repo.lower() == repo.lower():
         raise Refused(
             f"{manifest.root} is a part ({manifest.ipc} images per class) of {repo} and would replace the whole; "
             "push it under another name"
         )
-    same = older is not None and older["fingerprint"] == manifest.data["fingerprint"]
-    if older and same and older["ipc"] > manifest.ipc and not into_existing:
+    same = older is not None and older.fingerprint == manifest.fingerprint
+    if older and same and older.ipc > manifest.ipc and not into_existing:
         raise Refused(
-            f"{repo} holds more of this set ({older['ipc']} images per class, here {manifest.ipc}); fetch it with "
+            f"{repo} holds more of this set ({older.ipc} images per class, here {manifest.ipc}); fetch it with "
             f"`ddkit pull {repo} DIR`, or give --into-existing to cut it down"
         )
 
@@ -217,7 +219,7 @@ def _rendered(published: Manifest, repo: str, there: hub.Remote, extra: str | No
     outside = merged(here, taken_apart(theirs, published.root, f"the card of {repo}"))
     if extra is not None:
         outside = replace(outside, extra=extra)
-    return {FILE: (canonical(dict(published.data)) + "\n").encode(), **card_files(published, outside)}
+    return {FILE: published.to_bytes(), **card_files(published, outside)}
 
 
 @dataclass(frozen=True)
@@ -241,22 +243,22 @@ def _plan(published: Manifest, rendered: Mapping[str, bytes], there: hub.Remote,
             add[path] = data
     keep = {*published.files(), *rendered}
     older = _their_manifest(repo, there)
-    listed = files_of(older["shards"]) if older else {}
+    listed = files_of(older.shards) if older else {}
     return Plan(add, sorted(path for path in listed if path not in keep and path in there.files))
 
 
-def _advice(published: Manifest, gated: str | None, older: dict[str, Any] | None) -> tuple[str, ...]:
+def _advice(published: Manifest, gated: str | None, older: Manifest | None) -> tuple[str, ...]:
     """What a publisher should know before others do."""
-    data, advice = published.data, []
-    if gated is None and wants_gate(dict(data)):
+    advice = []
+    if gated is None and wants_gate(published):
         advice.append(
-            f"holds real pixels ({data['real_pixels']}) of {data['source']['id']}, whose terms restrict who may have "
+            f"holds real pixels ({published.real_pixels}) of {published.source.id}, whose terms restrict who may have "
             "them: consider --gated auto"
         )
-    if older and older["fingerprint"] != data["fingerprint"]:
-        advice.append(f"replaces another set ({older['name']}, content {older['content'][:12]}; git keeps it)")
-    if older and older["license"] and older["license"]["id"] != data["license"]["id"]:
-        advice.append(f"the licence changes from {older['license']['id']} to {data['license']['id']}")
+    if older and older.fingerprint != published.fingerprint:
+        advice.append(f"replaces another set ({older.name}, content {older.content[:12]}; git keeps it)")
+    if older and older.license and published.license and older.license.id != published.license.id:
+        advice.append(f"the licence changes from {older.license.id} to {published.license.id}")
     return tuple(advice)
 
 

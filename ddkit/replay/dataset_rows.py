@@ -13,9 +13,9 @@ from PIL import Image
 from ddkit.errors import IntegrityError, SetError
 from ddkit.format.codecs import Codec, find_codec
 from ddkit.format.images import IMAGE_ERRORS, IMAGE_FORMATS, LARGEST_PIXELS, ORIENTATION
-from ddkit.format.rows import RowFormat
-from ddkit.format.shards import read_metadata, unpack_views
-from ddkit.format.views import UNMIXED, Views
+from ddkit.format.row_format import RowFormat
+from ddkit.format.views import UNMIXED
+from ddkit.format.views_member import DecodedRow, UnpackedRow, read_metadata, unpack_views
 
 if TYPE_CHECKING:
     pass
@@ -73,58 +73,63 @@ def row_key_of(row: Mapping[str, Any]) -> int:
     return int(key)
 
 
-def row_views(row: Mapping[str, Any]) -> tuple[Views, dict[str, np.ndarray], dict[str, Any], Codec]:
-    """(views with n = 1, label tensors, metadata, codec) of one row as a stock reader yields it."""
+def unpack_row(row: Mapping[str, Any]) -> tuple[UnpackedRow, Codec]:
+    """The views member of one row as a stock reader yields it, and the codec it names. Raises SetError."""
     data = row[column(row, _VIEWS_COLUMNS, "views")]
     where = f"row {row.get('__key__', '?')}"
     try:
         codec = find_codec(str(read_metadata(data)["codec"]), stored=True)
     except (KeyError, TypeError, ValueError) as error:
         raise SetError(f"{where}: its views are not of a ddkit set ({error})") from error
-    return *unpack_views(data, codec, where), codec
+    return unpack_views(data, codec, where), codec
 
 
 def row_format(row: Mapping[str, Any], extent: tuple[int, int] | None) -> RowFormat:
-    """What one row alone says of all rows of its set. extent: height and width of its image, None where it is not at
-    hand. Raises IntegrityError."""
-    views, soft, meta, codec = row_views(row)
-    known = extent or ((255, 255) if views.box.dtype == np.uint8 else (LARGEST_SIDE, LARGEST_SIDE))
-    return RowFormat.like(views, soft, meta, codec, known, f"row {row.get('__key__', '?')}")
+    """What one row alone says of all rows of its set.
+
+    extent: height and width of its image in pixels, None where it is not at hand. Raises SetError, IntegrityError.
+    """
+    unpacked, codec = unpack_row(row)
+    small = unpacked.views.box.dtype == np.uint8
+    known = extent or ((255, 255) if small else (LARGEST_SIDE, LARGEST_SIDE))
+    return RowFormat.like(unpacked, codec, known, f"row {row.get('__key__', '?')}")
 
 
-def checked_row(
-    row: Mapping[str, Any], form: RowFormat, key: int | None = None
-) -> tuple[Views, dict[str, np.ndarray], dict[str, Any]]:
-    """A row's views, label tensors and metadata, after a look at each. Partners may be any row of a shard.
+def checked_row(row: Mapping[str, Any], form: RowFormat, key: int | None = None) -> DecodedRow:
+    """A row, after every integer and label of it was checked. Partners may be any row of a shard.
 
-    key: its row number, where it is known. Raises IntegrityError naming the row.
+    form: what all rows have in common; key: the row's number, where it is known. Raises IntegrityError naming the row.
     """
     where = f"row {row.get('__key__', '?')}"
-    views, soft, meta = form.unpack(row[column(row, _VIEWS_COLUMNS, "views")], where)
-    position = -1 if key is None else key - meta["first"]
+    decoded = form.unpack(row[column(row, _VIEWS_COLUMNS, "views")], where)
+    position = -1 if key is None else key - decoded.metadata.first
     if key is not None and not 0 <= position < UNMIXED:
-        raise IntegrityError(f"{where}: its shard begins at row {meta['first']}; load the set again")
-    if wrong := form.views_problem(views, np.array([position]), UNMIXED):
+        raise IntegrityError(f"{where}: its shard begins at row {decoded.metadata.first}; load the set again")
+    if wrong := form.views_problem(decoded.views, np.array([position]), UNMIXED):
         raise IntegrityError(f"{where}: {wrong[1]}; load the set again")
-    return views, soft, meta
+    return decoded
 
 
 def decode_row(row: Mapping[str, Any], temperature: float = 20, labels: Any = None) -> dict[str, Any]:
     """One row of `load_dataset` or `webdataset` as tensors.
 
-    Returns image uint8 [3,H,W], label int, box [V,4], flip [V], partner, mix_box, mix_lam, patches where the set has
-    them (format.md), logits float32 [V,C], and the metadata (first, size, mean, std, …) under "meta".
-    temperature, labels: for codecs that need the student's temperature or the set's `labels.safetensors`.
+    row: a mapping with the columns of a set; they may be renamed to `image`, `views` and `label`. temperature, labels:
+    for codecs that need the student's temperature or the set's `labels.safetensors`; the codecs of this version need
+    neither.
+    Returns image uint8 [3,H,W], label int, box [V,4], flip [V], and partner, mix_box, mix_lam, patches where the set
+    has them (docs/format.md), logits float32 [V,C], and the metadata (first, size, mean, std, …) under "meta".
     Raises SetError, IntegrityError, FormatVersion.
     """
     image = next((row_pixels(row[name]) for name in IMAGE_COLUMNS if name in row), None)
     form = row_format(row, None if image is None else (image.shape[1], image.shape[2]))
-    views, soft, meta = checked_row(row, form)
-    result: dict[str, Any] = {"meta": meta} | ({} if image is None else {"image": torch.from_numpy(image)})
-    name = column(row, ("cls", "label", "labels"), "class")
-    result["label"] = row_label(row, name, soft[form.codec.TENSORS[0]].shape[-1])
-    result |= {name: torch.from_numpy(array[0].astype(_wide(array))) for name, array in views.tensors().items()}
-    return result | {"logits": torch.from_numpy(form.codec.decode(soft))}
+    decoded = checked_row(row, form)
+    result: dict[str, Any] = {"meta": decoded.metadata.to_json()}
+    result |= {} if image is None else {"image": torch.from_numpy(image)}
+    name = column(row, _LABEL_COLUMNS, "class")
+    result["label"] = row_label(row, name, decoded.labels[form.codec.TENSORS[0]].shape[-1])
+    tensors = decoded.views.tensors().items()
+    result |= {name: torch.from_numpy(array[0].astype(_wide(array))) for name, array in tensors}
+    return result | {"logits": torch.from_numpy(form.codec.decode(decoded.labels))}
 
 
 def _wide(array: np.ndarray) -> np.dtype:

@@ -39,7 +39,7 @@ class FreshLoader:
     ) -> None:
         self._set = load_set(manifest, ipc, with_labels=False)
         check_batch(len(self._set), batch_size, 1)
-        self._law, self._patches = law, manifest.patches
+        self._law, self._patches = law, manifest.image.patches
         self._images, self.device, self._label = self._set.images.to(device), device, label
         self.batch_size, self.seed = batch_size, seed
 

@@ -72,7 +72,7 @@ class ReplayLoader:
         check_batch(len(self._set), batch_size, self.world_size)
         self.batch_size, self.seed = batch_size, seed
         self.device = device if isinstance(device, torch.device) else pick_device(device)
-        recorded = self._manifest.data["labels"]["temperature"] if self._manifest else None
+        recorded = self._manifest.labels.temperature if self._manifest else None
         self.temperature = temperature or recorded or 20.0
         self._as_dict = batch == "dict"
         self._images = self._set.images.to(self.device)
@@ -109,7 +109,7 @@ class ReplayLoader:
     @property
     def protocol(self) -> str | None:
         """The protocol the manifest recommends; None for a Dataset without manifest."""
-        return self._manifest.data["recommended"]["protocol"] if self._manifest else None
+        return self._manifest.recommended.protocol if self._manifest else None
 
     @property
     def manifest(self) -> Manifest | None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from ddkit import hub
 from ddkit.core.console import note, progress, size_words
+from ddkit.core.files import file_sha256
 from ddkit.errors import HubAccess, HubError, HubFile, IntegrityError, OptionError, SetError
 from ddkit.format.damage import images_problem, shard_problem
-from ddkit.format.manifest import FILE, LARGEST, Manifest, read_manifest
-from ddkit.format.shards import LONGEST_ROW, file_sha256, rows_path
+from ddkit.format.entries import files_of
+from ddkit.format.manifest import Manifest
+from ddkit.format.manifest_file import FILE, LARGEST_MANIFEST, read_manifest
+from ddkit.format.row_records import LONGEST_ROW
 from ddkit.format.verification import set_problems
 
 
@@ -60,7 +62,7 @@ def remote_manifest(repo: str, named: str | None = None, revision: str | None = 
     if named and revision and named != revision:
         raise OptionError(f"{repo}@{named} and revision {revision} name two; leave one out")
     try:
-        path = hub.fetch(repo, FILE, revision=revision or named, most=LARGEST)
+        path = hub.fetch(repo, FILE, revision=revision or named, most=LARGEST_MANIFEST)
     except HubFile as error:
         raise SetError(
             f"{repo} on the Hub is no ddkit set (it has no {FILE}); `load_dataset` may still open it"
@@ -68,13 +70,13 @@ def remote_manifest(repo: str, named: str | None = None, revision: str | None = 
     try:
         found = read_manifest(path.parent)
     except IntegrityError:  # the copy in the cache may be at fault
-        path = hub.fetch(repo, FILE, revision=hub.commit_of(path, FILE), again=True, most=LARGEST)
+        path = hub.fetch(repo, FILE, revision=hub.commit_of(path, FILE), again=True, most=LARGEST_MANIFEST)
         try:
             found = read_manifest(path.parent)
         except IntegrityError as error:
             problem = str(error).removeprefix(str(path)).rpartition(";")[0].strip()
             raise IntegrityError(f"{repo}: its {FILE} {problem}; tell its owner") from error
-    return replace(found, repo=repo)
+    return found.at(found.root, repo)
 
 
 def fetch_files(manifest: Manifest, repo: str, files: Mapping[str, str]) -> None:
@@ -103,11 +105,11 @@ def fetch_files(manifest: Manifest, repo: str, files: Mapping[str, str]) -> None
 def largest_files(manifest: Manifest) -> dict[str, int]:
     """path -> the most bytes that a listed file can have: a tar's own, and what records of its rows take."""
     most = {}
-    for shard in manifest.data["shards"]:
-        most[shard["path"]] = shard["bytes"]
-        most[rows_path(shard["path"])] = shard["rows"] * LONGEST_ROW
-        if shard["images"]:
-            most[shard["images"]["path"]] = shard["images"]["bytes"]
+    for shard in manifest.shards:
+        most[shard.path] = shard.bytes
+        most[shard.rows_path] = shard.rows * LONGEST_ROW
+        if shard.images:
+            most[shard.images.path] = shard.images.bytes
     return most
 
 
@@ -121,9 +123,9 @@ def fetch_listed(repo: str, path: str, commit: str, into: Path | None = None, *,
 
 def blame(manifest: Manifest, path: str) -> str:
     """Which shard and row a file that differs from the manifest breaks, as far as what is there can tell."""
-    for shard in manifest.data["shards"]:
-        if path in Manifest(manifest.root, {"shards": [shard], "prefixes": manifest.prefixes}).files():
-            beside = shard["images"] and path == shard["images"]["path"]
+    for shard in manifest.shards:
+        if path in files_of([shard]):
+            beside = shard.images is not None and path == shard.images.path
             problem = images_problem(manifest, shard) if beside else shard_problem(manifest, shard)
             if problem:
                 return problem

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ddkit.core.serialization import PACKAGE
+from ddkit.core.worker_state import STATE
 from ddkit.errors import ClassesError, first_few
 from ddkit.specs import ClassName
 
@@ -35,9 +35,12 @@ def unique_names(classes: Sequence[ClassName]) -> list[str]:
     return [c.name if counts[c.name] == 1 else f"{c.name} ({c.id or i})" for i, c in enumerate(classes)]
 
 
-@functools.cache
 def _descriptions() -> dict[str, str]:
     """ImageNet's descriptions in lower case -> WordNet id, those that name one class only (from timm)."""
+    return STATE.keep("ImageNet descriptions", "", _read_descriptions)
+
+
+def _read_descriptions() -> dict[str, str]:
     from timm.data import ImageNetInfo
 
     info = ImageNetInfo()

@@ -20,6 +20,7 @@ from ddkit import hub
 from ddkit.core.console import note, progress
 from ddkit.core.device import cores
 from ddkit.core.files import cache_dir, read_sealed, read_sealed_json, stamp, write_sealed
+from ddkit.core.worker_state import STATE
 from ddkit.errors import ClassesError, ImagesUnreadable, first_few
 from ddkit.format.images import LARGEST_PIXELS
 from ddkit.sources.classes import class_subset, name_classes
@@ -295,17 +296,17 @@ def _side_by_side(work: Callable[[int], Result], n: int, title: str) -> Iterator
                 advance(1)
 
 
-@functools.lru_cache(maxsize=4)
-def reopen(ref: SourceRef) -> Source:
-    """The source a reference names; kept, because worker processes ask for the same one again and again."""
+def open_ref(ref: SourceRef) -> Source:
+    """The source a reference names, opened anew."""
     return Source(ref, open_table(ref.data, ref.split, ref.image_column, ref.label_column))
 
 
-def reopen_fresh(ref: SourceRef) -> Source:
-    """As `reopen`, opened anew where a file or folder of it has changed since."""
-    if reopen(ref).is_stale():
-        reopen.cache_clear()
-    return reopen(ref)
+def reopen(ref: SourceRef) -> Source:
+    """The source a reference names, kept open in this process, unless a file or folder of it has changed since."""
+    kept = STATE.keep("source", ref, lambda: open_ref(ref), most=4)
+    if kept.is_stale():
+        STATE.drop("source")
+    return STATE.keep("source", ref, lambda: open_ref(ref), most=4)
 
 
 def open_source(
@@ -322,7 +323,7 @@ def open_source(
     split: default `train`, else the only one; rehash: do not take hashes of files from the cache. Raises SourceError,
     ClassesError (fewer than two classes, or without images).
     """
-    reopen.cache_clear()  # the files may have changed since this process opened them
+    STATE.drop("source")  # the files may have changed since this process opened them
     splits = splits_of(data)
     if split is None:
         split = "train" if "train" in splits else next(iter(splits))

@@ -6,7 +6,6 @@ used are fetched, into the client's cache, and opened like files that lie here.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from ddkit import hub
 from ddkit.core.console import note, progress
+from ddkit.core.worker_state import STATE
 from ddkit.errors import SourceError
 
 KINDS = ("parquet", "webdataset", "imagefolder", "arrow")  # others may run what they read (pickles), or hold no images
@@ -40,9 +40,12 @@ def is_online(data: str) -> bool:
     return data != "digits" and hub.parse_id(data) is not None
 
 
-@functools.lru_cache(maxsize=8)
 def look_up(data: str) -> Online:
     """What `ORG/NAME[@REVISION]` holds, without fetching its files. Raises SourceError, HubAccess, HubError."""
+    return STATE.keep("hub dataset", data, lambda: _look_up(data), most=8)
+
+
+def _look_up(data: str) -> Online:
     named = hub.parse_id(data)
     assert named is not None
     repo, revision = named

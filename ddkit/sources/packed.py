@@ -19,8 +19,9 @@ import numpy as np
 from ddkit.core.files import atomic_file, read_limited, write_bytes
 from ddkit.core.serialization import canonical, strict_json
 from ddkit.errors import IntegrityError, SourceError
+from ddkit.format.entries import ByteRange, row_key
 from ddkit.format.images import encode_image
-from ddkit.format.shards import member, row_key
+from ddkit.format.row_records import member
 
 INDEX = "source.json"
 SHARD_ROWS = 10_000
@@ -85,13 +86,13 @@ class Packed:
 
     names: list[str]
     labels: np.ndarray
-    places: list[tuple[Any, tuple[int, int, str]]]
+    places: list[tuple[mmap.mmap, ByteRange]]
     files: tuple[Path, ...]
 
     def raw(self, i: int) -> bytes:
         tar, place = self.places[i]
         data = member(tar, place)
-        if hashlib.sha256(data).hexdigest() != place[2]:
+        if hashlib.sha256(data).hexdigest() != place.sha256:
             raise IntegrityError(f"row {i} of {self.files[0].parent} is not what was exported; export the source again")
         return data
 
@@ -125,7 +126,7 @@ def open_packed(root: Path, split: str) -> Packed:
     """One split of an exported source. Raises SourceError for what is not there or not whole."""
     index = _index(root)
     labels: list[int] = []
-    places: list[tuple[Any, tuple[int, int, str]]] = []
+    places: list[tuple[mmap.mmap, ByteRange]] = []
     files = []
     for entry in index["splits"][split]:
         path, rows = root / entry["path"], root / f"{entry['path']}.rows"
@@ -141,8 +142,13 @@ def open_packed(root: Path, split: str) -> Packed:
             raise SourceError(f"{rows} has {len(lines)} lines, not {entry['rows']}; export the source again")
         for number, line in enumerate(lines, start=1):
             found = _LINE.fullmatch(line)
-            place = None if found is None else (int(found[2]), int(found[3]), found[4].decode())
-            if found is None or place is None or int(found[1]) >= len(index["classes"]) or sum(place[:2]) > len(tar):
+            place = None if found is None else ByteRange(int(found[2]), int(found[3]), found[4].decode())
+            if (
+                found is None
+                or place is None
+                or int(found[1]) >= len(index["classes"])
+                or place.offset + place.length > len(tar)
+            ):
                 raise SourceError(f"{rows}: line {number} is no row of its tar; export the source again")
             labels.append(int(found[1]))
             places.append((tar, place))

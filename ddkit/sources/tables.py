@@ -19,7 +19,7 @@ from ddkit.core.files import read_limited, stamp
 from ddkit.core.serialization import fingerprint
 from ddkit.errors import SourceError, first_few
 from ddkit.format.damage import open_images
-from ddkit.format.manifest import is_set, read_manifest
+from ddkit.format.manifest_file import is_set, read_manifest
 from ddkit.sources.archives import Archive
 from ddkit.sources.decoding import LARGEST_BYTES, SUFFIXES
 from ddkit.sources.online import fetch_split, is_online, look_up
@@ -159,7 +159,7 @@ def _digits(split: str) -> Table:
 def _distilled(root: Path) -> Table:
     """The images of one of our own sets, by our own verifying reader."""
     manifest = read_manifest(root)
-    rows = [row for shard in manifest.shards() for row in open_images(manifest, shard)]
+    rows = [row for shard in manifest.shards for row in open_images(manifest, shard)]
     labels = np.array([record.label for record, _ in rows])
     return Table(lambda i: rows[i][1], labels, manifest.class_names, lambda i: f"row {i}")
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ddkit.core.serialization import fingerprint, to_plain
 from ddkit.errors import SourceError
 from ddkit.sources.classes import match_classes
-from ddkit.sources.images import Source, SourceRef, reopen_fresh
+from ddkit.sources.images import Source, SourceRef, reopen
 from ddkit.sources.online import is_online
 from ddkit.sources.tables import open_table, splits_of, validation_splits
 from ddkit.specs import ClassName, DatasetSpec, EvalTransform
@@ -35,6 +36,27 @@ def can_measure(data: str, image_column: str | None = None, label_column: str | 
     return has_validation(data, image_column, label_column) is not None
 
 
+@dataclass(frozen=True, kw_only=True)
+class ValidationRef:
+    """Images to measure on, as plain data: the arguments of `open_validation`.
+
+    data: the source; same_order: trust the order of its classes, not their names.
+    """
+
+    data: str
+    split: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    same_order: bool = False
+
+    def open(self, classes: Sequence[ClassName], source: DatasetSpec | None) -> Validation:
+        """The images, for networks of these classes. source: what the set was made from. Raises as `open_validation`."""
+        return open_validation(
+            self.data, classes, split=self.split, source=source, image_column=self.image_column,
+            label_column=self.label_column, same_order=self.same_order,
+        )[0]  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Validation:
     """Images to measure on, in the order and with the labels of the set: source, labels int64 [n] (-1 = not used)."""
@@ -42,6 +64,12 @@ class Validation:
     source: Source
     labels: np.ndarray
     name: str
+
+    @property
+    def fingerprint(self) -> str:
+        """Stands for the images, which of them are used, and their labels."""
+        used = to_plain(replace(self.source.ref, data=""))
+        return fingerprint([self.source.fingerprint, used, self.labels.tolist()])
 
     def load(self, transform: EvalTransform) -> tuple[Tensor, Tensor]:
         """(uint8 [n,3,crop,crop], int64 [n])."""
@@ -75,7 +103,7 @@ def open_validation(
             raise SourceError(
                 f"{data}: the labels of its splits {', '.join(available)} are hidden (-1); give one with labels"
             )
-    opened = reopen_fresh(SourceRef(data=data, split=split, image_column=image_column, label_column=label_column))
+    opened = reopen(SourceRef(data=data, split=split, image_column=image_column, label_column=label_column))
     shown = Path(data).name if data != "digits" and Path(data).exists() else data  # no local paths in results
     name = f"{shown}:{split}"
     if source is not None and opened.fingerprint == source.fingerprint:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,38 +15,30 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ddkit.core.console import Advance
-from ddkit.core.files import locked, read_sealed_json, write_sealed
+from ddkit.core.files import locked, read_sealed_json, write_bytes, write_sealed
 from ddkit.core.serialization import fingerprint
-from ddkit.engine.interleaving import Turns, in_turns
+from ddkit.core.worker_state import STATE
+from ddkit.engine.interleaving import Interleaved, interleave
 from ddkit.errors import OptionError
-from ddkit.format.manifest import Manifest, read_manifest
+from ddkit.format.manifest import Manifest
+from ddkit.format.manifest_file import read_manifest
 from ddkit.networks.checkpoints import save_checkpoint
 from ddkit.networks.registry import build_network
-from ddkit.networks.training import Batch, Fit, accuracy, fitting, seeded_network
+from ddkit.networks.training import Fit, accuracy, fitting, seeded_network
+from ddkit.networks.training_state import Example
 from ddkit.replay.fresh import FreshLoader
 from ddkit.replay.loader import ReplayLoader
-from ddkit.sources.validation import open_validation
-from ddkit.specs import DatasetSpec, TeacherSpec, TrainSpec, ViewSpec
+from ddkit.sources.validation import ValidationRef
+from ddkit.specs import EvalTransform, TeacherSpec, TrainSpec, ViewSpec
 from ddkit.students.losses import soft_label_loss
 from ddkit.teachers.teacher import Teacher
-
-
-@dataclass(frozen=True, kw_only=True)
-class ValidationRef:
-    """Images to measure on, as plain data (see sources.open_validation)."""
-
-    data: str
-    split: str | None = None
-    image_column: str | None = None
-    label_column: str | None = None
-    same_order: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudentJob:
     """One student as plain data; its result is `OUT.safetensors` and `.jsonl`.
 
-    directory: the set; labels: stored, hard (classes only, fresh views by `law` without mixing) or online (fresh
+    directory: the set; labels: stored, hard (classes only, fresh views by `policy` without mixing) or online (fresh
     views, labelled by `teacher`); measure_every: epochs between logged accuracies, 0 = at the end only; key: stands for
     all that decides the weights, measured: for what they are measured on.
     """
@@ -55,7 +47,7 @@ class StudentJob:
     ipc: int | None
     arch: str
     spec: TrainSpec
-    law: ViewSpec
+    policy: ViewSpec
     labels: str
     seed: int
     out: str
@@ -112,65 +104,85 @@ def train_student(
 ) -> StudentResult:
     """Train one student and write its checkpoint and log. Continues a killed training to the same weights.
 
-    Raises OtherRun where another process writes the same checkpoint.
+    on_epoch: called with the epochs that are done; on_estimate: told the expected seconds after 20 steps. Raises
+    OtherRun where another process writes the same checkpoint.
     """
     with locked(job.checkpoint, "training", {"key": job.result_key}, wait=False):
-        return in_turns([_training(job, on_epoch, on_estimate)], torch.device(job.device))[0]
+        return interleave([_training(job, on_epoch, on_estimate)], torch.device(job.device))[0]
 
 
 def _training(
     job: StudentJob,
     on_epoch: Advance | None = None,
     on_estimate: Callable[[float], None] | None = None,
-) -> Turns[StudentResult]:
+) -> Interleaved[StudentResult]:
     began = time.perf_counter()
-    manifest = read_manifest(job.directory)
-    device = torch.device(job.device)
+    manifest, device = read_manifest(job.directory), torch.device(job.device)
     images = manifest.rows(job.ipc)
-    batch = job.spec.batch_for(images)
-    loader, batches, loss = _supervision(job, manifest, batch, device)
+    supervision = _supervision(job, manifest, job.spec.batch_for(images), device)
     network = seeded_network(
-        lambda: build_network(job.arch, len(manifest.classes), manifest.size), job.seed, "student", job.arch
+        lambda: build_network(job.arch, len(manifest.classes), manifest.views.size), job.seed, "student", job.arch
     )
-    measure, measured_on = _measure(job, manifest, device)
+    measure = _measure(job, manifest, device)
     fit_job = Fit(
-        spec=job.spec, epochs=job.spec.epochs_for(images), steps_an_epoch=len(loader), batches=batches, loss=loss,
-        seed=job.seed, device=device, state=job.state, key=job.result_key, log=job.log,
-        measure=measure if job.measure_every else None,
+        spec=job.spec, epochs=job.spec.epochs_for(images), steps_an_epoch=supervision.steps,
+        batches=supervision.batches, loss=supervision.loss, seed=job.seed, device=device, state=job.state,
+        key=job.result_key, log=job.log, measure=measure.accuracy if measure and job.measure_every else None,
         measure_every=job.measure_every, on_epoch=on_epoch, on_estimate=on_estimate,
     )  # fmt: skip
     history = yield from fitting(network, fit_job)
     percent = None
     if measure is not None:
-        percent = history[-1]["accuracy"] if job.measure_every else measure(network)
-    spec = TeacherSpec(
-        arch=job.arch,
-        num_classes=len(manifest.classes),
-        image_size=manifest.size,
-        mean=manifest.mean,
-        std=manifest.std,
-        classes=tuple(manifest.class_names),
-        class_ids=tuple(c.id for c in manifest.classes) if any(c.id for c in manifest.classes) else None,
-        accuracy=None if percent is None else round(percent, 2),
-        measured_on=measured_on,
-        eval=manifest.eval,
-    )
-    save_checkpoint(job.checkpoint, network, spec)
+        percent = history[-1]["accuracy"] if job.measure_every else measure.accuracy(network)
+    save_checkpoint(job.checkpoint, network, _checkpoint_spec(job, manifest, percent, measure))
+    write_bytes(job.log, "".join(json.dumps(entry) + "\n" for entry in history).encode())
     job.state.unlink(missing_ok=True)
     seconds = round(sum(entry["seconds"] for entry in history), 2) or round(time.perf_counter() - began, 2)
     return StudentResult(percent, seconds, len(history), history)
 
 
-def student_units(jobs: Sequence[StudentJob]) -> list[StudentResult]:
-    """`train_student` of several, in turns on one device; finished ones are read back, not trained again. What another
-    process trains is waited for."""
-    with ExitStack() as stack:
-        for out in sorted({job.checkpoint for job in jobs}):  # in one order everywhere, so that nobody waits in a ring
-            stack.enter_context(locked(out, "training"))
-        return in_turns([_kept(job) for job in jobs], torch.device(jobs[0].device))
+def _checkpoint_spec(
+    job: StudentJob, manifest: Manifest, percent: float | None, measure: _Measure | None
+) -> TeacherSpec:
+    """What a student's checkpoint says of itself. percent: its accuracy, None where it was not measured."""
+    return TeacherSpec(
+        arch=job.arch,
+        num_classes=len(manifest.classes),
+        image_size=manifest.views.size,
+        mean=manifest.normalisation.mean,
+        std=manifest.normalisation.std,
+        classes=tuple(manifest.class_names),
+        class_ids=tuple(c.id for c in manifest.classes) if any(c.id for c in manifest.classes) else None,
+        accuracy=None if percent is None else round(percent, 2),
+        measured_on=None if measure is None else measure.name,
+        eval=EvalTransform(resize=manifest.eval.resize, crop=manifest.eval.crop),
+    )
 
 
-def _kept(job: StudentJob) -> Turns[StudentResult]:
+# ------------------------------------------------------------------ students as units
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentGroup:
+    """Students that are interleaved on one device; finished ones are read back, not trained again."""
+
+    jobs: tuple[StudentJob, ...]
+    needs: frozenset[str] = frozenset()
+
+    @property
+    def id(self) -> str:
+        """The first student's."""
+        return self.jobs[0].out
+
+    def run(self) -> list[StudentResult]:
+        """Train them; what another process trains is waited for."""
+        with ExitStack() as stack:
+            for out in sorted({job.checkpoint for job in self.jobs}):  # in one order everywhere: no deadlock
+                stack.enter_context(locked(out, "training"))
+            return interleave([_kept(job) for job in self.jobs], torch.device(self.jobs[0].device))
+
+
+def _kept(job: StudentJob) -> Interleaved[StudentResult]:
     known = read_sealed_json(job.result, job.result_key)
     if known is not None:
         return StudentResult(**known)
@@ -179,13 +191,23 @@ def _kept(job: StudentJob) -> Turns[StudentResult]:
     return result
 
 
-def _supervision(
-    job: StudentJob, manifest: Manifest, batch: int, device: torch.device
-) -> tuple[Any, Callable[[int], Iterable[Batch]], Callable[[Tensor, Tensor], Tensor]]:
-    """(loader, epoch -> batches, loss) for stored, hard or online labels."""
+# ------------------------------------------------------------------ what a student learns from, and is measured on
+
+
+@dataclass(frozen=True)
+class _Supervision:
+    """steps: of an epoch; batches: epoch -> (inputs, target) pairs; loss: (logits, target) -> scalar."""
+
+    steps: int
+    batches: Callable[[int], Iterable[Example]]
+    loss: Callable[[Tensor, Tensor], Tensor]
+
+
+def _supervision(job: StudentJob, manifest: Manifest, batch: int, device: torch.device) -> _Supervision:
+    """Stored, hard or online labels."""
     hard = job.labels == "hard" or job.spec.loss == "ce"
 
-    def with_target(batches: Iterable[Any]) -> Iterable[Batch]:
+    def with_target(batches: Iterable[Any]) -> Iterable[Example]:
         return ((inputs, labels if hard else logits) for inputs, logits, labels in batches)
 
     loss = cross_entropy if hard else _soft_loss(job.spec)
@@ -194,22 +216,22 @@ def _supervision(
             manifest, batch_size=batch, device=device, ipc=job.ipc, seed=job.seed, rank=0, world_size=1
         )  # fmt: skip
 
-        def replayed(epoch: int) -> Iterable[Batch]:
+        def replayed(epoch: int) -> Iterable[Example]:
             replay.set_epoch(epoch)
             return with_target(replay)
 
-        return replay, replayed, loss
+        return _Supervision(len(replay), replayed, loss)
     teacher = None
-    law = replace(job.law, mix="none")
+    policy = replace(job.policy, mix="none")
     if job.labels == "online":
         if job.teacher is None:
             raise OptionError("--labels online needs the teacher: give --teacher")
-        teacher, law = Teacher.load(job.teacher, device, job.order), job.law
+        teacher, policy = Teacher.load(job.teacher, device, job.order), job.policy
     fresh = FreshLoader(
-        manifest, replace(law, count=1), batch_size=batch, device=device, ipc=job.ipc, seed=job.seed,
+        manifest, replace(policy, count=1), batch_size=batch, device=device, ipc=job.ipc, seed=job.seed,
         label=teacher.logits if teacher else None,
     )  # fmt: skip
-    return fresh, lambda epoch: with_target(fresh.epoch(epoch)), loss
+    return _Supervision(len(fresh), lambda epoch: with_target(fresh.epoch(epoch)), loss)
 
 
 def _soft_loss(spec: TrainSpec) -> Callable[[Tensor, Tensor], Tensor]:
@@ -218,19 +240,32 @@ def _soft_loss(spec: TrainSpec) -> Callable[[Tensor, Tensor], Tensor]:
     return lambda logits, target: factor * soft_label_loss(logits, target, spec.temperature)
 
 
-def _measure(
-    job: StudentJob, manifest: Manifest, device: torch.device
-) -> tuple[Callable[[nn.Module], float] | None, str | None]:
-    """(network -> accuracy in percent, what it is measured on); (None, None) where there is nothing to measure on."""
+@dataclass(frozen=True)
+class _Measure:
+    """Images to measure on: uint8 [n,3,S,S] and int64 [n]. name: for results."""
+
+    images: Tensor
+    labels: Tensor
+    name: str
+    manifest: Manifest
+    device: torch.device
+
+    def accuracy(self, network: nn.Module) -> float:
+        """Top-1 in percent."""
+        seen = self.manifest.normalisation
+        return accuracy(network, self.images, self.labels, seen.mean, seen.std, self.device)
+
+
+def _measure(job: StudentJob, manifest: Manifest, device: torch.device) -> _Measure | None:
+    """What a student is measured on, opened once in each process; None where there is nothing to measure on."""
     if job.val is None:
-        return None, None
-    source = manifest.data["source"]
-    validation, _ = open_validation(
-        job.val.data, manifest.classes, split=job.val.split, image_column=job.val.image_column,
-        label_column=job.val.label_column, same_order=job.val.same_order,
-        source=DatasetSpec(**{key: source[key] for key in ("id", "split", "fingerprint", "holdout")}),
-    )  # fmt: skip
-    images, labels = validation.load(manifest.eval)
-    return lambda network: accuracy(network, images, labels, manifest.mean, manifest.std, device), (
-        f"{validation.name} ({len(labels)} images)"
-    )
+        return None
+    ref = job.val
+
+    def load() -> tuple[Tensor, Tensor, str]:
+        validation = ref.open(manifest.classes, manifest.source)
+        return *validation.load(manifest.eval), validation.name
+
+    key = (ref, job.measured, manifest.eval.resize, manifest.eval.crop, tuple(manifest.class_names))
+    images, labels, name = STATE.keep("validation images", key, load)
+    return _Measure(images, labels, f"{name} ({len(labels)} images)", manifest, device)

@@ -18,7 +18,7 @@ class EvalPipeline:
     """Resize, centre crop, normalise as the teacher did: PIL image or uint8 [3,H,W] -> float32 [3,S,S]."""
 
     def __init__(self, manifest: Manifest) -> None:
-        self.transform, self.mean, self.std = manifest.eval, manifest.mean, manifest.std
+        self.transform, self.mean, self.std = manifest.eval, manifest.normalisation.mean, manifest.normalisation.std
 
     def __call__(self, image: Any) -> Tensor:
         if not isinstance(image, Tensor):

@@ -3,6 +3,7 @@
 Distillers come in, also other people's: `from ddkit.synthesis import Plan, Unit, Synthetic, Context`.
 """
 
+from ddkit.format.entries import Origin
 from ddkit.synthesis.interface import Context, Plan, Synthetic, Unit
 
-__all__ = ["Context", "Plan", "Synthetic", "Unit"]
+__all__ = ["Context", "Origin", "Plan", "Synthetic", "Unit"]

@@ -1,6 +1,6 @@
 """Real images chosen by the teacher's features: herding, k-center greedy, k-means. Ordered, so IPC-k is in IPC-K.
 
-Definitions: methods.md A8 (where published code differs from them, e.g. herding by arg max, the definition counts).
+Definitions: docs/methods.md (where published code differs from them, e.g. herding by arg max, the definition counts).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ddkit.format.entries import Origin
 from ddkit.synthesis.interface import Context, Plan, Probe, Synthetic, Unit, class_units
 from ddkit.synthesis.passes import chunks
 
@@ -98,7 +99,7 @@ def _chosen(unit: Unit, context: Context, select: Select, features: np.ndarray) 
     source = context.source
     for label in unit.labels:
         members = source.members(label)
-        used = {int(row) for origin in context.earlier.get(label, []) for row in origin["rows"]}
+        used = context.used_rows(label)
         taken = np.array([int(source.rows[i]) in used for i in members])
         free = members[~taken]
         random = context.rng("coreset", label, unit.ranks[0])
@@ -109,5 +110,5 @@ def _chosen(unit: Unit, context: Context, select: Select, features: np.ndarray) 
                 pixels=source.whole(image, context.size).numpy(),
                 label=label,
                 rank=rank,
-                origin={"kind": "real", "rows": [int(source.rows[image])]},
+                origin=Origin(kind="real", rows=(int(source.rows[image]),)),
             )

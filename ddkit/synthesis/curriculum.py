@@ -33,7 +33,7 @@ FIRST_RULES = ("R", "rest")  # the first stage has no student: teacher right; wh
 
 @dataclass(frozen=True, kw_only=True)
 class Student:
-    """The stage student (methods.md B5). init: `warm` starts from the stage before's, at lr; the first one and
+    """The stage student (docs/methods.md). init: `warm` starts from the stage before's, at lr; the first one and
     `scratch` start anew, at scratch_lr, for scratch_epochs (0: as many).
     epochs 0: no student at all, as a control: every stage selects as the first."""
 
@@ -103,7 +103,7 @@ def _epochs(settings: Student, warm: bool) -> int:
     return settings.epochs if warm else settings.scratch_epochs or settings.epochs
 
 
-def train_student(unit: Unit, context: Context, settings: Student, workers: int) -> dict[str, np.ndarray]:
+def train_stage_student(unit: Unit, context: Context, settings: Student, workers: int) -> dict[str, np.ndarray]:
     """Train a stage's student on the prefix `unit.ranks[0]`; its weights by name. workers: CPU threads."""
     spec = TrainSpec(
         loss="kl", temperature=settings.temperature, lr=settings.scratch_lr if not unit.needs else settings.lr,
@@ -129,16 +129,16 @@ def train_student(unit: Unit, context: Context, settings: Student, workers: int)
     def told(epochs: int, earlier: bool = False) -> None:
         nonlocal done
         done += epochs
-        context.keep.tell(done * len(loader))
+        context.progress.report(done * len(loader))
 
     job = Fit(
         spec=spec, epochs=spec.epochs, steps_an_epoch=len(loader), batches=batches, seed=seed,
         loss=lambda out, target: soft_label_loss(out, target, spec.temperature), device=context.device,
-        state=context.keep.state, key=context.keep.key, on_epoch=told,
+        state=context.progress.state, key=context.progress.key, on_epoch=told,
     )  # fmt: skip
     with threads(spec.threads):
         history = fit(network, job)
-    context.keep.losses["student"] = np.array([entry["loss"] for entry in history], np.float32)
+    context.progress.losses["student"] = np.array([entry["loss"] for entry in history], np.float32)
     return {name: value.detach().cpu().numpy() for name, value in network.state_dict().items()}
 
 
@@ -169,7 +169,7 @@ def select(
     chosen, by = np.full((classes, n), -1, np.int64), np.full((classes, n), -1, np.int64)
     counts = np.zeros((classes, kinds), np.int64)
     for label in range(classes):
-        used = {int(row) for origin in context.earlier.get(label, []) for row in origin["rows"]}
+        used = context.used_rows(label)
         order = nested_choice(context.seed, source.members(label), "curriculum", unit.id, label)
         order = order[[int(source.rows[i]) not in used for i in order]]
         counts[label] = np.bincount(rules[order], minlength=kinds)

@@ -1,7 +1,6 @@
 """The loss terms of image inversion as pure functions of logits, statistics and pixels, all in float32.
 
-Sources: SRe2L, arXiv 2306.13092; CUDD, arXiv 2405.09150, eq. 4-6; the authors' code where they differ (methods.md A1,
-B4). tests/test_objectives.py holds them against a literal float64 restatement, values and gradients.
+Sources: SRe2L, arXiv 2306.13092; CUDD, arXiv 2405.09150, eq. 4-6; the authors' code where they differ (docs/methods.md). tests/test_objectives.py holds them against a literal float64 restatement, values and gradients.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """RDED's parts: crop candidates from real images, score them by the teacher, stitch the best.
 
-Source: RDED, arXiv 2312.03526, sections 3.2-3.3, and the authors' scripts where they differ (methods.md C).
+Source: RDED, arXiv 2312.03526, sections 3.2-3.3, and the authors' scripts where they differ (docs/methods.md).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
 
 from ddkit.core.seeds import rng
+from ddkit.format.entries import Origin
 from ddkit.format.views import draw, resample
 from ddkit.specs import ViewSpec
 from ddkit.synthesis.interface import Context, Synthetic
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from ddkit.sources.images import Source
     from ddkit.teachers.teacher import Teacher
 
-CROP_LAW = ViewSpec(scale=(0.08, 1.0), ratio=(1.0, 1.0), flip=0.0, mix="none")
+CROP_POLICY = ViewSpec(scale=(0.08, 1.0), ratio=(1.0, 1.0), flip=0.0, mix="none")
 BATCH = 100  # patches in one teacher pass; fixed, because scores depend on it in the last bits
 
 
@@ -38,18 +39,18 @@ class Candidate:
     loss: float
 
 
-def crop_boxes(source: Source, image: int, crops: int, seed: int, height: int, width: int) -> np.ndarray:
+def candidate_boxes(source: Source, image: int, crops: int, seed: int, height: int, width: int) -> np.ndarray:
     """int [crops,4]: square random crops of scale 0.08 to 1; crop k does not depend on how many are drawn."""
-    law = ViewSpec(**{**CROP_LAW.__dict__, "count": crops})
+    policy = ViewSpec(**{**CROP_POLICY.__dict__, "count": crops})
     key = int(rng(seed, "rded-crops").integers(2**62))
     row = int(source.rows[image])
-    return draw(law, seed=key, first=row, rows=1, height=height, width=width, size=1).box[0].astype(np.int64)
+    return draw(policy, seed=key, first=row, rows=1, height=height, width=width, size=1).box[0].astype(np.int64)
 
 
 def cut(source: Source, image: int, numbers: list[int], seed: int, side: int) -> list[Tensor]:
     """The numbered crops of an image at full resolution, resized to uint8 [3,side,side]."""
     pixels = torch.from_numpy(source.read(image))
-    boxes = crop_boxes(source, image, max(numbers) + 1, seed, pixels.shape[1], pixels.shape[2])
+    boxes = candidate_boxes(source, image, max(numbers) + 1, seed, pixels.shape[1], pixels.shape[2])
     return [resample(pixels, boxes[k], side) for k in numbers]
 
 
@@ -123,9 +124,7 @@ def stitched(
         crops=settings.crops, keep=keep, seed=context.seed, size=context.size, side=side,
     )  # fmt: skip
     used = {
-        (row, crop)
-        for origin in context.earlier.get(label, [])
-        for row, crop in zip(origin["rows"], origin.get("crops", []))
+        (row, crop) for origin in context.earlier.get(label, []) for row, crop in zip(origin.rows, origin.crops or ())
     }
     rows = context.source.rows
     chosen = [c for c in ranked if (int(rows[c.image]), c.crop) not in used][: n * len(ranks)]
@@ -139,6 +138,10 @@ def stitched(
             pixels=np.ascontiguousarray(stitch(pieces, settings.factor).numpy()),
             label=label,
             rank=rank,
-            origin={"kind": "patches", "rows": [int(rows[c.image]) for c in mine], "crops": [c.crop for c in mine]},
+            origin=Origin(
+                kind="patches",
+                rows=tuple(int(rows[c.image]) for c in mine),
+                crops=tuple(c.crop for c in mine),
+            ),
             patches=n,
         )

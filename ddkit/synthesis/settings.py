@@ -109,7 +109,7 @@ class Inversion:
     """How a batch of images is optimised. init: where it starts: noise, a real image, or its best patch.
 
     lr: of Adam (0.5, 0.9), cosine to 0 over `steps`; weight_decay: L2 in Adam (Table XII names it, the code has none);
-    legacy_init_space: start and anchor as the authors' release has them, un-normalised (methods.md A9, 4); precision:
+    legacy_init_space: start and anchor as the authors' release has them, un-normalised (docs/methods.md); precision:
     of the networks' arithmetic, where the device has it; compile: the networks with torch.compile, which takes a minute
     and pays for thousands of steps on a GPU; threads: CPU threads of a batch, part of what makes equal bytes.
     """

@@ -1,86 +1,172 @@
-"""The checkpoint that `--teacher` names: a file, a library's network, or one trained once and kept in the cache."""
+"""The teacher that `--teacher` names: a file, a library's network, or one trained once and kept in the cache."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from ddkit.core.console import note
 from ddkit.core.files import cache_dir, locked
-from ddkit.errors import ClassesError, OptionError, TeacherError
+from ddkit.errors import ClassesError, OptionError, TeacherError, first_few
 from ddkit.networks.checkpoints import load_checkpoint, save_checkpoint, tensor_hash
-from ddkit.networks.pretrained import is_library, load_pretrained
+from ddkit.networks.pretrained import Pretrained, is_library, load_pretrained
 from ddkit.sources.classes import match_classes
 from ddkit.sources.images import Source
 from ddkit.specs import ClassName, TeacherSpec
+from ddkit.teachers.teacher import Teacher
 from ddkit.teachers.teaching import default_arch, teacher_recipe, train_teacher, training_key
 
 
-def find_teacher(
-    ref: str,
-    source: Source | None,
-    *,
-    size: int | None,
-    seed: int,
-    device: torch.device,
-    on_estimate: Callable[[float], None] | None = None,
-) -> Path:
-    """The checkpoint that `--teacher` names: FILE, `timm:NAME[@FILE]`, `torchvision:NAME[@FILE]` or `train[:ARCH]`.
+@dataclass(frozen=True)
+class ResolvedTeacher:
+    """A teacher that is at hand.
 
-    One that is trained, or pretrained on other classes than the source's and so fine-tuned, is made once per (source,
-    size, arch, recipe, seed) and kept in the cache; it needs a source. Raises TeacherError, OptionError.
+    path: its checkpoint; spec: what it says of itself; network: with its weights; order: its output column for each
+    class of the source where the order differs, None = as it is.
     """
-    if is_trained(ref, None if source is None else source.classes):
-        if source is None:
-            raise OptionError(f"--teacher {ref} needs a source; give a checkpoint")
-        return _trained(ref, source, size, seed, device, on_estimate)
-    return _from_library(ref, size) if is_library(ref) else Path(ref).absolute()
+
+    path: Path
+    spec: TeacherSpec
+    network: nn.Module
+    order: tuple[int, ...] | None = None
+
+    def open(self, device: torch.device) -> Teacher:
+        """The teacher, frozen, on a device."""
+        return Teacher(self.network, self.spec, device, None if self.order is None else np.array(self.order))
 
 
-def is_trained(ref: str, classes: Sequence[ClassName] | None) -> bool:
-    """Whether a teacher has to be trained first: `train`, or a library's network that knows other classes."""
-    if ref.partition(":")[0] == "train":
-        return True
-    if classes is None or not is_library(ref):
+@dataclass(frozen=True)
+class TeacherChoice:
+    """What `--teacher` names: FILE, `timm:NAME[@FILE]`, `torchvision:NAME[@FILE]` or `train[:ARCH]`.
+
+    ref: as it was given; size: of its input, pixels, None: its own. A library's network is loaded once, when it is
+    first asked for.
+    """
+
+    ref: str
+    size: int | None
+
+    @functools.cached_property
+    def _pretrained(self) -> Pretrained:
+        return load_pretrained(self.ref, self.size)
+
+    def needs_training(self, classes: Sequence[ClassName] | None) -> bool:
+        """Whether it has to be trained first: `train`, or a library's network that knows other classes.
+
+        classes: of the source; None where there is no source to train on.
+        """
+        if self.ref.partition(":")[0] == "train":
+            return True
+        if classes is None or not is_library(self.ref):
+            return False
+        known = self._pretrained.imagenet_classes()
+        if known is None or len(known) != len(classes):
+            return True
+        try:
+            match_classes(classes, known, what="the source and the network")
+        except ClassesError:
+            return True
         return False
-    known = load_pretrained(ref, None).imagenet_classes()
-    if known is None or len(known) != len(classes):
-        return True
-    try:
-        match_classes(classes, known, what="the source and the network")
-    except ClassesError:
-        return True
-    return False
+
+    def resolve(self, classes: Sequence[ClassName], what: str) -> ResolvedTeacher:
+        """A teacher that needs no training, seen to know these classes.
+
+        what: whose classes, for messages. Raises TeacherError (another class count), ClassesError (other classes),
+        OptionError where it would have to be trained.
+        """
+        return _matched(*self._at_hand(), classes, what)
+
+    def _at_hand(self) -> tuple[Path, nn.Module, TeacherSpec]:
+        """Its checkpoint, opened. Raises TeacherError, OptionError."""
+        if self.needs_training(None):
+            raise OptionError(f"--teacher {self.ref} needs a source; give a checkpoint")
+        if is_library(self.ref):
+            return _from_library(self.ref, self._pretrained)
+        path = Path(self.ref).absolute()
+        if not path.is_file() and path.suffix != ".safetensors":
+            raise TeacherError(
+                f"no checkpoint {self.ref}; did you mean train:{self.ref} (trained once on the source) or "
+                f"timm:{self.ref} (pretrained)?"
+            )
+        return path, *load_checkpoint(path)
+
+    def resolve_numbered(
+        self, classes: Sequence[ClassName], numbers: Sequence[int], what: str
+    ) -> tuple[ResolvedTeacher, list[ClassName]]:
+        """A teacher of classes that are numbers in its own order, and their names, which are the teacher's.
+
+        classes: as the source calls them; numbers: theirs; what: whose classes, for messages. Raises as `resolve`.
+        """
+        path, network, spec = self._at_hand()
+        names = list(classes)
+        if {c.name for c in classes} != set(spec.classes):
+            if sorted(numbers) != list(range(spec.num_classes)):
+                raise ClassesError(
+                    f"the numbered classes ({first_few(c.name for c in classes)}) are not 0 to {spec.num_classes - 1}, "
+                    f"which the teacher {path.name} knows; give another teacher, or name the folders by class"
+                )
+            names = [spec.class_names()[n] for n in numbers]
+        return _matched(path, network, spec, names, what), names
+
+    def train(
+        self,
+        source: Source,
+        *,
+        seed: int,
+        device: torch.device,
+        what: str,
+        on_estimate: Callable[[float], None] | None = None,
+    ) -> ResolvedTeacher:
+        """The teacher trained on a source, or a library's network fine-tuned on it; made once and kept in the cache.
+
+        It is kept by source, size, architecture, recipe, seed and kind of device. what: whose classes, for messages;
+        on_estimate: told the expected seconds after 20 steps. Raises TeacherError, OptionError, Diverged, DiskError.
+        """
+        size = self.size or source.default_size()
+        init = self._pretrained if is_library(self.ref) else None
+        path = _trained(self.ref, source, size, seed, device, init, on_estimate)
+        return _matched(path, *load_checkpoint(path), source.classes, what)
 
 
-def match_teacher(path: Path, classes: Sequence[ClassName], what: str) -> tuple[TeacherSpec, tuple[int, ...] | None]:
-    """A checkpoint's spec, and its column for each class where the order differs (else None).
+def resolve_teacher(ref: str, classes: Sequence[ClassName], what: str, *, size: int | None = None) -> ResolvedTeacher:
+    """The teacher that `--teacher` names, where it needs no training, seen to know `classes`.
 
-    what: whose classes, for the message. Raises TeacherError (another class count), ClassesError (other classes).
+    ref: FILE, `timm:NAME[@FILE]` or `torchvision:NAME[@FILE]`; what: whose classes, for messages; size: of its input,
+    pixels, None: its own. Raises TeacherError, ClassesError, OptionError.
     """
-    _, spec = load_checkpoint(path)
+    return TeacherChoice(ref, size).resolve(classes, what)
+
+
+def _matched(
+    path: Path, network: nn.Module, spec: TeacherSpec, classes: Sequence[ClassName], what: str
+) -> ResolvedTeacher:
+    """A checkpoint with its column for each class. Raises TeacherError, ClassesError."""
     if spec.num_classes != len(classes):
         raise TeacherError(
             f"teacher {path} knows {spec.num_classes} classes, {what} has {len(classes)}; "
             f"train one with `ddkit teach T.safetensors --data SOURCE --arch {spec.arch}`"
         )
     order = match_classes(classes, spec.class_names(), what=f"{what} and the teacher")
-    return spec, None if (order == np.arange(len(order))).all() else tuple(int(i) for i in order)
+    same = bool((order == np.arange(len(order))).all())
+    return ResolvedTeacher(path, spec, network, None if same else tuple(int(i) for i in order))
 
 
 def _trained(
     ref: str,
     source: Source,
-    size: int | None,
+    size: int,
     seed: int,
     device: torch.device,
+    init: Pretrained | None,
     on_estimate: Callable[[float], None] | None,
 ) -> Path:
-    size = size or source.default_size()
-    init = load_pretrained(ref, size) if is_library(ref) else None
+    """The checkpoint of a teacher that is trained once."""
     arch = init.arch if init else ref.partition(":")[2] or default_arch(source.ref.data, size)
     spec = teacher_recipe("finetune" if init else None, source.ref.data, size, None)
     key = training_key(source, size, arch, spec, seed, device, init)
@@ -112,9 +198,8 @@ def _is_whole(path: Path) -> bool:
     return True
 
 
-def _from_library(ref: str, size: int | None) -> Path:
-    """A pretrained network of timm or torchvision as one of our checkpoints, in the cache."""
-    found = load_pretrained(ref, size)
+def _from_library(ref: str, found: Pretrained) -> tuple[Path, nn.Module, TeacherSpec]:
+    """A pretrained network of timm or torchvision as one of our checkpoints, written into the cache."""
     classes = found.imagenet_classes()
     if classes is None:
         raise TeacherError(
@@ -127,5 +212,4 @@ def _from_library(ref: str, size: int | None) -> Path:
     )  # fmt: skip
     name = found.arch.replace(":", "-")
     path = cache_dir() / "teachers" / f"{name}-{tensor_hash(found.network.state_dict())[:24]}.safetensors"
-    save_checkpoint(path, found.network, spec)
-    return path
+    return path, found.network.eval(), save_checkpoint(path, found.network, spec)

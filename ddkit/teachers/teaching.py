@@ -20,7 +20,8 @@ from ddkit.format.views import apply, draw, normalise
 from ddkit.networks.checkpoints import save_checkpoint, tensor_hash
 from ddkit.networks.pretrained import Pretrained, load_pretrained
 from ddkit.networks.registry import IMAGENET_MEAN, IMAGENET_STD, build_network, check_network
-from ddkit.networks.training import Batch, Fit, accuracy, fit, seeded_network
+from ddkit.networks.training import Fit, accuracy, fit, seeded_network
+from ddkit.networks.training_state import Example
 from ddkit.sources.images import Source, open_source
 from ddkit.sources.validation import has_validation, open_validation
 from ddkit.specs import EvalTransform, TeacherSpec, TrainSpec, ViewSpec
@@ -76,7 +77,7 @@ def train_teacher(
     labels = torch.from_numpy(source.labels).to(device)
     batch = spec.batch_for(len(source))
 
-    def batches(epoch: int) -> Iterator[Batch]:
+    def batches(epoch: int) -> Iterator[Example]:
         order = permutation(seed, len(source), "teacher-order", epoch)
         for step, start in enumerate(range(0, len(order) - len(order) % batch, batch)):
             chosen = order[start : start + batch]

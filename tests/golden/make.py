@@ -61,8 +61,8 @@ def generated_images(folder: Path, per_class: int, size: int) -> str:
     return str(folder)
 
 
-def make_all(root: Path, workers: int = 1) -> dict[str, str]:
-    """Make the six golden sets below `root`; returns the content of each by name."""
+def make_all(root: Path, workers: int = 1) -> dict[str, dict[str, str]]:
+    """Make the six golden sets below `root`; returns `content` and `fingerprint` of each by name."""
     digits = golden_teacher(root / "digits.safetensors", tuple(map(str, range(10))))
     animals = golden_teacher(root / "animals.safetensors", CLASSES)
     common: dict[str, Any] = {"data": "digits", "teacher": digits, "views": 4, "workers": workers}
@@ -89,11 +89,12 @@ def make_all(root: Path, workers: int = 1) -> dict[str, str]:
             root / "rded", out, teacher=digits, protocol="common", views=3, mix_within="5x2:0", seed=3, workers=workers,
         ),
     }  # fmt: skip
-    contents = {}
+    made = {}
     for name, make in sets.items():
         make(root / name)
-        contents[name] = json.loads((root / name / "ddkit.json").read_text())["content"]
-    return contents
+        manifest = json.loads((root / name / "ddkit.json").read_text())
+        made[name] = {key: manifest[key] for key in ("content", "fingerprint")}
+    return made
 
 
 def kind_of_machine(set_: Path) -> str:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from ddkit.errors import SetError
+from ddkit.format.entries import row_key
 from ddkit.format.manifest import Manifest
-from ddkit.format.rows import RowFormat
-from ddkit.format.shards import row_key
+from ddkit.format.row_format import RowFormat
 from ddkit.format.views import UNMIXED, Views
+from ddkit.format.views_member import DecodedRow
 from ddkit.replay.dataset_rows import (
     _LABEL_COLUMNS,
     IMAGE_COLUMNS,
@@ -40,39 +42,37 @@ def load_dataset_rows(dataset: Dataset, manifest: Manifest | None = None) -> Res
     label = column(names, _LABEL_COLUMNS, "class")
     if "__key__" not in names:
         raise SetError("the dataset has no column __key__, by which partner rows are found; do not remove it")
-    parts: list[tuple[np.ndarray, int, Views, dict[str, np.ndarray]]] = []
-    rows, keys = [], []
-    meta: dict[str, Any] = {}
+    rows: list[DecodedRow] = []
+    keys, labels = [], []
     form: RowFormat | None = None
     for row in dataset:
         pixels = row_pixels(row[image])
         form = form or row_format(row, (pixels.shape[1], pixels.shape[2]))
         key = row_key_of(row)
-        views, soft, meta = checked_row(row, form, key)
+        decoded = checked_row(row, form, key)
         if pixels.shape != (3, form.height, form.width):
             raise SetError(f"row {row['__key__']}: its image is of another size than the first; load the set again")
-        parts.append((pixels, row_label(row, label, soft[form.codec.TENSORS[0]].shape[-1]), views, soft))
+        labels.append(row_label(row, label, decoded.labels[form.codec.TENSORS[0]].shape[-1]))
         keys.append(key)
-        rows.append(int(meta["first"]))
+        rows.append(replace(decoded, pixels=pixels))
     if form is None:
         raise SetError("the dataset has no rows; load the set again")
-    codec = form.codec
+    codec, last = form.codec, rows[-1]
     class_names = getattr(dataset.features[label], "names", None)
-    classes = [ClassName(name=name) for name in class_names or map(str, range(codec.decode(parts[0][3]).shape[-1]))]
-    views = _partners_by_key(Views.stack([part[2] for part in parts]), keys, np.array(rows))
-    firsts = np.array(rows)
+    named = class_names or map(str, range(codec.decode(last.labels).shape[-1]))
+    firsts = np.array([row.metadata.first for row in rows])
     return Resident(
-        images=torch.from_numpy(np.stack([part[0] for part in parts])),
-        labels=np.array([part[1] for part in parts], np.int64),
+        images=torch.from_numpy(np.stack([row.pixels for row in rows if row.pixels is not None])),
+        labels=np.array(labels, np.int64),
         rows=np.array(keys, np.int64),
-        shards=[int((firsts == first).sum()) for first in dict.fromkeys(rows)],
-        views=views,
-        soft={name: np.stack([part[3][name] for part in parts]) for name in codec.TENSORS},
+        shards=[int((firsts == first).sum()) for first in dict.fromkeys(firsts.tolist())],
+        views=_partners_by_key(Views.stack([row.views for row in rows]), keys, firsts),
+        soft={name: np.stack([row.labels[name] for row in rows]) for name in codec.TENSORS},
         codec=codec,
         size=form.size,
-        mean=tuple(meta["mean"]),
-        std=tuple(meta["std"]),
-        classes=manifest.classes if manifest else classes,
+        mean=last.metadata.mean,
+        std=last.metadata.std,
+        classes=list(manifest.classes) if manifest else [ClassName(name=name) for name in named],
     )
 
 

@@ -53,12 +53,12 @@ def load_set(manifest: Manifest, ipc: int | None = None, *, with_labels: bool = 
 
     with_labels: False leaves views and soft labels unread. Raises IntegrityError naming shard, row and member.
     """
-    codec = find_codec(manifest.data["labels"]["codec"], stored=True)
-    shards, n, side = manifest.shards(ipc), manifest.rows(ipc), manifest.image_size
+    codec = find_codec(manifest.labels.codec, stored=True)
+    shards, n, side = manifest.shards_of(ipc), manifest.rows(ipc), manifest.image.size
     for shard in shards:  # before memory is taken for what the manifest says
-        kept = shard if with_labels or not shard["images"] else shard["images"]
-        if not (manifest.root / kept["path"]).is_file():
-            raise IntegrityError(f"{manifest.where}: {kept['path']} is missing; fetch or make the set again")
+        kept = shard if with_labels or not shard.images else shard.images
+        if not (manifest.root / kept.path).is_file():
+            raise IntegrityError(f"{manifest.where}: {kept.path} is missing; fetch or make the set again")
     images, labels = np.empty((n, 3, side, side), np.uint8), np.empty(n, np.int64)
     rows, firsts = np.empty(n, np.int64), np.empty(n, np.int64)
     soft: dict[str, np.ndarray] = {}
@@ -76,9 +76,10 @@ def load_set(manifest: Manifest, ipc: int | None = None, *, with_labels: bool = 
         views += [part.views] if part.views is not None else []
         at = end
     return Resident(
-        images=torch.from_numpy(images), labels=labels, rows=rows, shards=[shard["rows"] for shard in shards],
+        images=torch.from_numpy(images), labels=labels, rows=rows, shards=[shard.rows for shard in shards],
         views=_global_partners(Views.stack(views), firsts) if views else None, soft=soft, codec=codec,
-        size=manifest.size, mean=manifest.mean, std=manifest.std, classes=manifest.classes,
+        size=manifest.views.size, mean=manifest.normalisation.mean, std=manifest.normalisation.std,
+        classes=list(manifest.classes),
     )  # fmt: skip
 
 

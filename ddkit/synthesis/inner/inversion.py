@@ -1,249 +1,21 @@
-"""The engine: a batch of images is optimised in pixels against frozen networks, under a list of loss terms.
-
-SRe2L, CDA and CUDD are settings of it. Each step: one crop, flip and roll for the whole batch (crops.py), the teacher
-(and the last stage's student) forward, the terms of objectives.py, Adam on the pixels, clamp to what images can be.
-Sources: SRe2L, arXiv 2306.13092; CDA, arXiv 2311.18838; CUDD, arXiv 2405.09150; methods.md A1.
-"""
+"""Inversion as an inner method: units, initialisation and costs of images that are optimised in pixels."""
 
 from __future__ import annotations
 
-import math
 import time
-import weakref
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ddkit.core.device import has_bfloat16, threads
-from ddkit.core.seeds import rng, torch_seed
-from ddkit.engine.cuda_graphs import Captured, Compiled, recordable, set_learning_rate
-from ddkit.engine.interleaving import Turns
-from ddkit.errors import Diverged, OptionError
-from ddkit.format.views import normalise
-from ddkit.synthesis import objectives
-from ddkit.synthesis.checkpoints import Keep
-from ddkit.synthesis.crops import Crops, augment
-from ddkit.synthesis.initialisation import Start
+from ddkit.core.device import threads
+from ddkit.synthesis.initialisation import Initialisation, images_needed, initialised_from
+from ddkit.synthesis.inner.pixel_optimiser import PixelBatch, PixelOptimiser
 from ddkit.synthesis.interface import Context, Plan, Probe, Synthetic, Unit
-from ddkit.synthesis.moments import Measured
-from ddkit.synthesis.objectives import Moments
 from ddkit.synthesis.settings import Inversion
-from ddkit.teachers.teacher import Teacher, penultimate
-
-TERMS = ("ce", "bn", "reg", "adv")
-CHECK = 20  # steps between looks at the losses: looking makes a GPU wait
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """What is optimised together. labels: int64 [B], sorted, as many of each class; anchors: the real images, uint8
-    [B,3,S,S] or None; moments: (class targets of each BatchNorm layer, [classes of the batch, C]) or None."""
-
-    labels: Tensor
-    anchors: Tensor | None
-    size: int
-    seed: int
-    name: str
-    moments: list[Moments] | None = None
-
-
-class Engine:
-    """One batch under optimisation. `step()` does one step; `pixels()` is the result so far, uint8 [B,3,S,S]."""
-
-    def __init__(self, batch: Batch, settings: Inversion, teacher: Teacher, student: Teacher | None = None) -> None:
-        self.batch, self.settings, self.teacher = batch, settings, teacher
-        self.device = teacher.device
-        self.student = student if settings.adv.weight else None
-        self.measured = Measured(teacher.network) if settings.bn.weight else None
-        self.network = teacher.network if self.measured is None else self.measured.network
-        callable_of = Compiled if settings.compile else lambda network: network
-        self._forward: Callable[[Tensor], Tensor] = callable_of(self.network)
-        self._against: Callable[[Tensor], Tensor] | None = callable_of(self.student.network) if self.student else None
-        self.labels = batch.labels.to(self.device)
-        self.groups = len(batch.labels.unique())
-        shape = (1, 3, 1, 1)
-        mean = torch.tensor(teacher.spec.mean, device=self.device).view(shape)
-        std = torch.tensor(teacher.spec.std, device=self.device).view(shape)
-        self.mean, self.std, self.low, self.high = mean, std, -mean / std, (1 - mean) / std
-        self.anchors = self._anchors()
-
-        self.crops = Crops.draw(settings.crop, settings.steps, batch.size, rng(batch.seed, "inversion", batch.name))
-        self.x = self._start().requires_grad_()
-        self.optimiser = recordable(
-            torch.optim.Adam, [{"params": [self.x]}], self.device, lr=settings.lr, betas=(0.5, 0.9),
-            weight_decay=settings.weight_decay,
-        )  # fmt: skip
-        self.done = 0
-        self.losses = torch.zeros(settings.steps, len(TERMS), device=self.device)
-        self._last = torch.zeros(len(TERMS), device=self.device)  # of the last step
-        self._half = settings.precision == "bfloat16" and has_bfloat16(self.device)
-        me = weakref.proxy(self)  # no cycle: what a GPU has recorded goes when the engine goes
-        self.captured = Captured(lambda rows, columns: me._descend(rows, columns), self.device)
-        self._ahead: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def _anchors(self) -> Tensor | None:
-        if self.batch.anchors is None:
-            if self.settings.needs_real:
-                raise OptionError("init=real and reg.weight need real images; this method gives none")
-            return None
-        if self.settings.legacy_init_space:
-            return self.batch.anchors.to(self.device).float() / 255
-        return normalise(self.batch.anchors.to(self.device), self.teacher.spec.mean, self.teacher.spec.std)
-
-    def _start(self) -> Tensor:
-        if self.settings.init != "noise":
-            assert self.anchors is not None
-            return self.anchors.clone()
-        generator = torch.Generator().manual_seed(torch_seed(self.batch.seed, "inversion-noise", self.batch.name))
-        size = self.batch.size
-        return torch.randn(len(self.batch.labels), 3, size, size, generator=generator).to(self.device)
-
-    # -------------------------------------------------------------- one step
-
-    def view(self, t: int) -> tuple[Tensor, Tensor]:
-        """The augmentation of step t (Crops.matrices). Made for a few steps at once: on a GPU each copy waits."""
-        if t not in self._ahead:
-            steps = slice(t, t + CHECK)
-            made = self.crops.matrices(steps, self.batch.size, self.settings.crop, self.device)
-            self._ahead = dict(enumerate(zip(*made), t))
-        return self._ahead[t]
-
-    def terms(self, rows: Tensor, columns: Tensor) -> dict[str, Tensor]:
-        """The weighted loss terms of the batch under one augmentation, scalars float32."""
-        settings = self.settings
-        seen: dict[int, Moments] = {}
-        view = augment(self.x, rows, columns)
-        inputs = view.contiguous(memory_format=torch.channels_last)
-        by_class = settings.bn.targets != "global" and self.measured is not None
-        anchor_view = None
-        if settings.reg.weight:
-            assert self.anchors is not None
-            anchor_view = augment(self.anchors, rows, columns)
-        by_feature = anchor_view is not None and settings.reg.space == "feature"
-        reading: AbstractContextManager[list[Tensor]] = penultimate(self.network) if by_feature else nullcontext([])
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._half), reading as read:
-            if self.measured is None:
-                out = self._forward(inputs)
-            else:
-                with self.measured.watch(self.groups if by_class else 1) as seen:
-                    out = self._forward(inputs)
-            against = self._against(inputs) if self._against else None
-            wanted = None
-            if by_feature and anchor_view is not None:
-                with torch.no_grad(), penultimate(self.teacher.network) as theirs:
-                    self.teacher.network(anchor_view.contiguous(memory_format=torch.channels_last))
-                wanted = theirs[-1]
-        logits = self.teacher.in_order(out.float())
-        terms = {"ce": objectives.classification(logits, self.labels)}
-        if self.measured is not None:
-            terms["bn"] = settings.bn.weight * self._batch_norm(seen, self.measured)
-        if anchor_view is not None:
-            pair = (view, anchor_view) if wanted is None else (read[-1], wanted)
-            terms["reg"] = settings.reg.weight * objectives.regulariser(*pair)
-        if against is not None:
-            adv = settings.adv
-            term = objectives.adversarial(against, logits.detach(), self.labels, mask=adv.mask, form=adv.form)
-            terms["adv"] = adv.weight * term
-        return terms
-
-    def _batch_norm(self, seen: dict[int, Moments], measured: Measured) -> Tensor:
-        bn, layers = self.settings.bn, sorted(seen)
-        found, trained = [seen[i] for i in layers], [measured.trained[i] for i in layers]
-
-        def distance(found: Sequence[Moments], targets: Sequence[Moments]) -> Tensor:
-            return objectives.batch_norm(found, targets, first=bn.first, norm=bn.norm, moment=bn.moment)
-
-        if bn.targets == "global":
-            return distance(found, trained)
-        assert self.batch.moments is not None
-        of_class = distance(found, [self.batch.moments[i] for i in layers])
-        if bn.targets == "class":
-            return of_class
-        pooled = []
-        for mean, var in found:  # of the whole batch, from those of its equal parts
-            whole = mean.mean(0, keepdim=True)
-            pooled.append((whole, (var + mean**2).mean(0, keepdim=True) - whole**2))
-        return (of_class + distance(pooled, trained)) / 2
-
-    def step(self) -> None:
-        """One step. The learning rate falls along a cosine to 0."""
-        settings, t = self.settings, self.done
-        for group in self.optimiser.param_groups:
-            set_learning_rate(group, settings.lr * (1 + math.cos(math.pi * t / settings.steps)) / 2)
-        self.captured(*self.view(t))
-        self.losses[t] = self._last
-        self.done += 1
-
-    def _descend(self, rows: Tensor, columns: Tensor) -> None:
-        terms = self.terms(rows, columns)
-        self.optimiser.zero_grad(set_to_none=True)
-        torch.stack(list(terms.values())).sum().backward()
-        self.optimiser.step()
-        with torch.no_grad():
-            self.x.clamp_(self.low, self.high)
-            for name, value in terms.items():
-                self._last[TERMS.index(name)] = value.detach()
-
-    # -------------------------------------------------------------- the whole
-
-    def run(self, keep: Keep) -> Turns[None]:
-        """All steps that are left, a turn after every few. Raises Diverged naming the step, the term and its value."""
-        self.restore(keep.load())
-        while self.done < self.settings.steps:
-            with threads(self.settings.threads):
-                for _ in range(min(CHECK, self.settings.steps - self.done)):
-                    self.step()
-                    keep.tell(self.done)
-            yield
-            self.check()
-            keep.save(self.state)
-        used = {name: i for i, name in enumerate(TERMS) if bool(self.losses[:, i].any())}
-        keep.losses.update({name: self.losses[:, i].cpu().numpy() for name, i in used.items()})
-
-    def check(self) -> None:
-        """Raises Diverged where a term is not finite, or the sum of the last steps is ten times the first's."""
-        found = self.losses[: self.done].cpu()
-        advice = f"lower lr (now {self.settings.lr:g}) or the term's weight, and run the same command again"
-        if (bad := ~found.isfinite()).any():
-            step, term = (int(v) for v in bad.nonzero()[0])
-            raise Diverged(
-                f"{self.batch.name}: {TERMS[term]} became {float(found[step, term])} at step {step + 1}; {advice}"
-            )
-        total = found.sum(1)
-        if float(total[-CHECK:].mean()) > 10 * float(total[:CHECK].mean()) + 10:
-            term = int(found[-CHECK:].mean(0).argmax())
-            raise Diverged(
-                f"{self.batch.name}: the loss grew tenfold, {TERMS[term]} is {float(found[-1, term]):.4g} at step "
-                f"{self.done}; {advice}"
-            )
-
-    def state(self) -> dict[str, Tensor]:
-        """What `restore` needs."""
-        adam = self.optimiser.state[self.x]
-        moments = {f"adam.{name}": value for name, value in adam.items()}
-        return {"x": self.x, "losses": self.losses, "done": torch.tensor(self.done), **moments}
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on from `state()`; nothing where it is empty."""
-        if not state:
-            return
-        with torch.no_grad():
-            self.x.copy_(state["x"])
-        self.losses.copy_(state["losses"])
-        self.done = int(state["done"])
-        adam = {name.removeprefix("adam."): value for name, value in state.items() if name.startswith("adam.")}
-        self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": {0: adam}})
-
-    def pixels(self) -> np.ndarray:
-        """uint8 [B,3,S,S], rounded."""
-        return ((self.x.detach() * self.std + self.mean) * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
-
-
-# ------------------------------------------------------------------ units
+from ddkit.teachers.teacher import Teacher
 
 
 def inversion_units(plan: Plan, settings: Inversion, needs: Sequence[str] = ()) -> list[Unit]:
@@ -266,7 +38,9 @@ def inversion_units(plan: Plan, settings: Inversion, needs: Sequence[str] = ()) 
     ]  # fmt: skip
 
 
-def optimise(unit: Unit, context: Context, settings: Inversion, starts: Sequence[Start]) -> Iterator[Synthetic | None]:
+def optimise(
+    unit: Unit, context: Context, settings: Inversion, starts: Sequence[Initialisation]
+) -> Iterator[Synthetic | None]:
     """The images of a unit, after None for every turn. starts: one for each label and rank, label by label."""
     anchors = None
     if settings.needs_real:
@@ -280,7 +54,7 @@ def optimise(unit: Unit, context: Context, settings: Inversion, starts: Sequence
             return torch.from_numpy(found[f"{part}.{layer}"][mine]).to(context.device)
 
         moments = [(target("mean", layer), target("var", layer)) for layer in range(len(found) // 2)]
-    batch = Batch(
+    batch = PixelBatch(
         labels=torch.tensor(unit.labels).repeat_interleave(len(unit.ranks)),
         anchors=anchors,
         size=context.size,
@@ -288,11 +62,11 @@ def optimise(unit: Unit, context: Context, settings: Inversion, starts: Sequence
         name=unit.id,
         moments=moments,
     )
-    engine = Engine(batch, settings, context.teacher, context.student)
-    yield from engine.run(context.keep)
+    optimiser = PixelOptimiser(batch, settings, context.teacher, context.student)
+    yield from optimiser.run(context.progress)
     grid = [(label, rank) for label in unit.labels for rank in unit.ranks]
-    for (label, rank), pixels, start in zip(grid, engine.pixels(), starts, strict=True):
-        yield Synthetic(pixels=pixels, label=label, rank=rank, origin=dict(start.origin), initial=start.pixels)
+    for (label, rank), pixels, start in zip(grid, optimiser.pixels(), starts, strict=True):
+        yield Synthetic(pixels=pixels, label=label, rank=rank, origin=start.origin, initial=start.pixels)
 
 
 def seconds_a_step(settings: Inversion, teacher: Teacher, size: int, images: int, with_student: bool) -> float:
@@ -300,17 +74,19 @@ def seconds_a_step(settings: Inversion, teacher: Teacher, size: int, images: int
     few = images if size <= 64 else min(images, 8)
     anchors = torch.zeros(few, 3, size, size, dtype=torch.uint8)
     bn = replace(settings.bn, targets="global")
-    batch = Batch(labels=torch.zeros(few, dtype=torch.int64), anchors=anchors, size=size, seed=0, name="probe")
+    batch = PixelBatch(labels=torch.zeros(few, dtype=torch.int64), anchors=anchors, size=size, seed=0, name="probe")
     with threads(settings.threads):
-        engine = Engine(batch, replace(settings, steps=30, bn=bn), teacher, teacher if with_student else None)
-        for _ in range(engine.captured.rehearsals):
-            engine.step()
-        engine.check()  # waits for a GPU
+        optimiser = PixelOptimiser(
+            batch, replace(settings, steps=30, bn=bn), teacher, teacher if with_student else None
+        )
+        for _ in range(optimiser.captured.rehearsals):
+            optimiser.step()
+        optimiser.check()  # waits for a GPU
         began, done = time.perf_counter(), 0
         while done < min(20, settings.steps) and (done < 2 or time.perf_counter() - began < 2):
-            engine.step()
+            optimiser.step()
             done += 1
-        engine.check()  # waits for a GPU
+        optimiser.check()  # waits for a GPU
     return (time.perf_counter() - began) / done * images / few
 
 
@@ -321,3 +97,45 @@ def inversion_costs(plan: Plan, settings: Inversion, probe: Probe, with_student:
     each = seconds_a_step(settings, probe.teacher, probe.size, images, with_student)
     side_by_side = min(len(units), max(1, probe.workers // settings.threads))
     return each * settings.steps * len(units) / side_by_side
+
+
+# ------------------------------------------------------------------ as an inner method
+
+
+@dataclass(frozen=True)
+class InversionMethod:
+    """Images that are optimised in pixels, from the selected real images or from noise."""
+
+    settings: Inversion
+
+    def units(self, plan: Plan, needs: Sequence[str]) -> list[Unit]:
+        """The batches of an increment."""
+        return inversion_units(plan, self.settings, needs)
+
+    def images_needed(self, available: int, ipc: int) -> int:
+        """Real images of a class to select."""
+        return images_needed(self.settings, available, ipc)
+
+    def run(
+        self, unit: Unit, context: Context, selected: Mapping[int, np.ndarray], ranks: Sequence[int]
+    ) -> Iterator[Synthetic | None]:
+        """The images of a unit, each rank from the selected image at its place among the increment's ranks."""
+        mine = slice(ranks.index(unit.ranks[0]), ranks.index(unit.ranks[-1]) + 1)
+        starts = [
+            start
+            for label in unit.labels
+            for start in initialised_from(context, self.settings, label, selected[label], ranks)[mine]
+        ]
+        yield from optimise(unit, context, self.settings, starts)
+
+    def costs(self, plan: Plan, probe: Probe, with_student: bool) -> float:
+        """Expected seconds of an increment, from measured steps."""
+        return inversion_costs(plan, self.settings, probe, with_student)
+
+    def real_pixels(self) -> str:
+        """From noise, none; else only what the images began as."""
+        return "initial" if self.settings.needs_real else "none"
+
+    def patches(self) -> int:
+        """Not stitched."""
+        return 1

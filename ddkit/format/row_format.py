@@ -12,9 +12,10 @@ import numpy as np
 
 from ddkit.errors import IntegrityError
 from ddkit.format.codecs import Codec, find_codec
+from ddkit.format.entries import FORMAT, RowMetadata
 from ddkit.format.manifest import Manifest
-from ddkit.format.shards import FORMAT, LARGEST_HEADER, unpack_views
 from ddkit.format.views import UNMIXED, Views
+from ddkit.format.views_member import LARGEST_HEADER, DecodedRow, UnpackedRow, unpack_views
 
 KINDS = ("noise", "real", "patches", "import")  # of an origin
 _SHARED = ("size", "mean", "std")  # metadata that is the same in every row
@@ -41,30 +42,30 @@ class RowFormat:
     @classmethod
     def of(cls, manifest: Manifest) -> RowFormat:
         """What the manifest says of every row."""
-        law, side, size = manifest.view_spec, manifest.image_size, manifest.size
+        policy, side, size = manifest.views, manifest.image.size, manifest.views.size
         small = np.dtype(np.uint8 if max(side, size) <= 255 else np.int16)
-        v = law.count
+        v = policy.count
         shapes: Shapes = {"box": (small, (v, 4)), "flip": (np.dtype(np.uint8), (v,))}
-        if law.mix != "none":
+        if policy.mix != "none":
             shapes["partner"] = (np.dtype(np.uint16), (v,))
-        if law.mix == "cutmix":
+        if policy.mix == "cutmix":
             shapes["mix_box"] = (small, (v, 4))
-        elif law.mix == "mixup":
+        elif policy.mix == "mixup":
             shapes["mix_lam"] = (np.dtype(np.float32), (v,))
-        if law.patches == "shuffle" and manifest.patches > 1:
-            shapes["patches"] = (np.dtype(np.uint8), (v, manifest.patches))
-        codec = find_codec(manifest.data["labels"]["codec"], stored=True)
-        shared = {"size": size, "mean": list(manifest.mean), "std": list(manifest.std)}
+        if policy.patches == "shuffle" and manifest.image.patches > 1:
+            shapes["patches"] = (np.dtype(np.uint8), (v, manifest.image.patches))
+        codec = find_codec(manifest.labels.codec, stored=True)
+        shared = {"size": size, "mean": list(manifest.normalisation.mean), "std": list(manifest.normalisation.std)}
         soft = codec.shapes(v, len(manifest.classes))
         return cls(codec, shapes, soft, side, side, size, shared)
 
     @classmethod
-    def like(cls, views: Views, soft: Mapping[str, np.ndarray], meta: Mapping[str, Any], codec: Codec,
-             extent: tuple[int, int], where: str) -> RowFormat:  # fmt: skip
+    def like(cls, row: UnpackedRow, codec: Codec, extent: tuple[int, int], where: str) -> RowFormat:
         """What a first row says of all, where no manifest is at hand. extent: height and width of its image.
 
         Raises IntegrityError where it is no row of any set.
         """
+        views, soft, meta = row.views, row.labels, row.metadata
         views_count, name = views.count, codec.TENSORS[0]
         shapes: Shapes = {key: (array.dtype, array.shape[1:]) for key, array in views.tensors().items()}
         wanted = codec.shapes(views_count, soft[name].shape[-1])
@@ -102,18 +103,19 @@ class RowFormat:
         """Both shapes, types by numpy's codes: compared for every row."""
         return {name: (dtype.str, shape) for name, (dtype, shape) in (self.shapes | self.soft).items()}
 
-    def unpack(
-        self, data: bytes, where: str, *, labels: bool = True
-    ) -> tuple[Views, dict[str, np.ndarray], dict[str, Any]]:
-        """One row's views (n = 1), label tensors and metadata. Raises IntegrityError where a type, a shape or the
-        metadata is not that of the set, or a label no number. labels: False leaves their values to `labels_problem`."""
-        views, soft, meta = unpack_views(data, self.codec, where)
-        problem = self.tensor_problem(views, soft) or self.metadata_problem(meta)
+    def unpack(self, data: bytes, where: str, *, labels: bool = True) -> DecodedRow:
+        """One row of its views member. Raises IntegrityError where a type, a shape or the metadata is not that of the
+        set, or a label no number.
+
+        where: for messages; labels: False leaves their values to `labels_problem`.
+        """
+        found = unpack_views(data, self.codec, where)
+        problem = self.tensor_problem(found.views, found.labels) or self.metadata_problem(found.metadata)
         if problem is None and labels:
-            problem = self.codec.problem({name: tensor[None] for name, tensor in soft.items()}, thorough=True)
+            problem = self.codec.problem({name: tensor[None] for name, tensor in found.labels.items()}, thorough=True)
         if problem:
             raise IntegrityError(f"{where}: {problem}; fetch the set again")
-        return views, soft, meta
+        return DecodedRow(found.views, found.labels, RowMetadata.from_json(found.metadata))
 
     def labels_problem(self, soft: Mapping[str, np.ndarray], thorough: bool) -> tuple[int, str] | None:
         """The first of some rows whose labels [n,V,…] no teacher gave, as (index, what), or None."""
@@ -191,6 +193,9 @@ def _is_origin(origin: Any) -> bool:
     if not isinstance(origin, dict) or origin.get("kind") not in KINDS or not isinstance(origin.get("rows"), list):
         return False
     if not isinstance(origin.get("rule", ""), str):
+        return False
+    crops = origin.get("crops", [])
+    if not isinstance(crops, list) or not all(type(crop) is int and crop >= 0 for crop in crops):
         return False
     if origin["kind"] == "import":
         return all(isinstance(name, str) and len(name) <= 4096 for name in origin["rows"])

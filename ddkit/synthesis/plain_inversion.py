@@ -1,10 +1,10 @@
-"""The whole of a method that is nothing but settings of the engine: SRe2L and CDA export these names as their own."""
+"""The whole of a method that is nothing but settings of inversion: SRe2L and CDA export these names as their own."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ddkit.synthesis.initialisation import random_starts
+from ddkit.synthesis.initialisation import random_initialisations
 from ddkit.synthesis.inner.inversion import inversion_costs, inversion_units, optimise
 from ddkit.synthesis.interface import Context, Plan, Probe, Synthetic, Unit
 from ddkit.synthesis.settings import Inversion
@@ -29,5 +29,5 @@ def costs(plan: Plan, probe: Probe) -> dict[str, float]:
 
 def run(unit: Unit, context: Context) -> Iterator[Synthetic | None]:
     settings: Inversion = context.config
-    starts = [random_starts(context, settings, label, unit.ranks) for label in unit.labels]
+    starts = [random_initialisations(context, settings, label, unit.ranks) for label in unit.labels]
     yield from optimise(unit, context, settings, [start for mine in starts for start in mine])

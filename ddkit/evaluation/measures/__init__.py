@@ -1,0 +1,1 @@
+"""What is measured of trained students, one file a measure."""

@@ -1,0 +1,163 @@
+"""One student from one distilled set: `ddkit train`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ddkit.core.console import note, progress
+from ddkit.core.device import pick_device
+from ddkit.core.serialization import fingerprint, to_plain
+from ddkit.errors import OptionError
+from ddkit.format.manifest import Manifest
+from ddkit.networks.registry import check_network
+from ddkit.pipeline.record import load_record
+from ddkit.pipeline.relabelling import demand_policy
+from ddkit.sets.opening import open_set
+from ddkit.sources.tables import at_hand
+from ddkit.sources.validation import ValidationRef
+from ddkit.specs import TrainSpec, ViewSpec
+from ddkit.students.training import StudentJob, StudentResult, train_student
+from ddkit.teachers.resolving import ResolvedTeacher, resolve_teacher
+
+LABELS = ("stored", "hard", "online")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentOptions:
+    """How students of a set are trained; the fields are the parameters of `train`. measure_every: epochs between logged
+    accuracies, 0 = at the end only."""
+
+    arch: str | None = None
+    protocol: str | None = None
+    labels: str = "stored"
+    ipc: int | None = None
+    epochs: int | None = None
+    teacher: str | None = None
+    val: ValidationRef | None = None
+    device: str = "cpu"
+    measure_every: int = 0
+
+
+def plan_students(manifest: Manifest, options: StudentOptions, seeds: Sequence[int], out: Path) -> list[StudentJob]:
+    """The jobs of students that differ in their seed, checked once: network, protocol, views, teacher, validation.
+
+    out: their checkpoint without suffix. Raises OptionError, SetError, TeacherError, SourceError, ClassesError.
+    """
+    labels, ipc = options.labels, options.ipc
+    if labels not in LABELS:
+        raise OptionError(f"--labels is {labels!r}; valid: {', '.join(LABELS)}")
+    arch = options.arch or manifest.recommended.arch
+    check_network(arch, len(manifest.classes), manifest.views.size)
+    loaded, dataset = manifest.protocol(options.protocol), manifest.recipe.dataset
+    spec = loaded.train_spec(ipc=ipc or manifest.ipc, arch=arch, dataset=dataset, epochs=options.epochs)
+    policy = loaded.view_spec(patches=manifest.image.patches, dataset=dataset)
+    manifest.shards_of(ipc)
+    found = None
+    if labels == "stored":
+        demand_policy(manifest, loaded)
+    elif labels == "online":
+        if options.teacher is None:
+            raise OptionError("--labels online needs the teacher: give --teacher FILE")
+        found = resolve_teacher(options.teacher, manifest.classes, str(manifest.root), size=manifest.views.size)
+    val = options.val
+    measured = "" if val is None else val.open(manifest.classes, manifest.source).fingerprint
+    decisive = _decisive(manifest, arch, spec, None if labels == "stored" else policy, labels, found, ipc)
+    kind = torch.device(options.device).type
+    return [
+        StudentJob(
+            directory=str(manifest.root), ipc=ipc, arch=arch, spec=spec, policy=policy, labels=labels, seed=seed,
+            out=str(out), device=options.device, val=val, teacher=None if found is None else str(found.path),
+            order=None if found is None else found.order, measure_every=options.measure_every,
+            key=fingerprint([*decisive, seed, kind]), measured=measured,
+        )
+        for seed in seeds
+    ]  # fmt: skip
+
+
+def _decisive(
+    manifest: Manifest, arch: str, spec: TrainSpec, policy: ViewSpec | None, labels: str,
+    teacher: ResolvedTeacher | None, ipc: int | None,
+) -> list[Any]:  # fmt: skip
+    """What decides the weights of a student, besides its seed and device, as JSON values."""
+    m = manifest
+    seen = [m.content, *map(to_plain, (m.classes, m.image, m.views, m.normalisation, m.eval))]
+    labeller = None
+    if teacher is not None:
+        labeller = [teacher.spec.hash, list(teacher.spec.mean), list(teacher.spec.std), list(teacher.order or ())]
+    return [seen, arch, to_plain(spec), None if policy is None else to_plain(policy), labels, labeller, ipc]
+
+
+def default_validation(manifest: Manifest) -> ValidationRef | None:
+    """The holdout, where one was made and OUT.work still knows where the source is; else None."""
+    if manifest.location.hub_id is not None or manifest.source.holdout is None:
+        return None
+    record = load_record(manifest.root)
+    if record is None or "data" in record.unnamed() or not at_hand(record.data):
+        return None
+    return ValidationRef(
+        data=record.data, split=record.split, image_column=record.image_column, label_column=record.label_column,
+    )  # fmt: skip
+
+
+def train(
+    source: str | Path,
+    *,
+    arch: str | None = None,
+    val: str | ValidationRef | None = None,
+    protocol: str | None = None,
+    labels: str = "stored",
+    teacher: str | None = None,
+    ipc: int | None = None,
+    epochs: int | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    device: str = "auto",
+    on_estimate: Callable[[float], None] | None = None,
+) -> tuple[StudentJob, StudentResult]:
+    """Train a student from a distilled set alone. A training that was stopped goes on only where nothing that decides
+    its weights has changed.
+
+    Args:
+        source: The set: a directory, or "ORG/NAME" on the Hub.
+        arch: The network. Default: the teacher's.
+        val: A source to measure on. Default: the holdout where it is at hand, else nothing is measured.
+        protocol: A protocol's name or TOML file. Default: the one the set recommends.
+        labels: "stored", "hard" (classes alone, fresh views without mixing) or "online" (fresh views, labelled by
+            `teacher`).
+        teacher: For online labels: a checkpoint, "timm:NAME[@FILE]" or "torchvision:NAME[@FILE]".
+        ipc: Train on the first images per class, a prefix of the set. Default: all.
+        epochs: Instead of the protocol's.
+        seed: Of the student's initial weights and of the order of rows.
+        out: The checkpoint, with `.jsonl` beside it. Default ./NAME-ARCH[-LABELS][-sSEED].safetensors.
+        device: "auto" or a torch device name.
+        on_estimate: Told the expected seconds after 20 steps.
+
+    Returns:
+        The student's job, with the paths of its files, and its result.
+
+    Raises:
+        InputError, OtherRun, IntegrityError, Diverged.
+    """
+    manifest = open_set(source, ipc, labels=labels == "stored", images=labels != "stored")
+    where = pick_device(device)
+    ref = ValidationRef(data=val) if isinstance(val, str) else val or default_validation(manifest)
+    name = arch or manifest.recommended.arch
+    other = f"{'' if labels == 'stored' else f'-{labels}'}{f'-s{seed}' if seed else ''}"
+    default = f"{manifest.name}-{name.replace(':', '-').replace('/', '-')}{other}.safetensors"
+    path = Path(default if out is None else out)
+    if path.suffix != ".safetensors":
+        raise OptionError(f"--out is {path}; a checkpoint is a .safetensors file")
+    if path.is_file():
+        note(f"{path} is there and will be replaced; --out gives another name")
+    options = StudentOptions(
+        arch=arch, protocol=protocol, labels=labels, ipc=ipc, epochs=epochs, teacher=teacher, val=ref, device=str(where)
+    )
+    (job,) = plan_students(manifest, options, [seed], path.with_suffix(""))
+    with progress(f"student {job.arch}", job.spec.epochs_for(manifest.rows(ipc)), "epochs") as advance:
+        result = train_student(job, on_epoch=advance, on_estimate=on_estimate)
+    return job, result

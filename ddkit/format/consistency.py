@@ -1,0 +1,93 @@
+"""What the values of a manifest must be to each other: prefixes, shards, views, results."""
+
+from __future__ import annotations
+
+import math
+
+from ddkit.errors import OptionError, first_few
+from ddkit.format.entries import images_path, shard_path, shard_rows, shard_sizes
+from ddkit.format.manifest import Manifest
+from ddkit.specs import Protocol
+
+LARGEST_SHARD = 32 * 2**30  # bytes
+LARGEST_ROW = 2**28  # bytes of the labels of one image
+
+
+def manifest_problem(manifest: Manifest) -> str | None:
+    """The first thing in a manifest that no set can say, or None."""
+    return _shards_problem(manifest) or _pixels_problem(manifest) or _results_problem(manifest)
+
+
+def _shards_problem(manifest: Manifest) -> str | None:
+    """Prefixes, and the shards of which they are made."""
+    prefixes, shards, classes = list(manifest.prefixes), manifest.shards, len(manifest.classes)
+    if sorted(set(prefixes)) != prefixes or prefixes[-1] != manifest.ipc:
+        return f"prefixes are {first_few(prefixes)}, which do not rise to its ipc {manifest.ipc}"
+    if manifest.shard_rows != shard_rows(manifest.image.size):
+        return f"shard_rows is {manifest.shard_rows}, {shard_rows(manifest.image.size)} at {manifest.image.size} px"
+    order = [shard.prefix for shard in shards]
+    if order != sorted(order) or set(order) != set(prefixes):
+        return f"shards are of prefixes {first_few(dict.fromkeys(order))}, not of {first_few(prefixes)}"
+    for low, prefix in zip((0, *prefixes), prefixes):
+        mine = [shard for shard in shards if shard.prefix == prefix]
+        due, rows = (prefix - low) * classes, [shard.rows for shard in mine]
+        if len(mine) != -(-due // manifest.shard_rows) or rows != shard_sizes(due, manifest.shard_rows):
+            return f"shards of ipc {prefix} hold {first_few(rows)} rows, {due} are due"
+        for number, shard in enumerate(mine):
+            path = shard_path(prefix, number)
+            if shard.path != path:
+                return f"shard {number} of ipc {prefix} is {shard.path}, not {path}"
+            if shard.images and shard.images.path != images_path(path):
+                return f"the images of {path} are {shard.images.path}"
+    if manifest.image_tars != all(shard.images for shard in shards):
+        return f"image_tars is {manifest.image_tars}, its shards say otherwise"
+    most = largest_row(manifest.image.size, manifest.views.count, classes)
+    for shard in shards:
+        for entry in (shard, shard.images):
+            if entry and (entry.bytes > shard.rows * most + 20480 or entry.bytes > LARGEST_SHARD):
+                return f"{entry.path} has {entry.bytes} bytes, more than {shard.rows} rows can take"
+    return None
+
+
+def largest_row(side: int, views: int, classes: int) -> int:
+    """The most bytes that a row takes in a tar: an image that no codec compresses, its metadata, views and labels.
+
+    side: of the stored images, pixels; views: of each image.
+    """
+    image = 6 * side * side + 2**20
+    return image + views * (4 * classes + 300) + 2**16
+
+
+def _pixels_problem(manifest: Manifest) -> str | None:
+    """The images, the augmentation policy of their views, and how networks see them."""
+    views, image, classes = manifest.views, manifest.image, len(manifest.classes)
+    try:
+        assert views.policy
+        if definition := manifest.recommended.definition:
+            Protocol.from_table(definition, "recommended.definition")
+    except (ValueError, OptionError) as error:
+        return f"views: {error}" if isinstance(error, ValueError) else str(error)
+    factor = math.isqrt(image.patches)
+    if factor * factor != image.patches or image.patches > 256 or image.size % factor:
+        return f"image.patches is {image.patches}, of images of {image.size} px"
+    if views.count * classes * 4 > LARGEST_ROW:
+        return f"{views.count} views of {classes} classes are more than a row can hold"
+    if views.mix_groups is not None and len(views.mix_groups) != classes:
+        return f"views.mix_groups is of {len(views.mix_groups)} classes, not {classes}"
+    if min(manifest.normalisation.std) <= 0:
+        return f"normalisation.std is {list(manifest.normalisation.std)}"
+    if manifest.eval.crop != views.size or manifest.eval.resize < views.size:
+        return f"eval crops {manifest.eval.crop} of {manifest.eval.resize} px, for views of {views.size} px"
+    if manifest.labels.temperature <= 0:
+        return f"labels.temperature is {manifest.labels.temperature}"
+    return None
+
+
+def _results_problem(manifest: Manifest) -> str | None:
+    for i, result in enumerate(manifest.results):
+        values = result.values
+        if result.n_students < result.n_sets or (values is not None and len(values) != result.n_sets):
+            return f"results[{i}] is of {result.n_sets} sets and {result.n_students} students"
+        if result.ipc not in manifest.prefixes:
+            return f"results[{i}] is of ipc {result.ipc}, which is no prefix"
+    return None

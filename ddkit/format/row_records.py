@@ -1,0 +1,106 @@
+"""Row records (`.rows`): where the members of each row lie in a tar, and their hashes."""
+
+from __future__ import annotations
+
+import mmap
+import re
+from collections.abc import Iterable
+
+import numpy as np
+
+from ddkit.errors import IntegrityError
+from ddkit.format.entries import VIEWS_MEMBER, ByteRange, RowRecord, row_key
+from ddkit.format.tars import BLOCK, data_offsets, layout_problem
+
+Tar = mmap.mmap | bytes
+_ROW = re.compile(rb"(\d{8})\t(0|[1-9]\d{0,8})" + rb"\t([1-9]\d{0,15})\t([1-9]\d{0,15})\t([0-9a-f]{64})" * 2)
+LONGEST_ROW = 8 + 1 + 9 + 2 * (17 + 17 + 65) + 1  # bytes of a line
+
+
+def parse_rows(data: bytes, where: str) -> list[RowRecord]:
+    """The row records of a shard, from the bytes of its `.rows` file. where: for messages.
+
+    Raises IntegrityError for lines that are not as specified.
+    """
+    records = []
+    *lines, rest = data.split(b"\n")
+    for number, line in enumerate([*lines, rest] if rest else lines, start=1):
+        found = _ROW.fullmatch(line)
+        if found is None or number > len(lines):
+            raise IntegrityError(f"{where}: line {number} is no row record; fetch the set again")
+        key, label, at_image, image_bytes, image_sha, at_views, views_bytes, views_sha = found.groups()
+        image = ByteRange(int(at_image), int(image_bytes), image_sha.decode())
+        views = ByteRange(int(at_views), int(views_bytes), views_sha.decode())
+        records.append(RowRecord(int(key), int(label), image, views))
+    return records
+
+
+def write_rows(records: Iterable[RowRecord]) -> bytes:
+    """The bytes of a `.rows` file: one tab-separated line a row."""
+    lines = []
+    for r in records:
+        fields = (row_key(r.row), r.label, *(v for m in (r.image, r.views) for v in (m.offset, m.length, m.sha256)))
+        lines.append("\t".join(str(field) for field in fields) + "\n")
+    return "".join(lines).encode()
+
+
+def members(records: list[RowRecord], codec: str, *, labels: bool = True) -> tuple[list[str], np.ndarray]:
+    """Names and sizes (int64) of the members of a shard's tar in order; labels: False of its `images/` tar."""
+    names, sizes = [], []
+    for record in records:
+        key = row_key(record.row)
+        names += [f"{key}.cls", f"{key}.{codec}", f"{key}.{VIEWS_MEMBER}"][: 3 if labels else 2]
+        sizes += [len(str(record.label)), record.image.length, record.views.length][: 3 if labels else 2]
+    return names, np.array(sizes, np.int64)
+
+
+def records_problem(tar: Tar, records: list[RowRecord], codec: str) -> str | None:
+    """What differs between a mapped tar and its row records, but for the data of images and views; None where nothing.
+
+    Headers, order, classes, offsets, sizes, padding and the end are compared.
+    """
+    names, sizes = members(records, codec)
+    offsets = data_offsets(sizes)
+    wrong = _misplaced(records, offsets)
+    if wrong.any():
+        return f"row {row_key(records[int(wrong.argmax())].row)} is not where its record says"
+    return layout_problem(tar, names, sizes) or _classes_problem(tar, records, offsets[::3])
+
+
+def records_follow(records: list[RowRecord], codec: str) -> bool:
+    """Whether the places in row records are those of members that follow one another."""
+    return not _misplaced(records, data_offsets(members(records, codec)[1])).any()
+
+
+def _misplaced(records: list[RowRecord], offsets: np.ndarray) -> np.ndarray:
+    told = np.array([(record.image.offset, record.views.offset) for record in records], np.int64).reshape(-1, 2)
+    return (told != offsets.reshape(-1, 3)[:, 1:]).any(axis=1)
+
+
+def images_layout_problem(tar: Tar, records: list[RowRecord], codec: str) -> str | None:
+    """As `records_problem`, of the tar with images alone."""
+    names, sizes = members(records, codec, labels=False)
+    return layout_problem(tar, names, sizes) or _classes_problem(tar, records, data_offsets(sizes)[::2])
+
+
+def _classes_problem(tar: Tar, records: list[RowRecord], offsets: np.ndarray) -> str | None:
+    for record, at in zip(records, offsets.tolist()):
+        text = str(record.label).encode()
+        if tar[at : at + len(text)] != text:
+            return f"row {row_key(record.row)}, member cls, is not class {record.label}"
+    return None
+
+
+def image_ranges(records: list[RowRecord]) -> list[ByteRange]:
+    """Where the image of each row lies in the `images/` tar of its shard."""
+    ranges, at = [], 0
+    for record in records:
+        at += 3 * BLOCK  # the header and data of the class, the header of the image
+        ranges.append(ByteRange(at, record.image.length, record.image.sha256))
+        at += -(-record.image.length // BLOCK) * BLOCK
+    return ranges
+
+
+def member(tar: Tar, place: ByteRange) -> bytes:
+    """The bytes of one member of a mapped or read tar."""
+    return bytes(tar[place.offset : place.offset + place.length])

@@ -1,0 +1,140 @@
+"""What stands behind the training loop: the step itself, recorded as a CUDA graph where that helps, the learning rate,
+and the estimate of how long a training takes."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ddkit.core.device import has_bfloat16
+from ddkit.engine.cuda_graphs import Captured, recordable, set_learning_rate
+from ddkit.specs import TrainSpec
+
+PROBE_STEPS = 20
+
+
+def learning_rate(spec: TrainSpec, step: int, steps: int, steps_an_epoch: int) -> float:
+    """The factor on `spec.lr` at a step (0-based) of `steps`."""
+    warm = round(spec.warmup * steps)
+    if step < warm:
+        return (step + 1) / warm
+    if spec.schedule == "cosine":
+        return (1 + math.cos(math.pi * (step - warm) / max(steps - warm, 1))) / 2
+    if spec.schedule == "half-cosine":
+        return (1 + math.cos(math.pi * (step // steps_an_epoch) / (2 * steps / steps_an_epoch))) / 2
+    if spec.schedule == "onecycle":
+        return 1 - (step - warm) / max(steps - warm, 1)
+    return 1.0
+
+
+def make_optimiser(spec: TrainSpec, network: nn.Module) -> torch.optim.Optimizer:
+    """AdamW or SGD with Nesterov momentum; no weight decay on one-dimensional parameters.
+
+    Each group holds its peak learning rate as `peak`: head_lr for the last linear layer where the spec has one.
+    """
+    linear = [module for module in network.modules() if isinstance(module, nn.Linear)][-1:] if spec.head_lr else []
+    head = {id(p) for module in linear for p in module.parameters()}
+    groups: list[dict[str, Any]] = []
+    for peak, mine in ((spec.lr, False), (spec.head_lr or spec.lr, True)):
+        part = [p for p in network.parameters() if p.requires_grad and (id(p) in head) == mine]
+        groups.append({"params": [p for p in part if p.ndim > 1], "weight_decay": spec.weight_decay, "peak": peak})
+        groups.append({"params": [p for p in part if p.ndim <= 1], "weight_decay": 0.0, "peak": peak})
+    groups = [group for group in groups if group["params"]]
+    device = next(network.parameters()).device
+    if spec.optimiser == "sgd":
+        momentum = spec.momentum
+        return recordable(torch.optim.SGD, groups, device, lr=spec.lr, momentum=momentum, nesterov=momentum > 0)
+    return recordable(torch.optim.AdamW, groups, device, lr=spec.lr, betas=(0.9, 0.999))
+
+
+class StepExecutor:
+    """One step of a training: forward, loss, backward, optimiser. The loss is added to `total`, float32 scalar.
+
+    On a CUDA device the step is recorded as a graph and replayed, unless the network draws random numbers. loss:
+    (logits, target) -> scalar; rehearsals: steps before one that says how long they take.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimiser: torch.optim.Optimizer,
+        loss: Callable[[Tensor, Tensor], Tensor],
+        spec: TrainSpec,
+        device: torch.device,
+    ) -> None:
+        self._network, self._optimiser, self._loss, self._device = network, optimiser, loss, device
+        self._half = spec.precision == "bfloat16" and has_bfloat16(device)
+        self.total = torch.zeros((), device=device)
+        self._captured = Captured(self._step, device, records=not _draws_random_numbers(network))
+        self.rehearsals = self._captured.rehearsals
+
+    def __call__(self, inputs: Tensor, target: Tensor, factor: float) -> None:
+        """Do one step. inputs: float [B,3,S,S]; factor: on the peak learning rate of every group."""
+        for group in self._optimiser.param_groups:
+            set_learning_rate(group, group["peak"] * factor)
+        self._captured(inputs, target)
+
+    def _step(self, inputs: Tensor, target: Tensor) -> None:
+        with torch.autocast(self._device.type, torch.bfloat16) if self._half else nullcontext():
+            logits = self._network(inputs.contiguous(memory_format=torch.channels_last))
+        loss = self._loss(logits.float(), target)
+        self._optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self._optimiser.step()
+        self.total.add_(loss.detach())
+
+
+def _draws_random_numbers(network: nn.Module) -> bool:
+    """Whether a training step of a network draws random numbers: dropout, stochastic depth."""
+    return any(
+        (isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0)
+        or getattr(m, "drop_prob", 0)
+        or type(m).__name__ == "StochasticDepth"
+        for m in network.modules()
+    )
+
+
+class TimeEstimate:
+    """Measures 20 steps of a training and says once how many seconds its other steps will take.
+
+    report: called with the seconds, or None; first: the step the training begins at; rehearsals: steps that are not
+    measured; steps: of the whole training.
+    """
+
+    def __init__(self, report: Callable[[float], None] | None, *, first: int, rehearsals: int, steps: int) -> None:
+        self._report, self._from, self._steps = report, first + rehearsals, steps
+        self._began = time.monotonic()
+
+    def after(self, step: int, total: Tensor) -> None:
+        """Called after every step. step: how many are done; total: a tensor that waits for the device."""
+        if self._report is None or step not in (self._from, self._from + PROBE_STEPS):
+            return
+        total.item()
+        if step > self._from:
+            self._report((time.monotonic() - self._began) / PROBE_STEPS * (self._steps - step))
+        self._began = time.monotonic()
+
+
+def seconds_a_step(network: nn.Module, spec: TrainSpec, batch: int, size: int, device: torch.device) -> float:
+    """Measured on up to 20 steps, for at most about 3 seconds: what a training step of a network takes.
+
+    The network's weights change. batch: images a step; size: of the images, pixels. Dummy targets are classes.
+    """
+    network = network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    step = StepExecutor(network, make_optimiser(spec, network), nn.functional.cross_entropy, spec, device)
+    inputs, target = torch.zeros(batch, 3, size, size, device=device), torch.zeros(batch, dtype=torch.int64).to(device)
+    for _ in range(step.rehearsals):
+        step(inputs, target, 1e-6)
+    step.total.item()
+    began, done = time.monotonic(), 0
+    while done < PROBE_STEPS and (done < 2 or time.monotonic() - began < 3):
+        step(inputs, target, 1e-6)
+        done += 1
+    step.total.item()
+    return (time.monotonic() - began) / done

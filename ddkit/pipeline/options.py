@@ -1,0 +1,120 @@
+"""What the user asked of `distill`, typed once: the command line fills it, the Python API's keywords are its fields."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from ddkit.core.serialization import to_plain
+from ddkit.distillers import find_distiller
+from ddkit.errors import OptionError, unknown
+from ddkit.format.codecs import find_codec
+from ddkit.format.images import WRITTEN
+from ddkit.specs import Protocol
+
+HOW = ("rehash", "device", "workers", "yes", "overwrite")  # decide nothing of the set
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillOptions:
+    """The options of `distill`, documented there; None = not given."""
+
+    data: str | None = None
+    method: str | None = None
+    ipc: int | None = None
+    seed: int | None = None
+    recipe: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    protocol: str | Protocol | None = None
+    views: int | None = None
+    size: int | None = None
+    classes: str | None = None
+    holdout: float | None = None
+    teacher: str | None = None
+    codec: str | None = None
+    image_format: str | None = None
+    prefixes: tuple[int, ...] | None = None
+    split: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    skip_bad: bool | None = None
+    rehash: bool = False
+    device: str = "auto"
+    workers: int | None = None
+    yes: bool = False
+    overwrite: bool = False
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> DistillOptions:
+        """The options in some keywords, checked. Raises OptionError for an unknown one or a value that cannot be."""
+        known = [f.name for f in fields(cls)]
+        if wrong := [name for name in options if name not in known]:
+            raise unknown("option of distill:", wrong[0], known)
+        given = {name: value for name, value in options.items() if value is not None}
+        if "prefixes" in given:
+            given["prefixes"] = tuple(given["prefixes"])
+        if not given.get("skip_bad", True):
+            del given["skip_bad"]
+        asked = cls(**given)
+        asked._check()
+        return asked
+
+    def _check(self) -> None:
+        """Raise OptionError for counts that are none, and for unknown methods, protocols, codecs and image formats,
+        before anything is opened."""
+        check_counts(
+            ipc=self.ipc, views=self.views, size=self.size, seed=self.seed, workers=self.workers, holdout=self.holdout,
+            prefixes=self.prefixes,
+        )  # fmt: skip
+        if self.method is not None:
+            find_distiller(self.method)
+        if self.protocol is not None:
+            Protocol.load(self.protocol)
+        if self.codec is not None:
+            find_codec(self.codec)
+        if self.image_format is not None and self.image_format not in WRITTEN:
+            raise unknown("image format", self.image_format, WRITTEN)
+
+    def decisive(self) -> dict[str, Any]:
+        """What was given of the options that decide the set, as JSON values: two runs that differ in one of them must
+        not write the same directory."""
+        given = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in HOW}
+        return {name: to_plain(value) for name, value in given.items() if value not in (None, {})}
+
+
+def check_counts(
+    *,
+    ipc: Any = None,
+    views: Any = None,
+    size: Any = None,
+    seed: Any = None,
+    workers: Any = None,
+    runs: Any = None,
+    holdout: float | None = None,
+    prefixes: tuple[int, ...] | None = None,
+) -> None:
+    """Raise OptionError for what is not a whole number, a count or prefix below 1, or a holdout that is not a share.
+
+    Each is an option of that name; None: not given.
+    """
+    least = {"ipc": "images per class", "views": "views", "size": "pixels", "workers": "processes", "runs": "students"}
+    for name, value in {
+        "ipc": ipc,
+        "views": views,
+        "size": size,
+        "seed": seed,
+        "workers": workers,
+        "runs": runs,
+    }.items():
+        if value is not None and type(value) is not int:
+            raise OptionError(f"--{name} is {value!r}; it must be a whole number")
+        if value is not None and name in least and value < 1:
+            raise OptionError(f"--{name} is {value}; it must be at least 1 ({least[name]})")
+    if holdout is not None and not 0 < holdout < 1:
+        raise OptionError(f"--holdout is {holdout}; it is a share between 0 and 1")
+    if prefixes is not None:
+        if not prefixes or sorted(set(prefixes)) != list(prefixes) or prefixes[0] < 1:
+            raise OptionError(f"--prefixes is {list(prefixes)}; give rising numbers from 1, as in 5,10,20")
+        if ipc is not None and prefixes[-1] > ipc:
+            raise OptionError(f"--prefixes ends at {prefixes[-1]}, above --ipc {ipc}; make them agree")

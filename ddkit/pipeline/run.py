@@ -1,0 +1,140 @@
+"""One run of `distill`, with everything found and checked, and its increments: what the units are made from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ddkit.core.files import write_sealed
+from ddkit.core.serialization import canonical
+from ddkit.distillers import make_config
+from ddkit.engine.units import UnitStore
+from ddkit.format.manifest import Manifest
+from ddkit.format.manifest_file import is_set, read_manifest
+from ddkit.labelling.encoded import ShardPlan, plan_shards
+from ddkit.labelling.labels import Labelling
+from ddkit.labelling.packing import PackRecord
+from ddkit.pipeline.record import RunRecord, work_dir
+from ddkit.pipeline.synthesis_units import STAGE_MANIFEST, SynthesisInputs
+from ddkit.sources.images import Source
+from ddkit.specs import Protocol, ViewSpec
+from ddkit.synthesis.interface import Distiller, Plan
+from ddkit.teachers.resolving import ResolvedTeacher
+
+
+@dataclass(frozen=True)
+class Increment:
+    """What one prefix adds: its ranks (`plan`) and its shards. stage: position of the prefix in the list, from 1."""
+
+    stage: int
+    plan: Plan
+    shards: tuple[ShardPlan, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One call of `distill`. method: a name, or the file that the command line gave; policy: of the views; patches: N
+    of the grid that the images are stitched of; workers: units that run side by side."""
+
+    out: Path
+    record: RunRecord
+    method: str
+    distiller: Distiller
+    source: Source
+    teacher: ResolvedTeacher
+    protocol: Protocol
+    policy: ViewSpec
+    patches: int
+    device: torch.device
+    workers: int
+
+    @property
+    def work(self) -> Path:
+        """OUT.work."""
+        return work_dir(self.out)
+
+    @property
+    def store(self) -> UnitStore:
+        """Where its units are kept."""
+        return UnitStore(str(self.work))
+
+    @property
+    def config(self) -> Any:
+        """The method's settings."""
+        return make_config(self.distiller, self.record.config)
+
+    def increments(self) -> Iterator[Increment]:
+        """One for each prefix, in order."""
+        for stage in range(1, len(self.record.prefixes) + 1):
+            yield self.increment(stage)
+
+    def increment(self, stage: int) -> Increment:
+        """The increment of one prefix. stage: from 1."""
+        plan = increment_plan(
+            self.distiller, self.record.config, self.source, self.record.prefixes[:stage], self.record.size,
+            self.record.seed,
+        )  # fmt: skip
+        shards = plan_shards(
+            size=self.record.size, rows=plan.images, first=plan.first * len(plan.classes), prefixes=plan.prefixes,
+            key=self.record.key,
+        )  # fmt: skip
+        return Increment(stage, plan, tuple(shards))
+
+    def inputs(self, increment: Increment) -> SynthesisInputs:
+        """What the synthesis units of an increment share, as plain data."""
+        earlier = tuple(shard for s in range(1, increment.stage) for shard in self.increment(s).shards)
+        return SynthesisInputs(
+            method=self.method, config=canonical(self.record.config), source=self.source.ref,
+            fingerprint=self.source.fingerprint, size=self.record.size, seed=self.record.seed,
+            teacher=str(self.teacher.path), teacher_hash=self.teacher.spec.hash, order=self.teacher.order,
+            device=str(self.device), out=str(self.out), work=str(self.work), key=self.record.key,
+            prefixes=increment.plan.prefixes, earlier=earlier,
+        )  # fmt: skip
+
+    @property
+    def labelling(self) -> Labelling:
+        """How its images are labelled."""
+        return Labelling(
+            out=str(self.out), work=str(self.work), teacher=str(self.teacher.path),
+            teacher_hash=self.teacher.spec.hash, order=self.teacher.order, policy=self.policy, seed=self.record.seed,
+            size=self.record.size, patches=self.patches, groups=None, image_codec=self.record.image_format,
+            codec=self.record.codec, device=str(self.device),
+        )  # fmt: skip
+
+    def log(self, stage: int) -> dict[str, Any]:
+        """What the method records of the prefixes up to `stage`; where OUT.work was lost, what it recorded then."""
+        if self.distiller.log is None:
+            return {}
+        kept = read_manifest(self.out).log.plan if is_set(self.out) else {}
+        found = {}
+        for increment in (self.increment(s) for s in range(1, stage + 1)):
+            name, inputs = str(increment.plan.last), self.inputs(increment)
+            found[name] = kept.get(name) or self.distiller.log(increment.plan, inputs.result)
+        return found
+
+    def record_stage(self, manifest: Manifest) -> None:
+        """Keep the manifest of what is packed so far: what the next stage's student replays."""
+        write_sealed(self.work / STAGE_MANIFEST, canonical(manifest.to_json()).encode(), self.record.key)
+
+
+Packed = dict[str, PackRecord]  # path of a shard -> what is known of it
+
+
+def increment_plan(
+    distiller: Distiller, config: dict[str, Any], source: Source, prefixes: tuple[int, ...], size: int, seed: int
+) -> Plan:
+    """The increment of the last of some prefixes. config: settings by dotted key; size: of the images, pixels."""
+    return Plan(
+        config=make_config(distiller, config),
+        classes=tuple(source.class_names),
+        counts=tuple(int(n) for n in source.counts),
+        first=(0, *prefixes)[-2],
+        last=prefixes[-1],
+        size=size,
+        seed=seed,
+        prefixes=prefixes,
+    )

@@ -1,0 +1,301 @@
+"""A method's units as jobs: the context each may use, and its result as one file."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ddkit.core.console import note
+from ddkit.core.device import peak_memory
+from ddkit.core.files import read_sealed_json
+from ddkit.core.serialization import fingerprint, to_plain
+from ddkit.core.worker_state import STATE
+from ddkit.distillers import find_distiller, make_config
+from ddkit.engine.interleaving import Interleaved, group_jobs, interleave
+from ddkit.engine.units import UnitFile, UnitStore
+from ddkit.errors import DdkitError, IntegrityError, OptionError
+from ddkit.format.entries import Origin
+from ddkit.format.manifest_file import manifest_of
+from ddkit.labelling.encoded import ShardPlan, load_encoded, prefix_key
+from ddkit.networks.checkpoints import tensor_hash
+from ddkit.networks.registry import check_network
+from ddkit.replay.loader import ReplayLoader
+from ddkit.sources.images import SourceRef, open_ref
+from ddkit.synthesis.interface import KINDS, Context, Distiller, Synthetic, Tensors, Unit
+from ddkit.synthesis.unit_progress import UnitProgress
+from ddkit.teachers.teacher import Teacher
+
+STAGE_MANIFEST = "stage.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthesisInputs:
+    """What the synthesis units of an increment share, as plain data.
+
+    method: an installed distiller's name, or the file that the command line named; config: canonical JSON; fingerprint:
+    of the source; size: of the images, pixels; order: the teacher's column for each class, None = as it is; key: of all
+    that decides the run's bytes, but for its prefixes; prefixes: up to this one; earlier: the shards made so far.
+    """
+
+    method: str
+    config: str
+    source: SourceRef
+    fingerprint: str
+    size: int
+    seed: int
+    teacher: str
+    teacher_hash: str
+    order: tuple[int, ...] | None
+    device: str
+    out: str
+    work: str
+    key: str
+    prefixes: tuple[int, ...]
+    earlier: tuple[ShardPlan, ...]
+
+    @property
+    def store(self) -> UnitStore:
+        """Where its units are kept."""
+        return UnitStore(self.work)
+
+    def _unit_key(self, unit: str) -> str:
+        """What a unit `KIND-PREFIX-N` is sealed under: an increment depends on the prefixes up to its own."""
+        prefix = unit.split("-")[1:2]
+        return prefix_key(
+            self.key, [p for p in self.prefixes if not prefix or not prefix[0].isdigit() or p <= int(prefix[0])]
+        )
+
+    def unit(self, unit: str) -> UnitFile:
+        """The result of a unit."""
+        return self.store.unit(unit, self._unit_key(unit))
+
+    def result(self, unit: str) -> Tensors:
+        """What a unit returned. Raises IntegrityError."""
+        return self.unit(unit).tensors()
+
+    def losses(self, unit: str) -> UnitFile:
+        """The loss curves of a unit."""
+        return self.store.losses(unit, self._unit_key(unit))
+
+    def distiller(self) -> Distiller:
+        """The method."""
+        return STATE.keep("method", self.method, lambda: find_distiller(self.method))
+
+    def context(self) -> Context:
+        """What all units of the increment may use, opened once in each process."""
+        return STATE.keep("context", fingerprint(asdict(self)), self._open)
+
+    def _open(self) -> Context:
+        device = torch.device(self.device)
+        opened = (self.source, self.fingerprint)  # files may have changed under the same name
+        return Context(
+            config=make_config(self.distiller(), json.loads(self.config)),
+            source=STATE.keep("source of units", opened, lambda: open_ref(self.source)),
+            size=self.size,
+            seed=self.seed,
+            device=device,
+            teacher=STATE.keep(
+                "teacher",
+                (self.teacher, self.teacher_hash, self.order, self.device),
+                lambda: Teacher.load(self.teacher, device, self.order),
+            ),
+            earlier=self._earlier(),
+            result=self.result,
+            replay=self._replay,
+            once=self._once,
+        )
+
+    def _earlier(self) -> dict[int, list[Origin]]:
+        """Origins of the images made so far, by class."""
+        origins: dict[int, list[Origin]] = {}
+        for shard in self.earlier:
+            rows = load_encoded(self.store, shard)
+            for label, origin in zip(rows.labels, rows.origins):
+                origins.setdefault(int(label), []).append(origin)
+        return origins
+
+    def _replay(self, **options: Any) -> ReplayLoader:
+        """A loader over the packed shards of all earlier prefixes."""
+        path = Path(self.work) / STAGE_MANIFEST
+        data = read_sealed_json(path, self.key)
+        if data is None:
+            raise IntegrityError(f"{path} is damaged or not of this run; run the same command again, it is made anew")
+        return ReplayLoader(manifest_of(data).at(Path(self.out)), **options)
+
+    def _once(self, name: str, compute: Callable[[], Tensors]) -> Tensors:
+        """Tensors of one pass over the source, kept by name and by the source as it is used."""
+        key = fingerprint([self.key, self.fingerprint, to_plain(self.source) | {"data": ""}, self.size])
+        file = self.store.pass_over_source(name, key)
+        if not file.is_good():
+            file.write(compute(), {})
+        return file.tensors()
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitJob:
+    """One unit of a method."""
+
+    inputs: SynthesisInputs
+    unit: Unit
+
+    @property
+    def file(self) -> UnitFile:
+        """Its result."""
+        return self.inputs.unit(self.unit.id)
+
+    def context(self) -> Context:
+        """What it may use."""
+        shared, progress = self.inputs.context(), UnitProgress(self.file)
+        students = [unit for unit in self.unit.needs if unit.startswith("student-")]
+        if not students or self.unit.kind == "student":
+            return replace(shared, progress=progress)
+        key = (self.inputs.work, self.inputs.unit(students[-1]), shared.teacher.spec.hash)
+        student = STATE.keep("student", key, functools.partial(_student, self.inputs, students[-1], shared.teacher))
+        return replace(shared, progress=progress, student=student)
+
+    def run(self) -> Interleaved[None]:
+        """Do the unit and write its result: synthetic images, or the tensors it returns."""
+        distiller, context = self.inputs.distiller(), self.context()
+        progress, images = context.progress, list[Synthetic]()
+        tensors: Tensors = {}
+        with _named_errors(distiller, self.unit):
+            result = distiller.run(self.unit, context)
+            if isinstance(result, dict):
+                tensors = {name: np.asarray(value) for name, value in result.items()}
+            else:
+                for image in result:
+                    if image is None:
+                        with progress.waiting():
+                            yield
+                    else:
+                        images.append(image)
+        if self.unit.kind == "recover":
+            images.sort(key=lambda image: (image.rank, image.label))
+            check_images(self.unit, images, self.inputs.size)
+            tensors = _image_tensors(images)
+        metadata = {
+            "origins": [image.origin.to_json() for image in images],
+            "seconds": round(progress.seconds, 4),
+            "peak_bytes": peak_memory(context.device),
+        }
+        if progress.losses:
+            losses = {name: np.asarray(values, np.float32) for name, values in progress.losses.items()}
+            self.inputs.losses(self.unit.id).write(losses, {})
+        self.file.write(tensors, metadata)
+        progress.clear()
+
+
+def _student(inputs: SynthesisInputs, unit: str, teacher: Teacher) -> Teacher:
+    """A stage's student, of the teacher's architecture, its outputs in the order of the source's classes."""
+    weights = {name: torch.from_numpy(value) for name, value in inputs.unit(unit).tensors().items()}
+    spec = teacher.spec
+    network = check_network(spec.arch, spec.num_classes, spec.image_size)
+    network.load_state_dict(weights)
+    return Teacher(network, replace(spec, hash=tensor_hash(weights)), teacher.device)
+
+
+def _image_tensors(images: Sequence[Synthetic]) -> Tensors:
+    """Images as the named tensors of a unit."""
+    tensors = {
+        "pixels": np.stack([image.pixels for image in images]),
+        "label": np.array([image.label for image in images], np.int64),
+        "rank": np.array([image.rank for image in images], np.int64),
+        "patches": np.array([image.patches for image in images], np.int64),
+    }
+    initial = [image.initial for image in images if image.initial is not None]
+    return tensors | ({"initial": np.stack(initial)} if len(initial) == len(images) else {})
+
+
+@contextmanager
+def _named_errors(distiller: Distiller, unit: Unit) -> Iterator[None]:
+    """Say of an unexpected error in somebody's own method that it came from there."""
+    try:
+        yield
+    except (DdkitError, OSError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if distiller.shipped:
+            raise
+        raise OptionError(
+            f"method {distiller.name} raised {type(error).__name__}: {error} in its run() of unit {unit.id}; mend it"
+        ) from error
+
+
+def check_images(unit: Unit, images: Sequence[Synthetic], size: int) -> None:
+    """Raise OptionError (the method is at fault) where images are not those that a unit names.
+
+    size: of each, pixels.
+    """
+    got = {(image.label, image.rank) for image in images}
+    due = {(label, rank) for label in unit.labels for rank in unit.ranks}
+    if got != due or len(images) != len(due):
+        raise OptionError(f"unit {unit.id} made {len(images)} images of {len(due)}; mend the distiller's run()")
+    for image in images:
+        if image.pixels.dtype != np.uint8 or image.pixels.shape != (3, size, size):
+            shape = f"{image.pixels.dtype} {image.pixels.shape}"
+            raise OptionError(f"unit {unit.id} made pixels {shape}, not uint8 (3, {size}, {size}); mend its run()")
+        if not isinstance(image.origin, Origin):
+            raise OptionError(
+                f"unit {unit.id} made an image whose origin is not a ddkit.synthesis.Origin; mend its run()"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitGroup:
+    """Units that are interleaved on one device: on a GPU a few that nobody waits for, elsewhere one."""
+
+    jobs: tuple[UnitJob, ...]
+
+    @property
+    def id(self) -> str:
+        """The first unit's."""
+        return self.jobs[0].unit.id
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The units that must be done before."""
+        return frozenset(need for job in self.jobs for need in job.unit.needs)
+
+    def run(self) -> None:
+        """Do the units; one by one where the GPU has no room for all."""
+        device = torch.device(self.jobs[0].inputs.device)
+        try:
+            interleave([job.run() for job in self.jobs], device)
+            return
+        except torch.OutOfMemoryError:
+            if len(self.jobs) == 1:
+                raise
+        note(f"the device has no room for {len(self.jobs)} batches together; it goes on with one after the other")
+        torch.cuda.empty_cache()
+        for job in self.jobs:
+            if not job.file.is_good():
+                interleave([job.run()], device)
+
+
+def group_units(inputs: SynthesisInputs, units: Sequence[Unit]) -> list[UnitGroup]:
+    """The units of an increment that are not done, in groups that are interleaved; those that others need alone.
+
+    Raises OptionError for a unit of unknown kind.
+    """
+    if wrong := [unit.id for unit in units if unit.kind not in KINDS]:
+        raise OptionError(f"unit {wrong[0]} is of no known kind; valid: {', '.join(KINDS)}")
+    jobs = [job for unit in units if not (job := UnitJob(inputs=inputs, unit=unit)).file.is_good()]
+    for job in jobs:
+        job.file.path.unlink(missing_ok=True)  # damaged, or another run's
+    needed = {need for job in jobs for need in job.unit.needs}
+
+    def pixels(unit: Unit) -> float:
+        alone = unit.kind != "recover" or unit.id in needed
+        return math.inf if alone else len(unit.labels) * len(unit.ranks) * inputs.size**2
+
+    groups = group_jobs(jobs, [pixels(job.unit) for job in jobs], inputs.device)
+    return [UnitGroup(jobs=tuple(group)) for group in groups]

@@ -1,0 +1,47 @@
+"""RDED's patches as an inner method: images stitched from the best crops of the selected real images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ddkit.synthesis.interface import Context, Plan, Probe, Synthetic, Unit, class_units
+from ddkit.synthesis.patches import pool_and_keep, stitched
+from ddkit.synthesis.settings import Patches
+
+
+@dataclass(frozen=True)
+class RdedMethod:
+    """Images stitched from crops of the selected real images; nothing is optimised."""
+
+    settings: Patches
+
+    def units(self, plan: Plan, needs: Sequence[str]) -> list[Unit]:
+        """A class each."""
+        return class_units(plan, needs=needs)
+
+    def images_needed(self, available: int, ipc: int) -> int:
+        """Real images of a class to select: the pool its crops come from."""
+        return pool_and_keep(self.settings, available, ipc)[0]
+
+    def run(
+        self, unit: Unit, context: Context, selected: Mapping[int, np.ndarray], ranks: Sequence[int]
+    ) -> Iterator[Synthetic | None]:
+        """The images of a unit."""
+        for label in unit.labels:
+            keep = pool_and_keep(self.settings, len(selected[label]), len(ranks))[1]
+            yield from stitched(context, self.settings, label, selected[label], keep, ranks)
+
+    def costs(self, plan: Plan, probe: Probe, with_student: bool) -> float:
+        """Expected seconds of an increment: every crop goes through the teacher once."""
+        return sum(plan.counts) * self.settings.crops * probe.each / probe.workers
+
+    def real_pixels(self) -> str:
+        """Crops of real images."""
+        return "crops"
+
+    def patches(self) -> int:
+        """Patches of an image."""
+        return self.settings.factor**2
