@@ -16,7 +16,7 @@ from collections import Counter
 from pathlib import Path
 
 from ddkit.core.console import be_quiet
-from ddkit.format.verification import verify
+from ddkit.format.verification import directory_problems
 from ddkit.pipeline import distill
 from ddkit.testing import untrained_teacher
 
@@ -70,16 +70,16 @@ def main() -> None:
         manifest = distill(
             root / "set", data="digits", method="random", ipc=5, protocol="demo", views=4, teacher=teacher, workers=1
         )  # fmt: skip
-        path = manifest.root / manifest.data["shards"][0]["path"]
+        path = manifest.root / manifest.shards[0]["path"]
         whole = path.read_bytes()
         found, plain, false_alarms = Counter(), Counter(), 0
         for trial in range(options.trials):
             kind = KINDS[trial % len(KINDS)]
             path.write_bytes(damage(whole, kind, rng))
-            found[kind] += bool(verify(manifest.root))
+            found[kind] += bool(directory_problems(manifest.root))
             plain[kind] += tarfile_raises(path)
             path.write_bytes(whole)
-            false_alarms += bool(verify(manifest.root))
+            false_alarms += bool(directory_problems(manifest.root))
         each = options.trials // len(KINDS)
         for kind in KINDS:
             print(f"{kind:15} {each} times: ddkit found {found[kind]}, tarfile raised {plain[kind]}")  # noqa: T201

@@ -104,7 +104,7 @@ class Bench:
             [out], val=self.data, runs=self.scale.runs, epochs=self.scale.epochs, baseline=None, device=self.device,
             command="benchmarks/gpu.py",
         )  # fmt: skip
-        cost = read_manifest(out).data["cost"]
+        cost = read_manifest(out).cost
         row = asdict(result) | {"cost": cost, "paper": PAPER.get(f"{method}-{ipc}")}
         if method == "cudd" and ipc == 10:
             minutes = {part: cost[part] / 60 for part in TABLE_XI}

@@ -82,7 +82,7 @@ def trial(seed: int, way: str, old: Path, new: Path) -> dict[str, Any]:
     HUB.faults = []
     if pulled != "done":
         attempt(lambda: ddkit.pull(REPO, got))
-    whole = read_manifest(got).data["content"] == read_manifest(new).data["content"]
+    whole = read_manifest(got).content == read_manifest(new).content
     wrong = [*HUB.violations, *([] if again == "done" else [again]), *([] if whole else ["pulled another content"])]
     seconds = round(time.perf_counter() - began, 2)
     for folder in ("ours", "old", "got", "got.work", "hf/hub"):

@@ -24,7 +24,7 @@ from ddkit.core.device import hardware, pick_device, versions
 from ddkit.networks.registry import build_network
 from ddkit.networks.training import seeded_network
 from ddkit.specs import TeacherSpec
-from ddkit.synthesis.inner.inversion import Batch, Engine
+from ddkit.synthesis.inner.pixel_optimiser import Batch, PixelOptimiser
 from ddkit.synthesis.settings import Inversion
 from ddkit.teachers.teacher import Teacher
 
@@ -86,7 +86,7 @@ class AuthorsLike:
 
 def final_loss(x: torch.Tensor, batch: Batch, settings: Inversion, guide: Teacher) -> float:
     """The objective of finished images on 20 fixed crops, float32."""
-    engine = Engine(batch, settings.__class__(**{**settings.__dict__, "precision": "float32"}), guide)
+    engine = PixelOptimiser(batch, settings.__class__(**{**settings.__dict__, "precision": "float32"}), guide)
     with torch.no_grad():
         engine.x.copy_(x)
         values = [
@@ -113,7 +113,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     settings = Inversion(steps=args.steps, threads=torch.get_num_threads(), compile=args.compile)
     labels = (torch.arange(args.batch) % args.classes).sort().values
     batch = Batch(labels=labels, anchors=None, size=args.size, seed=0, name="benchmark")
-    ours = Engine(batch, settings, guide)
+    ours = PixelOptimiser(batch, settings, guide)
     net = seeded_network(lambda: build_network(args.arch, args.classes, args.size), 0, "x").to(device)
     net.load_state_dict(guide.network.state_dict())
     theirs = AuthorsLike(net.requires_grad_(False), ours.x.detach(), labels.to(device), settings)
@@ -139,7 +139,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         "final_loss": {
             "authors-like": final_loss(theirs.x.detach(), batch, settings, guide),
             "ours": final_loss(ours.x.detach(), batch, settings, guide),
-            "start": final_loss(Engine(batch, settings, guide).x.detach(), batch, settings, guide),
+            "start": final_loss(PixelOptimiser(batch, settings, guide).x.detach(), batch, settings, guide),
         },
     }  # fmt: skip
     if (flops := FLOPS_A_SAMPLE.get((args.arch, args.size))) is not None:

@@ -59,7 +59,7 @@ def main() -> None:
         (result,) = ddkit.evaluate(
             sets, val=args.data, epochs=args.epochs, runs=args.runs, baseline=None, command="benchmarks/methods.py"
         )
-        table[name] = asdict(result) | {"cost": [m.data["cost"] for m in manifests]}
+        table[name] = asdict(result) | {"cost": [m.cost for m in manifests]}
         _write(out, table, {"ipc": args.ipc, "epochs": args.epochs, "hardware": result.hardware})
         note(f"{name}: {result.mean:.2f} ± {result.std:.2f} % ({result.n_sets} sets, {result.n_students} students)")
     for name, row in table.items():

@@ -52,7 +52,7 @@ def test_a_missing_sample_is_noticed_by_load_dataset(rded_set, tmp_path):
     import datasets
 
     root = shutil.copytree(rded_set.root, tmp_path / "copy")
-    first = root / rded_set.data["shards"][0]["path"]
+    first = root / rded_set.shards[0]["path"]
     blank = bytes(1024)
     first.write_bytes(first.read_bytes()[: 5 * 512] + blank)
     with pytest.raises(datasets.exceptions.NonMatchingSplitsSizesError):
@@ -76,7 +76,7 @@ def replayed_like_the_card(manifest, monkeypatch, views):
     rng = np.random.default_rng(0)
     compared = 0
     while compared < views:
-        epoch = int(rng.integers(manifest.view_spec.count))
+        epoch = int(rng.integers(manifest.views.policy.count))
         loader.set_epoch(epoch)
         batch = next(iter(loader))
         for i in rng.integers(0, manifest.rows(), 40):
@@ -106,7 +106,7 @@ def test_webdataset_reads_the_shards(rded_set):
 
     import webdataset
 
-    urls = [str(rded_set.root / shard["path"]) for shard in rded_set.data["shards"]]
+    urls = [str(rded_set.root / shard.path) for shard in rded_set.shards]
     rows = list(webdataset.WebDataset(urls, shardshuffle=False, empty_check=False).decode("pil"))
     gc.collect()  # webdataset leaves its files open
     assert [row["__key__"] for row in rows] == [f"{i:08d}" for i in range(30)]
@@ -225,7 +225,7 @@ def test_the_rows_remember_where_they_come_from(rded_set):
     assert loader.rows == 30
     origins = UnitFile(unit_path(f"{rded_set.root}.work", "images-003-00000"), None).read()[1]["origins"]
     assert origins[0]["kind"] == "patches" and len(origins[0]["rows"]) == 4
-    assert read_manifest(rded_set.root).data["real_pixels"] == "crops"
+    assert read_manifest(rded_set.root).real_pixels == "crops"
 
 
 def test_results_of_a_part_are_said_to_be_of_a_part(rded_set, tmp_path):
@@ -280,7 +280,7 @@ def test_every_number_in_words_and_tables_is_the_manifests(rded_set, tmp_path):
         *range(10),
     }  # fixed: unmixed, bits, interval, names
     known |= {r["ipc"] * len(data["classes"]) for r in data["results"]} | {manifest.rows(p) for p in manifest.prefixes}
-    sizes = [sum(s["bytes"] for s in manifest.shards(p)) for p in manifest.prefixes]
+    sizes = [sum(s.bytes for s in manifest.shards(p)) for p in manifest.prefixes]
     known |= {size / unit for size in sizes for unit in (1, 1e3, 1e6, 1e9)} | {n / m for n in (2,) for m in (1, 2)}
     body = re.sub(
         r"<!--.*?-->|<details>.*?</details>|```.*?```|`[^`]*`|\]\([^)]*\)|arXiv \S+|\n#[^\n]*",

@@ -99,7 +99,7 @@ def test_selection_follows_the_rules(staged, teacher):
             worst = found["rules"][label].max()
             assert (taken[:worst] == found["counts"][label][:worst]).all()
             used[label] |= set(images)
-    log = staged.data["log"]["plan"]
+    log = staged.log.plan
     assert log["1"]["student_right_percent"] is None and 0 <= log["4"]["student_right_percent"] <= 100
     assert sum(sum(v) for v in log["4"]["selected"].values()) == 20
 
@@ -112,7 +112,7 @@ def test_each_row_says_where_it_comes_from(staged):
     assert all(o["kind"] == "real" and len(o["rows"]) == 1 for _, o in rows)
     assert {o["rule"] for rank, o in rows if rank == 0} <= {"R", "rest"}
     assert {o["rule"] for rank, o in rows if rank} <= {"R∩W", "W∩W", "R∩R", "rest"}
-    assert staged.data["real_pixels"] == "initial"
+    assert staged.real_pixels == "initial"
     recovered = unit(work, "recover-4-0")
     assert recovered["initial"].shape == recovered["pixels"].shape
     assert (recovered["initial"] != recovered["pixels"]).any()
@@ -130,8 +130,8 @@ def test_the_bytes_do_not_depend_on_workers_and_growth_equals_one_run(staged, te
     first = distill(tmp_path / "g", data="digits", prefixes=(1, 2), **options)
     (tmp_path / "g.work" / "units" / "student-2-0.unit").unlink()
     grown = distill(tmp_path / "g", data="digits", prefixes=(1, 2, 4), **options)
-    assert grown.data["content"] == staged.data["content"] != first.data["content"]
-    assert grown.data["log"]["plan"].keys() == {"1", "2", "4"}
+    assert grown.content == staged.content != first.content
+    assert grown.log.plan.keys() == {"1", "2", "4"}
 
 
 def test_a_stage_goes_on_in_the_middle(staged, teacher, tmp_path):
@@ -144,8 +144,8 @@ def test_a_stage_goes_on_in_the_middle(staged, teacher, tmp_path):
         (units / name).unlink()
     for path in (*units.glob("label-004-*"), *(tmp_path / "set" / "data").glob("*004*")):
         path.unlink()
-    assert distill(tmp_path / "set", workers=1).data["content"] == staged.data["content"]
-    assert read_manifest(tmp_path / "set").data["log"] == staged.data["log"]
+    assert distill(tmp_path / "set", workers=1).content == staged.content
+    assert read_manifest(tmp_path / "set").log == staged.log
 
 
 def test_the_methods_own_stages_and_growth(tmp_path):
@@ -172,7 +172,7 @@ def test_rded_inside_the_curriculum(tmp_path):
         tmp_path / "r", data="digits", classes="0,1", method="cudd", prefixes=(1, 2), settings=settings,
         protocol="rded", views=2, teacher=small(tmp_path), workers=1,
     )  # fmt: skip
-    assert made.data["real_pixels"] == "crops" and made.patches == 4
+    assert made.real_pixels == "crops" and made.patches == 4
 
 
 def test_noise_and_no_regulariser_hold_no_real_pixels(tmp_path):
@@ -181,7 +181,7 @@ def test_noise_and_no_regulariser_hold_no_real_pixels(tmp_path):
         tmp_path / "n", data="digits", classes="0,1", method="cudd", ipc=1, settings=settings, protocol="demo",
         views=2, teacher=small(tmp_path), workers=1,
     )  # fmt: skip
-    assert made.data["real_pixels"] == "none"
+    assert made.real_pixels == "none"
 
 
 def test_too_few_images_are_refused_before_anything_is_made(tmp_path, teacher):

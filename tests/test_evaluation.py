@@ -11,8 +11,8 @@ from scipy import stats
 import ddkit
 from ddkit.errors import ClassesError, OptionError, SetError
 from ddkit.evaluation.demonstration import run_demo
-from ddkit.evaluation.students import train
 from ddkit.evaluation.statistics import mean_std, paired_difference
+from ddkit.evaluation.students import train
 from ddkit.evaluation.tables import _groups, evaluate
 from ddkit.format.manifest_file import read_manifest, write_manifest
 from ddkit.networks.checkpoints import load_checkpoint
@@ -102,7 +102,7 @@ def test_evaluate_writes_a_table_into_manifest_and_card(measured):
     assert ours.difference["pairs"] == 2 and random.difference is None
     values = [v for seeds in ours.values for v in seeds]
     assert ours.mean == round(mean_std(values)[0], 2) and ours.seconds > 0 and ours.hardware
-    results = read_manifest(root).data["results"]
+    results = read_manifest(root).results
     assert len(results) == 2 and results[0]["values"] == [list(ours.values[0])]
     assert f"{ours.mean:.2f} ± {ours.std:.2f}" in (root / "README.md").read_text()
 
@@ -113,16 +113,16 @@ def test_measuring_again_reads_back_and_replaces(measured):
     again = evaluate([root], val="digits", runs=2, epochs=1, workers=1, command="again")
     assert [r.values for r in again] == [r.values for r in report]
     assert {p: p.stat().st_mtime_ns for p in students} == students
-    results = read_manifest(root).data["results"]
+    results = read_manifest(root).results
     assert len(results) == 2 and {r["command"] for r in results} == {"again"}
 
 
 def test_the_baseline_differs_in_its_images_alone(measured):
     root, _ = measured
     ours, random = read_manifest(root), read_manifest(root.with_name("rded.work") / "baseline")
-    assert random.data["method"] == "random" and random.prefixes == ours.prefixes
-    assert random.data["teachers"][0]["hash"] == ours.data["teachers"][0]["hash"]
-    assert random.view_spec.count == ours.view_spec.count and random.data["seed"] == ours.data["seed"]
+    assert random.method == "random" and random.prefixes == ours.prefixes
+    assert random.teacher.hash == ours.teacher.hash
+    assert random.views.policy.count == ours.views.policy.count and random.seed == ours.seed
 
 
 def test_another_protocol_is_relabelled_where_a_teacher_is_given(measured, teacher):
@@ -152,7 +152,7 @@ def test_sets_that_differ_only_in_seed_are_one_row(random_set, teacher, tmp_path
 
 def test_a_set_made_before_a_setting_existed_is_of_the_same_row(rded_set, tmp_path):
     old = Path(shutil.copytree(rded_set.root, tmp_path / "old"))
-    recipe = rded_set.data["recipe"]
+    recipe = rded_set.recipe
     config = {key: value for key, value in recipe["config"].items() if key != "stitch"}
     assert len(config) < len(recipe["config"])
     write_manifest(old, dict(rded_set.data) | {"recipe": recipe | {"config": config}})

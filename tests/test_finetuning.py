@@ -9,7 +9,7 @@ from torch import nn
 from ddkit.errors import OptionError, TeacherError
 from ddkit.networks.checkpoints import load_checkpoint
 from ddkit.networks.pretrained import load_pretrained
-from ddkit.networks.training import make_optimiser
+from ddkit.networks.steps import make_optimiser
 from ddkit.pipeline import distill
 from ddkit.sources.images import open_source
 from ddkit.specs import TrainSpec
@@ -76,7 +76,7 @@ def test_a_library_network_with_other_classes_is_fine_tuned_once(photographs, we
     assert not is_trained(ref, pretrained.imagenet_classes())
     options = dict(data=str(photographs), method="random", ipc=1, views=1, protocol="demo", size=32, workers=1)
     made = distill(tmp_path / "set", teacher=ref, **options)
-    assert made.data["teachers"][0]["arch"] == "timm:test_resnet" and len(made.classes) == 3
+    assert made.teacher.arch == "timm:test_resnet" and len(made.classes) == 3
     cached = list((tmp_path / "cache" / "teachers").glob("*.safetensors"))
     stamps = [path.stat().st_mtime_ns for path in cached]
     distill(tmp_path / "again", teacher=ref, seed=1, **options)

@@ -11,7 +11,7 @@ from ddkit.evaluation.students import train
 from ddkit.format.damage import open_images, open_shard
 from ddkit.format.manifest_file import read_manifest
 from ddkit.format.row_records import member
-from ddkit.format.verification import verify
+from ddkit.format.verification import directory_problems
 from ddkit.pipeline import distill, relabel
 from ddkit.publishing.pulling import pull
 from ddkit.publishing.pushing import push
@@ -32,13 +32,13 @@ def heavy(tmp_path_factory, options):
 
 
 def test_they_are_there_where_labels_outweigh(heavy, random_set):
-    assert heavy.data["image_tars"] and not random_set.data["image_tars"]
-    (shard,) = heavy.data["shards"]
-    assert shard["images"]["path"] == "images/train-ipc001-00000.tar"
-    assert shard["images"]["path"] in heavy.files() and verify(heavy.root) == []
+    assert heavy.image_tars and not random_set.image_tars
+    (shard,) = heavy.shards
+    assert shard.images.path == "images/train-ipc001-00000.tar"
+    assert shard.images.path in heavy.files() and directory_problems(heavy.root) == []
     tar, records = open_shard(heavy, shard)
     assert [(r, member(tar, r.image)) for r in records] == open_images(heavy, shard)
-    (light,) = random_set.data["shards"]
+    (light,) = random_set.shards
     assert light["images"] is None and len(open_images(random_set, light)) == 20
 
 
@@ -53,11 +53,11 @@ def test_stock_readers_take_them_for_the_images(heavy):
 def test_growth_and_relabelling_keep_them(heavy, options, tmp_path, teacher):
     out = shutil.copytree(heavy.root, tmp_path / "grows")
     grown = distill(out, ipc=2, views=120, **options)
-    assert [shard["images"] is not None for shard in grown.data["shards"]] == [True, True]
+    assert [shard.images is not None for shard in grown.shards] == [True, True]
     once = distill(tmp_path / "once", ipc=2, prefixes=(1, 2), views=120, **options)
-    assert once.data["content"] == grown.data["content"]
+    assert once.content == grown.content
     few = relabel(heavy.root, tmp_path / "few", teacher=teacher, views=2, workers=1)
-    assert few.data["image_tars"] and few.data["shards"][0]["images"] == heavy.data["shards"][0]["images"]
+    assert few.image_tars and few.shards[0]["images"] == heavy.shards[0]["images"]
 
 
 def test_a_damaged_one_is_named_and_made_again(heavy, options, tmp_path):
@@ -69,10 +69,10 @@ def test_a_damaged_one_is_named_and_made_again(heavy, options, tmp_path):
     manifest = read_manifest(root)
     with pytest.raises(IntegrityError, match="images/train-ipc001-00000.tar.*row 00000000"):
         load_set(manifest, with_labels=False)
-    assert len(load_set(manifest)) == 10 and len(verify(root)) == 1
+    assert len(load_set(manifest)) == 10 and len(directory_problems(root)) == 1
     shutil.copytree(f"{heavy.root}.work", tmp_path / "damaged.work")
     distill(root, **options)
-    assert verify(root) == []
+    assert directory_problems(root) == []
 
 
 def test_who_wants_no_labels_fetches_none(hub, heavy, tmp_path, monkeypatch):
@@ -92,4 +92,4 @@ def test_who_wants_no_labels_fetches_none(hub, heavy, tmp_path, monkeypatch):
     assert not any(path.startswith("data/") for path in fetched())
     train("lab/heavy", epochs=1)
     assert fetched() == {"data/train-ipc001-00000.tar"}
-    assert pull("lab/heavy", tmp_path / "got").data["content"] == heavy.data["content"]
+    assert pull("lab/heavy", tmp_path / "got").content == heavy.content

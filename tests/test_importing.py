@@ -10,7 +10,7 @@ from conftest import photograph
 import ddkit
 from ddkit.errors import ClassesError, OptionError, OtherRun, SourceError
 from ddkit.format.manifest_file import read_manifest
-from ddkit.format.verification import verify
+from ddkit.format.verification import directory_problems
 from ddkit.pipeline import import_images
 from ddkit.sources.images import open_source
 
@@ -58,13 +58,13 @@ def test_layouts_of_earlier_methods_keep_their_bytes(tmp_path, teacher, layout, 
                 archive.writestr(f"upload/{name}", data)
             archive.writestr("upload/readme.txt", "hello")
     made = taken(tmp_path, source, teacher)
-    assert made.rows() == CLASSES * IPC and made.image_codec == "jpg" and verify(made.root) == []
+    assert made.rows() == CLASSES * IPC and made.image_codec == "jpg" and directory_problems(made.root) == []
     assert made.class_names == [str(c) for c in range(CLASSES)]  # by the teacher's names where they were numbers
     again = open_source(str(made.root))
     for i, label in enumerate(again.labels):
         theirs = {jpeg(10 * int(again.class_names[label]) + k) for k in range(IPC)}
         assert again.encoded(i) in theirs
-    assert made.data["real_pixels"] == "none" and made.data["recipe"]["paper"].startswith("Squeeze")
+    assert made.real_pixels == "none" and made.recipe.paper.startswith("Squeeze")
 
 
 def test_an_imported_set_is_a_set(tmp_path, teacher, monkeypatch):
@@ -74,9 +74,9 @@ def test_an_imported_set_is_a_set(tmp_path, teacher, monkeypatch):
     table = datasets.load_dataset(str(made.root), split="train")
     assert table.column_names == ["jpg", "cls", "views.safetensors", "__key__"] and len(table) == CLASSES * IPC
     assert ddkit.ReplayLoader(made.root, batch_size=5).views == 3
-    assert made.data["real_pixels"] == "unknown" and "made elsewhere" in (made.root / "README.md").read_text()
-    content = made.data["content"]
-    assert taken(tmp_path, str(tmp_path / "images"), teacher, method="ours").data["content"] == content
+    assert made.real_pixels == "unknown" and "made elsewhere" in (made.root / "README.md").read_text()
+    content = made.content
+    assert taken(tmp_path, str(tmp_path / "images"), teacher, method="ours").content == content
     with pytest.raises(OtherRun, match="another import"):
         taken(tmp_path, str(tmp_path / "images"), teacher, method="theirs")
 

@@ -1,4 +1,4 @@
-"""Work in turns is the work alone; what a GPU works on together."""
+"""Work in turns is the work alone; what a GPU works on group_jobs."""
 
 import math
 import time
@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddkit import ReplayLoader, distill
-from ddkit.engine.interleaving import MOST, PIXELS_TOGETHER, in_turns, together
+from ddkit.engine.interleaving import MOST, PIXELS_TOGETHER, group_jobs, interleave
 from ddkit.format.manifest_file import read_manifest
-from ddkit.pipeline import running as making
-from ddkit.synthesis.checkpoints import Keep
+from ddkit.pipeline import synthesis_units as making
+from ddkit.synthesis.unit_progress import Keep
 
 CPU = torch.device("cpu")
 
@@ -27,7 +27,7 @@ def test_a_turn_of_each_after_the_other(lengths):
             yield
         return number * 10
 
-    assert in_turns([work(*pair) for pair in enumerate(lengths)], CPU) == [n * 10 for n in range(len(lengths))]
+    assert interleave([work(*pair) for pair in enumerate(lengths)], CPU) == [n * 10 for n in range(len(lengths))]
     assert said == sorted(said) and len(said) == sum(lengths)
 
 
@@ -39,7 +39,7 @@ def test_an_error_of_one_ends_all():
         yield
 
     with pytest.raises(ValueError, match="no more"):
-        in_turns([work(False), work(True), work(False)], CPU)
+        interleave([work(False), work(True), work(False)], CPU)
 
 
 sizes = st.one_of(st.just(1), st.integers(1, 2 * PIXELS_TOGETHER), st.just(math.inf))
@@ -48,8 +48,8 @@ sizes = st.one_of(st.just(1), st.integers(1, 2 * PIXELS_TOGETHER), st.just(math.
 @given(st.lists(sizes, max_size=40))
 def test_a_gpu_works_together_on_as_many_as_it_has_room_for(pixels):
     items = list(range(len(pixels)))
-    assert together(items, pixels, "cpu") == together(items, pixels, "mps") == [[item] for item in items]
-    groups = together(items, pixels, "cuda:0")
+    assert group_jobs(items, pixels, "cpu") == group_jobs(items, pixels, "mps") == [[item] for item in items]
+    groups = group_jobs(items, pixels, "cuda:0")
     assert [item for group in groups for item in group] == items
     totals = [sum(pixels[item] for item in group) for group in groups]
     assert all(len(group) == 1 or total <= PIXELS_TOGETHER for group, total in zip(groups, totals))
@@ -70,10 +70,10 @@ def as_on_a_gpu(monkeypatch):
     stages = []
 
     def grouped(jobs, pixels, device):
-        stages.append(together(jobs, pixels, "cuda"))
+        stages.append(group_jobs(jobs, pixels, "cuda"))
         return stages[-1]
 
-    monkeypatch.setattr(making, "together", grouped)
+    monkeypatch.setattr(making, "group_jobs", grouped)
     return stages
 
 
@@ -107,7 +107,7 @@ def test_where_a_gpu_has_no_room_units_go_one_by_one(tmp_path, teacher, monkeypa
     stages = as_on_a_gpu(monkeypatch)
     distill(tmp_path / "turns", method=str(tmp_path / "hungry.py"), **asked)
     assert [len(group) for stage in stages for group in stage] == [5]
-    assert "no room for 5 batches together" in capfd.readouterr().err
+    assert "no room for 5 batches group_jobs" in capfd.readouterr().err
     images = [ReplayLoader(tmp_path / name, batch_size=10)._set.images for name in ("alone", "turns")]
     assert torch.equal(*images) and alone.rows() == 10
 
@@ -125,4 +125,4 @@ def test_batches_in_turns_make_the_same_set(tmp_path, teacher, monkeypatch):
         ["select-2-0"], ["recover-2-0", "recover-2-1"],
         ["student-4-0"], ["select-4-0"], ["recover-4-0", "recover-4-1"],
     ]  # fmt: skip
-    assert turns.data["content"] == alone.data["content"] == read_manifest(tmp_path / "turns").data["content"]
+    assert turns.content == alone.content == read_manifest(tmp_path / "turns").content

@@ -14,17 +14,18 @@ from torch import nn
 
 from ddkit.core.device import threads
 from ddkit.distillers.cudd import Config
-from ddkit.engine.interleaving import in_turns
+from ddkit.engine.interleaving import interleave
 from ddkit.errors import Diverged, TeacherError
 from ddkit.networks.registry import build_network
 from ddkit.specs import TeacherSpec
-from ddkit.synthesis.checkpoints import Keep
 from ddkit.synthesis.crops import Crops, augment, least_scale
-from ddkit.synthesis.inner.inversion import TERMS, Batch, Engine, inversion_units
+from ddkit.synthesis.inner.inversion import inversion_units
+from ddkit.synthesis.inner.pixel_optimiser import TERMS, Batch, PixelOptimiser
 from ddkit.synthesis.interface import Plan
 from ddkit.synthesis.moments import Measured, _moments
 from ddkit.synthesis.settings import Adversary, BatchNorm, Crop, Inversion, Regulariser
 from ddkit.synthesis.settings import Batch as BatchSettings
+from ddkit.synthesis.unit_progress import Keep
 from ddkit.teachers.teacher import Teacher
 
 CPU = torch.device("cpu")
@@ -67,7 +68,7 @@ def exact(**options) -> Config:
 # ------------------------------------------------------------------ the literal restatement
 
 
-def literal_terms(engine: Engine, x: torch.Tensor, step: int) -> dict[str, torch.Tensor]:
+def literal_terms(engine: PixelOptimiser, x: torch.Tensor, step: int) -> dict[str, torch.Tensor]:
     """All terms in float64 by the formulas: interpolate, flip, roll, hooks, sums."""
     s, crops = engine.settings, engine.crops
     top, left, height, width = crops.boxes[step]
@@ -141,7 +142,7 @@ def test_a_step_is_the_formulas(seed, step, targets, space, mask, init):
         init=init, bn=BatchNorm(weight=0.3, targets=targets), reg=Regulariser(weight=0.7, space=space),
         adv=Adversary(weight=1.3, mask=mask),
     )  # fmt: skip
-    engine = Engine(batch(2, seed, some_moments(seed)), cfg, teacher(seed), teacher(seed + 1))
+    engine = PixelOptimiser(batch(2, seed, some_moments(seed)), cfg, teacher(seed), teacher(seed + 1))
     if init == "real":  # not where the regulariser has no slope
         engine.x.data += 0.1 * torch.randn(engine.x.shape, generator=torch.Generator().manual_seed(seed))
     found = engine.terms(*engine.view(step))
@@ -158,12 +159,12 @@ def test_a_step_is_the_formulas(seed, step, targets, space, mask, init):
 def test_adam_cosine_and_clamp():
     """Three steps by hand: Adam (0.5, 0.9), cosine to 0, clamp to what images can be."""
     cfg = exact(steps=3, lr=0.5, adv=Adversary(weight=0))
-    engine = Engine(batch(), cfg, teacher())
+    engine = PixelOptimiser(batch(), cfg, teacher())
     x = engine.x.detach().clone()
     first = second = torch.zeros_like(x)
     for t in range(3):
         engine.step()
-        probe = Engine(batch(), cfg, teacher())
+        probe = PixelOptimiser(batch(), cfg, teacher())
         probe.x.data.copy_(x)
         terms = probe.terms(*probe.view(t))
         (g,) = torch.autograd.grad(torch.stack(list(terms.values())).sum(), probe.x)
@@ -230,7 +231,7 @@ def test_recorded_steps_are_the_plain_ones(monkeypatch):
 
     def made():
         nets = [Teacher(copy.deepcopy(teacher(seed).network), teacher(seed).spec, cuda) for seed in (0, 1)]
-        engine = Engine(batch(), cfg, *nets)
+        engine = PixelOptimiser(batch(), cfg, *nets)
         for _ in range(12):
             engine.step()
         return engine
@@ -280,8 +281,8 @@ def test_measuring_changes_nothing_and_sees_every_layer(arch):
 
 def test_a_network_without_batch_norm_is_refused_with_the_setting_that_helps():
     with pytest.raises(TeacherError, match="no BatchNorm.*--set bn.weight=0"):
-        Engine(batch(), exact(), teacher(arch="convnet3-in"))
-    engine = Engine(batch(), exact(bn=BatchNorm(weight=0)), teacher(arch="convnet3-in"))
+        PixelOptimiser(batch(), exact(), teacher(arch="convnet3-in"))
+    engine = PixelOptimiser(batch(), exact(bn=BatchNorm(weight=0)), teacher(arch="convnet3-in"))
     engine.step()
     assert engine.losses[0, TERMS.index("bn")] == 0
 
@@ -291,9 +292,9 @@ def test_a_network_without_batch_norm_is_refused_with_the_setting_that_helps():
 
 def test_a_killed_batch_goes_on_to_the_same_bytes(tmp_path):
     cfg = exact(steps=45)
-    whole = Engine(batch(), cfg, teacher(), teacher(1))
-    in_turns([whole.run(Keep())], CPU)
-    cut = Engine(batch(), cfg, teacher(), teacher(1))
+    whole = PixelOptimiser(batch(), cfg, teacher(), teacher(1))
+    interleave([whole.run(Keep())], CPU)
+    cut = PixelOptimiser(batch(), cfg, teacher(), teacher(1))
     keep = Keep(tmp_path / "u.safetensors")
     keep.SAVE_EVERY_S = 0.0
     with threads(cfg.threads):
@@ -301,8 +302,8 @@ def test_a_killed_batch_goes_on_to_the_same_bytes(tmp_path):
             cut.step()
     keep.save(cut.state)
     assert keep.state.is_file()
-    again = Engine(batch(), cfg, teacher(), teacher(1))
-    in_turns([again.run(Keep(tmp_path / "u.safetensors"))], CPU)
+    again = PixelOptimiser(batch(), cfg, teacher(), teacher(1))
+    interleave([again.run(Keep(tmp_path / "u.safetensors"))], CPU)
     assert (again.pixels() == whole.pixels()).all() and torch.equal(again.losses, whole.losses)
 
 
@@ -311,8 +312,8 @@ def test_a_finished_batch_leaves_nothing_behind():
     gc.collect()
     gc.disable()
     try:
-        engine = Engine(batch(), exact(steps=2), teacher(), teacher(1))
-        in_turns([engine.run(Keep())], CPU)
+        engine = PixelOptimiser(batch(), exact(steps=2), teacher(), teacher(1))
+        interleave([engine.run(Keep())], CPU)
         there = weakref.ref(engine)
         del engine
         assert there() is None
@@ -324,8 +325,8 @@ def test_what_is_not_finite_stops_with_step_term_and_value():
     broken = teacher()
     broken.network.classifier.bias.data[1] = float("nan")
     with pytest.raises(Diverged, match="t: ce became nan at step 1; lower lr"):
-        in_turns([Engine(batch(), exact(), broken).run(Keep())], CPU)
-    engine = Engine(batch(), exact(bn=BatchNorm(weight=0.01)), teacher())
+        interleave([PixelOptimiser(batch(), exact(), broken).run(Keep())], CPU)
+    engine = PixelOptimiser(batch(), exact(bn=BatchNorm(weight=0.01)), teacher())
     for _ in range(20):
         engine.step()
     engine.losses[10:20] += 1e5
@@ -338,7 +339,7 @@ def test_what_is_not_finite_stops_with_step_term_and_value():
 
 def test_loss_curves_are_kept_for_the_terms_that_are_used():
     keep = Keep()
-    in_turns([Engine(batch(), exact(steps=5), teacher()).run(keep)], CPU)
+    interleave([PixelOptimiser(batch(), exact(steps=5), teacher()).run(keep)], CPU)
     assert set(keep.losses) == {"ce", "bn", "reg"} and all(len(v) == 5 for v in keep.losses.values())
 
 

@@ -74,7 +74,7 @@ def test_epoch_e_replays_view_e(rded_set):
 def test_stored_integers_are_the_drawn_ones(rded_set):
     """From the published file alone: views as drawn, pixels as the format says."""
     loader = ReplayLoader(rded_set.root, batch_size=30, ipc=1)
-    views = draw(rded_set.view_spec, seed=0, first=0, rows=10, height=32, width=32, size=32, patches=4)
+    views = draw(rded_set.views.policy, seed=0, first=0, rows=10, height=32, width=32, size=32, patches=4)
     images = torch.stack([torch.from_numpy(loader.stored(row)[0]) for row in range(10)])
     order = epoch_order([10], 0, 0)
     want = network_input(images, views, order, np.zeros(10, int), size=32, mean=loader.mean, std=loader.std)
@@ -182,7 +182,7 @@ def test_decode_row(rded_set, table):
 
 def test_fresh_views_are_new_each_epoch_and_repeatable(rded_set):
     manifest = read_manifest(rded_set.root)
-    law = manifest.view_spec
+    law = manifest.views.policy
     loader = FreshLoader(manifest, law, batch_size=8, device=torch.device("cpu"), ipc=None, seed=0)
     a, b = (torch.cat([batch[0] for batch in loader.epoch(e)]) for e in (0, 1))
     assert not torch.equal(a, b)

@@ -94,7 +94,7 @@ def test_train_push_to(hub, plain, random_set, tmp_path, monkeypatch, capsys):
     assert code == 0 and "published: " in out.out
     card = hub.repos["model", "lab/student"].read("README.md").decode()
     assert "https://huggingface.co/datasets/lab/digits" in card and "`demo+epochs=1`" in card
-    assert read_manifest(copy).data["content"][:12] in card
+    assert read_manifest(copy).content[:12] in card
 
 
 def test_a_student_of_an_unpublished_set(random_set):
@@ -102,4 +102,4 @@ def test_a_student_of_an_unpublished_set(random_set):
 
     job = SimpleNamespace(ipc=None, arch="timm:resnet10t", labels="stored", seed=0)
     story = student_story(random_set, job, SimpleNamespace(epochs=3, seconds=2.0), "demo")
-    assert story.dataset is None and random_set.data["name"] in story.text
+    assert story.dataset is None and random_set.name in story.text

@@ -63,10 +63,10 @@ def test_only_the_split_that_is_used_is_fetched(hub, there, tmp_path, monkeypatc
     teacher = untrained_teacher(tmp_path / "t.safetensors", classes=3)
     made = distill("out", data=there, method="random", ipc=2, protocol="demo", views=2, teacher=str(teacher), workers=1)
     assert fetched(hub) == {"train-00000-of-00001.parquet"}
-    source = made.data["source"]
+    source = made.source
     commit = hub.repos["dataset", there].head()
     assert (source["id"], source["revision"], source["licence"]) == (there, commit, "cc-by-nc-4.0")
-    assert source["holdout"] is None and made.data["name"] == "random-insects-ipc2"
+    assert source["holdout"] is None and made.name == "random-insects-ipc2"
     text = (tmp_path / "out" / "README.md").read_text()
     assert f"- {there}" in text and commit[:12] in text and "Insects" not in text
     _, result = train("out", val=there, epochs=1)

@@ -17,7 +17,7 @@ from ddkit.core.files import host
 from ddkit.engine.units import unit_path
 from ddkit.errors import ClassesError, DiskError, IntegrityError, OptionError, OtherRun, TeacherError, TooCostly
 from ddkit.format.manifest_file import read_manifest
-from ddkit.format.verification import verify
+from ddkit.format.verification import directory_problems
 from ddkit.networks.checkpoints import load_checkpoint
 from ddkit.pipeline import distill, relabel
 from ddkit.pipeline.costs import ask_cost, time_limit
@@ -25,7 +25,7 @@ from ddkit.testing import untrained_teacher
 
 
 def tars(manifest):
-    return {s["path"]: (manifest.root / s["path"]).read_bytes() for s in manifest.data["shards"]}
+    return {s.path: (manifest.root / s.path).read_bytes() for s in manifest.shards}
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_growth_equals_one_run(tmp_path, options):
     grown = distill(tmp_path / "grown", ipc=1, **options)
     early = tars(grown)
     grown = distill(tmp_path / "grown", ipc=3)
-    assert grown.data["content"] == one.data["content"] and grown.prefixes == [1, 3]
+    assert grown.content == one.content and grown.prefixes == [1, 3]
     assert early.items() <= tars(grown).items()
     assert {k: v for k, v in grown.data.items() if k not in ("self", "cost", "created_by")} == {
         k: v for k, v in one.data.items() if k not in ("self", "cost", "created_by")
@@ -60,8 +60,8 @@ def test_growth_without_the_work_directory(tmp_path, options):
     distill(tmp_path / "grown", ipc=1, **options)
     shutil.rmtree(tmp_path / "grown.work")
     grown = distill(tmp_path / "grown", ipc=2, data="digits", teacher=options["teacher"], workers=1)
-    assert grown.data["content"] == one.data["content"]
-    assert grown.data["labels"]["fidelity"].keys() == one.data["labels"]["fidelity"].keys()
+    assert grown.content == one.content
+    assert grown.labels.fidelity.keys() == one.labels.fidelity.keys()
 
 
 def test_two_workers_make_the_same_bytes(tmp_path, options, rded_set):
@@ -69,7 +69,7 @@ def test_two_workers_make_the_same_bytes(tmp_path, options, rded_set):
         tmp_path / "many", data="digits", method="rded", prefixes=(1, 3), settings={"pool": 6, "factor": 2},
         protocol="rded", views=5, teacher=options["teacher"], workers=2,
     )  # fmt: skip
-    assert many.data["content"] == rded_set.data["content"]
+    assert many.content == rded_set.content
 
 
 def test_a_damaged_shard_is_packed_again_and_results_are_kept(tmp_path, options):
@@ -77,20 +77,20 @@ def test_a_damaged_shard_is_packed_again_and_results_are_kept(tmp_path, options)
 
     made = distill(tmp_path / "out", ipc=1, **options)
     write_manifest(made.root, dict(made.data) | {"license": {"id": "mit", "name": None, "link": None}})
-    tar = made.root / made.data["shards"][0]["path"]
+    tar = made.root / made.shards[0]["path"]
     data = bytearray(tar.read_bytes())
     data[2100] ^= 1
     tar.write_bytes(data)
     again = distill(tmp_path / "out", workers=1)
-    assert again.data["content"] == made.data["content"] and verify(again.root) == []
-    assert again.data["license"]["id"] == "mit"
+    assert again.content == made.content and directory_problems(again.root) == []
+    assert again.license.id == "mit"
 
 
 def test_running_again_changes_nothing(tmp_path, options):
     first = distill(tmp_path / "out", ipc=1, **options)
     times = {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / "data").iterdir()}
     again = distill(tmp_path / "out")
-    assert again.data["content"] == first.data["content"]
+    assert again.content == first.content
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / "data").iterdir()} == times
 
 
@@ -116,14 +116,14 @@ def test_another_run_in_the_same_place_is_refused(random_set, tmp_path, teacher,
         wanted, words = {"views": 5}, "views 4, now 5"
     with pytest.raises(OtherRun, match=f"{words}.*--overwrite"):
         distill(root, workers=1, **wanted)
-    assert (root / "ddkit.json").read_bytes() == before and verify(root) == []
+    assert (root / "ddkit.json").read_bytes() == before and directory_problems(root) == []
 
 
 def test_overwrite_starts_over_and_spares_foreign_files(tmp_path, options):
     first = distill(tmp_path / "out", ipc=1, **options)
     (tmp_path / "out" / "notes.txt").write_text("mine")
     second = distill(tmp_path / "out", ipc=1, seed=5, overwrite=True, **options)
-    assert second.data["content"] != first.data["content"] and (tmp_path / "out" / "notes.txt").read_text() == "mine"
+    assert second.content != first.content and (tmp_path / "out" / "notes.txt").read_text() == "mine"
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "thesis.tex").write_text("years of work")
@@ -142,7 +142,7 @@ def test_a_changed_source_is_noticed(photographs, tmp_path, teacher):
     guide_classes(guide, ["ant", "bee", "cat"])
     given = {"data": str(photographs), "method": "random", "ipc": 2, "views": 2, "teacher": str(guide), "workers": 1}
     manifest = distill(tmp_path / "out", **given)
-    assert manifest.data["source"]["holdout"] == 0.1 and manifest.image_size == 32
+    assert manifest.source.holdout == 0.1 and manifest.image.size == 32
     (photographs / "ant" / "5.jpg").write_bytes((photographs / "bee" / "5.jpg").read_bytes())
     with pytest.raises(OtherRun, match="another source or teacher"):
         distill(tmp_path / "out", **given)
@@ -217,7 +217,7 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(tmp_path, options, random_s
     with pytest.raises(DiskError, match="No space left on device.*MB free.*nothing is lost"):
         distill(tmp_path / "out", ipc=2, **(options | {"views": 4}))
     monkeypatch.setattr(runtime.os, "replace", real)
-    assert distill(tmp_path / "out").data["content"] == random_set.data["content"]
+    assert distill(tmp_path / "out").content == random_set.content
 
 
 KILLED = ["--data", "digits", "--method", "random", "--ipc", "8", "--protocol", "demo", "--views", "40"]
@@ -227,7 +227,7 @@ KILLED = ["--data", "digits", "--method", "random", "--ipc", "8", "--protocol", 
 def undisturbed(tmp_path_factory, teacher):
     out = tmp_path_factory.mktemp("undisturbed") / "whole"
     given = {"data": "digits", "method": "random", "ipc": 8, "protocol": "demo", "views": 40, "teacher": teacher}
-    return distill(out, workers=1, **given).data["content"]
+    return distill(out, workers=1, **given).content
 
 
 @pytest.mark.parametrize(("how", "workers"), [("SIGKILL", 1), ("SIGKILL", 2), ("SIGINT", 2)])
@@ -265,7 +265,7 @@ def test_stopped_and_again_makes_the_same_bytes(tmp_path, teacher, undisturbed, 
     else:
         assert process.returncode == -signal.SIGKILL
     again = distill(out, workers=1)
-    assert again.data["content"] == undisturbed
+    assert again.content == undisturbed
     assert not [p for p in out.rglob("*") if p.name.endswith(".tmp")]
 
 
@@ -280,8 +280,8 @@ def test_what_no_manifest_lists_is_ignored_and_removed(tmp_path, options):
     own = stray.with_name("my notes.txt")
     for path in (dead, alive, elsewhere, own):
         path.write_bytes(b"half")
-    assert verify(manifest.root) == []
-    assert distill(tmp_path / "out").data["content"] == manifest.data["content"]
+    assert directory_problems(manifest.root) == []
+    assert distill(tmp_path / "out").content == manifest.content
     assert not stray.exists() and not dead.exists()
     assert alive.exists() and elsewhere.exists() and own.exists()
 
@@ -304,17 +304,15 @@ def test_costs_are_asked(capsys):
 
 def test_relabelling_keeps_images_rows_and_shards(tmp_path, rded_set, teacher):
     new = relabel(rded_set.root, tmp_path / "new", teacher=teacher, protocol="demo", views=3, workers=1)
-    assert verify(new.root) == [] and new.view_spec.count == 3 and new.data["views"]["protocol"] == "demo"
-    assert [(s["path"], s["rows"]) for s in new.data["shards"]] == [
-        (s["path"], s["rows"]) for s in rded_set.data["shards"]
-    ]
-    assert new.data["relabelled_from"]["content"] == rded_set.data["content"] and new.data["results"] == []
+    assert directory_problems(new.root) == [] and new.views.policy.count == 3 and new.views.protocol == "demo"
+    assert [(s.path, s.rows) for s in new.shards] == [(s.path, s.rows) for s in rded_set.shards]
+    assert new.relabelled_from.content == rded_set.content and new.results == []
     from ddkit import ReplayLoader
 
     a, b = ReplayLoader(rded_set.root, batch_size=5), ReplayLoader(new.root, batch_size=5)
     assert all((a.stored(r)[0] == b.stored(r)[0]).all() and a.stored(r)[2] == b.stored(r)[2] for r in range(30))
     again = relabel(rded_set.root, tmp_path / "new", teacher=teacher, protocol="demo", views=3, workers=1)
-    assert again.data["content"] == new.data["content"]
+    assert again.content == new.content
     with pytest.raises(OtherRun, match="another relabelling"):
         relabel(rded_set.root, tmp_path / "new", teacher=teacher, protocol="demo", views=4, workers=1)
     with pytest.raises(OtherRun, match="not empty"):
@@ -323,7 +321,7 @@ def test_relabelling_keeps_images_rows_and_shards(tmp_path, rded_set, teacher):
 
 def test_relabelling_with_the_same_law_gives_the_same_bytes(tmp_path, rded_set, teacher):
     same = relabel(rded_set.root, tmp_path / "same", teacher=teacher, workers=1)
-    assert same.data["content"] == rded_set.data["content"]
+    assert same.content == rded_set.content
 
 
 def test_mixing_within_groups(tmp_path, random_set, teacher):
@@ -333,7 +331,7 @@ def test_mixing_within_groups(tmp_path, random_set, teacher):
         new = relabel(
             random_set.root, tmp_path / choice.replace("/", "_")[-9:], teacher=teacher, mix_within=choice, workers=1
         )
-        groups = new.data["views"]["mix_groups"]
+        groups = new.views.mix_groups
         assert sorted(groups) == [0] * 5 + [1] * 5
         from ddkit.replay.stores.memory import load_set
 
@@ -353,7 +351,7 @@ def test_the_record_is_what_was_asked(tmp_path, options):
     distill(tmp_path / "out", ipc=1, **options)
     record = json.loads((tmp_path / "out.work" / "run.json").read_text())
     assert record["views"] == 3 and record["size"] == 32 and record["prefixes"] == [1]
-    assert record["fingerprint"] == read_manifest(tmp_path / "out").data["fingerprint"]
+    assert record["fingerprint"] == read_manifest(tmp_path / "out").fingerprint
 
 
 def test_one_process_may_make_many_sets_in_one_place(tmp_path, options, random_set):
@@ -361,21 +359,21 @@ def test_one_process_may_make_many_sets_in_one_place(tmp_path, options, random_s
     given = options | {"views": 4, "ipc": 2}
     distill(tmp_path / "out", seed=5, **given)
     again = distill(tmp_path / "out", seed=0, overwrite=True, **given)
-    assert again.data["content"] == random_set.data["content"]
+    assert again.content == random_set.content
 
 
 def test_a_set_carries_a_protocol_that_came_from_a_file(tmp_path, teacher):
-    from ddkit.evaluation.students import plan_student
+    from ddkit.evaluation.students import plan_students
 
     file = tmp_path / "mine.toml"
     file.write_text('about = "mine"\n[views]\ncount = 2\n[train]\nepochs = 7\nbatch = 5\n')
     options = dict(data="digits", method="random", ipc=1, teacher=teacher, workers=1)
     made = distill(tmp_path / "here" / "set", protocol=str(file), **options)
-    assert made.data["views"]["protocol"] == "mine" and str(tmp_path) not in json.dumps(made.data)
+    assert made.views.protocol == "mine" and str(tmp_path) not in json.dumps(made.data)
     shutil.move(tmp_path / "here" / "set", tmp_path / "set")
     file.unlink()
     moved = read_manifest(tmp_path / "set")
-    job = plan_student(
+    job = plan_students(
         moved, arch=None, protocol=None, labels="stored", ipc=None, epochs=None, seed=0, out=tmp_path, device="cpu",
         val=None,
     )  # fmt: skip
@@ -396,7 +394,7 @@ def test_damaged_work_is_made_again_and_a_damaged_record_is_named(tmp_path, teac
         data[len(data) // 2] ^= 1
         unit.write_bytes(data)
         shutil.rmtree(made.root)
-        assert distill(tmp_path / "set", workers=1).data["content"] == made.data["content"], name
+        assert distill(tmp_path / "set", workers=1).content == made.content, name
     (work / "run.json").write_text("{")
     with pytest.raises(IntegrityError, match=r"run.json is damaged"):
         distill(tmp_path / "set")
@@ -410,7 +408,7 @@ def test_labels_are_compared_with_the_teachers(random_set, teacher, tmp_path):
     other = untrained_teacher(tmp_path / "other.safetensors", arch="convnet4")
     with pytest.raises(SetError, match="not the set's teacher"):
         label_problems(random_set, str(other))
-    spec = {**random_set.data["teachers"][0], "hash": load_checkpoint(other)[1].hash}
+    spec = {**random_set.teacher, "hash": load_checkpoint(other)[1].hash}
     lying = replace(random_set, data={**random_set.data, "teachers": [spec]})
     assert len(label_problems(lying, str(other), sample=60)) == 5
 

@@ -36,7 +36,7 @@ def shards_fetched(hub) -> set[str]:
 
 def test_pull_gives_the_directory_back(hub, there, rded_set, tmp_path):
     got = pull(there, tmp_path / "got")
-    assert got.data["content"] == rded_set.data["content"] and got.data["repo"] == there
+    assert got.content == rded_set.content and got.repo == there
     sent = tmp_path / "sent"
     for path in (p for p in sent.rglob("*") if p.is_file()):
         assert (tmp_path / "got" / path.relative_to(sent)).read_bytes() == path.read_bytes(), path
@@ -50,11 +50,11 @@ def test_a_part_is_cut_honestly(hub, there, tmp_path):
     part = pull(there, tmp_path / "part", ipc=1)
     assert shards_fetched(hub) == {"train-ipc001-00000.tar"}
     assert part.prefixes == [1] and part.ipc == 1 and part.rows() == 10
-    assert part.data["subset_of"]["repo"] == there and part.data["subset_of"]["ipc"] == 3
+    assert part.subset_of.repo == there and part.subset_of.ipc == 3
     text = (tmp_path / "part" / "README.md").read_text()
     assert "1 image per class" in text and "This is a part" in text and "ipc3" not in text
     whole = pull(there, tmp_path / "part")  # grows into the whole
-    assert whole.ipc == 3 and whole.data["subset_of"] is None
+    assert whole.ipc == 3 and whole.subset_of is None
     with pytest.raises(OtherRun, match="holds more of this set"):
         pull(there, tmp_path / "part", ipc=1)
     with pytest.raises(SetError, match="no prefix of 2"):
@@ -79,13 +79,13 @@ def test_a_broken_download_is_continued(hub, there, rded_set, tmp_path, seed):
         assert "\n" not in str(told)
         assert not (tmp_path / "got" / "ddkit.json").exists()
         got = pull(there, tmp_path / "got")
-    assert got.data["content"] == rded_set.data["content"]
+    assert got.content == rded_set.content
 
 
 @pytest.mark.parametrize("way", ["pull", "train", "loader", "verify"])
 def test_one_flipped_bit_on_the_server_is_refused(hub, there, rded_set, tmp_path, monkeypatch, way):
     monkeypatch.chdir(tmp_path)
-    path = rded_set.data["shards"][1]["path"]
+    path = rded_set.shards[1]["path"]
     hub.flip_bit("dataset", there, path, 100_000)
     with pytest.raises(IntegrityError, match=rf"{path}.*row \d{{8}}"):
         if way == "pull":
@@ -116,7 +116,7 @@ def test_only_the_shards_of_the_prefix_are_fetched(hub, there):
 
 def test_a_damaged_cache_is_mended(hub, there):
     first = open_set(there)
-    shard = first.root / first.data["shards"][0]["path"]
+    shard = first.root / first.shards[0]["path"]
     shard.resolve().write_bytes(b"rubbish" + shard.read_bytes()[7:])
     assert ReplayLoader(there, batch_size=10).rows == 30
 

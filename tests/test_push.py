@@ -46,7 +46,7 @@ def test_what_is_pushed_is_the_directory(hub, way, mine):
     files = {str(p.relative_to(mine)) for p in mine.rglob("*") if p.is_file()}
     assert set(repo.files()) - {".gitattributes"} == files
     assert all(repo.read(name) == (mine / name).read_bytes() for name in files)
-    assert read_manifest(mine).data["repo"] == "lab/digits" and read_manifest(mine).data["license"]["id"] == "mit"
+    assert read_manifest(mine).repo == "lab/digits" and read_manifest(mine).license.id == "mit"
     assert done.tag in repo.tags and repo.tags[done.tag] == done.commit == repo.head()
 
 
@@ -65,7 +65,7 @@ def test_a_grown_set_sends_its_new_shards_only(hub, way, tmp_path, teacher):
     push(out, "lab/grows", license="mit")
     old = set(on_hub(hub, "lab/grows"))
     grown = distill(out, ipc=2, **options)
-    assert grown.data["repo"] == "lab/grows" and grown.data["license"]["id"] == "mit"
+    assert grown.repo == "lab/grows" and grown.license.id == "mit"
     hub.forget_traffic()
     done = push(out, "lab/grows")
     new = {path for path in done.send if path.endswith(".tar")}
@@ -165,7 +165,7 @@ def test_what_cannot_be_is_one_line(hub, mine, repo, options, kind, words):
     with pytest.raises(kind, match=words) as told:
         push(mine, repo, **({"license": "mit"} | options))
     assert "\n" not in str(told.value) and hub.repos == {}
-    assert read_manifest(mine).data["repo"] is None
+    assert read_manifest(mine).repo is None
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_what_was_measured_elsewhere_stays(hub, mine, tmp_path):
     write_manifest(other, dict(read_manifest(other).data) | {"results": [result]})
     push(other, "lab/digits", license="mit")
     push(mine, "lab/digits", license="mit")
-    assert read_manifest(mine).data["results"] == [result]
+    assert read_manifest(mine).results == [result]
     assert b"50.00" in hub.repos["dataset", "lab/digits"].read("README.md")
 
 

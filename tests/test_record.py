@@ -8,8 +8,8 @@ import pytest
 
 from ddkit.core.serialization import canonical
 from ddkit.errors import IntegrityError, OptionError, OtherRun
+from ddkit.evaluation.baselines import make_baseline
 from ddkit.evaluation.students import default_validation
-from ddkit.evaluation.tables import make_baseline
 from ddkit.format.manifest import self_hash
 from ddkit.format.manifest_file import read_manifest
 from ddkit.pipeline import distill, relabel
@@ -106,7 +106,7 @@ def test_without_the_signing_key_options_are_given_again(tmp_path, options, monk
     with pytest.raises(OptionError, match="give --teacher"):
         distill(tmp_path / "o", ipc=2)
     grown = distill(tmp_path / "o", ipc=2, teacher=options["teacher"])
-    assert grown.prefixes == [1, 2] and grown.data["fingerprint"] == made.data["fingerprint"]
+    assert grown.prefixes == [1, 2] and grown.fingerprint == made.fingerprint
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"x": 1}', "[" * 100_000, "null", '"ddkit"'])

@@ -14,13 +14,15 @@ from conftest import photograph
 import ddkit.networks.training as training
 from ddkit.core.files import read_sealed
 from ddkit.errors import OptionError, OtherRun, TeacherError
-from ddkit.evaluation.students import plan_student
-from ddkit.evaluation.tables import make_baseline, run_students
+from ddkit.evaluation.baselines import make_baseline
+from ddkit.evaluation.students import plan_students
+from ddkit.evaluation.tables import run_students
 from ddkit.networks.checkpoints import load_checkpoint, save_checkpoint, tensor_hash
 from ddkit.pipeline import distill, relabel
 from ddkit.sources.images import open_source
+from ddkit.sources.validation import ValidationRef
 from ddkit.specs import EvalTransform, Protocol
-from ddkit.students.training import ValidationRef, train_student
+from ddkit.students.training import train_student
 from ddkit.teachers.resolving import find_teacher
 from ddkit.teachers.teaching import teach
 from ddkit.testing import untrained_teacher
@@ -58,7 +60,7 @@ def often(monkeypatch):
 
 def student(manifest, out, **changed):
     options = dict(arch="convnet3", protocol=None, labels="stored", ipc=None, epochs=4, seed=0, device="cpu", val=None)
-    return plan_student(manifest, out=out, **(options | changed))
+    return plan_students(manifest, out=out, **(options | changed))
 
 
 def test_a_stopped_training_goes_on(random_set, tmp_path, often):
@@ -225,7 +227,7 @@ def test_units_of_another_run_are_not_taken(tmp_path, options, changed):
     forget(tmp_path / "o")
     again = distill(tmp_path / "o", **({"ipc": 2} | options | changed))
     fresh = distill(tmp_path / "fresh", **({"ipc": 2} | options | changed))
-    assert again.data["content"] == fresh.data["content"] != first.data["content"]
+    assert again.content == fresh.content != first.content
 
 
 def test_a_teacher_that_normalises_otherwise_is_another(tmp_path, options):
@@ -275,8 +277,8 @@ def test_a_protocol_of_a_file_counts_by_what_is_in_it(tmp_path, options):
         distill(tmp_path / "o", ipc=2, protocol=str(mine))
     mine.unlink()  # the record and the set hold it themselves
     grown = distill(tmp_path / "o", ipc=2)
-    assert grown.data["recommended"] == made.data["recommended"]
-    assert Protocol.from_table(grown.data["recommended"]["definition"], "x").name == "own"
+    assert grown.recommended == made.recommended
+    assert Protocol.from_table(grown.recommended.definition, "x").name == "own"
 
 
 def test_passes_over_the_source_are_kept_by_run_and_whole(tmp_path, options):
@@ -291,19 +293,19 @@ def test_passes_over_the_source_are_kept_by_run_and_whole(tmp_path, options):
     for path in (tmp_path / "o.work" / "units").iterdir():
         path.unlink()
     shutil.rmtree(tmp_path / "o")
-    assert distill(tmp_path / "o").data["content"] == made.data["content"]
+    assert distill(tmp_path / "o").content == made.content
 
 
 def test_times_that_are_damaged_begin_anew(tmp_path, options, capsys):
     made = distill(tmp_path / "o", ipc=1, **options)
     (tmp_path / "o.work" / "cost.json").write_text("{")
     grown = distill(tmp_path / "o", ipc=2)
-    assert "not counted" in capsys.readouterr().err and grown.data["cost"]["recover"] >= 0 <= made.data["cost"]["teach"]
+    assert "not counted" in capsys.readouterr().err and grown.cost.recover >= 0 <= made.cost.teach
 
 
 def test_a_baseline_is_of_the_same_source_and_teacher(tmp_path, options, capsys):
     made = distill(tmp_path / "o", ipc=1, **(options | {"method": "herding"}))
-    assert make_baseline(made).data["method"] == "random"
+    assert make_baseline(made).method == "random"
     shutil.rmtree(tmp_path / "o.work")
     other = untrained_teacher(tmp_path / "other.safetensors", arch="convnet4")
     assert make_baseline(made, "digits", str(other)) is None

@@ -63,21 +63,21 @@ def test_the_shard_is_pinned(tmp_path):
     data, _, _ = blob()
     samples = [Sample(5, 1, b"image-bytes", data), Sample(6, 0, b"other", data)]
     entry = write_shard(tmp_path, "data/train-ipc002-00000.tar", samples)
-    raw = (tmp_path / entry["path"]).read_bytes()
-    assert len(raw) == entry["bytes"] == 10240 and hashlib.sha256(raw).hexdigest() == entry["sha256"]
+    raw = (tmp_path / entry.path).read_bytes()
+    assert len(raw) == entry.bytes == 10240 and hashlib.sha256(raw).hexdigest() == entry.sha256
     name = b"00000005.cls"
     assert raw[:100] == name + bytes(100 - len(name))
     assert raw[100:148] == b"0000644\x000000000\x000000000\x0000000000001\x0000000000000\x00"
     assert raw[257:265] == b"ustar\x0000" and raw[265:329] == bytes(64)
     assert raw[512:513] == b"1"
     rows = (tmp_path / "data/train-ipc002-00000.rows").read_bytes()
-    assert hashlib.sha256(rows).hexdigest() == entry["rows_sha256"]
+    assert hashlib.sha256(rows).hexdigest() == entry.rows_sha256
     n = len(data)
     sha = hashlib.sha256
     assert rows.decode().splitlines()[0].split("\t") == [
         "00000005", "1", "1536", "11", sha(b"image-bytes").hexdigest(), "2560", str(n), sha(data).hexdigest(),
     ]  # fmt: skip
-    with tarfile.open(tmp_path / entry["path"]) as tar:
+    with tarfile.open(tmp_path / entry.path) as tar:
         assert tar.getnames() == [
             f"0000000{row}.{part}" for row in (5, 6) for part in ("cls", "png", "views.safetensors")
         ]
@@ -89,7 +89,7 @@ def test_rows_say_where_the_members_are(tmp_path):
     data, _, _ = blob()
     samples = [Sample(i, i % 3, bytes([i]) * (100 * i + 1), data) for i in range(7)]
     entry = write_shard(tmp_path, "data/train-ipc001-00000.tar", samples)
-    raw = (tmp_path / entry["path"]).read_bytes()
+    raw = (tmp_path / entry.path).read_bytes()
     records = parse_rows((tmp_path / "data/train-ipc001-00000.rows").read_bytes(), "rows")
     for sample, record in zip(samples, records):
         assert (record.row, record.label) == (sample.row, sample.label)

@@ -58,13 +58,13 @@ def test_every_protocol_loads(name):
     protocol = Protocol.load(name)
     assert protocol.about
     for dataset in (None, "cifar10", "cifar100", "tinyimagenet", "imagenet1k"):
-        protocol.view_spec(patches=4, dataset=dataset)
+        protocol.views.policy(patches=4, dataset=dataset)
         protocol.train_spec(ipc=10, arch="timm:resnet18.tv_in1k", dataset=dataset)
 
 
 def test_common_is_fixed():
     protocol = Protocol.load("common")
-    views, train = protocol.view_spec(), protocol.train_spec(ipc=10, arch="convnet3")
+    views, train = protocol.views.policy(), protocol.train_spec(ipc=10, arch="convnet3")
     assert (views.scale, views.ratio, views.flip, views.mix, views.count) == (
         (0.08, 1),
         (0.75, 4 / 3),
@@ -86,13 +86,16 @@ def test_rded_follows_the_authors():
     tiny = [protocol.train_spec(ipc=i, arch="x", dataset="tinyimagenet").batch_for(10_000) for i in (1, 10, 50)]
     assert tiny == [100, 100, 100]
     assert protocol.train_spec(ipc=10, arch="torchvision:mobilenet_v2").lr == 2.5e-3
-    assert protocol.view_spec(patches=4).scale == (0.5, 1) and protocol.view_spec(patches=4).patches == "shuffle"
-    assert protocol.view_spec(patches=1).scale == (1, 1) and protocol.view_spec(patches=1).patches == "none"
+    assert protocol.views.policy(patches=4).scale == (0.5, 1) and protocol.views.policy(patches=4).patches == "shuffle"
+    assert protocol.views.policy(patches=1).scale == (1, 1) and protocol.views.policy(patches=1).patches == "none"
 
 
 def test_cudd_counts_and_budgets():
     protocol = Protocol.load("cudd")
-    assert protocol.view_spec(dataset="cifar10").count == 1000 and protocol.view_spec(dataset="imagenet1k").count == 300
+    assert (
+        protocol.views.policy(dataset="cifar10").count == 1000
+        and protocol.views.policy(dataset="imagenet1k").count == 300
+    )
     budgets = {
         d: protocol.train_spec(ipc=10, arch="convnet3", dataset=d)
         for d in ("cifar10", "cifar100", "tinyimagenet", "imagenet1k", "imagenet21k")

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
-from ddkit.engine.interleaving import in_turns
+from ddkit.engine.interleaving import interleave
 from ddkit.errors import ClassesError, Diverged, OptionError, TeacherError
 from ddkit.networks.checkpoints import load_checkpoint, save_checkpoint, tensor_hash
 from ddkit.networks.registry import build_network, forward, network_names
-from ddkit.networks.training import Fit, _draws, _resume, fit, fitting, learning_rate, make_optimiser, seeded_network
+from ddkit.networks.steps import learning_rate, make_optimiser
+from ddkit.networks.training import Fit, _draws, _resume, fit, fitting, seeded_network
 from ddkit.specs import ClassName, EvalTransform, TeacherSpec, TrainSpec
 from ddkit.teachers.resolving import find_teacher, match_teacher
 from ddkit.teachers.teacher import Teacher
@@ -108,7 +109,7 @@ def test_trainings_in_turns_are_the_trainings_alone(tmp_path):
     jobs = [replace(job(tmp_path, epochs=epochs), seed=epochs) for epochs in (2, 4, 3)]
     alone, turns = [net() for _ in jobs], [net() for _ in jobs]
     logs = [fit(network, one) for network, one in zip(alone, jobs)]
-    found = in_turns([fitting(network, one) for network, one in zip(turns, jobs)], jobs[0].device)
+    found = interleave([fitting(network, one) for network, one in zip(turns, jobs)], jobs[0].device)
     assert [[e["loss"] for e in log] for log in found] == [[e["loss"] for e in log] for log in logs]
     assert [tensor_hash(n.state_dict()) for n in turns] == [tensor_hash(n.state_dict()) for n in alone]
 

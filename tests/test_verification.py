@@ -8,7 +8,6 @@ import pytest
 
 from ddkit.core.serialization import canonical
 from ddkit.errors import FormatVersion, IntegrityError, SetError
-from ddkit.format.entries import rows_path
 from ddkit.format.manifest import _KEYS, content_hash, self_hash
 from ddkit.format.manifest_file import read_manifest, write_manifest
 from ddkit.format.row_records import parse_rows
@@ -41,29 +40,29 @@ def test_an_intact_set_is_right(rded_set):
 
 @pytest.mark.parametrize("what", ["image", "views"])
 def test_a_flipped_bit_is_named(copy, what):
-    shard = copy.data["shards"][1]
-    records = parse_rows((copy.root / rows_path(shard["path"])).read_bytes(), "")
+    shard = copy.shards[1]
+    records = parse_rows((copy.root / shard.rows_path).read_bytes(), "")
     record = records[7]
     place = record.image if what == "image" else record.views
-    flip_bit(copy.root / shard["path"], place[0] + place[1] // 2)
-    refused(copy, shard["path"], f"{record.row:08d}", "image" if what == "image" else "views.safetensors")
+    flip_bit(copy.root / shard.path, place[0] + place[1] // 2)
+    refused(copy, shard.path, f"{record.row:08d}", "image" if what == "image" else "views.safetensors")
 
 
 def test_a_flipped_class_is_named(copy):
-    shard = copy.data["shards"][0]
-    flip_bit(copy.root / shard["path"], 512)
+    shard = copy.shards[0]
+    flip_bit(copy.root / shard.path, 512)
     refused(copy, "00000000", "cls")
 
 
 def test_a_flipped_header_is_found(copy):
-    shard = copy.data["shards"][0]
-    flip_bit(copy.root / shard["path"], 120)
-    refused(copy, shard["path"], "header")
+    shard = copy.shards[0]
+    flip_bit(copy.root / shard.path, 120)
+    refused(copy, shard.path, "header")
 
 
 def test_every_flipped_bit_is_found(copy):
-    shard = copy.data["shards"][0]
-    tar = copy.root / shard["path"]
+    shard = copy.shards[0]
+    tar = copy.root / shard.path
     whole = tar.read_bytes()
     rng = np.random.default_rng(0)
     for offset in rng.integers(0, len(whole), 200):
@@ -75,14 +74,14 @@ def test_every_flipped_bit_is_found(copy):
 
 @pytest.mark.parametrize("keep", [0, 1, 511, 512, 5120, -1, -512])
 def test_a_truncated_tar_is_named(copy, keep):
-    shard = copy.data["shards"][1]
-    tar = copy.root / shard["path"]
+    shard = copy.shards[1]
+    tar = copy.root / shard.path
     tar.write_bytes(tar.read_bytes()[:keep])
-    refused(copy, shard["path"], "instead of")
+    refused(copy, shard.path, "instead of")
 
 
 def test_swapped_shards_are_named(copy):
-    first, second = (copy.root / shard["path"] for shard in copy.data["shards"])
+    first, second = (copy.root / shard.path for shard in copy.shards)
     a, b = first.read_bytes(), second.read_bytes()
     first.write_bytes(b)
     second.write_bytes(a)
@@ -92,8 +91,8 @@ def test_swapped_shards_are_named(copy):
 def test_a_deleted_row_is_named(copy):
     import tarfile
 
-    shard = copy.data["shards"][1]
-    path = copy.root / shard["path"]
+    shard = copy.shards[1]
+    path = copy.root / shard.path
     with tarfile.open(path) as tar:
         members = [(info, tar.extractfile(info).read()) for info in tar.getmembers()]
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
@@ -106,16 +105,16 @@ def test_a_deleted_row_is_named(copy):
 
 
 def test_missing_files_and_wrong_records(copy):
-    shard = copy.data["shards"][0]
-    rows = copy.root / rows_path(shard["path"])
+    shard = copy.shards[0]
+    rows = copy.root / shard.rows_path
     text = rows.read_bytes()
     rows.write_bytes(text.replace(b"0", b"1", 1))
     refused(copy, "train-ipc001-00000.rows differs", "intact")
     rows.unlink()
     refused(copy, "train-ipc001-00000.rows is missing")
     rows.write_bytes(text)
-    (copy.root / shard["path"]).unlink()
-    refused(copy, f"{shard['path']} is missing")
+    (copy.root / shard.path).unlink()
+    refused(copy, f"{shard.path} is missing")
 
 
 def test_the_manifest_guards_itself(copy):
@@ -170,7 +169,7 @@ def test_manifest_keys_and_hashes(copy):
     data = dict(copy.data)
     assert set(data) == _KEYS and data["content"] == content_hash(data)
     again = write_manifest(copy.root, data | {"results": [], "cost": {"recover": 99}})
-    assert again.data["content"] == data["content"] and again.data["self"] != data["self"]
+    assert again.content == data["content"] and again.data["self"] != data["self"]
     text = (copy.root / "ddkit.json").read_text()
     assert text == canonical(json.loads(text)) + "\n" and text.startswith("{\n  ")
     assert copy.rows() == 30 and copy.rows(1) == 10 and copy.prefixes == [1, 3]

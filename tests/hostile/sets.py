@@ -63,8 +63,8 @@ def metadata_of(blob: bytes) -> dict[str, Any]:
     return json.loads(json.loads(blob[8 : 8 + struct.unpack("<Q", blob[:8])[0]])["__metadata__"]["ddkit"])
 
 
-def samples_of(root: Path, shard: dict[str, Any]) -> list[Sample]:
-    with tarfile.open(root / shard["path"]) as tar:
+def samples_of(root: Path, shard: ShardEntry) -> list[Sample]:
+    with tarfile.open(root / shard.path) as tar:
         members = [(info.name, tar.extractfile(info).read()) for info in tar]  # type: ignore[union-attr]
     return [
         {"key": members[i][0][:8], "label": members[i][1].decode(), "image": members[i + 1][1],
@@ -91,7 +91,7 @@ def header(name: str, size: int, **fields: Any) -> bytes:
 Member = tuple[bytes, bytes]  # header block(s), data
 
 
-def write(root: Path, shard: dict[str, Any], samples: list[Sample], tar: Callable[[list[Member]], bytes] | None = None,
+def write(root: Path, shard: ShardEntry, samples: list[Sample], tar: Callable[[list[Member]], bytes] | None = None,
           rows: Callable[[list[list[Any]]], Any] | None = None) -> None:  # fmt: skip
     """Pack samples; tar: makes the bytes of the archive of its members; rows: edits the fields of the row records."""
     members: list[Member] = []
@@ -108,8 +108,8 @@ def write(root: Path, shard: dict[str, Any], samples: list[Sample], tar: Callabl
         rows(lines)
     records = "".join("\t".join(map(str, line)) + "\n" for line in lines).encode()
     archive = (tar or packed)(members)
-    (root / shard["path"]).write_bytes(archive)
-    (root / shard["path"].replace(".tar", ".rows")).write_bytes(records)
+    (root / shard.path).write_bytes(archive)
+    (root / shard.path.replace(".tar", ".rows")).write_bytes(records)
     shard |= {"bytes": len(archive), "sha256": hashlib.sha256(archive).hexdigest(),
               "rows_sha256": hashlib.sha256(records).hexdigest()}  # fmt: skip
 
