@@ -16,7 +16,7 @@ from ddkit import ReplayLoader, decode_row
 from ddkit.engine.units import UnitFile, unit_path
 from ddkit.format.manifest import Manifest
 from ddkit.format.manifest_file import read_manifest, write_manifest
-from ddkit.publishing.card import front_matter, publish_files, render_card
+from ddkit.publishing.rendering import front_matter, publish_files, render_card
 
 LOAD = """
 import datasets, json, sys

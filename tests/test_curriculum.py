@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddkit.distillers import find_distiller, make_config
-from ddkit.engine.units import UnitFile, unit_path
+from ddkit.engine.units import UnitStore
 from ddkit.errors import ClassesError, OptionError
 from ddkit.format.manifest_file import read_manifest
 from ddkit.pipeline import distill
@@ -41,10 +41,10 @@ def test_the_number_of_stages_is_the_formula(ipc, rule):
 def test_other_rules():
     assert stage_ends("log", 100) == (5, 10, 20, 40, 100)
     assert stage_ends("uniform:5", 40) == (5, 10, 15, 20, 25, 30, 35, 40) and stage_ends("uniform:5", 7) == (5, 7)
-    module = find_distiller("cudd")
+    cudd = find_distiller("cudd")
     with pytest.raises(OptionError, match="stages is 'often'; valid: paper, log, uniform:N"):
-        make_config(module, {"stages": "often"})
-    assert module.prefixes(make_config(module, {"stages": "uniform:3"}), 9) == (3, 6, 9)
+        make_config(cudd, {"stages": "often"})
+    assert cudd.prefixes(make_config(cudd, {"stages": "uniform:3"}), 9) == (3, 6, 9)
 
 
 def plan(last, prefixes, config=None):
@@ -79,7 +79,7 @@ def staged(tmp_path_factory, teacher):
 
 
 def unit(work, name):
-    return UnitFile(unit_path(work, name), None).tensors()
+    return UnitStore(str(work)).unit(name, None).tensors()
 
 
 def test_selection_follows_the_rules(staged, teacher):
@@ -105,15 +105,15 @@ def test_selection_follows_the_rules(staged, teacher):
 
 
 def test_each_row_says_where_it_comes_from(staged):
-    work = str(staged.root.with_name("set.work"))
-    files = [UnitFile(unit_path(work, f"images-{name}"), None) for name in ("001-00000", "002-00000", "004-00000")]
+    store = UnitStore(str(staged.root.with_name("set.work")))
+    files = [store.unit(f"images-{name}", None) for name in ("001-00000", "002-00000", "004-00000")]
     rows = [(int(r), o) for tensors, meta in (file.read() for file in files)
             for r, o in zip(tensors["rank"], meta["origins"])]  # fmt: skip
     assert all(o["kind"] == "real" and len(o["rows"]) == 1 for _, o in rows)
     assert {o["rule"] for rank, o in rows if rank == 0} <= {"R", "rest"}
     assert {o["rule"] for rank, o in rows if rank} <= {"R∩W", "W∩W", "R∩R", "rest"}
     assert staged.real_pixels == "initial"
-    recovered = unit(work, "recover-4-0")
+    recovered = unit(store.work, "recover-4-0")
     assert recovered["initial"].shape == recovered["pixels"].shape
     assert (recovered["initial"] != recovered["pixels"]).any()
 
@@ -155,9 +155,9 @@ def test_the_methods_own_stages_and_growth(tmp_path):
         tmp_path / "s", data="digits", classes="0,1", method="cudd", ipc=2, settings=QUICK | {"stages": "uniform:1"},
         protocol="demo", views=1, teacher=small(tmp_path), workers=1,
     )  # fmt: skip
-    assert made.prefixes == [1, 2]
+    assert made.prefixes == (1, 2)
     assert json.loads((tmp_path / "s.work" / RECORD).read_text())["prefixes"] == [1, 2]
-    assert distill(tmp_path / "s", ipc=3).prefixes == [1, 2, 3]
+    assert distill(tmp_path / "s", ipc=3).prefixes == (1, 2, 3)
 
 
 def small(folder):
@@ -172,7 +172,7 @@ def test_rded_inside_the_curriculum(tmp_path):
         tmp_path / "r", data="digits", classes="0,1", method="cudd", prefixes=(1, 2), settings=settings,
         protocol="rded", views=2, teacher=small(tmp_path), workers=1,
     )  # fmt: skip
-    assert made.real_pixels == "crops" and made.patches == 4
+    assert made.real_pixels == "crops" and made.image.patches == 4
 
 
 def test_noise_and_no_regulariser_hold_no_real_pixels(tmp_path):

@@ -12,7 +12,7 @@ from ddkit.distillers.rded import Config, units
 from ddkit.errors import ClassesError, OptionError
 from ddkit.sources.images import open_source
 from ddkit.synthesis.interface import Plan
-from ddkit.synthesis.patches import best_crops, crop_boxes, cut, pool_and_keep, score, stitch
+from ddkit.synthesis.patches import best_crops, candidate_boxes, cut, pool_and_keep, score, stitch
 from ddkit.teachers.teacher import Teacher
 from ddkit.testing import check_distiller
 
@@ -28,7 +28,7 @@ THIRD_PARTY = '''
 """The mean of a few images, in other people's file."""
 from dataclasses import dataclass
 import numpy as np
-from ddkit.synthesis import Synthetic
+from ddkit.synthesis import Origin, Synthetic
 from ddkit.synthesis.interface import class_units
 
 NAME, PAPER, COST = "mean", "none", "seconds"
@@ -46,7 +46,7 @@ def run(unit, context):
             chosen = context.rng("mean", label, rank).choice(context.source.members(label), context.config.images)
             stack = np.stack([context.source.whole(int(i), context.size).numpy() for i in chosen])
             yield Synthetic(pixels=stack.mean(0).astype(np.uint8), label=label, rank=rank,
-                            origin={"kind": "real", "rows": sorted(int(context.source.rows[i]) for i in chosen)})
+                            origin=Origin(kind="real", rows=tuple(sorted(int(context.source.rows[i]) for i in chosen))))
 '''
 
 
@@ -76,7 +76,7 @@ def test_a_distiller_behind_an_entry_point(theirs, monkeypatch, tmp_path):
     (info / "entry_points.txt").write_text("[ddkit.distillers]\nmean = their_distiller\n")
     monkeypatch.syspath_prepend(str(site))
     importlib.invalidate_caches()
-    assert "mean" in distiller_names() and find_distiller("mean").PAPER == "none"
+    assert "mean" in distiller_names() and find_distiller("mean").paper == "none"
     with pytest.raises(OptionError, match="random"):
         find_distiller("median")
 
@@ -88,6 +88,7 @@ def test_a_distiller_behind_an_entry_point(theirs, monkeypatch, tmp_path):
         (("label=label, rank=rank", "label=label, rank=0"), "made"),
         (("astype(np.uint8)", "astype(np.float32)"), "uint8"),
         (("context.source.whole(int(i), context.size)", "context.source.whole(int(i), 16)"), "not uint8"),
+        (("origin=Origin(", "origin=dict("), "not a ddkit.synthesis.Origin"),
     ],
 )
 def test_the_contract_test_can_fail(theirs, change, complaint):
@@ -115,14 +116,14 @@ def test_broken_distiller_files(tmp_path):
 
 
 def test_settings_are_checked():
-    module = find_distiller("rded")
-    assert config_keys(module) == {"pool": 300, "factor": 1, "crops": 5, "stitch": "ranked"}
+    rded = find_distiller("rded")
+    assert config_keys(rded) == {"pool": 300, "factor": 1, "crops": 5, "stitch": "ranked"}
     with pytest.raises(OptionError, match="did you mean factor.*crops, factor, pool, stitch"):
-        make_config(module, {"facto": 2})
+        make_config(rded, {"facto": 2})
     with pytest.raises(OptionError, match="ranked, random"):
-        make_config(module, {"stitch": "best"})
+        make_config(rded, {"stitch": "best"})
     with pytest.raises(OptionError, match="at least 1"):
-        make_config(module, {"crops": 0})
+        make_config(rded, {"crops": 0})
 
 
 def plan(config, counts, last, size=32):
@@ -154,7 +155,7 @@ def test_too_few_images_are_named():
 
 def test_crops_are_square_inside_and_nested(rded_set):
     source = open_source("digits")
-    few, many = (crop_boxes(source, 3, k, 0, 32, 32) for k in (2, 7))
+    few, many = (candidate_boxes(source, 3, k, 0, 32, 32) for k in (2, 7))
     assert (many[:2] == few).all() and (many[:, 2] == many[:, 3]).all()
     assert (many[:, 0] + many[:, 2] <= 32).all() and many[:, 2].min() >= round(32 * 0.08**0.5) - 1
 
@@ -188,11 +189,11 @@ def test_rded_stitches_ranks_with_the_increment_as_stride(rded_set):
     """From the published origins: no crop is used twice, and image i holds ranks i, n+i, 2n+i, 3n+i."""
     import json
 
-    from ddkit.engine.units import UnitFile, unit_path
+    from ddkit.engine.units import UnitStore
     from ddkit.pipeline.record import work_dir
 
     work = str(work_dir(Path(rded_set.root)))
-    rows = [UnitFile(unit_path(work, f"images-{name}"), None).read() for name in ("001-00000", "003-00000")]
+    rows = [UnitStore(work).unit(f"images-{name}", None).read() for name in ("001-00000", "003-00000")]
     origins = [(int(label), o) for part, meta in rows for label, o in zip(part["label"], meta["origins"])]
     used = [(label, row, crop) for label, o in origins for row, crop in zip(o["rows"], o["crops"])]
     assert len(set(used)) == len(used) == 30 * 4

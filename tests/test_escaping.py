@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from ddkit.core.console import note
 from ddkit.core.front_matter import front_matter
 from ddkit.format.manifest_file import read_manifest, write_manifest
-from ddkit.publishing.card import publish_files
 from ddkit.publishing.escaping import code, fenced, markdown, web_address
+from ddkit.publishing.rendering import publish_files
 from ddkit.text import one_printable_line, printable
 
 NASTY = [

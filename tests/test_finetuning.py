@@ -50,7 +50,7 @@ def test_batch_norm_statistics_are_the_sources(tmp_path, photographs):
     spec = teach(tmp_path / "new.safetensors", data=str(photographs), init=str(old), size=32, epochs=1)
     network, _ = load_checkpoint(tmp_path / "new.safetensors")
     source = open_source(str(photographs))
-    from ddkit.format.views import normalise
+    from ddkit.format.view_pixels import normalise
 
     images = normalise(source.squares(np.arange(len(source)), spec.transform), spec.mean, spec.std)
     seen = []

@@ -1,4 +1,4 @@
-"""Work in turns is the work alone; what a GPU works on group_jobs."""
+"""Work in turns is the work alone; what a GPU works on together."""
 
 import math
 import time
@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from ddkit import ReplayLoader, distill
 from ddkit.engine.interleaving import MOST, PIXELS_TOGETHER, group_jobs, interleave
 from ddkit.format.manifest_file import read_manifest
-from ddkit.pipeline import synthesis_units as making
-from ddkit.synthesis.unit_progress import Keep
+from ddkit.pipeline import synthesis_units
+from ddkit.synthesis.unit_progress import UnitProgress
 
 CPU = torch.device("cpu")
 
@@ -59,10 +59,10 @@ def test_a_gpu_works_together_on_as_many_as_it_has_room_for(pixels):
 
 
 def test_the_time_of_others_turns_is_not_a_units():
-    began, keep = time.monotonic(), Keep()
-    with keep.waiting():
+    began, progress = time.monotonic(), UnitProgress()
+    with progress.waiting():
         time.sleep(0.05)
-    assert keep.seconds <= time.monotonic() - began - 0.05
+    assert progress.seconds <= time.monotonic() - began - 0.05
 
 
 def as_on_a_gpu(monkeypatch):
@@ -73,7 +73,7 @@ def as_on_a_gpu(monkeypatch):
         stages.append(group_jobs(jobs, pixels, "cuda"))
         return stages[-1]
 
-    monkeypatch.setattr(making, "group_jobs", grouped)
+    monkeypatch.setattr(synthesis_units, "group_jobs", grouped)
     return stages
 
 
@@ -107,7 +107,7 @@ def test_where_a_gpu_has_no_room_units_go_one_by_one(tmp_path, teacher, monkeypa
     stages = as_on_a_gpu(monkeypatch)
     distill(tmp_path / "turns", method=str(tmp_path / "hungry.py"), **asked)
     assert [len(group) for stage in stages for group in stage] == [5]
-    assert "no room for 5 batches group_jobs" in capfd.readouterr().err
+    assert "no room for 5 batches together" in capfd.readouterr().err
     images = [ReplayLoader(tmp_path / name, batch_size=10)._set.images for name in ("alone", "turns")]
     assert torch.equal(*images) and alone.rows() == 10
 

@@ -1,4 +1,4 @@
-"""The engine: a step against a literal float64 restatement; crops; resume; divergence; batches; what is refused."""
+"""Inversion: a step against a literal float64 restatement; crops; resume; divergence; batches; what is refused."""
 
 import copy
 import gc
@@ -15,17 +15,17 @@ from torch import nn
 from ddkit.core.device import threads
 from ddkit.distillers.cudd import Config
 from ddkit.engine.interleaving import interleave
+from ddkit.engine.units import UnitFile
 from ddkit.errors import Diverged, TeacherError
 from ddkit.networks.registry import build_network
 from ddkit.specs import TeacherSpec
 from ddkit.synthesis.crops import Crops, augment, least_scale
 from ddkit.synthesis.inner.inversion import inversion_units
-from ddkit.synthesis.inner.pixel_optimiser import TERMS, Batch, PixelOptimiser
+from ddkit.synthesis.inner.pixel_optimiser import TERMS, PixelBatch, PixelOptimiser
 from ddkit.synthesis.interface import Plan
 from ddkit.synthesis.moments import Measured, _moments
-from ddkit.synthesis.settings import Adversary, BatchNorm, Crop, Inversion, Regulariser
-from ddkit.synthesis.settings import Batch as BatchSettings
-from ddkit.synthesis.unit_progress import Keep
+from ddkit.synthesis.settings import Adversary, Batch, BatchNorm, Crop, Inversion, Regulariser
+from ddkit.synthesis.unit_progress import UnitProgress
 from ddkit.teachers.teacher import Teacher
 
 CPU = torch.device("cpu")
@@ -53,12 +53,12 @@ def teacher(seed: int = 0, arch: str = "convnet3") -> Teacher:
     return Teacher(network(seed, arch), spec, CPU)
 
 
-def batch(per_class: int = 2, seed: int = 0, moments=None) -> Batch:
+def batch(per_class: int = 2, seed: int = 0, moments=None) -> PixelBatch:
     random = np.random.default_rng(seed)
     n = per_class * CLASSES
     anchors = torch.from_numpy(random.integers(0, 256, (n, 3, SIZE, SIZE), dtype=np.uint8))
     labels = torch.arange(CLASSES).repeat_interleave(per_class)
-    return Batch(labels=labels, anchors=anchors, size=SIZE, seed=seed, name="t", moments=moments)
+    return PixelBatch(labels=labels, anchors=anchors, size=SIZE, seed=seed, name="t", moments=moments)
 
 
 def exact(**options) -> Config:
@@ -68,9 +68,9 @@ def exact(**options) -> Config:
 # ------------------------------------------------------------------ the literal restatement
 
 
-def literal_terms(engine: PixelOptimiser, x: torch.Tensor, step: int) -> dict[str, torch.Tensor]:
+def literal_terms(optimiser: PixelOptimiser, x: torch.Tensor, step: int) -> dict[str, torch.Tensor]:
     """All terms in float64 by the formulas: interpolate, flip, roll, hooks, sums."""
-    s, crops = engine.settings, engine.crops
+    s, crops = optimiser.settings, optimiser.crops
     top, left, height, width = crops.boxes[step]
 
     def view(images):
@@ -79,14 +79,14 @@ def literal_terms(engine: PixelOptimiser, x: torch.Tensor, step: int) -> dict[st
         out = out.flip(-1) if crops.flips[step] else out
         return out.roll(tuple(int(v) for v in crops.rolls[step]), (2, 3))
 
-    net = copy.deepcopy(engine.teacher.network).double()
+    net = copy.deepcopy(optimiser.teacher.network).double()
     inputs, outputs = [], []
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.register_forward_hook(lambda m, i, o: inputs.append((m, i[0])))
         if isinstance(module, nn.Linear):
             module.register_forward_pre_hook(lambda m, i: outputs.append(i[0]))
-    a, y = view(x), engine.labels
+    a, y = view(x), optimiser.labels
     z = net(a)
     seen, features = list(inputs), outputs[-1]
     terms = {"ce": (torch.logsumexp(z, 1) - z[range(len(y)), y]).mean()}
@@ -109,18 +109,18 @@ def literal_terms(engine: PixelOptimiser, x: torch.Tensor, step: int) -> dict[st
     if s.bn.targets == "global":
         terms["bn"] = s.bn.weight * distance(everything, trained)
     elif s.bn.targets == "class":
-        terms["bn"] = s.bn.weight * distance(each, engine.batch.moments)
+        terms["bn"] = s.bn.weight * distance(each, optimiser.batch.moments)
     else:
-        terms["bn"] = s.bn.weight * (distance(each, engine.batch.moments) + distance(everything, trained)) / 2
+        terms["bn"] = s.bn.weight * (distance(each, optimiser.batch.moments) + distance(everything, trained)) / 2
     if s.reg.weight:
-        anchor = view(engine.anchors.double())
+        anchor = view(optimiser.anchors.double())
         if s.reg.space == "pixel":
             terms["reg"] = s.reg.weight * ((a - anchor) ** 2).mean()
         else:
             net(anchor)
             terms["reg"] = s.reg.weight * ((features - outputs[-1].detach()) ** 2).mean()
-    if engine.student is not None:
-        zs = copy.deepcopy(engine.student.network).double()(a)
+    if optimiser.student is not None:
+        zs = copy.deepcopy(optimiser.student.network).double()(a)
         p = zs.softmax(1)[range(len(y)), y]
         keep = (z.argmax(1) == y) if s.adv.mask == "teacher" else torch.ones_like(y, dtype=torch.bool)
         terms["adv"] = -s.adv.weight * torch.where(keep, torch.log(1 - p), 0.0).sum() / len(y)
@@ -142,13 +142,13 @@ def test_a_step_is_the_formulas(seed, step, targets, space, mask, init):
         init=init, bn=BatchNorm(weight=0.3, targets=targets), reg=Regulariser(weight=0.7, space=space),
         adv=Adversary(weight=1.3, mask=mask),
     )  # fmt: skip
-    engine = PixelOptimiser(batch(2, seed, some_moments(seed)), cfg, teacher(seed), teacher(seed + 1))
+    optimiser = PixelOptimiser(batch(2, seed, some_moments(seed)), cfg, teacher(seed), teacher(seed + 1))
     if init == "real":  # not where the regulariser has no slope
-        engine.x.data += 0.1 * torch.randn(engine.x.shape, generator=torch.Generator().manual_seed(seed))
-    found = engine.terms(*engine.view(step))
-    (grad,) = torch.autograd.grad(torch.stack(list(found.values())).sum(), engine.x)
-    x = engine.x.detach().double().requires_grad_()
-    wanted = literal_terms(engine, x, step)
+        optimiser.x.data += 0.1 * torch.randn(optimiser.x.shape, generator=torch.Generator().manual_seed(seed))
+    found = optimiser.terms(*optimiser.view(step))
+    (grad,) = torch.autograd.grad(torch.stack(list(found.values())).sum(), optimiser.x)
+    x = optimiser.x.detach().double().requires_grad_()
+    wanted = literal_terms(optimiser, x, step)
     (slow,) = torch.autograd.grad(sum(wanted.values()), x)
     assert set(found) == set(wanted)
     for name, value in wanted.items():
@@ -159,11 +159,11 @@ def test_a_step_is_the_formulas(seed, step, targets, space, mask, init):
 def test_adam_cosine_and_clamp():
     """Three steps by hand: Adam (0.5, 0.9), cosine to 0, clamp to what images can be."""
     cfg = exact(steps=3, lr=0.5, adv=Adversary(weight=0))
-    engine = PixelOptimiser(batch(), cfg, teacher())
-    x = engine.x.detach().clone()
+    optimiser = PixelOptimiser(batch(), cfg, teacher())
+    x = optimiser.x.detach().clone()
     first = second = torch.zeros_like(x)
     for t in range(3):
-        engine.step()
+        optimiser.step()
         probe = PixelOptimiser(batch(), cfg, teacher())
         probe.x.data.copy_(x)
         terms = probe.terms(*probe.view(t))
@@ -171,9 +171,9 @@ def test_adam_cosine_and_clamp():
         first, second = 0.5 * first + 0.5 * g, 0.9 * second + 0.1 * g * g
         lr = 0.5 * (1 + np.cos(np.pi * t / 3)) / 2
         x = x - lr * (first / (1 - 0.5 ** (t + 1))) / ((second / (1 - 0.9 ** (t + 1))).sqrt() + 1e-8)
-        x = x.clamp(engine.low, engine.high)
-        assert torch.allclose(engine.x.detach(), x, atol=1e-4)
-    pixels = engine.pixels()
+        x = x.clamp(optimiser.low, optimiser.high)
+        assert torch.allclose(optimiser.x.detach(), x, atol=1e-4)
+    pixels = optimiser.pixels()
     assert pixels.dtype == np.uint8 and pixels.shape == (6, 3, SIZE, SIZE)
 
 
@@ -231,10 +231,10 @@ def test_recorded_steps_are_the_plain_ones(monkeypatch):
 
     def made():
         nets = [Teacher(copy.deepcopy(teacher(seed).network), teacher(seed).spec, cuda) for seed in (0, 1)]
-        engine = PixelOptimiser(batch(), cfg, *nets)
+        optimiser = PixelOptimiser(batch(), cfg, *nets)
         for _ in range(12):
-            engine.step()
-        return engine
+            optimiser.step()
+        return optimiser
 
     recorded = made()
     assert all(r.graph for r in recorded.captured._recordings.values())
@@ -282,9 +282,9 @@ def test_measuring_changes_nothing_and_sees_every_layer(arch):
 def test_a_network_without_batch_norm_is_refused_with_the_setting_that_helps():
     with pytest.raises(TeacherError, match="no BatchNorm.*--set bn.weight=0"):
         PixelOptimiser(batch(), exact(), teacher(arch="convnet3-in"))
-    engine = PixelOptimiser(batch(), exact(bn=BatchNorm(weight=0)), teacher(arch="convnet3-in"))
-    engine.step()
-    assert engine.losses[0, TERMS.index("bn")] == 0
+    optimiser = PixelOptimiser(batch(), exact(bn=BatchNorm(weight=0)), teacher(arch="convnet3-in"))
+    optimiser.step()
+    assert optimiser.losses[0, TERMS.index("bn")] == 0
 
 
 # ------------------------------------------------------------------ long runs
@@ -293,17 +293,17 @@ def test_a_network_without_batch_norm_is_refused_with_the_setting_that_helps():
 def test_a_killed_batch_goes_on_to_the_same_bytes(tmp_path):
     cfg = exact(steps=45)
     whole = PixelOptimiser(batch(), cfg, teacher(), teacher(1))
-    interleave([whole.run(Keep())], CPU)
+    interleave([whole.run(UnitProgress())], CPU)
     cut = PixelOptimiser(batch(), cfg, teacher(), teacher(1))
-    keep = Keep(tmp_path / "u.safetensors")
-    keep.SAVE_EVERY_S = 0.0
+    progress = UnitProgress(UnitFile(tmp_path / "u.unit", "key"))
+    progress.SAVE_EVERY_S = 0.0
     with threads(cfg.threads):
         for _ in range(20):
             cut.step()
-    keep.save(cut.state)
-    assert keep.state.is_file()
+    progress.save(cut.state)
+    assert progress.state.is_file()
     again = PixelOptimiser(batch(), cfg, teacher(), teacher(1))
-    interleave([again.run(Keep(tmp_path / "u.safetensors"))], CPU)
+    interleave([again.run(UnitProgress(UnitFile(tmp_path / "u.unit", "key")))], CPU)
     assert (again.pixels() == whole.pixels()).all() and torch.equal(again.losses, whole.losses)
 
 
@@ -312,10 +312,10 @@ def test_a_finished_batch_leaves_nothing_behind():
     gc.collect()
     gc.disable()
     try:
-        engine = PixelOptimiser(batch(), exact(steps=2), teacher(), teacher(1))
-        interleave([engine.run(Keep())], CPU)
-        there = weakref.ref(engine)
-        del engine
+        optimiser = PixelOptimiser(batch(), exact(steps=2), teacher(), teacher(1))
+        interleave([optimiser.run(UnitProgress())], CPU)
+        there = weakref.ref(optimiser)
+        del optimiser
         assert there() is None
     finally:
         gc.enable()
@@ -325,22 +325,22 @@ def test_what_is_not_finite_stops_with_step_term_and_value():
     broken = teacher()
     broken.network.classifier.bias.data[1] = float("nan")
     with pytest.raises(Diverged, match="t: ce became nan at step 1; lower lr"):
-        interleave([PixelOptimiser(batch(), exact(), broken).run(Keep())], CPU)
-    engine = PixelOptimiser(batch(), exact(bn=BatchNorm(weight=0.01)), teacher())
+        interleave([PixelOptimiser(batch(), exact(), broken).run(UnitProgress())], CPU)
+    optimiser = PixelOptimiser(batch(), exact(bn=BatchNorm(weight=0.01)), teacher())
     for _ in range(20):
-        engine.step()
-    engine.losses[10:20] += 1e5
-    engine.done = 20
-    engine.losses = torch.cat([engine.losses[:5].repeat(4, 1), engine.losses[10:20].repeat(2, 1)])
-    engine.done = 40
+        optimiser.step()
+    optimiser.losses[10:20] += 1e5
+    optimiser.done = 20
+    optimiser.losses = torch.cat([optimiser.losses[:5].repeat(4, 1), optimiser.losses[10:20].repeat(2, 1)])
+    optimiser.done = 40
     with pytest.raises(Diverged, match="grew tenfold"):
-        engine.check()
+        optimiser.check()
 
 
 def test_loss_curves_are_kept_for_the_terms_that_are_used():
-    keep = Keep()
-    interleave([PixelOptimiser(batch(), exact(steps=5), teacher()).run(keep)], CPU)
-    assert set(keep.losses) == {"ce", "bn", "reg"} and all(len(v) == 5 for v in keep.losses.values())
+    progress = UnitProgress()
+    interleave([PixelOptimiser(batch(), exact(steps=5), teacher()).run(progress)], CPU)
+    assert set(progress.losses) == {"ce", "bn", "reg"} and all(len(v) == 5 for v in progress.losses.values())
 
 
 # ------------------------------------------------------------------ batches
@@ -352,7 +352,7 @@ def test_loss_curves_are_kept_for_the_terms_that_are_used():
     st.sampled_from(["across-classes", "one-class"]),
 )  # fmt: skip
 def test_batches_make_every_image_once(classes, first, more, size, ipc, grouping):
-    cfg = Inversion(batch=BatchSettings(size=size, ipc=ipc, grouping=grouping))
+    cfg = Inversion(batch=Batch(size=size, ipc=ipc, grouping=grouping))
     names = tuple(str(i) for i in range(classes))
     plan = Plan(
         config=cfg, classes=names, counts=(99,) * classes, first=first, last=first + more, size=SIZE, seed=0,
@@ -370,5 +370,5 @@ def test_cifar10_fills_its_batch_and_the_papers_grouping_does_not():
     names, counts = tuple("abcdefghij"), (99,) * 10
     plan = Plan(config=None, classes=names, counts=counts, first=5, last=10, size=32, seed=0, prefixes=(5, 10))
     assert [len(u.labels) * len(u.ranks) for u in inversion_units(plan, Inversion())] == [50]
-    papers = inversion_units(plan, Inversion(batch=BatchSettings(ipc=1)))
+    papers = inversion_units(plan, Inversion(batch=Batch(ipc=1)))
     assert [len(u.labels) * len(u.ranks) for u in papers] == [10] * 5

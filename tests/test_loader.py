@@ -11,7 +11,8 @@ from torch import Tensor
 from ddkit import ReplayLoader, decode_row
 from ddkit.errors import OptionError, SetError
 from ddkit.format.manifest_file import read_manifest
-from ddkit.format.views import draw, network_input
+from ddkit.format.view_pixels import network_input
+from ddkit.format.views import draw
 from ddkit.replay.fresh import FreshLoader
 from ddkit.replay.loader import AHEAD
 from ddkit.replay.order import epoch_order

@@ -71,7 +71,7 @@ import json, sys
 from pathlib import Path
 import ddkit
 assert ddkit.__file__.startswith(sys.argv[1]), ddkit.__file__
-from ddkit.publishing.card import render_card, template_folder
+from ddkit.publishing.rendering import render_card, template_folder
 from ddkit.format.manifest import read_manifest
 assert template_folder().name == "card_templates", template_folder()
 text = render_card(read_manifest(sys.argv[2]))

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import interpolate
 
-from ddkit.format.views import UNMIXED, Views, apply, draw, network_input, resample, resample_banded, unshuffle
+from ddkit.format.view_pixels import apply, network_input, resample, resample_banded, unshuffle
+from ddkit.format.views import UNMIXED, Views, draw
 from ddkit.specs import ViewSpec
 
 laws = st.builds(

@@ -10,11 +10,12 @@ import sys
 import traceback
 import warnings
 from types import FrameType
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
-from ddkit.cli import look, make, output, publish, use
+from ddkit import __version__
+from ddkit.cli import look, make, output, publish, use  # noqa: F401 (importing them registers their commands)
 from ddkit.errors import DdkitError
 from ddkit.text import printable
 
@@ -28,8 +29,25 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
 )
-for room in (make, use, look, publish):
-    room.register(app)
+for _panel in ("Make", "Use", "Look", "Publish"):
+    for _command in output.COMMANDS:
+        if _command.panel == _panel:
+            app.command(_command.name, rich_help_panel=_panel)(output.with_common_options(_command.function))
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        output.say(f"ddkit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="show the version and exit")
+    ] = False,
+) -> None:
+    """Distil a labelled image dataset into a tiny one, train from it, publish it."""
 
 
 def main() -> NoReturn:

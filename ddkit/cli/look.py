@@ -16,73 +16,73 @@ if TYPE_CHECKING:
     from ddkit.format.results import ResultEntry
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands of this panel."""
+@command("Look")
+def inspect(directory: o.SetOrId) -> None:
+    """What the manifest says of a set; on the Hub nothing else is fetched."""
+    from ddkit.sets.opening import open_manifest
 
-    @command(app, "Look")
-    def inspect(directory: o.SetOrId) -> None:
-        """What the manifest says of a set; on the Hub nothing else is fetched."""
-        from ddkit.sets.opening import open_manifest
+    manifest = open_manifest(directory)
+    say(table(("what", "value"), _facts(manifest)))
+    document(manifest.to_json())
 
-        manifest = open_manifest(directory)
-        say(table(("what", "value"), _facts(manifest)))
-        document(manifest.to_json())
 
-    @command(app, "Look")
-    def preview(
-        directory: o.SetOrId,
-        origins: Annotated[
-            bool, typer.Option("--origins", help="the real images it began as, beside the results (never published)")
-        ] = False,
-        losses: Annotated[bool, typer.Option("--losses", help="the loss curves, term by term")] = False,
-        out: Annotated[str | None, typer.Option("--out", help="the picture (default ./NAME-preview.png)")] = None,
-    ) -> None:
-        """Two pictures: the images class by class, and what the views of some look like with their soft labels.
+@command("Look")
+def preview(
+    directory: o.SetOrId,
+    origins: Annotated[
+        bool, typer.Option("--origins", help="the real images it began as, beside the results (never published)")
+    ] = False,
+    losses: Annotated[bool, typer.Option("--losses", help="the loss curves, term by term")] = False,
+    out: Annotated[str | None, typer.Option("--out", help="the picture (default ./NAME-preview.png)")] = None,
+) -> None:
+    """Two pictures: the images class by class, and what the views of some look like with their soft labels.
 
-        With --origins or --losses one picture of what OUT.work keeps of the making.
-        """
-        from ddkit.core.files import write_bytes
-        from ddkit.publishing.diagnostics import losses_picture, origins_picture
-        from ddkit.publishing.pictures import preview_grid, view_strip
-        from ddkit.sets.opening import open_set
+    With --origins or --losses one picture of what OUT.work keeps of the making.
+    """
+    from ddkit.core.files import write_bytes
+    from ddkit.publishing.diagnostics import losses_picture, origins_picture
+    from ddkit.publishing.pictures import preview_grid, view_strip
+    from ddkit.sets.opening import open_set
 
-        manifest = open_set(directory)
-        if origins or losses:
-            chosen = [("origins", origins_picture)] * origins + [("losses", losses_picture)] * losses
-            made = {}
-            for name, draw in chosen:
-                made[name] = Path(out if out and len(chosen) == 1 else f"{manifest.name}-{name}.png")
-                draw(manifest, made[name])
-                say(f"{name}: {made[name]}")
-            document({name: str(path) for name, path in made.items()})
-            return
-        grid = Path(out or f"{manifest.name}-preview.png")
-        strip = grid.with_name(f"{grid.stem}-views{grid.suffix}")
-        write_bytes(grid, preview_grid(manifest))
-        view_strip(manifest, strip)
-        say(f"images: {grid}")
-        say(f"views: {strip}")
-        document({"images": str(grid), "views": str(strip)})
+    manifest = open_set(directory)
+    if origins or losses:
+        chosen = [("origins", origins_picture)] * origins + [("losses", losses_picture)] * losses
+        made = {}
+        for name, draw in chosen:
+            made[name] = Path(out if out and len(chosen) == 1 else f"{manifest.name}-{name}.png")
+            draw(manifest, made[name])
+            say(f"{name}: {made[name]}")
+        document({name: str(path) for name, path in made.items()})
+        return
+    grid = Path(out or f"{manifest.name}-preview.png")
+    strip = grid.with_name(f"{grid.stem}-views{grid.suffix}")
+    write_bytes(grid, preview_grid(manifest))
+    view_strip(manifest, strip)
+    say(f"images: {grid}")
+    say(f"views: {strip}")
+    document({"images": str(grid), "views": str(strip)})
 
-    @command(app, "Look", "list")
-    def list_(
-        what: Annotated[str, typer.Argument(help="methods, recipes, protocols, networks or codecs")],
-    ) -> None:
-        """What there is: methods, recipes, protocols, networks, codecs."""
-        rows = _listing(what)
-        say(table(("name", "about"), rows))
-        document([{"name": name, "about": about} for name, about in rows])
 
-    @command(app, "Look")
-    def env() -> None:
-        """Versions and hardware, for a bug report."""
-        from ddkit.core.device import device_class, hardware, pick_device, versions
-        from ddkit.core.files import cache_dir
+@command("Look", "list")
+def list_(
+    what: Annotated[str, typer.Argument(help="methods, recipes, protocols, networks or codecs")],
+) -> None:
+    """What there is: methods, recipes, protocols, networks, codecs."""
+    rows = _listing(what)
+    say(table(("name", "about"), rows))
+    document([{"name": name, "about": about} for name, about in rows])
 
-        device = pick_device("auto")
-        facts = versions() | {"device": device_class(device), "hardware": hardware(device), "cache": str(cache_dir())}
-        say(table(("what", "value"), list(facts.items())))
-        document(facts)
+
+@command("Look")
+def env() -> None:
+    """Versions and hardware, for a bug report."""
+    from ddkit.core.device import device_class, hardware, pick_device, versions
+    from ddkit.core.files import cache_dir
+
+    device = pick_device("auto")
+    facts = versions() | {"device": device_class(device), "hardware": hardware(device), "cache": str(cache_dir())}
+    say(table(("what", "value"), list(facts.items())))
+    document(facts)
 
 
 def _facts(m: Manifest) -> list[tuple[str, str]]:

@@ -13,194 +13,191 @@ from ddkit.core.serialization import parse_settings
 from ddkit.errors import OptionError
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands of this panel."""
+@command("Make")
+def demo() -> None:
+    """The whole line on handwritten digits, in the current folder: distil, train, compare, draw. Two minutes."""
+    from ddkit.evaluation.demonstration import run_demo
 
-    @command(app, "Make")
-    def demo() -> None:
-        """The whole line on handwritten digits, in the current folder: distil, train, compare, draw. Two minutes."""
-        from ddkit.evaluation.demonstration import run_demo
+    result = run_demo(Path("demo"))
+    say("")
+    say(table(result.header, result.rows))
+    say("")
+    say(f"picture: {result.picture}")
+    document({"rows": [dict(zip(result.header, row)) for row in result.rows], "picture": str(result.picture)})
+    next_step("ddkit distill mine --data YOUR_FOLDER --size 64 --teacher train:convnet4   (one folder a class)")
 
-        result = run_demo(Path("demo"))
-        say("")
-        say(table(result.header, result.rows))
-        say("")
-        say(f"picture: {result.picture}")
-        document({"rows": [dict(zip(result.header, row)) for row in result.rows], "picture": str(result.picture)})
-        next_step("ddkit distill mine --data YOUR_FOLDER --size 64 --teacher train:convnet4   (one folder a class)")
 
-    @command(app, "Make")
-    def distill(
-        out: Annotated[str, typer.Argument(help="the directory to make; run again it continues")],
-        data: o.Data = None,
-        method: Annotated[str | None, typer.Option("--method", help="see `ddkit list methods`; or ./mine.py")] = None,
-        ipc: Annotated[int | None, typer.Option("--ipc", help="images per class (default 10)")] = None,
-        teacher: o.Teacher = None,
-        recipe: Annotated[str | None, typer.Option("--recipe", help="see `ddkit list recipes`; or a TOML file")] = None,
-        settings: Annotated[
-            list[str] | None, typer.Option("--set", help="one setting of the method, as KEY=VALUE")
-        ] = None,
-        protocol: o.Protocol = None,
-        views: o.Views = None,
-        size: o.Size = None,
-        classes: o.Classes = None,
-        holdout: o.Holdout = None,
-        prefixes: Annotated[
-            str | None, typer.Option("--prefixes", help="nested sets, as in 5,10,20 (default: the IPC)")
-        ] = None,
-        seed: o.Seed = None,
-        codec: o.Codec = None,
-        image_format: Annotated[str | None, typer.Option("--image-format", help="png (default)")] = None,
-        split: o.Split = None,
-        image_column: o.ImageColumn = None,
-        label_column: o.LabelColumn = None,
-        skip_bad: o.SkipBad = False,
-        rehash: o.Rehash = False,
-        device: o.Device = "auto",
-        workers: o.Workers = None,
-        yes: o.Yes = False,
-        overwrite: Annotated[
-            bool, typer.Option("--overwrite", help="start over where OUT holds another run of ours")
-        ] = False,
-        baseline: Annotated[
-            bool,
-            typer.Option("--baseline", help="also make `random` with the same teacher, views and seed, in OUT.work"),
-        ] = False,
-    ) -> None:
-        """Distil a source into OUT: a directory that load_dataset opens. A larger --ipc extends what is there."""
-        from ddkit.core.console import size_words
-        from ddkit.evaluation.baselines import make_baseline
-        from ddkit.pipeline import distill as run
+@command("Make")
+def distill(
+    out: Annotated[str, typer.Argument(help="the directory to make; run again it continues")],
+    data: o.Data = None,
+    method: Annotated[str | None, typer.Option("--method", help="see `ddkit list methods`; or ./mine.py")] = None,
+    ipc: Annotated[int | None, typer.Option("--ipc", help="images per class (default 10)")] = None,
+    teacher: o.Teacher = None,
+    recipe: Annotated[str | None, typer.Option("--recipe", help="see `ddkit list recipes`; or a TOML file")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="one setting of the method, as KEY=VALUE")] = None,
+    protocol: o.Protocol = None,
+    views: o.Views = None,
+    size: o.Size = None,
+    classes: o.Classes = None,
+    holdout: o.Holdout = None,
+    prefixes: Annotated[
+        str | None, typer.Option("--prefixes", help="nested sets, as in 5,10,20 (default: the IPC)")
+    ] = None,
+    seed: o.Seed = None,
+    codec: o.Codec = None,
+    image_format: Annotated[str | None, typer.Option("--image-format", help="png (default)")] = None,
+    split: o.Split = None,
+    image_column: o.ImageColumn = None,
+    label_column: o.LabelColumn = None,
+    skip_bad: o.SkipBad = False,
+    rehash: o.Rehash = False,
+    device: o.Device = "auto",
+    workers: o.Workers = None,
+    yes: o.Yes = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="start over where OUT holds another run of ours")
+    ] = False,
+    baseline: Annotated[
+        bool,
+        typer.Option("--baseline", help="also make `random` with the same teacher, views and seed, in OUT.work"),
+    ] = False,
+) -> None:
+    """Distil a source into OUT: a directory that load_dataset opens. A larger --ipc extends what is there."""
+    from ddkit.core.console import size_words
+    from ddkit.evaluation.baselines import make_baseline
+    from ddkit.pipeline import distill as run
 
-        manifest = run(
-            out, data=data, method=method, ipc=ipc, teacher=teacher, recipe=recipe,
-            settings=parse_settings(settings or []), protocol=protocol, views=views, size=size, classes=classes,
-            holdout=holdout, prefixes=o.numbers(prefixes, "--prefixes"), seed=seed, codec=codec,
-            image_format=image_format, split=split, image_column=image_column, label_column=label_column,
-            skip_bad=skip_bad, rehash=rehash, device=device, workers=workers, yes=yes, overwrite=overwrite,
-        )  # fmt: skip
-        if baseline:
-            make_baseline(manifest)
-        total = manifest.total_bytes()
-        say(f"{out}: {manifest.rows()} images, {manifest.views.policy.count} views each, {size_words(total)}, verified")
-        say(f"picture: {Path(out) / 'preview.png'}")
-        document({"out": out, "content": manifest.content, "rows": manifest.rows(), "bytes": total})
-        next_step(f"ddkit train {out}")
+    manifest = run(
+        out, data=data, method=method, ipc=ipc, teacher=teacher, recipe=recipe,
+        settings=parse_settings(settings or []), protocol=protocol, views=views, size=size, classes=classes,
+        holdout=holdout, prefixes=o.numbers(prefixes, "--prefixes"), seed=seed, codec=codec,
+        image_format=image_format, split=split, image_column=image_column, label_column=label_column,
+        skip_bad=skip_bad, rehash=rehash, device=device, workers=workers, yes=yes, overwrite=overwrite,
+    )  # fmt: skip
+    if baseline:
+        make_baseline(manifest)
+    total = manifest.total_bytes()
+    say(f"{out}: {manifest.rows()} images, {manifest.views.policy.count} views each, {size_words(total)}, verified")
+    say(f"picture: {Path(out) / 'preview.png'}")
+    document({"out": out, "content": manifest.content, "rows": manifest.rows(), "bytes": total})
+    next_step(f"ddkit train {out}")
 
-    @command(app, "Make")
-    def teach(
-        out: Annotated[str, typer.Argument(help="the checkpoint to write (.safetensors)")],
-        data: Annotated[str, typer.Option("--data", help=f"the source: {o.SOURCE}")],
-        arch: Annotated[str | None, typer.Option("--arch", help="see `ddkit list networks`")] = None,
-        init: Annotated[
-            str | None,
-            typer.Option("--init", help="fine-tune a trained one: timm:NAME[@FILE], torchvision:NAME[@FILE] or FILE"),
-        ] = None,
-        recipe: Annotated[
-            str | None, typer.Option("--recipe", help="digits, small, large, finetune, or a TOML file")
-        ] = None,
-        size: o.Size = None,
-        epochs: o.Epochs = None,
-        seed: o.Seed = None,
-        split: o.Split = None,
-        image_column: o.ImageColumn = None,
-        label_column: o.LabelColumn = None,
-        classes: o.Classes = None,
-        holdout: o.Holdout = None,
-        skip_bad: o.SkipBad = False,
-        rehash: o.Rehash = False,
-        device: o.Device = "auto",
-        yes: o.Yes = False,
-        push_to: o.PushTo = None,
-    ) -> None:
-        """Train a teacher on a source, or fine-tune a trained network (--init). Run again after a kill, it goes on."""
-        from ddkit.core.serialization import to_plain
-        from ddkit.pipeline.costs import time_limit
-        from ddkit.publishing.model_repositories import check_model, push_model, teacher_story
-        from ddkit.teachers.teaching import teach as run
 
-        if push_to is not None:
-            if arch is None and init is None:
-                raise OptionError("--push-to needs a network of timm: give --arch timm:NAME, or --init timm:NAME")
-            check_model(arch, 2, size or 224, push_to)
-        spec = run(
-            out, data=data, arch=arch, init=init, recipe=recipe, size=size, epochs=epochs, seed=seed or 0, split=split,
-            image_column=image_column, label_column=label_column, classes=classes, holdout=holdout, skip_bad=skip_bad,
-            device=device, on_estimate=time_limit("teacher", yes),
-        )  # fmt: skip
-        measured = (
-            f"{spec.accuracy:.2f} % on {spec.measured_on}"
-            if spec.accuracy is not None
-            else "not measured, no labelled split"
-        )
-        say(f"{out}: {spec.arch}, {spec.num_classes} classes, {spec.image_size} px: {measured}")
-        published = push_model(out, push_to, teacher_story(spec, data)) if push_to is not None else None
-        if published:
-            say(f"published: {published}")
-        document(to_plain(spec) | {"out": out, "published": published})
-        next_step(f"ddkit distill OUT --data {data} --teacher {out}")
+@command("Make")
+def teach(
+    out: Annotated[str, typer.Argument(help="the checkpoint to write (.safetensors)")],
+    data: Annotated[str, typer.Option("--data", help=f"the source: {o.SOURCE}")],
+    arch: Annotated[str | None, typer.Option("--arch", help="see `ddkit list networks`")] = None,
+    init: Annotated[
+        str | None,
+        typer.Option("--init", help="fine-tune a trained one: timm:NAME[@FILE], torchvision:NAME[@FILE] or FILE"),
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", help="digits, small, large, finetune, or a TOML file")
+    ] = None,
+    size: o.Size = None,
+    epochs: o.Epochs = None,
+    seed: o.Seed = None,
+    split: o.Split = None,
+    image_column: o.ImageColumn = None,
+    label_column: o.LabelColumn = None,
+    classes: o.Classes = None,
+    holdout: o.Holdout = None,
+    skip_bad: o.SkipBad = False,
+    rehash: o.Rehash = False,
+    device: o.Device = "auto",
+    yes: o.Yes = False,
+    push_to: o.PushTo = None,
+) -> None:
+    """Train a teacher on a source, or fine-tune a trained network (--init). Run again after a kill, it goes on."""
+    from ddkit.core.serialization import to_plain
+    from ddkit.pipeline.costs import time_limit
+    from ddkit.publishing.model_repositories import check_model, push_model, teacher_story
+    from ddkit.teachers.teaching import teach as run
 
-    @command(app, "Make")
-    def relabel(
-        directory: Annotated[str, typer.Argument(help="a distilled set")],
-        out: Annotated[str, typer.Argument(help="the new set")],
-        teacher: Annotated[
-            str, typer.Option("--teacher", help="FILE.safetensors, timm:NAME[@FILE], torchvision:NAME[@FILE]")
-        ],
-        protocol: o.Protocol = None,
-        views: o.Views = None,
-        codec: o.Codec = None,
-        mix_within: Annotated[
-            str | None,
-            typer.Option(
-                "--mix-within", help="mix within groups of classes only: 5x200:SEED, or a file CLASS<tab>GROUP"
-            ),
-        ] = None,
-        seed: o.Seed = None,
-        device: o.Device = "auto",
-        workers: o.Workers = None,
-    ) -> None:
-        """The images of a set with new views and labels: another protocol, teacher or number of views."""
-        from ddkit.pipeline import relabel as run
+    if push_to is not None:
+        if arch is None and init is None:
+            raise OptionError("--push-to needs a network of timm: give --arch timm:NAME, or --init timm:NAME")
+        check_model(arch, 2, size or 224, push_to)
+    spec = run(
+        out, data=data, arch=arch, init=init, recipe=recipe, size=size, epochs=epochs, seed=seed or 0, split=split,
+        image_column=image_column, label_column=label_column, classes=classes, holdout=holdout, skip_bad=skip_bad,
+        device=device, on_estimate=time_limit("teacher", yes),
+    )  # fmt: skip
+    measured = (
+        f"{spec.accuracy:.2f} % on {spec.measured_on}"
+        if spec.accuracy is not None
+        else "not measured, no labelled split"
+    )
+    say(f"{out}: {spec.arch}, {spec.num_classes} classes, {spec.image_size} px: {measured}")
+    published = push_model(out, push_to, teacher_story(spec, data)) if push_to is not None else None
+    if published:
+        say(f"published: {published}")
+    document(to_plain(spec) | {"out": out, "published": published})
+    next_step(f"ddkit distill OUT --data {data} --teacher {out}")
 
-        manifest = run(
-            directory, out, teacher=teacher, protocol=protocol, views=views, codec=codec, mix_within=mix_within,
-            seed=seed, device=device, workers=workers,
-        )  # fmt: skip
-        say(f"{out}: {manifest.rows()} images, {manifest.views.policy.count} views each, verified")
-        document({"out": out, "content": manifest.content, "rows": manifest.rows()})
-        next_step(f"ddkit train {out}")
 
-    @command(app, "Make", "import")
-    def import_(
-        source: Annotated[str, typer.Argument(help="class folders, zips of them, parquet, tar, or ORG/NAME")],
-        out: Annotated[str, typer.Argument(help="the new set; run again it continues")],
-        method: Annotated[str, typer.Option("--method", help="under which name the images were made, as in sre2l")],
-        teacher: Annotated[
-            str, typer.Option("--teacher", help="FILE.safetensors, timm:NAME[@FILE], torchvision:NAME[@FILE]")
-        ],
-        protocol: o.Protocol = None,
-        views: o.Views = None,
-        codec: o.Codec = None,
-        reencode: Annotated[
-            bool, typer.Option("--reencode", help="make unlike images alike: PNG, upright, square, --size pixels")
-        ] = False,
-        size: o.Size = None,
-        seed: o.Seed = None,
-        split: o.Split = None,
-        image_column: o.ImageColumn = None,
-        label_column: o.LabelColumn = None,
-        device: o.Device = "auto",
-        workers: o.Workers = None,
-    ) -> None:
-        """Take finished synthetic images, bytes kept: relabel them under a protocol and pack them as a set."""
-        from ddkit.pipeline import import_images as run
+@command("Make")
+def relabel(
+    directory: Annotated[str, typer.Argument(help="a distilled set")],
+    out: Annotated[str, typer.Argument(help="the new set")],
+    teacher: Annotated[
+        str, typer.Option("--teacher", help="FILE.safetensors, timm:NAME[@FILE], torchvision:NAME[@FILE]")
+    ],
+    protocol: o.Protocol = None,
+    views: o.Views = None,
+    codec: o.Codec = None,
+    mix_within: Annotated[
+        str | None,
+        typer.Option("--mix-within", help="mix within groups of classes only: 5x200:SEED, or a file CLASS<tab>GROUP"),
+    ] = None,
+    seed: o.Seed = None,
+    device: o.Device = "auto",
+    workers: o.Workers = None,
+) -> None:
+    """The images of a set with new views and labels: another protocol, teacher or number of views."""
+    from ddkit.pipeline import relabel as run
 
-        manifest = run(
-            source, out, method=method, teacher=teacher, protocol=protocol or "common", views=views,
-            codec=codec or "fp16", reencode=reencode, size=size, seed=seed or 0, split=split,
-            image_column=image_column, label_column=label_column, device=device, workers=workers,
-        )  # fmt: skip
-        say(f"{out}: {manifest.rows()} images, {manifest.views.policy.count} views each, verified")
-        document({"out": out, "content": manifest.content, "rows": manifest.rows()})
-        next_step(f"ddkit train {out}")
+    manifest = run(
+        directory, out, teacher=teacher, protocol=protocol, views=views, codec=codec, mix_within=mix_within,
+        seed=seed, device=device, workers=workers,
+    )  # fmt: skip
+    say(f"{out}: {manifest.rows()} images, {manifest.views.policy.count} views each, verified")
+    document({"out": out, "content": manifest.content, "rows": manifest.rows()})
+    next_step(f"ddkit train {out}")
+
+
+@command("Make", "import")
+def import_(
+    source: Annotated[str, typer.Argument(help="class folders, zips of them, parquet, tar, or ORG/NAME")],
+    out: Annotated[str, typer.Argument(help="the new set; run again it continues")],
+    method: Annotated[str, typer.Option("--method", help="under which name the images were made, as in sre2l")],
+    teacher: Annotated[
+        str, typer.Option("--teacher", help="FILE.safetensors, timm:NAME[@FILE], torchvision:NAME[@FILE]")
+    ],
+    protocol: o.Protocol = None,
+    views: o.Views = None,
+    codec: o.Codec = None,
+    reencode: Annotated[
+        bool, typer.Option("--reencode", help="make unlike images alike: PNG, upright, square, --size pixels")
+    ] = False,
+    size: o.Size = None,
+    seed: o.Seed = None,
+    split: o.Split = None,
+    image_column: o.ImageColumn = None,
+    label_column: o.LabelColumn = None,
+    device: o.Device = "auto",
+    workers: o.Workers = None,
+) -> None:
+    """Take finished synthetic images, bytes kept: relabel them under a protocol and pack them as a set."""
+    from ddkit.pipeline import import_images as run
+
+    manifest = run(
+        source, out, method=method, teacher=teacher, protocol=protocol or "common", views=views,
+        codec=codec or "fp16", reencode=reencode, size=size, seed=seed or 0, split=split,
+        image_column=image_column, label_column=label_column, device=device, workers=workers,
+    )  # fmt: skip
+    say(f"{out}: {manifest.rows()} images, {manifest.views.policy.count} views each, verified")
+    document({"out": out, "content": manifest.content, "rows": manifest.rows()})
+    next_step(f"ddkit train {out}")

@@ -8,6 +8,7 @@ import inspect
 import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
@@ -29,29 +30,48 @@ class State:
     debug = "--debug" in sys.argv
 
 
-def command(
-    app: typer.Typer, panel: str, name: str | None = None
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register a command that also takes --json, --quiet and --debug."""
+@dataclass(frozen=True)
+class Command:
+    """One command. panel: of the help; name: where it is not the function's."""
+
+    panel: str
+    name: str | None
+    function: Callable[..., Any]
+
+
+COMMANDS: list[Command] = []
+
+
+def command(panel: str, name: str | None = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register a function as a command that also takes --json, --quiet and --debug.
+
+    panel: of the help; name: of the command where it is not the function's.
+    """
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(function)
-        def call(*args: Any, as_json: bool = False, quiet: bool = False, debug: bool = False, **kwargs: Any) -> Any:
-            State.as_json, State.debug = as_json, debug
-            be_quiet(quiet or as_json)
-            return function(*args, **kwargs)
-
-        signature = inspect.signature(function, eval_str=True)
-        extra = [
-            inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-            for key, (annotation, default) in _COMMON.items()
-        ]
-        call.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *extra])  # type: ignore[attr-defined]
-        call.__annotations__ = {p.name: p.annotation for p in call.__signature__.parameters.values()}  # type: ignore[attr-defined]
-        app.command(name, rich_help_panel=panel)(call)
+        COMMANDS.append(Command(panel, name, function))
         return function
 
     return register
+
+
+def with_common_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A command with the options that all of them have."""
+
+    @functools.wraps(function)
+    def call(*args: Any, as_json: bool = False, quiet: bool = False, debug: bool = False, **kwargs: Any) -> Any:
+        State.as_json, State.debug = as_json, debug
+        be_quiet(quiet or as_json)
+        return function(*args, **kwargs)
+
+    signature = inspect.signature(function, eval_str=True)
+    extra = [
+        inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        for key, (annotation, default) in _COMMON.items()
+    ]
+    call.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *extra])  # type: ignore[attr-defined]
+    call.__annotations__ = {p.name: p.annotation for p in call.__signature__.parameters.values()}  # type: ignore[attr-defined]
+    return call
 
 
 def say(text: str) -> None:

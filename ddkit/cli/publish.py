@@ -14,110 +14,108 @@ from ddkit.cli import options as o
 from ddkit.cli.output import command, document, next_step, say
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands of this panel."""
+@command("Publish")
+def card(directory: Annotated[str, typer.Argument(help="a distilled set")]) -> None:
+    """Render README.md, _info.json and preview.png of a set from its manifest; what you wrote on it stays."""
+    from ddkit.core.files import locked
+    from ddkit.format.manifest_file import read_manifest
+    from ddkit.publishing.rendering import publish_files
 
-    @command(app, "Publish")
-    def card(directory: Annotated[str, typer.Argument(help="a distilled set")]) -> None:
-        """Render README.md, _info.json and preview.png of a set from its manifest; what you wrote on it stays."""
-        from ddkit.core.files import locked
-        from ddkit.format.manifest_file import read_manifest
-        from ddkit.publishing.card import publish_files
+    with locked(Path(directory), "rendering its card"):
+        manifest = read_manifest(directory)
+        publish_files(manifest)
+    say(f"{manifest.root / 'README.md'}")
+    document({"card": str(manifest.root / "README.md")})
+    next_step(f"ddkit push {directory} YOUR_NAME/{manifest.name} --license LICENCE")
 
-        with locked(Path(directory), "rendering its card"):
-            manifest = read_manifest(directory)
-            publish_files(manifest)
-        say(f"{manifest.root / 'README.md'}")
-        document({"card": str(manifest.root / "README.md")})
-        next_step(f"ddkit push {directory} YOUR_NAME/{manifest.name} --license LICENCE")
 
-    @command(app, "Publish")
-    def push(
-        directory: Annotated[str, typer.Argument(help="a distilled set")],
-        repo: Annotated[str, typer.Argument(help="ORG/NAME on the Hub")],
-        license: Annotated[
-            str | None,
-            typer.Option("--license", help="mit, cc-by-4.0, …, or other; needed at the first push, then remembered"),
-        ] = None,
-        license_name: Annotated[str | None, typer.Option("--license-name", help="with --license other")] = None,
-        license_link: Annotated[str | None, typer.Option("--license-link", help="with --license other")] = None,
-        private: Annotated[bool, typer.Option("--private", help="a new repository is private")] = False,
-        gated: Annotated[
-            str | None, typer.Option("--gated", help="auto or manual: readers agree to terms first")
-        ] = None,
-        into_existing: Annotated[
-            bool, typer.Option("--into-existing", help="also into a repository with files that are no ddkit set")
-        ] = False,
-        card_extra: Annotated[
-            str | None, typer.Option("--card-extra", help="a Markdown file, shown at the end of the card")
-        ] = None,
-        create_pr: Annotated[bool, typer.Option("--create-pr", help="propose it as a pull request")] = False,
-        revision: Annotated[str | None, typer.Option("--revision", help="a branch (default main)")] = None,
-        tag: Annotated[str | None, typer.Option("--tag", help="name of the commit (default content-…)")] = None,
-        commit_message: Annotated[str | None, typer.Option("--commit-message", help="default: the set's name")] = None,
-        dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be sent and deleted")] = False,
-    ) -> None:
-        """Publish a set on the Hub with its card, in one commit. Run again, it sends only what is new."""
-        from ddkit.publishing.pushing import push as run
-        from ddkit.publishing.pushing import summary
+@command("Publish")
+def push(
+    directory: Annotated[str, typer.Argument(help="a distilled set")],
+    repo: Annotated[str, typer.Argument(help="ORG/NAME on the Hub")],
+    license: Annotated[
+        str | None,
+        typer.Option("--license", help="mit, cc-by-4.0, …, or other; needed at the first push, then remembered"),
+    ] = None,
+    license_name: Annotated[str | None, typer.Option("--license-name", help="with --license other")] = None,
+    license_link: Annotated[str | None, typer.Option("--license-link", help="with --license other")] = None,
+    private: Annotated[bool, typer.Option("--private", help="a new repository is private")] = False,
+    gated: Annotated[str | None, typer.Option("--gated", help="auto or manual: readers agree to terms first")] = None,
+    into_existing: Annotated[
+        bool, typer.Option("--into-existing", help="also into a repository with files that are no ddkit set")
+    ] = False,
+    card_extra: Annotated[
+        str | None, typer.Option("--card-extra", help="a Markdown file, shown at the end of the card")
+    ] = None,
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="propose it as a pull request")] = False,
+    revision: Annotated[str | None, typer.Option("--revision", help="a branch (default main)")] = None,
+    tag: Annotated[str | None, typer.Option("--tag", help="name of the commit (default content-…)")] = None,
+    commit_message: Annotated[str | None, typer.Option("--commit-message", help="default: the set's name")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be sent and deleted")] = False,
+) -> None:
+    """Publish a set on the Hub with its card, in one commit. Run again, it sends only what is new."""
+    from ddkit.publishing.pushing import push as run
+    from ddkit.publishing.pushing import summary
 
-        pushed = run(
-            directory, repo, license=license, license_name=license_name, license_link=license_link, private=private,
-            gated=gated, into_existing=into_existing, card_extra=card_extra, create_pr=create_pr, revision=revision,
-            tag=tag, commit_message=commit_message, dry_run=dry_run,
-        )  # fmt: skip
-        for line in summary(pushed, dry_run):
-            say(line)
-        document(asdict(pushed) | {"dry_run": dry_run})
-        again = shlex.join(word for word in sys.argv[1:] if word != "--dry-run")
-        there = f"{repo}@{pushed.revision}" if pushed.revision else repo
-        next_step(f"ddkit {again}" if dry_run else f"ddkit train {there}")
+    pushed = run(
+        directory, repo, license=license, license_name=license_name, license_link=license_link, private=private,
+        gated=gated, into_existing=into_existing, card_extra=card_extra, create_pr=create_pr, revision=revision,
+        tag=tag, commit_message=commit_message, dry_run=dry_run,
+    )  # fmt: skip
+    for line in summary(pushed, dry_run):
+        say(line)
+    document(asdict(pushed) | {"dry_run": dry_run})
+    again = shlex.join(word for word in sys.argv[1:] if word != "--dry-run")
+    there = f"{repo}@{pushed.revision}" if pushed.revision else repo
+    next_step(f"ddkit {again}" if dry_run else f"ddkit train {there}")
 
-    @command(app, "Publish")
-    def pull(
-        source: Annotated[str, typer.Argument(help="ORG/NAME[@REVISION] on the Hub")],
-        directory: Annotated[str, typer.Argument(help="the directory to make; run again it continues")],
-        ipc: o.Ipc = None,
-        revision: Annotated[str | None, typer.Option("--revision", help="a branch, tag or commit")] = None,
-    ) -> None:
-        """Fetch a set, or the first N images per class of it, and compare every byte with its manifest."""
-        from ddkit.core.console import size_words
-        from ddkit.publishing.pulling import pull as run
 
-        manifest = run(source, directory, ipc=ipc, revision=revision)
-        total = manifest.total_bytes()
-        say(f"{directory}: {manifest.name}, {manifest.rows()} rows, {size_words(total)}, verified")
-        document({"directory": directory, "content": manifest.content, "rows": manifest.rows(), "bytes": total})
-        next_step(f"ddkit train {directory}")
+@command("Publish")
+def pull(
+    source: Annotated[str, typer.Argument(help="ORG/NAME[@REVISION] on the Hub")],
+    directory: Annotated[str, typer.Argument(help="the directory to make; run again it continues")],
+    ipc: o.Ipc = None,
+    revision: Annotated[str | None, typer.Option("--revision", help="a branch, tag or commit")] = None,
+) -> None:
+    """Fetch a set, or the first N images per class of it, and compare every byte with its manifest."""
+    from ddkit.core.console import size_words
+    from ddkit.publishing.pulling import pull as run
 
-    @command(app, "Publish")
-    def verify(
-        directory: o.SetOrId,
-        full: Annotated[bool, typer.Option("--full", help="of a set on the Hub: download and read every row")] = False,
-        teacher: Annotated[
-            str | None, typer.Option("--teacher", help="the set's teacher: some views are labelled again and compared")
-        ] = None,
-    ) -> None:
-        """Compare every shard and every row of a set with its manifest; on the Hub its sha256, without a download."""
-        from ddkit.errors import IntegrityError
-        from ddkit.format.verification import stale_files
-        from ddkit.pipeline.relabelling import label_problems
-        from ddkit.sets.opening import is_remote, open_set, verify_set
+    manifest = run(source, directory, ipc=ipc, revision=revision)
+    total = manifest.total_bytes()
+    say(f"{directory}: {manifest.name}, {manifest.rows()} rows, {size_words(total)}, verified")
+    document({"directory": directory, "content": manifest.content, "rows": manifest.rows(), "bytes": total})
+    next_step(f"ddkit train {directory}")
 
-        away = is_remote(directory)
-        manifest, problems = verify_set(directory, full)
-        if teacher is not None and not problems:
-            problems = label_problems(open_set(directory), teacher)
-        document({"directory": directory, "problems": problems})
-        for problem in problems[1:]:
-            say(problem)
-        if problems:
-            more = f" (and {len(problems) - 1} more problems above)" if len(problems) > 1 else ""
-            step = "tell its owner" if away else "fetch or make the set again"
-            raise IntegrityError(f"{directory}: {problems[0]}{more}; {step}")
-        if not away and (stale := stale_files(manifest)):
-            say(f"{', '.join(stale)} does not belong to this manifest; `ddkit card {directory}` renders it anew")
-        rows = f"{manifest.rows()} rows in {len(manifest.shards)} shards"
-        how = " by the Hub's sha256 (--full downloads them)" if away and not full else ""
-        say(f"{directory}: {rows} are as the manifest says{how}")
-        next_step(f"ddkit train {directory}")
+
+@command("Publish")
+def verify(
+    directory: o.SetOrId,
+    full: Annotated[bool, typer.Option("--full", help="of a set on the Hub: download and read every row")] = False,
+    teacher: Annotated[
+        str | None, typer.Option("--teacher", help="the set's teacher: some views are labelled again and compared")
+    ] = None,
+) -> None:
+    """Compare every shard and every row of a set with its manifest; on the Hub its sha256, without a download."""
+    from ddkit.errors import IntegrityError
+    from ddkit.format.verification import stale_files
+    from ddkit.pipeline.relabelling import label_problems
+    from ddkit.sets.opening import is_remote, open_set, verify_set
+
+    away = is_remote(directory)
+    manifest, problems = verify_set(directory, full)
+    if teacher is not None and not problems:
+        problems = label_problems(open_set(directory), teacher)
+    document({"directory": directory, "problems": problems})
+    for problem in problems[1:]:
+        say(problem)
+    if problems:
+        more = f" (and {len(problems) - 1} more problems above)" if len(problems) > 1 else ""
+        step = "tell its owner" if away else "fetch or make the set again"
+        raise IntegrityError(f"{directory}: {problems[0]}{more}; {step}")
+    if not away and (stale := stale_files(manifest)):
+        say(f"{', '.join(stale)} does not belong to this manifest; `ddkit card {directory}` renders it anew")
+    rows = f"{manifest.rows()} rows in {len(manifest.shards)} shards"
+    how = " by the Hub's sha256 (--full downloads them)" if away and not full else ""
+    say(f"{directory}: {rows} are as the manifest says{how}")
+    next_step(f"ddkit train {directory}")

@@ -13,142 +13,141 @@ from ddkit.cli import options as o
 from ddkit.cli.output import command, document, next_step, say, table
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands of this panel."""
+@command("Use")
+def train(
+    directory: o.SetOrId,
+    arch: Annotated[
+        str | None, typer.Option("--arch", help="see `ddkit list networks` (default: the teacher's)")
+    ] = None,
+    val: o.Val = None,
+    protocol: o.Protocol = None,
+    labels: o.Labels = "stored",
+    teacher: o.Teacher = None,
+    ipc: o.Ipc = None,
+    epochs: o.Epochs = None,
+    seed: o.Seed = None,
+    out: Annotated[
+        str | None, typer.Option("--out", help="the checkpoint (default ./NAME-ARCH[-LABELS][-sSEED].safetensors)")
+    ] = None,
+    split: o.Split = None,
+    image_column: o.ImageColumn = None,
+    label_column: o.LabelColumn = None,
+    same_order: o.SameOrder = False,
+    device: o.Device = "auto",
+    yes: o.Yes = False,
+    push_to: o.PushTo = None,
+) -> None:
+    """Train a student from a distilled set alone; the last epoch is the result."""
+    from ddkit.evaluation.students import train as run
+    from ddkit.networks.checkpoints import load_checkpoint
+    from ddkit.pipeline.costs import time_limit
+    from ddkit.publishing.model_repositories import check_model, push_model, student_story
+    from ddkit.publishing.pictures import curves
+    from ddkit.sets.opening import is_remote, open_manifest
+    from ddkit.sources.validation import ValidationRef
+    from ddkit.specs import protocol_label
 
-    @command(app, "Use")
-    def train(
-        directory: o.SetOrId,
-        arch: Annotated[
-            str | None, typer.Option("--arch", help="see `ddkit list networks` (default: the teacher's)")
-        ] = None,
-        val: o.Val = None,
-        protocol: o.Protocol = None,
-        labels: o.Labels = "stored",
-        teacher: o.Teacher = None,
-        ipc: o.Ipc = None,
-        epochs: o.Epochs = None,
-        seed: o.Seed = None,
-        out: Annotated[
-            str | None, typer.Option("--out", help="the checkpoint (default ./NAME-ARCH[-LABELS][-sSEED].safetensors)")
-        ] = None,
-        split: o.Split = None,
-        image_column: o.ImageColumn = None,
-        label_column: o.LabelColumn = None,
-        same_order: o.SameOrder = False,
-        device: o.Device = "auto",
-        yes: o.Yes = False,
-        push_to: o.PushTo = None,
-    ) -> None:
-        """Train a student from a distilled set alone; the last epoch is the result."""
-        from ddkit.evaluation.students import train as run
-        from ddkit.networks.checkpoints import load_checkpoint
-        from ddkit.pipeline.costs import time_limit
-        from ddkit.publishing.model_repositories import check_model, push_model, student_story
-        from ddkit.publishing.pictures import curves
-        from ddkit.sets.opening import is_remote, open_manifest
-        from ddkit.sources.validation import ValidationRef
-        from ddkit.specs import protocol_label
-
-        told = open_manifest(directory)
-        if push_to is not None:
-            check_model(arch or told.recommended.arch, len(told.classes), told.views.size, push_to)
-        o.only_with_val(val, split=split, same_order=same_order, image_column=image_column, label_column=label_column)
-        ref = None
-        if val is not None:
-            ref = ValidationRef(
-                data=val, split=split, image_column=image_column, label_column=label_column, same_order=same_order
-            )  # fmt: skip
-        job, result = run(
-            directory, arch=arch, val=ref, protocol=protocol, labels=labels, teacher=teacher, ipc=ipc, epochs=epochs,
-            seed=seed or 0, out=out, device=device, on_estimate=time_limit("student", yes),
+    told = open_manifest(directory)
+    if push_to is not None:
+        check_model(arch or told.recommended.arch, len(told.classes), told.views.size, push_to)
+    o.only_with_val(val, split=split, same_order=same_order, image_column=image_column, label_column=label_column)
+    ref = None
+    if val is not None:
+        ref = ValidationRef(
+            data=val, split=split, image_column=image_column, label_column=label_column, same_order=same_order
         )  # fmt: skip
-        picture = Path(job.out + ".png")
-        curves({job.arch: result.history}, picture)
-        measured = "not measured, give --val" if result.accuracy is None else f"{result.accuracy:.2f} %"
-        say(f"{job.checkpoint}: {job.arch}, {result.epochs} epochs in {result.seconds:.0f} s; curves: {picture}")
-        where = load_checkpoint(job.checkpoint)[1].measured_on
-        say(f"accuracy: {measured}" + (f" on {where}" if where else ""))
-        published = None
-        if push_to is not None:
-            label = protocol_label(told.protocol(protocol).name, epochs)
-            published = push_model(job.checkpoint, push_to, student_story(told, job, result, label))
-            say(f"published: {published}")
-        document({"checkpoint": str(job.checkpoint), "accuracy": result.accuracy, "epochs": result.epochs,
-                  "seconds": result.seconds, "log": str(job.log), "picture": str(picture),
-                  "published": published})  # fmt: skip
-        of = f" --val {val or 'SOURCE'}" if val or result.accuracy is None else ""
-        if is_remote(directory):
-            next_step(f"ddkit pull {directory} DIR, then ddkit evaluate DIR{of}")
-        else:
-            next_step(f"ddkit evaluate {directory}{of}")
+    job, result = run(
+        directory, arch=arch, val=ref, protocol=protocol, labels=labels, teacher=teacher, ipc=ipc, epochs=epochs,
+        seed=seed or 0, out=out, device=device, on_estimate=time_limit("student", yes),
+    )  # fmt: skip
+    picture = Path(job.out + ".png")
+    curves({job.arch: result.history}, picture)
+    measured = "not measured, give --val" if result.accuracy is None else f"{result.accuracy:.2f} %"
+    say(f"{job.checkpoint}: {job.arch}, {result.epochs} epochs in {result.seconds:.0f} s; curves: {picture}")
+    where = load_checkpoint(job.checkpoint)[1].measured_on
+    say(f"accuracy: {measured}" + (f" on {where}" if where else ""))
+    published = None
+    if push_to is not None:
+        label = protocol_label(told.protocol(protocol).name, epochs)
+        published = push_model(job.checkpoint, push_to, student_story(told, job, result, label))
+        say(f"published: {published}")
+    document({"checkpoint": str(job.checkpoint), "accuracy": result.accuracy, "epochs": result.epochs,
+              "seconds": result.seconds, "log": str(job.log), "picture": str(picture),
+              "published": published})  # fmt: skip
+    of = f" --val {val or 'SOURCE'}" if val or result.accuracy is None else ""
+    if is_remote(directory):
+        next_step(f"ddkit pull {directory} DIR, then ddkit evaluate DIR{of}")
+    else:
+        next_step(f"ddkit evaluate {directory}{of}")
 
-    @command(app, "Use")
-    def evaluate(
-        directories: Annotated[
-            list[str], typer.Argument(help="distilled sets; those that differ only in seed are one row")
-        ],
-        val: o.Val = None,
-        data: o.Data = None,
-        arch: Annotated[
-            list[str] | None, typer.Option("--arch", help="several are allowed (default: the teacher's)")
-        ] = None,
-        runs: Annotated[int, typer.Option("--runs", help="students of each set and network")] = 3,
-        protocol: o.Protocol = None,
-        ipc: o.Ipc = None,
-        epochs: o.Epochs = None,
-        labels: o.Labels = "stored",
-        teacher: o.Teacher = None,
-        baseline: Annotated[
-            str, typer.Option("--baseline", help="random (where the source is at hand) or none")
-        ] = "random",
-        split: o.Split = None,
-        same_order: o.SameOrder = False,
-        device: o.Device = "auto",
-        workers: o.Workers = None,
-    ) -> None:
-        """Sets x networks x seeds as one table: mean ± std, and the paired difference to random with its interval."""
-        from ddkit.core.serialization import to_plain
-        from ddkit.evaluation.tables import evaluate as run
-        from ddkit.pipeline.record import public_name
-        from ddkit.sources.validation import ValidationRef
 
-        o.only_with_val(val, split=split, same_order=same_order)
-        ref = None if val is None else ValidationRef(data=val, split=split, same_order=same_order)
-        told = "ddkit " + shlex.join(public_name(argument) for argument in sys.argv[1:])
-        report = run(
-            directories, val=ref, data=data, archs=arch or [], runs=runs, protocol=protocol, ipc=ipc, epochs=epochs,
-            labels=labels, teacher=teacher, baseline=None if baseline == "none" else baseline, device=device,
-            workers=workers, command=told,
-        )  # fmt: skip
-        rows = []
-        for r in report:
-            d = r.difference
-            interval = f"{d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}]" if d else "-"
-            spread = f" ± {r.std:.2f}" if r.n_students > 1 else ""  # one student has none
-            accuracy, students = f"{r.mean:.2f}{spread}", f"{r.n_sets} x {r.n_students // r.n_sets}"
-            what = [r.of, r.ipc, r.arch, r.protocol, r.labels]
-            rows.append([*what, accuracy, students, interval, r.total_bytes, f"{r.seconds:.0f}"])
-        header = ["trained on", "ipc", "network", "protocol", "labels", "accuracy %", "sets x students",
-                  "minus random (95 %)", "bytes", "seconds"]  # fmt: skip
-        say(table(header, rows))
-        document([to_plain(r) for r in report])
-        next_step(f"ddkit push {directories[0]} YOUR_NAME/{Path(directories[0]).resolve().name} --license LICENCE")
+@command("Use")
+def evaluate(
+    directories: Annotated[
+        list[str], typer.Argument(help="distilled sets; those that differ only in seed are one row")
+    ],
+    val: o.Val = None,
+    data: o.Data = None,
+    arch: Annotated[
+        list[str] | None, typer.Option("--arch", help="several are allowed (default: the teacher's)")
+    ] = None,
+    runs: Annotated[int, typer.Option("--runs", help="students of each set and network")] = 3,
+    protocol: o.Protocol = None,
+    ipc: o.Ipc = None,
+    epochs: o.Epochs = None,
+    labels: o.Labels = "stored",
+    teacher: o.Teacher = None,
+    baseline: Annotated[
+        str, typer.Option("--baseline", help="random (where the source is at hand) or none")
+    ] = "random",
+    split: o.Split = None,
+    same_order: o.SameOrder = False,
+    device: o.Device = "auto",
+    workers: o.Workers = None,
+) -> None:
+    """Sets x networks x seeds as one table: mean ± std, and the paired difference to random with its interval."""
+    from ddkit.core.serialization import to_plain
+    from ddkit.evaluation.tables import evaluate as run
+    from ddkit.pipeline.record import public_name
+    from ddkit.sources.validation import ValidationRef
 
-    @command(app, "Use")
-    def export(
-        source: Annotated[str, typer.Argument(help=f"a distilled set, or {o.SOURCE}")],
-        out: Annotated[str, typer.Argument(help="the new folder")],
-        as_: Annotated[
-            str, typer.Option("--as", help="shards, folder (class folders by number, names in classes.txt) or parquet")
-        ] = "shards",
-        image_column: o.ImageColumn = None,
-        label_column: o.LabelColumn = None,
-    ) -> None:
-        """The images and classes of a set or source as tar shards, class folders or parquet; bytes are kept."""
-        from ddkit.sources.exporting import export as run
+    o.only_with_val(val, split=split, same_order=same_order)
+    ref = None if val is None else ValidationRef(data=val, split=split, same_order=same_order)
+    told = "ddkit " + shlex.join(public_name(argument) for argument in sys.argv[1:])
+    report = run(
+        directories, val=ref, data=data, archs=arch or [], runs=runs, protocol=protocol, ipc=ipc, epochs=epochs,
+        labels=labels, teacher=teacher, baseline=None if baseline == "none" else baseline, device=device,
+        workers=workers, command=told,
+    )  # fmt: skip
+    rows = []
+    for r in report:
+        d = r.difference
+        interval = f"{d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}]" if d else "-"
+        spread = f" ± {r.std:.2f}" if r.n_students > 1 else ""  # one student has none
+        accuracy, students = f"{r.mean:.2f}{spread}", f"{r.n_sets} x {r.n_students // r.n_sets}"
+        what = [r.of, r.ipc, r.arch, r.protocol, r.labels]
+        rows.append([*what, accuracy, students, interval, r.total_bytes, f"{r.seconds:.0f}"])
+    header = ["trained on", "ipc", "network", "protocol", "labels", "accuracy %", "sets x students",
+              "minus random (95 %)", "bytes", "seconds"]  # fmt: skip
+    say(table(header, rows))
+    document([to_plain(r) for r in report])
+    next_step(f"ddkit push {directories[0]} YOUR_NAME/{Path(directories[0]).resolve().name} --license LICENCE")
 
-        count = run(source, out, as_=as_, image_column=image_column, label_column=label_column)
-        say(f"{out}: {count} images")
-        document({"out": out, "images": count})
-        next_step(f"ddkit distill OUT --data {out}" if as_ != "folder" else f"ls {out}")
+
+@command("Use")
+def export(
+    source: Annotated[str, typer.Argument(help=f"a distilled set, or {o.SOURCE}")],
+    out: Annotated[str, typer.Argument(help="the new folder")],
+    as_: Annotated[
+        str, typer.Option("--as", help="shards, folder (class folders by number, names in classes.txt) or parquet")
+    ] = "shards",
+    image_column: o.ImageColumn = None,
+    label_column: o.LabelColumn = None,
+) -> None:
+    """The images and classes of a set or source as tar shards, class folders or parquet; bytes are kept."""
+    from ddkit.sources.exporting import export as run
+
+    count = run(source, out, as_=as_, image_column=image_column, label_column=label_column)
+    say(f"{out}: {count} images")
+    document({"out": out, "images": count})
+    next_step(f"ddkit distill OUT --data {out}" if as_ != "folder" else f"ls {out}")

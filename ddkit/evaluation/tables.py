@@ -24,7 +24,7 @@ from ddkit.format.results import EvalReport, ResultEntry, merged_results
 from ddkit.pipeline.options import check_counts
 from ddkit.pipeline.record import check_work, work_dir
 from ddkit.pipeline.relabelling import policy_problem, relabel
-from ddkit.publishing.card import publish_files
+from ddkit.publishing.rendering import publish_files
 from ddkit.sources.validation import ValidationRef
 from ddkit.specs import protocol_label
 from ddkit.students.training import StudentGroup, StudentJob, StudentResult

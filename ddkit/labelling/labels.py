@@ -15,7 +15,8 @@ from ddkit.engine.units import UnitFile, UnitStore
 from ddkit.errors import Diverged
 from ddkit.format.codecs import LARGEST, fidelity_sums, find_codec
 from ddkit.format.images import decode_image
-from ddkit.format.views import Views, draw, network_input
+from ddkit.format.view_pixels import network_input
+from ddkit.format.views import Views, draw
 from ddkit.labelling.encoded import ShardPlan, load_encoded
 from ddkit.specs import ViewSpec
 from ddkit.teachers.teacher import Teacher

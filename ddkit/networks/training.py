@@ -18,7 +18,7 @@ from ddkit.core.seeds import torch_seed
 from ddkit.engine.interleaving import Interleaved, interleave
 from ddkit.engine.units import UnitFile
 from ddkit.errors import Diverged
-from ddkit.format.views import normalise
+from ddkit.format.view_pixels import normalise
 from ddkit.networks.registry import forward
 from ddkit.networks.steps import StepExecutor, TimeEstimate, learning_rate, make_optimiser
 from ddkit.networks.training_state import Example, Log, PartialEpoch, load_state, save_state

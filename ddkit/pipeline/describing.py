@@ -40,7 +40,7 @@ from ddkit.labelling.encoded import EncodedRows, ShardPlan, prefix_key, save_enc
 from ddkit.labelling.labels import Labelling
 from ddkit.labelling.packing import PackJob, PackRecord
 from ddkit.pipeline.costs import cost_of
-from ddkit.publishing.card import publish_files
+from ddkit.publishing.rendering import publish_files
 from ddkit.specs import ClassName, Protocol, TeacherSpec, ViewSpec
 
 # of the kinds of origins, with what most of the real images is left first

@@ -19,7 +19,6 @@ from ddkit.format.codecs import find_codec
 from ddkit.format.entries import row_key
 from ddkit.format.manifest import Manifest, RelabelledFrom
 from ddkit.format.manifest_file import is_set
-from ddkit.format.views import network_input
 from ddkit.labelling.labels import FORWARD, Labelling
 from ddkit.labelling.packing import PackedShards
 from ddkit.pipeline.describing import Made, build_manifest, finish, restore_images, standing
@@ -183,18 +182,14 @@ def label_problems(manifest: Manifest, teacher: str, *, sample: int = 256, devic
             f"{teacher} is not the set's teacher (weights {found.spec.hash[:12]}, not {manifest.teacher.hash[:12]}); "
             "give that one"
         )
-    network, stored = found.open(where), load_set(manifest)
-    assert stored.views is not None
+    network, stored = found.open(where), load_set(manifest).to(where)
     draw = rng(manifest.seed, "verify-labels")
     rows = draw.integers(0, len(stored), sample)
-    view_indices = draw.integers(0, stored.views.count, sample)
+    view_indices = draw.integers(0, stored.views, sample)
     problems = []
     for start in range(0, sample, FORWARD):
         part = slice(start, start + FORWARD)
-        inputs = network_input(
-            stored.images.to(where), stored.views, rows[part], view_indices[part], size=stored.size,
-            mean=found.spec.mean, std=found.spec.std,
-        )  # fmt: skip
+        inputs = stored.batch(rows[part], view_indices[part]).pixels.network_input(found.spec.mean, found.spec.std)
         logits = network.logits(inputs).cpu()
         logits = logits - logits.mean(1, keepdim=True)
         labels = stored.logits(rows[part], view_indices[part])

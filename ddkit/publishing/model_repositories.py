@@ -18,9 +18,9 @@ from ddkit.errors import OptionError, Refused, TeacherError, first_few
 from ddkit.format.manifest import Manifest
 from ddkit.networks.checkpoints import load_checkpoint
 from ddkit.networks.registry import check_network
-from ddkit.publishing.card import card_text, citation, front_matter_text, render_template
 from ddkit.publishing.pictures import dataset_name, title
-from ddkit.publishing.pushing import Plan, bring
+from ddkit.publishing.pushing import Changes, bring
+from ddkit.publishing.rendering import card_text, citation, front_matter_text, render_template
 from ddkit.publishing.user_content import outside_of
 from ddkit.specs import TeacherSpec
 from ddkit.students.training import StudentJob, StudentResult
@@ -132,13 +132,13 @@ def push_model(checkpoint: str | Path, repo: str, story: Story, *, private: bool
     }
     hashes = {path: hashlib.sha256(_read(content)).hexdigest() for path, content in files.items()}
 
-    def plan(there: hub.Remote) -> Plan:
+    def changes(there: hub.Remote) -> Changes:
         add = {p: c for p, c in files.items() if not hub.same(c, hashes[p], there.files.get(p))}
-        return Plan(add, [])
+        return Changes(add, [])
 
     if there.public is None:
         hub.create(repo, private=private, kind="model")
-    bring(plan, repo, None, f"ddkit: {story.title}", kind="model")
+    bring(changes, repo, None, f"ddkit: {story.title}", kind="model")
     return hub.url(repo, "model")
 
 

@@ -17,7 +17,7 @@ from ddkit.format.manifest import Manifest, SubsetOf
 from ddkit.format.manifest_file import check_links, is_set, read_manifest, work_beside, write_manifest
 from ddkit.format.results import merged_results
 from ddkit.format.verification import set_problems
-from ddkit.publishing.card import card_files, card_text, taken_apart
+from ddkit.publishing.rendering import card_files, card_text, taken_apart
 from ddkit.publishing.user_content import Outside, merged
 from ddkit.sets.opening import fetch_listed, largest_files, remote_manifest
 

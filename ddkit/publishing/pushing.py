@@ -19,12 +19,12 @@ from ddkit.core.files import locked, write_bytes
 from ddkit.core.front_matter import LARGEST_CARD
 from ddkit.errors import FormatVersion, HubError, IntegrityError, OptionError, Refused
 from ddkit.format.entries import files_of
-from ddkit.format.manifest import License, Manifest
+from ddkit.format.manifest import Manifest
 from ddkit.format.manifest_file import FILE, LARGEST_MANIFEST, parse_manifest, read_manifest
-from ddkit.format.results import merged_results
+from ddkit.format.results import ResultEntry, merged_results
 from ddkit.format.verification import directory_problems
-from ddkit.publishing.card import card_files, card_text, taken_apart
 from ddkit.publishing.licences import choose_license, wants_gate
+from ddkit.publishing.rendering import card_files, card_text, taken_apart
 from ddkit.publishing.user_content import MARKS, merged
 
 COMMIT_FILES = 1000  # more are collected in a pull request and merged at once: the Hub gives a commit a minute
@@ -43,13 +43,17 @@ class Pushed:
     url: str
     send: dict[str, int]
     delete: list[str]
-    bytes: int
     commit: str | None = None
     tag: str | None = None
     tagged: str | None = None
     revision: str | None = None
     pull_request: str | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def bytes(self) -> int:
+        """Bytes to send."""
+        return sum(self.send.values())
 
 
 def push(
@@ -69,12 +73,29 @@ def push(
     commit_message: str | None = None,
     dry_run: bool = False,
 ) -> Pushed:
-    """Publish the set in `directory` as the dataset `repo` (ORG/NAME) on the Hub.
+    """Publish a set as a dataset of the Hub. Nothing in `directory` changes unless the push went well.
 
-    license: required at the first push; gated: `auto` or `manual`; into_existing: also into a repository with files
-    that are no ddkit set; card_extra: a Markdown file for the card; revision: a branch; tag: a name for the commit
-    (default `content-…`, from the manifest's content). Nothing in `directory` changes unless the push went well.
-    Raises SetError, IntegrityError, Refused, OptionError, HubAccess, HubError.
+    Args:
+        directory: The set.
+        repo: "ORG/NAME" on the Hub.
+        license: A licence as the Hub knows it, or "other"; required at the first push, then remembered.
+        license_name: Of the licence "other".
+        license_link: Of the licence "other": an address, or a file of the repository.
+        private: Make a new repository private.
+        gated: "auto" or "manual": readers agree to terms first.
+        into_existing: Also push into a repository with files that are not a ddkit set.
+        card_extra: A Markdown file, shown at the end of the card.
+        create_pr: Propose the set as a pull request.
+        revision: A branch. Default "main".
+        tag: A name for the commit. Default "content-…", from the manifest's content.
+        commit_message: Default: the set's name.
+        dry_run: Only say what would be sent and deleted.
+
+    Returns:
+        What was done, or would be.
+
+    Raises:
+        SetError, IntegrityError, Refused, OptionError, HubAccess, HubError.
     """
     hub.check_repo(repo)
     _check_options(gated, create_pr, tag, revision)
@@ -93,50 +114,68 @@ def push(
     tags = {} if there.head is None or create_pr else hub.tags(repo)
     if revision in tags:
         raise OptionError(f"--revision {revision} is a tag of {repo}; give a branch")
-    published = _published(manifest, repo, licence, older)
-    rendered = _rendered(published, repo, there, extra)
-
-    def plan_for(there: hub.Remote) -> Plan:
-        return _plan(published, rendered, there, repo)
-
-    plan = plan_for(there)
-    notes = _advice(published, gated, older)
-    pushed = Pushed(
-        repo=repo, url=hub.url(repo), send=plan.sizes(), delete=plan.delete, bytes=sum(plan.sizes().values()),
-        notes=notes,
-    )  # fmt: skip
-    if tag in tags and (plan.add or plan.delete or tags[tag] != there.head):
+    published = manifest.changed(
+        repo=repo, license=licence, results=merged_results(manifest.results, _same_results(manifest, older))
+    )
+    work = _Work(published, _rendered(published, repo, there, extra), repo, revision)
+    changes = work.changes(there)
+    notes = _advice(published, gated, older, there, private)
+    pushed = Pushed(repo=repo, url=hub.url(repo), send=changes.sizes(), delete=changes.delete, notes=notes)
+    if tag in tags and (changes.add or changes.delete or tags[tag] != there.head):
         raise Refused(f"{repo} has a tag {tag} already, at {tags[tag][:12]}; choose another --tag")
-    if dry_run or (create_pr and not plan.add and not plan.delete):
+    if dry_run or (create_pr and not changes.add and not changes.delete):
         return pushed
     for line in notes:
         note(f"{repo}: {line}")
-    if there.public is None:
-        hub.create(repo, private=private)
-    if gated:
-        hub.set_gated(repo, gated)
-    if revision is not None and not revision.startswith("refs/pr/"):
-        hub.create_branch(repo, revision)
+    work.prepare(there, private=private, gated=gated)
     message = commit_message or f"ddkit: {published.name}"
     if create_pr:
-        opened = _one_commit(plan, repo, message, None, there.head, create_pr=True)
+        opened = _one_commit(changes, repo, message, None, there.head, create_pr=True)
         return replace(pushed, commit=opened.oid, pull_request=opened.pr_url, revision=opened.pr_revision)
-    commit = bring(plan_for, repo, revision, message)
+    commit = bring(work.changes, repo, revision, message)
     name = tag or f"content-{published.content[:12]}"
     hub.tag(repo, name, commit)
-    _keep_rendered(manifest, published, rendered)
+    _keep_rendered(manifest, work)
     at = tags.get(name, commit)  # a content keeps its name where only the card changed
     return replace(pushed, commit=commit, tag=name, tagged=at, revision=revision)
 
 
-def _keep_rendered(manifest: Manifest, published: Manifest, rendered: Mapping[str, bytes]) -> None:
+def _same_results(manifest: Manifest, older: Manifest | None) -> tuple[ResultEntry, ...]:
+    """What others measured of the same set."""
+    return older.results if older is not None and older.fingerprint == manifest.fingerprint else ()
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is to be on the Hub: the manifest, and the files rendered from it."""
+
+    published: Manifest
+    rendered: Mapping[str, bytes]
+    repo: str
+    revision: str | None
+
+    def changes(self, there: hub.Remote) -> Changes:
+        """What differs from what the Hub holds."""
+        return _changes(self.published, self.rendered, there, self.repo)
+
+    def prepare(self, there: hub.Remote, *, private: bool, gated: str | None) -> None:
+        """Make the repository and the branch, and gate it."""
+        if there.public is None:
+            hub.create(self.repo, private=private)
+        if gated:
+            hub.set_gated(self.repo, gated)
+        if self.revision is not None and not self.revision.startswith("refs/pr/"):
+            hub.create_branch(self.repo, self.revision)
+
+
+def _keep_rendered(manifest: Manifest, work: _Work) -> None:
     """Write what was pushed into the set, unless somebody changed the set meanwhile."""
     with locked(manifest.root, "publishing"):
         if read_manifest(manifest.root) != manifest:
             note(f"{manifest.root} was changed while it was sent; `ddkit push` again sends that, too")
             return
-        for path, data in rendered.items():
-            write_bytes(published.root / path, data)
+        for path, data in work.rendered.items():
+            write_bytes(manifest.root / path, data)
 
 
 # ------------------------------------------------------------------ what is there, what is to do
@@ -167,13 +206,6 @@ def _check_options(gated: str | None, create_pr: bool, tag: str | None, revision
         raise OptionError(f"--tag is {tag!r}, which names something else; choose another")
     if revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision):
         raise OptionError(f"--revision is the commit {revision[:12]}…; a push goes to a branch, give its name")
-
-
-def _published(manifest: Manifest, repo: str, licence: License, older: Manifest | None) -> Manifest:
-    """The manifest as it is to be on the Hub, with what was measured of the same set by others."""
-    same = older is not None and older.fingerprint == manifest.fingerprint
-    results = merged_results(manifest.results, older.results if older and same else ())
-    return manifest.changed(repo=repo, license=licence, results=results)
 
 
 def _their_manifest(repo: str, there: hub.Remote) -> Manifest | None:
@@ -223,7 +255,7 @@ def _rendered(published: Manifest, repo: str, there: hub.Remote, extra: str | No
 
 
 @dataclass(frozen=True)
-class Plan:
+class Changes:
     """What is to be sent and deleted, beyond what the Hub holds."""
 
     add: dict[str, hub.Content]
@@ -233,7 +265,7 @@ class Plan:
         return {p: len(c) if isinstance(c, bytes) else c.stat().st_size for p, c in self.add.items()}
 
 
-def _plan(published: Manifest, rendered: Mapping[str, bytes], there: hub.Remote, repo: str) -> Plan:
+def _changes(published: Manifest, rendered: Mapping[str, bytes], there: hub.Remote, repo: str) -> Changes:
     add: dict[str, hub.Content] = {}
     for path, sha256 in published.files().items():
         if not hub.same(published.root / path, sha256, there.files.get(path)):
@@ -244,12 +276,17 @@ def _plan(published: Manifest, rendered: Mapping[str, bytes], there: hub.Remote,
     keep = {*published.files(), *rendered}
     older = _their_manifest(repo, there)
     listed = files_of(older.shards) if older else {}
-    return Plan(add, sorted(path for path in listed if path not in keep and path in there.files))
+    return Changes(add, sorted(path for path in listed if path not in keep and path in there.files))
 
 
-def _advice(published: Manifest, gated: str | None, older: Manifest | None) -> tuple[str, ...]:
+def _advice(
+    published: Manifest, gated: str | None, older: Manifest | None, there: hub.Remote, private: bool
+) -> tuple[str, ...]:
     """What a publisher should know before others do."""
     advice = []
+    if there.public is None and published.license:
+        seen = "private" if private else "public, for all to see (--private makes it private)"
+        advice.append(f"a new repository, {seen}, under the licence {published.license.name or published.license.id}")
     if gated is None and wants_gate(published):
         advice.append(
             f"holds real pixels ({published.real_pixels}) of {published.source.id}, whose terms restrict who may have "
@@ -266,13 +303,13 @@ def _advice(published: Manifest, gated: str | None, older: Manifest | None) -> t
 
 
 def bring(
-    plan: Callable[[hub.Remote], Plan], repo: str, revision: str | None, message: str, kind: str = "dataset"
+    wanted: Callable[[hub.Remote], Changes], repo: str, revision: str | None, message: str, kind: str = "dataset"
 ) -> str:
-    """Commit until the Hub holds what `plan` wants, and see that it does; returns the commit."""
+    """Commit until the Hub holds what `wanted` says, and see that it does; returns the commit."""
     why = "it changed under us"
     for _ in range(TRIES):
         there = hub.remote(repo, revision, kind)
-        todo = plan(there)
+        todo = wanted(there)
         if not todo.add and not todo.delete:
             assert there.head is not None
             return there.head
@@ -289,7 +326,7 @@ def bring(
 
 
 def _one_commit(
-    plan: Plan,
+    changes: Changes,
     repo: str,
     message: str,
     revision: str | None,
@@ -297,22 +334,22 @@ def _one_commit(
     create_pr: bool = False,
     kind: str = "dataset",
 ) -> Any:
-    upload = hub.Upload(repo, plan.add, plan.delete, kind)
-    total = sum(plan.sizes().values())
+    upload = hub.Upload(repo, changes.add, changes.delete, kind)
+    total = sum(changes.sizes().values())
     with progress(f"sending to {repo}", total, "bytes") as advance:
         upload.send(revision, create_pr, advance)
     return upload.commit(message, parent=parent, revision=revision, create_pr=create_pr)
 
 
-def _through_a_request(plan: Plan, repo: str, message: str) -> None:
+def _through_a_request(changes: Changes, repo: str, message: str) -> None:
     """Several commits in a pull request, the manifest in the last one, merged at once."""
     number = hub.open_request(repo, message)
     branch = f"refs/pr/{number}"
-    last = [path for path in plan.add if "/" not in path]
-    data = [path for path in plan.add if "/" in path]
+    last = [path for path in changes.add if "/" not in path]
+    data = [path for path in changes.add if "/" in path]
     parts = [data[i : i + COMMIT_FILES] for i in range(0, len(data), COMMIT_FILES)]
     for i, paths in enumerate((*parts, last), start=1):
-        part = Plan({path: plan.add[path] for path in paths}, plan.delete if paths is last else [])
+        part = Changes({path: changes.add[path] for path in paths}, changes.delete if paths is last else [])
         if part.add or part.delete:
             _one_commit(part, repo, f"{message} ({i} of {len(parts) + 1})", branch, None)
     hub.merge_request(repo, number)

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ddkit.core.seeds import rng
 from ddkit.format.manifest import Manifest
-from ddkit.format.views import Views, draw, network_input
+from ddkit.format.view_pixels import network_input
+from ddkit.format.views import Views, draw
 from ddkit.replay.order import check_batch, epoch_order
 from ddkit.replay.stores.memory import load_set
 from ddkit.specs import ViewSpec
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class FreshLoader:
-    """New views every epoch, by a law: for hard labels (`label` None, no mixing) and labels made online.
+    """New views every epoch, by an augmentation policy: for hard labels (`label` None, no mixing) and labels made online.
 
     label: normalised float [B,3,S,S] -> logits [B,C]; yields as ReplayLoader does, logits None without `label`.
     """
@@ -29,7 +30,7 @@ class FreshLoader:
     def __init__(
         self,
         manifest: Manifest,
-        law: ViewSpec,
+        policy: ViewSpec,
         *,
         batch_size: int,
         device: torch.device,
@@ -39,7 +40,7 @@ class FreshLoader:
     ) -> None:
         self._set = load_set(manifest, ipc, with_labels=False)
         check_batch(len(self._set), batch_size, 1)
-        self._law, self._patches = law, manifest.image.patches
+        self._policy, self._patches = policy, manifest.image.patches
         self._images, self.device, self._label = self._set.images.to(device), device, label
         self.batch_size, self.seed = batch_size, seed
 
@@ -52,9 +53,9 @@ class FreshLoader:
         order = epoch_order(self._set.shards, self.seed, epoch)
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
-            numbers = np.zeros(len(rows), int)
+            view_indices = np.zeros(len(rows), int)
             inputs = network_input(
-                self._images, views, rows, numbers, size=side, mean=self._set.mean, std=self._set.std
+                self._images, views, rows, view_indices, size=side, mean=self._set.mean, std=self._set.std
             )
             logits = None if self._label is None else self._label(inputs)
             yield inputs, logits, torch.from_numpy(self._set.labels[rows]).to(self.device)
@@ -65,7 +66,7 @@ class FreshLoader:
         parts, first = [], 0
         for n in self._set.shards:
             part = draw(
-                self._law, seed=key, first=first, rows=n, height=height, width=width,
+                self._policy, seed=key, first=first, rows=n, height=height, width=width,
                 size=self._set.size, patches=self._patches,
             )  # fmt: skip
             tensors = part.tensors()

@@ -1,4 +1,4 @@
-"""The replay loader: the stored views of a set, in the replay order."""
+"""The replay loader: the stored views of a distilled set with their soft labels, in the replay order."""
 
 from __future__ import annotations
 
@@ -10,37 +10,66 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data._utils.collate import default_collate_fn_map
 
 from ddkit.core.device import pick_device
 from ddkit.errors import OptionError, SetError
 from ddkit.format.manifest import Manifest
-from ddkit.format.views import apply, network_input
 from ddkit.replay.order import check_batch, epoch_order, rank_slice
 from ddkit.replay.stores.dataset import load_dataset_rows
-from ddkit.replay.stores.memory import Resident, load_set
+from ddkit.replay.stores.memory import MemoryStore, load_set
 from ddkit.sets.opening import open_manifest, open_set
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-
 AHEAD = {"cpu": 0, "cuda": 2**22}  # pixels of views that are made at once, beyond one batch
+MOST_WORKERS = 256  # of a DataLoader around a loader
 
 
-class ReplayLoader:
+class ReplayBatch(tuple[Tensor, ...]):
+    """(images, logits, labels) of one step."""
+
+
+class ReplayDict(dict[str, Tensor]):
+    """One step by name."""
+
+
+def _refuse_collation(batch: list[Any], *, collate_fn_map: Any = None) -> Any:
+    raise OptionError(
+        "a ReplayLoader yields whole batches; use it by itself, or as DataLoader(loader, batch_size=None, num_workers=k)"
+    )
+
+
+default_collate_fn_map.update({ReplayBatch: _refuse_collation, ReplayDict: _refuse_collation})
+
+
+class ReplayLoader(IterableDataset[Any]):
     """Yields a student's batches: the stored views of a distilled set, pixel for pixel, with their soft labels.
 
-    source: a directory, `ORG/NAME` on the Hub (revision: a branch, tag or commit there; only the shards of `ipc` are
-    fetched), or a `datasets.Dataset` of a set. batch_size: rows of a global batch, over all ranks.
-    device: where images live and batches appear. ipc: only this prefix. seed: of the order. temperature: where
-    the codec needs one (default: the set's). manifest: of a Dataset, a directory or Hub id. rank, world_size: default
-    from torchrun's environment.
-    batch: "tuple" yields (images float32 [B,3,S,S] normalised, logits float32 [B,C], labels int64 [B]); "dict" yields
-    {"pixel_values", "logits" as "soft_labels", "labels", "rows"} for transformers' Trainer.
+    Each `iter(loader)` starts the next epoch by itself; epoch e replays view e mod V of every row. The loader shares
+    the rows of a batch out among ranks and needs no worker processes; `DataLoader(loader, batch_size=None,
+    num_workers=k)` makes the batches in other processes, in the same order. Every byte is compared with the manifest
+    before the first batch.
 
-    Each `iter(loader)` starts the next epoch by itself; epoch e replays view e mod V of every row. It shards itself by
-    rank and uses no worker processes: do not wrap it in a DataLoader. Every byte is compared with the manifest before
-    the first batch. Raises SetError, IntegrityError, FormatVersion, OptionError, HubAccess, HubError.
+    Args:
+        source: A directory, "ORG/NAME" on the Hub, or a `datasets.Dataset` of a set.
+        batch_size: Rows of a batch, over all ranks.
+        device: Where images live and batches appear. Default: a GPU where there is one.
+        ipc: Replay a prefix of the set; of a set on the Hub only its shards are fetched.
+        seed: Of the order of rows.
+        temperature: Where the codec needs one. Default: the set's.
+        manifest: Of a Dataset: the directory or Hub id of its set.
+        revision: A branch, tag or commit on the Hub.
+        rank: Of this process. Default: from torchrun's environment.
+        world_size: Processes that train together. Default: from torchrun's environment.
+        batch: "tuple" yields (images float32 [B,3,S,S] normalised, teacher logits float32 [B,C], labels int64 [B]);
+            "dict" yields {"pixel_values", "teacher_logits", "labels", "rows"} for transformers' Trainer.
+        drop_last: Leave out a last batch with fewer rows, which BatchNorm cannot train on where it has one.
+
+    Raises:
+        SetError, IntegrityError, FormatVersion, OptionError, HubAccess, HubError.
     """
 
     def __init__(
@@ -48,7 +77,7 @@ class ReplayLoader:
         source: str | Path | Dataset | Manifest,
         *,
         batch_size: int,
-        device: str | torch.device = "cpu",
+        device: str | torch.device = "auto",
         ipc: int | None = None,
         seed: int = 0,
         temperature: float | None = None,
@@ -57,54 +86,58 @@ class ReplayLoader:
         rank: int | None = None,
         world_size: int | None = None,
         batch: Literal["tuple", "dict"] = "tuple",
+        drop_last: bool = False,
     ) -> None:
         if batch not in ("tuple", "dict"):
             raise OptionError(f"batch is {batch!r}; valid: tuple, dict")
-        self._manifest, self._set = _open(source, manifest, ipc, revision)
-        self.world_size = int(os.environ.get("WORLD_SIZE", 1)) if world_size is None else world_size
-        if rank is None and self.world_size > 1 and "RANK" not in os.environ:
+        self._manifest, store = _open(source, manifest, ipc, revision)
+        self.rank, self.world_size = _place(rank, world_size)
+        check_batch(len(store), batch_size, self.world_size)
+        if drop_last and batch_size > len(store):
             raise OptionError(
-                f"{self.world_size} processes, and RANK is not set; give rank=, as in rank=trainer.global_rank"
+                f"batch_size is {batch_size}, above the {len(store)} rows; with drop_last nothing is left"
             )
-        self.rank = int(os.environ.get("RANK", 0)) if rank is None else rank
-        if not 0 <= self.rank < self.world_size:
-            raise OptionError(f"rank {self.rank} is not one of {self.world_size}; ranks count from 0")
-        check_batch(len(self._set), batch_size, self.world_size)
-        self.batch_size, self.seed = batch_size, seed
+        self.batch_size, self.seed, self.drop_last = batch_size, seed, drop_last
         self.device = device if isinstance(device, torch.device) else pick_device(device)
         recorded = self._manifest.labels.temperature if self._manifest else None
         self.temperature = temperature or recorded or 20.0
         self._as_dict = batch == "dict"
-        self._images = self._set.images.to(self.device)
+        self._store = store.to(self.device)
         self._next = self._at = (0, 0)  # (epoch, step) of the next iter(), and of the next batch to come
         self._running: object = None
+        self._begun = torch.zeros(MOST_WORKERS, dtype=torch.int64).share_memory_()  # epochs that each worker began
 
     # -------------------------------------------------------------- what the set says
 
     @property
     def classes(self) -> list[str]:
-        return [c.name for c in self._set.classes]
+        """Names of the classes, in label order."""
+        return [c.name for c in self._store.classes]
 
     @property
     def class_ids(self) -> list[str | None]:
-        return [c.id for c in self._set.classes]
+        """WordNet ids of the classes, where they have one."""
+        return [c.id for c in self._store.classes]
 
     @property
     def num_classes(self) -> int:
-        return len(self._set.classes)
+        """How many classes there are."""
+        return len(self._store.classes)
 
     @property
     def image_size(self) -> int:
         """Side of the images a student sees, pixels."""
-        return self._set.size
+        return self._store.size
 
     @property
     def mean(self) -> tuple[float, ...]:
-        return self._set.mean
+        """Mean per channel by which images are normalised, for pixels in [0, 1]."""
+        return self._store.mean
 
     @property
     def std(self) -> tuple[float, ...]:
-        return self._set.std
+        """Standard deviation per channel by which images are normalised."""
+        return self._store.std
 
     @property
     def protocol(self) -> str | None:
@@ -113,49 +146,71 @@ class ReplayLoader:
 
     @property
     def manifest(self) -> Manifest | None:
+        """The manifest of the set; None for a Dataset without one."""
         return self._manifest
 
     @property
     def views(self) -> int:
         """Views stored of each image."""
-        assert self._set.views is not None
-        return self._set.views.count
+        return self._store.views
 
     @property
     def rows(self) -> int:
         """Images in the set."""
-        return len(self._set)
+        return len(self._store)
 
     def stored(self, row: int) -> tuple[np.ndarray, np.ndarray, int]:
         """The stored image uint8 [3,H,W] of one row (by position), its boxes [V,4] and its class."""
-        assert self._set.views is not None
-        return self._set.images[row].numpy(), self._set.views.box[row], int(self._set.labels[row])
+        image, boxes = self._store.stored(row)
+        return image, boxes, int(self._store.labels[row])
 
-    def view(self, row: int, number: int) -> tuple[np.ndarray, np.ndarray]:
+    def view(self, row: int, index: int) -> tuple[np.ndarray, np.ndarray]:
         """One view of one row: pixels uint8 [3,S,S] (CutMix included) and the teacher's logits float32 [C]."""
-        assert self._set.views is not None
-        rows, numbers = np.array([row]), np.array([number])
-        pixels = apply(self._images, self._set.views, rows, numbers, self._set.size)
-        return pixels[0].cpu().numpy(), self._set.logits(rows, numbers)[0].numpy()
+        rows, view_indices = np.array([row]), np.array([index])
+        found = self._store.batch(rows, view_indices)
+        return found.pixels.pixels[0].cpu().numpy(), self._store.codec.decode(found.labels)[0]
+
+    def partner(self, row: int, index: int) -> int | None:
+        """The class of the row that is mixed into a view, None where nothing is mixed in."""
+        views = self._store.all_views
+        if views is None or views.partner is None:
+            return None
+        position = int(views.partners(np.array([row]), np.array([index]))[0])
+        return None if position < 0 else int(self._store.labels[position])
 
     def __len__(self) -> int:
         """Steps of an epoch, the same for every rank."""
-        return -(-len(self._set) // self.batch_size)
+        whole, rest = divmod(len(self._store), self.batch_size)
+        return whole + (rest > 0 and not self.drop_last)
 
     # -------------------------------------------------------------- epochs
 
     def __iter__(self) -> Iterator[Any]:
         # the epoch is taken with the first batch: frameworks make an iterator just to see whether they can
+        if (worker := get_worker_info()) is not None:
+            yield from self._share_of_worker(worker.id, worker.num_workers)
+            return
         (epoch, first), running = self._next, object()
         self._next, self._at, self._running = (epoch + 1, 0), (epoch, first), running
-        for step, batch in enumerate(self._batches(epoch, first), first):
+        for step, batch in enumerate(self._batches(epoch, range(first, len(self))), first):
             if self._running is running:  # an older iterator no longer says where the loader stands
                 self._at = (epoch, step + 1) if step + 1 < len(self) else (epoch + 1, 0)
             yield batch
 
+    def _share_of_worker(self, worker: int, workers: int) -> Iterator[Any]:
+        """Every `workers`-th batch of the epoch, for a DataLoader. Its processes may be new ones each epoch, so how many
+        each has begun is kept in memory that all share."""
+        if self.device.type != "cpu":
+            raise OptionError("in the worker processes of a DataLoader a ReplayLoader needs device='cpu'")
+        begun = int(self._begun[worker])
+        self._begun[worker] += 1
+        epoch, first = self._next[0] + begun, self._next[1] if begun == 0 else 0
+        yield from self._batches(epoch, range(first + worker, len(self), workers))
+
     def set_epoch(self, epoch: int) -> None:
         """Make the next `iter` start this epoch. Never needed: epochs advance by themselves."""
         self._next = self._at = (int(epoch), 0)
+        self._begun.zero_()
 
     def state_dict(self) -> dict[str, int]:
         """Where the loader stands, also in mid-epoch: the next batch to come."""
@@ -169,26 +224,27 @@ class ReplayLoader:
                     f"the state is of {key} {state[key]}, this loader has {getattr(self, key)}; make it alike"
                 )
         self._next = self._at = (state["epoch"], state["step"])
+        self._begun.zero_()
 
     def peek(self) -> Any:
         """The first batch of the next epoch, without starting it."""
-        return next(self._batches(*self._next))
+        epoch, step = self._next
+        return next(self._batches(epoch, range(step, len(self))))
 
-    def _batches(self, epoch: int, first: int) -> Iterator[Any]:
-        """The batches of an epoch from step `first` on. A GPU makes the views of many batches at once: its time goes
-        into launching, not into pixels."""
-        order = epoch_order(self._set.shards, self.seed, epoch)
-        ahead = max(1, AHEAD.get(self.device.type, 0) // (self.batch_size * self._set.size**2))
-        for start in range(first, len(self), ahead):
-            steps = range(start, min(start + ahead, len(self)))
-            parts = [self._rows(order, step) for step in steps]
+    def _batches(self, epoch: int, steps: range) -> Iterator[Any]:
+        """The batches of some steps of an epoch. A GPU makes the views of many batches at once: its time goes into
+        launching, not into pixels."""
+        order = epoch_order(self._store.shards, self.seed, epoch)
+        ahead = max(1, AHEAD.get(self.device.type, 0) // (self.batch_size * self._store.size**2))
+        for start in range(0, len(steps), ahead):
+            parts = [self._rows(order, step) for step in steps[start : start + ahead]]
             made = self._made(np.concatenate(parts), epoch)
-            for batch in zip(*(tensor.split([len(part) for part in parts]) for tensor in made)):
-                inputs, logits, labels, rows = batch
+            sizes = [len(part) for part in parts]
+            for inputs, logits, labels, rows in zip(*(torch.split(tensor, sizes) for tensor in made)):
                 if self._as_dict:
-                    yield {"pixel_values": inputs, "soft_labels": logits, "labels": labels, "rows": rows}
+                    yield ReplayDict(pixel_values=inputs, teacher_logits=logits, labels=labels, rows=rows)
                 else:
-                    yield inputs, logits, labels
+                    yield ReplayBatch((inputs, logits, labels))
 
     def _rows(self, order: np.ndarray, step: int) -> np.ndarray:
         """This rank's rows of a step."""
@@ -197,25 +253,33 @@ class ReplayLoader:
 
     def _made(self, rows: np.ndarray, epoch: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Inputs, logits and labels on the device, and row numbers."""
-        views = self._set.views
-        assert views is not None
-        numbers = np.full(len(rows), epoch % views.count)
-        inputs = network_input(
-            self._images, views, rows, numbers, size=self._set.size, mean=self._set.mean, std=self._set.std
-        )
-        logits = self._set.logits(rows, numbers).to(self.device)
-        labels = torch.from_numpy(self._set.labels[rows]).to(self.device)
-        return inputs, logits, labels, torch.from_numpy(self._set.rows[rows])
+        found = self._store.batch(rows, np.full(len(rows), epoch % self.views))
+        inputs = found.pixels.network_input(self.mean, self.std)
+        logits = torch.from_numpy(self._store.codec.decode(found.labels)).to(self.device)
+        return inputs, logits, torch.from_numpy(found.classes).to(self.device), torch.from_numpy(found.rows)
+
+
+def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    """(rank, world_size), by default from torchrun's environment. Raises OptionError."""
+    size = int(os.environ.get("WORLD_SIZE", 1)) if world_size is None else world_size
+    if rank is None and size > 1 and "RANK" not in os.environ:
+        raise OptionError(f"{size} processes, and RANK is not set; give rank=, as in rank=trainer.global_rank")
+    mine = int(os.environ.get("RANK", 0)) if rank is None else rank
+    if not 0 <= mine < size:
+        raise OptionError(f"rank {mine} is not one of {size}; ranks count from 0")
+    return mine, size
 
 
 def _open(
     source: str | Path | Dataset | Manifest, manifest: str | Path | None, ipc: int | None, revision: str | None
-) -> tuple[Manifest | None, Resident]:
+) -> tuple[Manifest | None, MemoryStore]:
     if isinstance(source, Manifest):
         return source, load_set(source, ipc)
     if isinstance(source, str | Path):
         found = open_set(source, ipc, revision=revision)
         return found, load_set(found, ipc)
+    if isinstance(source, Mapping):
+        raise SetError(f'source holds the splits {", ".join(map(str, source))}; pass one of them, as in ["train"]')
     if not hasattr(source, "column_names"):
         raise SetError(f"source is a {type(source).__name__}; give a directory or a datasets.Dataset")
     known = open_manifest(manifest) if manifest is not None else None

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ddkit.errors import OptionError
 from ddkit.format.manifest import Manifest
-from ddkit.format.views import normalise
+from ddkit.format.view_pixels import normalise
 from ddkit.replay.loader import ReplayLoader
 from ddkit.sources.decoding import centre_square
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ddkit.errors import TeacherError
-from ddkit.format.views import normalise
+from ddkit.format.view_pixels import normalise
 from ddkit.networks.checkpoints import load_checkpoint
 from ddkit.networks.registry import forward
 from ddkit.specs import TeacherSpec

@@ -16,7 +16,8 @@ from ddkit.core.files import locked
 from ddkit.core.seeds import permutation, rng
 from ddkit.core.serialization import fingerprint, from_plain, load_toml, to_plain
 from ddkit.errors import OptionError, SourceError
-from ddkit.format.views import apply, draw, normalise
+from ddkit.format.view_pixels import apply, normalise
+from ddkit.format.views import draw
 from ddkit.networks.checkpoints import save_checkpoint, tensor_hash
 from ddkit.networks.pretrained import Pretrained, load_pretrained
 from ddkit.networks.registry import IMAGENET_MEAN, IMAGENET_STD, build_network, check_network
@@ -188,10 +189,10 @@ def _augment(pixels: Tensor, kind: str, size: int, seed: int, epoch: int, step: 
     """Training augmentation of uint8 [B,3,H,W] -> uint8 [B,3,size,size]."""
     n = len(pixels)
     if kind == "rrc-flip":
-        law = ViewSpec(scale=(0.25, 1.0), mix="none", count=1)
+        policy = ViewSpec(scale=(0.25, 1.0), mix="none", count=1)
         side = pixels.shape[-1]
         key = int(rng(seed, "teacher-augment", epoch, step).integers(2**62))
-        views = draw(law, seed=key, first=0, rows=n, height=side, width=side, size=size)
+        views = draw(policy, seed=key, first=0, rows=n, height=side, width=side, size=size)
         return apply(pixels, views, np.arange(n), np.zeros(n, int), size)
     if kind == "none":
         return pixels

@@ -23,7 +23,7 @@ from PIL import Image
 from safetensors.numpy import load, save
 
 from ddkit.core.serialization import canonical
-from ddkit.format.manifest import content_hash, self_hash
+from ddkit.format.manifest import self_hash
 
 # What only `verify` looks at. Training reads each tar as a whole, by its own hash, and images as Pillow decodes them,
 # which is what the format says and what the teacher saw; a softmax ignores what a view's logits are off by.
@@ -40,6 +40,18 @@ def case(function: Callable[[Path], None]) -> Callable[[Path], None]:
 
 
 # ------------------------------------------------------------------ the parts of a set, opened and closed again
+
+
+def content_hash(data: dict[str, Any]) -> str:
+    """The `content` that the JSON of a manifest has to state: of the files that it lists (docs/format.md)."""
+    files = {}
+    for shard in data["shards"]:
+        files[shard["path"]] = shard["sha256"]
+        files[shard["path"].replace(".tar", ".rows")] = shard["rows_sha256"]
+        if shard["images"]:
+            files[shard["images"]["path"]] = shard["images"]["sha256"]
+    lines = "".join(sorted(f"{path} {sha256}\n" for path, sha256 in files.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def manifest(root: Path, edit: Callable[[dict[str, Any]], Any], raw: Callable[[str], str] = lambda text: text) -> None:
@@ -63,8 +75,8 @@ def metadata_of(blob: bytes) -> dict[str, Any]:
     return json.loads(json.loads(blob[8 : 8 + struct.unpack("<Q", blob[:8])[0]])["__metadata__"]["ddkit"])
 
 
-def samples_of(root: Path, shard: ShardEntry) -> list[Sample]:
-    with tarfile.open(root / shard.path) as tar:
+def samples_of(root: Path, shard: dict[str, Any]) -> list[Sample]:
+    with tarfile.open(root / shard["path"]) as tar:
         members = [(info.name, tar.extractfile(info).read()) for info in tar]  # type: ignore[union-attr]
     return [
         {"key": members[i][0][:8], "label": members[i][1].decode(), "image": members[i + 1][1],
@@ -91,7 +103,7 @@ def header(name: str, size: int, **fields: Any) -> bytes:
 Member = tuple[bytes, bytes]  # header block(s), data
 
 
-def write(root: Path, shard: ShardEntry, samples: list[Sample], tar: Callable[[list[Member]], bytes] | None = None,
+def write(root: Path, shard: dict[str, Any], samples: list[Sample], tar: Callable[[list[Member]], bytes] | None = None,
           rows: Callable[[list[list[Any]]], Any] | None = None) -> None:  # fmt: skip
     """Pack samples; tar: makes the bytes of the archive of its members; rows: edits the fields of the row records."""
     members: list[Member] = []
@@ -108,8 +120,8 @@ def write(root: Path, shard: ShardEntry, samples: list[Sample], tar: Callable[[l
         rows(lines)
     records = "".join("\t".join(map(str, line)) + "\n" for line in lines).encode()
     archive = (tar or packed)(members)
-    (root / shard.path).write_bytes(archive)
-    (root / shard.path.replace(".tar", ".rows")).write_bytes(records)
+    (root / shard["path"]).write_bytes(archive)
+    (root / shard["path"].replace(".tar", ".rows")).write_bytes(records)
     shard |= {"bytes": len(archive), "sha256": hashlib.sha256(archive).hexdigest(),
               "rows_sha256": hashlib.sha256(records).hexdigest()}  # fmt: skip
 

@@ -24,15 +24,15 @@ from ddkit.replay.dataset_rows import (
     row_label,
     row_pixels,
 )
-from ddkit.replay.stores.memory import Resident
+from ddkit.replay.stores.memory import MemoryStore
 from ddkit.specs import ClassName
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 
-def load_dataset_rows(dataset: Dataset, manifest: Manifest | None = None) -> Resident:
-    """A `datasets.Dataset` of a set that the user opened (columns renamed or not) -> Resident.
+def load_dataset_rows(dataset: Dataset, manifest: Manifest | None = None) -> MemoryStore:
+    """A `datasets.Dataset` of a set that the user opened (columns renamed or not) -> MemoryStore.
 
     Rows are matched by `__key__`; a partner row that is not among them is an error naming it. Raises SetError,
     IntegrityError for rows that no set can have.
@@ -61,12 +61,12 @@ def load_dataset_rows(dataset: Dataset, manifest: Manifest | None = None) -> Res
     class_names = getattr(dataset.features[label], "names", None)
     named = class_names or map(str, range(codec.decode(last.labels).shape[-1]))
     firsts = np.array([row.metadata.first for row in rows])
-    return Resident(
+    return MemoryStore(
         images=torch.from_numpy(np.stack([row.pixels for row in rows if row.pixels is not None])),
         labels=np.array(labels, np.int64),
         rows=np.array(keys, np.int64),
         shards=[int((firsts == first).sum()) for first in dict.fromkeys(firsts.tolist())],
-        views=_partners_by_key(Views.stack([row.views for row in rows]), keys, firsts),
+        all_views=_partners_by_key(Views.stack([row.views for row in rows]), keys, firsts),
         soft={name: np.stack([row.labels[name] for row in rows]) for name in codec.TENSORS},
         codec=codec,
         size=form.size,
@@ -84,7 +84,8 @@ def _partners_by_key(views: Views, keys: list[int], firsts: np.ndarray) -> Views
         position = {key: i for i, key in enumerate(keys)} | {-1: -1}
         if missing := sorted(set(np.unique(wanted).tolist()) - set(position)):
             raise SetError(
-                f"row {row_key(missing[0])} is mixed into rows of this dataset but is not in it; load whole prefixes"
+                f"row {row_key(missing[0])} is mixed into rows of this dataset but is not in it; do not filter or slice a "
+                "set, load a whole prefix of it (for example its config 'ipc5'), or give the directory or Hub id"
             )
         tensors["partner"] = np.vectorize(position.__getitem__, otypes=[np.int64])(wanted)
     return Views(**tensors)

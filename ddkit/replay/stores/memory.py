@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,45 +13,71 @@ from ddkit.errors import IntegrityError
 from ddkit.format.codecs import Codec, find_codec
 from ddkit.format.manifest import Manifest
 from ddkit.format.reading import read_set
+from ddkit.format.view_pixels import view_pixels
 from ddkit.format.views import UNMIXED, Views
+from ddkit.replay.stores.interface import RowBatch
 from ddkit.specs import ClassName
 
-if TYPE_CHECKING:
-    pass
 
+@dataclass(frozen=True)
+class MemoryStore:
+    """All rows of a set, or of a prefix of it.
 
-@dataclass
-class Resident:
-    """images: uint8 [n,3,H,W]; labels: int64 [n]; rows: int64 [n], row numbers; shards: rows of each shard.
-
-    views: of all rows, partners as positions in these arrays (-1 = none), None where only images are wanted;
-    soft: the codec's tensors [n,V,...].
+    images: uint8 [n,3,H,W]; labels: int64 [n], the classes; rows: int64 [n], row numbers; shards: rows of each shard;
+    all_views: of all rows, partners as positions in these arrays (-1 = none), None where only images are wanted; soft:
+    the codec's tensors [n,V,...]; size: output side of a view, pixels; mean, std: of the teacher, per channel.
     """
 
     images: Tensor
     labels: np.ndarray
     rows: np.ndarray
-    shards: list[int]
-    views: Views | None
+    shards: Sequence[int]
+    all_views: Views | None
     soft: dict[str, np.ndarray]
     codec: Codec
     size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    classes: list[ClassName]
+    classes: Sequence[ClassName]
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def logits(self, rows: np.ndarray, numbers: np.ndarray) -> Tensor:
+    @property
+    def views(self) -> int:
+        """Views stored of each image."""
+        return 0 if self.all_views is None else self.all_views.count
+
+    def to(self, device: torch.device) -> MemoryStore:
+        """The same store with its images on a device."""
+        return replace(self, images=self.images.to(device))
+
+    def batch(self, rows: np.ndarray, view_indices: np.ndarray) -> RowBatch:
+        """One view of each of some rows. rows: int [B], positions; view_indices: int [B]."""
+        assert self.all_views is not None
+        return RowBatch(
+            pixels=view_pixels(self.images, self.all_views, rows, view_indices, self.size),
+            labels={name: tensor[rows, view_indices] for name, tensor in self.soft.items()},
+            classes=self.labels[rows],
+            rows=self.rows[rows],
+        )
+
+    def stored(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """The stored image of a row, uint8 [3,H,W], and the crop boxes of its views, [V,4]."""
+        assert self.all_views is not None
+        return self.images[row].cpu().numpy(), self.all_views.box[row]
+
+    def logits(self, rows: np.ndarray, view_indices: np.ndarray) -> Tensor:
         """The teacher's logits on some views: float32 [B,C], centred."""
-        return torch.from_numpy(self.codec.decode({name: array[rows, numbers] for name, array in self.soft.items()}))
+        found = {name: tensor[rows, view_indices] for name, tensor in self.soft.items()}
+        return torch.from_numpy(self.codec.decode(found))
 
 
-def load_set(manifest: Manifest, ipc: int | None = None, *, with_labels: bool = True) -> Resident:
+def load_set(manifest: Manifest, ipc: int | None = None, *, with_labels: bool = True) -> MemoryStore:
     """Read the shards of a prefix, after every byte of each was compared with the manifest.
 
-    with_labels: False leaves views and soft labels unread. Raises IntegrityError naming shard, row and member.
+    ipc: of the prefix, None = all; with_labels: False leaves views and soft labels unread. Raises IntegrityError naming
+    shard, row and member.
     """
     codec = find_codec(manifest.labels.codec, stored=True)
     shards, n, side = manifest.shards_of(ipc), manifest.rows(ipc), manifest.image.size
@@ -75,11 +101,11 @@ def load_set(manifest: Manifest, ipc: int | None = None, *, with_labels: bool = 
             soft[name][at:end] = tensor
         views += [part.views] if part.views is not None else []
         at = end
-    return Resident(
+    seen = manifest.normalisation
+    return MemoryStore(
         images=torch.from_numpy(images), labels=labels, rows=rows, shards=[shard.rows for shard in shards],
-        views=_global_partners(Views.stack(views), firsts) if views else None, soft=soft, codec=codec,
-        size=manifest.views.size, mean=manifest.normalisation.mean, std=manifest.normalisation.std,
-        classes=list(manifest.classes),
+        all_views=_global_partners(Views.stack(views), firsts) if views else None, soft=soft, codec=codec,
+        size=manifest.views.size, mean=seen.mean, std=seen.std, classes=manifest.classes,
     )  # fmt: skip
 
 

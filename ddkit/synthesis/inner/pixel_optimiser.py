@@ -22,7 +22,7 @@ from ddkit.core.seeds import rng, torch_seed
 from ddkit.engine.cuda_graphs import Captured, Compiled, recordable, set_learning_rate
 from ddkit.engine.interleaving import Interleaved
 from ddkit.errors import Diverged, OptionError
-from ddkit.format.views import normalise
+from ddkit.format.view_pixels import normalise
 from ddkit.synthesis import objectives
 from ddkit.synthesis.crops import Crops, augment
 from ddkit.synthesis.moments import Measured
