@@ -11,17 +11,24 @@ from typing import Any
 __version__ = "0.5.0"
 
 _PUBLIC = {
+    "DdkitError": "ddkit.errors",
     "ReplayLoader": "ddkit.replay.loader",
+    "apply_view": "ddkit.replay.dataset_rows",
+    "card": "ddkit.publishing.looking",
     "decode_row": "ddkit.replay.dataset_rows",
     "distill": "ddkit.pipeline.distilling",
-    "eval_transform": "ddkit.replay.student",
+    "eval_transform": "ddkit.students.transforms",
     "evaluate": "ddkit.evaluation.tables",
     "export": "ddkit.sources.exporting",
     "import_images": "ddkit.pipeline.importing",
+    "inspect": "ddkit.publishing.looking",
+    "list": "ddkit.publishing.looking:list_",
+    "load_student": "ddkit.students.transforms",
+    "preview": "ddkit.publishing.looking",
     "pull": "ddkit.publishing.pulling",
     "push": "ddkit.publishing.pushing",
     "relabel": "ddkit.pipeline.relabelling",
-    "soft_label_loss": "ddkit.replay.student",
+    "soft_label_loss": "ddkit.students.losses",
     "teach": "ddkit.teachers.teaching",
     "train": "ddkit.evaluation.students",
     "verify": "ddkit.sets.opening",
@@ -32,7 +39,8 @@ __all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604
 
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
-        return getattr(importlib.import_module(_PUBLIC[name]), name)
+        module, _, attribute = _PUBLIC[name].partition(":")
+        return getattr(importlib.import_module(module), attribute or name)
     raise AttributeError(f"module 'ddkit' has no attribute {name!r}; it has {', '.join(__all__)}")
 
 

@@ -1,4 +1,4 @@
-"""Every way ddkit says no, as one tree. A message names the thing, the value and the next step, in one line.
+"""The exception hierarchy. A message names the thing, the value and the next step, in one line.
 
 DdkitError                    exit code
 ├── InputError                2   these inputs cannot work; the user can mend it
@@ -16,7 +16,7 @@ DdkitError                    exit code
 │   ├── TooCostly                 more than an hour or 20 GB without --yes
 │   └── FormatVersion             written by a newer ddkit
 ├── IntegrityError            4   bytes differ from the manifest
-└── WorldError                1   the world failed
+└── WorldError                1   the environment failed
     ├── DiskError                 no space, no permission
     ├── HubError                  the Hub or the way to it fails, also after several tries
     └── Diverged                  a loss became NaN or infinite
@@ -25,21 +25,44 @@ DdkitError                    exit code
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 from ddkit.text import one_printable_line
 
 
 class DdkitError(Exception):
-    """Base of all errors a user can meet. `str(error)` is the one line the command prints after `error: `: whatever
-    words of others are in it, it is one printable line of at most LONGEST characters."""
+    """Base of all errors a user can meet.
+
+    `str(error)` is one printable line of at most LONGEST characters, which names options as the Python API does;
+    `command_line` is the same line with options as the commands have them (`--ipc`), which is what they print.
+    """
 
     exit_code = 1
     LONGEST = 3900
 
     def __init__(self, message: str) -> None:
         line = one_printable_line(message)
-        super().__init__(line if len(line) <= self.LONGEST else f"{line[: self.LONGEST - 1]}…")
+        self.command_line = line if len(line) <= self.LONGEST else f"{line[: self.LONGEST - 1]}…"
+        super().__init__(python_wording(self.command_line))
+
+
+_OPTION = re.compile(r"(?<![\w`-])--([a-z]+(?:-[a-z]+)*)\b")
+_SWITCHES = ("yes", "overwrite", "skip_bad", "reencode", "rehash", "full", "private", "into_existing", "create_pr")
+_RENAMED = {"set": "settings"}
+
+
+def python_wording(text: str) -> str:
+    """A message with options as keywords: `--skip-bad` is `skip_bad=True`, `--ipc` is `ipc`. Commands between backticks
+    stay as they are typed."""
+
+    def keyword(found: re.Match[str]) -> str:
+        name = found[1].replace("-", "_")
+        return f"{name}=True" if name in _SWITCHES else _RENAMED.get(name, name)
+
+    parts = text.split("`")
+    parts[::2] = [_OPTION.sub(keyword, part) for part in parts[::2]]
+    return "`".join(parts)
 
 
 class InputError(DdkitError):

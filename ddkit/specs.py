@@ -132,7 +132,10 @@ class Protocol:
         stem, data = load_toml(name, "protocols", "protocol")
         if name != stem and cls.is_shipped(stem):
             raise OptionError(f"protocol file {name} has the name of a shipped protocol; rename it, as results name it")
-        return cls.from_table({"name": stem} | data, f"protocol {name}")
+        protocol = cls.from_table({"name": stem} | data, f"protocol {name}")
+        if name != stem and cls.is_shipped(protocol.name):
+            raise OptionError(f"protocol file {name} says that its name is {protocol.name}, a shipped one; rename it")
+        return protocol
 
     @classmethod
     def shipped(cls, name: str) -> Protocol:
@@ -156,6 +159,9 @@ class Protocol:
                         raise unknown(f"table in {where}:", part, keys)
                 protocol._train_from(override.get("train", {}), where)  # a wrong key shows now, not after an hour
                 for ipc, inner in override.get("ipc", {}).items():
+                    for part in inner if isinstance(inner, dict) else ():
+                        if part != "train":
+                            raise unknown(f"table in {where} {ipc}:", part, ["train"])
                     protocol._train_from(
                         inner.get("train", {}) if isinstance(inner, dict) else {"": inner}, f"{where} {ipc}"
                     )

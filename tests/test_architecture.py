@@ -1,11 +1,15 @@
 """The house: imports go one way, files stay small, methods do not know each other."""
 
 import ast
+import re
+import sys
+import tomllib
 from pathlib import Path
 
 import ddkit
 
 ROOT = Path(ddkit.__file__).parent
+PYPROJECT = (ROOT.parent / "pyproject.toml").read_text()
 
 # The printed order (README): a room imports only rooms above it, inside a room a file only files above it.
 ROOMS = {
@@ -37,7 +41,17 @@ ROOMS = {
     ],
     "distillers": [],
     "publishing": [
-        *("pictures", "diagnostics", "escaping", "user_content", "licences", "rendering", "pushing", "pulling"),
+        *(
+            "pictures",
+            "diagnostics",
+            "escaping",
+            "user_content",
+            "licences",
+            "rendering",
+            "looking",
+            "pushing",
+            "pulling",
+        ),
         "model_repositories",
     ],
     "pipeline": [
@@ -168,3 +182,31 @@ def test_no_pickle_no_extraction_no_bare_except():
                 assert name not in ("torch.load", "pickle.load", "pickle.loads", "np.load"), f"{path}: {name}"
             if isinstance(node, ast.Import | ast.ImportFrom):
                 assert "pickle" not in ast.unparse(node), path
+
+
+PRIVATE = {"huggingface_hub.utils._http"}  # the client's own hooks (offline mode, debug log) are not exported
+
+
+def test_private_names_of_the_hubs_libraries_are_those_that_have_no_public_one():
+    found = set()
+    for path in ROOT.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in (
+                "huggingface_hub",
+                "datasets",
+            ):
+                found |= {name for a in node.names if "._" in (name := f"{node.module}.{a.name}")}
+            if isinstance(node, ast.Attribute):
+                assert node.attr not in ("_indices", "_data", "_info"), f"{path}: {ast.unparse(node)}"
+    assert found == PRIVATE
+
+
+def test_every_direct_import_is_declared():
+    declared = {re.split(r"[>=\[]", line)[0] for line in tomllib.loads(PYPROJECT)["project"]["dependencies"]}
+    names = {"pillow": "PIL", "scikit-learn": "sklearn", "pyyaml": "yaml"}
+    known = {names.get(name, name) for name in declared} | set(sys.stdlib_module_names) | {"ddkit"}
+    for path in ROOT.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            modules = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            modules += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            assert {module.split(".")[0] for module in modules} <= known, f"{path}: {modules}"

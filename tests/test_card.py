@@ -4,7 +4,9 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,9 +15,10 @@ import yaml
 from jinja2 import UndefinedError
 
 from ddkit import ReplayLoader, decode_row
-from ddkit.engine.units import UnitFile, unit_path
-from ddkit.format.manifest import Manifest
+from ddkit.core.serialization import read_dataclass
+from ddkit.engine.units import UnitStore
 from ddkit.format.manifest_file import read_manifest, write_manifest
+from ddkit.format.results import ResultEntry
 from ddkit.publishing.rendering import front_matter, publish_files, render_card
 
 LOAD = """
@@ -52,7 +55,7 @@ def test_a_missing_sample_is_noticed_by_load_dataset(rded_set, tmp_path):
     import datasets
 
     root = shutil.copytree(rded_set.root, tmp_path / "copy")
-    first = root / rded_set.shards[0]["path"]
+    first = root / rded_set.shards[0].path
     blank = bytes(1024)
     first.write_bytes(first.read_bytes()[: 5 * 512] + blank)
     with pytest.raises(datasets.exceptions.NonMatchingSplitsSizesError):
@@ -81,7 +84,7 @@ def replayed_like_the_card(manifest, monkeypatch, views):
         batch = next(iter(loader))
         for i in rng.integers(0, manifest.rows(), 40):
             pixels, logits = names["replay"](int(batch["rows"][i]), epoch)
-            assert torch.equal(pixels, batch["pixel_values"][i]) and torch.equal(logits, batch["soft_labels"][i])
+            assert torch.equal(pixels, batch["pixel_values"][i]) and torch.equal(logits, batch["teacher_logits"][i])
             compared += 1
 
 
@@ -179,13 +182,12 @@ def test_the_front_matter_is_complete(rded_set):
 
 def test_every_number_comes_from_the_manifest(rded_set):
     text = render_card(rded_set)
-    data = rded_set.data
-    for fact in (data["source"]["fingerprint"], data["teachers"][0]["hash"], data["content"], "Not evaluated"):
+    for fact in (rded_set.source.fingerprint, rded_set.teacher.hash, rded_set.content, "Not evaluated"):
         assert fact in text
     assert "made of crops of real images" in text and "load_dataset(" in text
-    broken = {**data, "source": {"id": "x"}}
+    broken = rded_set.changed(source=SimpleNamespace(id="x"))
     with pytest.raises(UndefinedError):
-        render_card(Manifest(rded_set.root, broken))
+        render_card(broken)
 
 
 RESULT = {
@@ -196,9 +198,13 @@ RESULT = {
 }  # fmt: skip
 
 
+def results(*values):
+    return tuple(read_dataclass(ResultEntry, value) for value in values)
+
+
 def test_results_are_shown_with_their_conditions(random_set, tmp_path):
     root = Path(shutil.copytree(random_set.root, tmp_path / "copy"))
-    manifest = write_manifest(root, dict(random_set.data) | {"results": [RESULT]})
+    manifest = write_manifest(root, random_set.changed(results=results(RESULT)))
     publish_files(manifest)
     text = (root / "README.md").read_text()
     assert "51.00 ± 1.41" in text and "+3.50 [-1.00, +8.00]" in text and "1 × 2" in text
@@ -223,7 +229,8 @@ def test_pictures_are_drawn(rded_set, tmp_path):
 def test_the_rows_remember_where_they_come_from(rded_set):
     loader = ReplayLoader(rded_set.root, batch_size=1)
     assert loader.rows == 30
-    origins = UnitFile(unit_path(f"{rded_set.root}.work", "images-003-00000"), None).read()[1]["origins"]
+    made = UnitStore(f"{rded_set.root}.work").unit("images-003-00000", "-")
+    origins = replace(made, key=None).read()[1]["origins"]  # whatever its key
     assert origins[0]["kind"] == "patches" and len(origins[0]["rows"]) == 4
     assert read_manifest(rded_set.root).real_pixels == "crops"
 
@@ -235,7 +242,7 @@ def test_results_of_a_part_are_said_to_be_of_a_part(rded_set, tmp_path):
         "seeds": [0], "n_sets": 1, "n_students": 1, "values": [[50.0]], "mean": 50.0, "std": 0.0, "difference": None,
         "total_bytes": 1000, "seconds": 3.0, "command": "ddkit evaluate x --ipc 1", "hardware": "a machine",
     }  # fmt: skip
-    text = render_card(write_manifest(root, dict(rded_set.data) | {"results": [result]}))
+    text = render_card(write_manifest(root, rded_set.changed(results=results(result))))
     assert "the first 1 images per class, 10 images" in text and "these 10" not in text
     assert "| images per class |" in text.split("## Results")[1]
 
@@ -270,8 +277,8 @@ def test_every_number_in_words_and_tables_is_the_manifests(rded_set, tmp_path):
     values = {"values": [[51.3, 52.9]], "mean": 52.1, "std": 1.13}
     row = RESULT | {"ipc": 3, "protocol": "rded", "difference": difference} | values
     random = row | {"of": "random", "mean": 48.53, "std": 2.29, "difference": None}
-    manifest = write_manifest(root, dict(rded_set.data) | {"results": [row, random]})
-    data, text = manifest.data, render_card(manifest)
+    manifest = write_manifest(root, rded_set.changed(results=results(row, random)))
+    data, text = manifest.to_json(), render_card(manifest)
     known = set(leaves(data)) | {
         len(data["classes"]),
         65535,
@@ -280,7 +287,7 @@ def test_every_number_in_words_and_tables_is_the_manifests(rded_set, tmp_path):
         *range(10),
     }  # fixed: unmixed, bits, interval, names
     known |= {r["ipc"] * len(data["classes"]) for r in data["results"]} | {manifest.rows(p) for p in manifest.prefixes}
-    sizes = [sum(s.bytes for s in manifest.shards(p)) for p in manifest.prefixes]
+    sizes = [sum(s.bytes for s in manifest.shards_of(p)) for p in manifest.prefixes]
     known |= {size / unit for size in sizes for unit in (1, 1e3, 1e6, 1e9)} | {n / m for n in (2,) for m in (1, 2)}
     body = re.sub(
         r"<!--.*?-->|<details>.*?</details>|```.*?```|`[^`]*`|\]\([^)]*\)|arXiv \S+|\n#[^\n]*",

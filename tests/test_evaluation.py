@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,11 +24,9 @@ def test_statistics():
     ours, theirs = [[3.0, 5.0, 4.0]], [[1.0, 2.0, 3.0]]
     found = paired_difference(ours, theirs)
     low, high = stats.t.interval(0.95, 2, loc=2.0, scale=stats.sem([2, 3, 1]))
-    assert (
-        found["mean"] == 2 and found["low"] == round(low, 2) and found["high"] == round(high, 2) and found["pairs"] == 3
-    )
+    assert found.mean == 2 and found.low == round(low, 2) and found.high == round(high, 2) and found.pairs == 3
     assert paired_difference([[1.0]], [[2.0]]) is None
-    assert paired_difference([[1.0, 2.0]] * 3, [[0.0, 1.0]] * 3)["pairs"] == 3
+    assert paired_difference([[1.0, 2.0]] * 3, [[0.0, 1.0]] * 3).pairs == 3
 
 
 def test_soft_label_loss_is_kl_without_t_squared():
@@ -42,10 +41,11 @@ def test_train_from_the_directory_alone(random_set, tmp_path, monkeypatch):
     job, result = train(random_set.root, epochs=2)
     assert result.accuracy is None and result.epochs == 2 and job.arch == "convnet3"
     assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "random-digits-ipc2-convnet3.jsonl", "random-digits-ipc2-convnet3.safetensors",
+        "random-digits-ipc2-convnet3.jsonl", "random-digits-ipc2-convnet3.png",
+        "random-digits-ipc2-convnet3.safetensors",
     ]  # fmt: skip
     network, spec = load_checkpoint(job.checkpoint)
-    assert spec.mean == random_set.mean and spec.classes == tuple(random_set.class_names)
+    assert spec.mean == random_set.normalisation.mean and spec.classes == tuple(random_set.class_names)
     assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
     assert [json.loads(line)["epoch"] for line in job.log.read_text().splitlines()] == [1, 2]
 
@@ -99,11 +99,11 @@ def test_evaluate_writes_a_table_into_manifest_and_card(measured):
     ours, random = report
     assert (ours.of, random.of) == ("this", "random") and ours.n_students == 2 and ours.n_sets == 1
     assert ours.protocol == "rded+epochs=1" and ours.labels == "stored" and ours.val == "digits:test"
-    assert ours.difference["pairs"] == 2 and random.difference is None
+    assert ours.difference.pairs == 2 and random.difference is None
     values = [v for seeds in ours.values for v in seeds]
     assert ours.mean == round(mean_std(values)[0], 2) and ours.seconds > 0 and ours.hardware
     results = read_manifest(root).results
-    assert len(results) == 2 and results[0]["values"] == [list(ours.values[0])]
+    assert len(results) == 2 and results[0].values == (ours.values[0],)
     assert f"{ours.mean:.2f} ± {ours.std:.2f}" in (root / "README.md").read_text()
 
 
@@ -114,7 +114,7 @@ def test_measuring_again_reads_back_and_replaces(measured):
     assert [r.values for r in again] == [r.values for r in report]
     assert {p: p.stat().st_mtime_ns for p in students} == students
     results = read_manifest(root).results
-    assert len(results) == 2 and {r["command"] for r in results} == {"again"}
+    assert len(results) == 2 and {r.command for r in results} == {"again"}
 
 
 def test_the_baseline_differs_in_its_images_alone(measured):
@@ -122,7 +122,7 @@ def test_the_baseline_differs_in_its_images_alone(measured):
     ours, random = read_manifest(root), read_manifest(root.with_name("rded.work") / "baseline")
     assert random.method == "random" and random.prefixes == ours.prefixes
     assert random.teacher.hash == ours.teacher.hash
-    assert random.views.policy.count == ours.views.policy.count and random.seed == ours.seed
+    assert random.views.count == ours.views.count and random.seed == ours.seed
 
 
 def test_another_protocol_is_relabelled_where_a_teacher_is_given(measured, teacher):
@@ -153,11 +153,11 @@ def test_sets_that_differ_only_in_seed_are_one_row(random_set, teacher, tmp_path
 def test_a_set_made_before_a_setting_existed_is_of_the_same_row(rded_set, tmp_path):
     old = Path(shutil.copytree(rded_set.root, tmp_path / "old"))
     recipe = rded_set.recipe
-    config = {key: value for key, value in recipe["config"].items() if key != "stitch"}
-    assert len(config) < len(recipe["config"])
-    write_manifest(old, dict(rded_set.data) | {"recipe": recipe | {"config": config}})
+    config = {key: value for key, value in recipe.config.items() if key != "stitch"}
+    assert len(config) < len(recipe.config)
+    write_manifest(old, rded_set.changed(recipe=replace(recipe, config=config)))
     other = Path(shutil.copytree(rded_set.root, tmp_path / "other"))
-    write_manifest(other, dict(rded_set.data) | {"recipe": recipe | {"config": config | {"pool": 5}}})
+    write_manifest(other, rded_set.changed(recipe=replace(recipe, config=config | {"pool": 5})))
     sets = [read_manifest(root) for root in (rded_set.root, old, other)]
     assert [len(group) for group in _groups(sets)] == [2, 1]
 

@@ -13,7 +13,7 @@ from ddkit.networks.steps import make_optimiser
 from ddkit.pipeline import distill
 from ddkit.sources.images import open_source
 from ddkit.specs import TrainSpec
-from ddkit.teachers.resolving import find_teacher, is_trained
+from ddkit.teachers.resolving import TeacherChoice, resolve_teacher
 from ddkit.teachers.teaching import teach
 from ddkit.testing import untrained_teacher
 
@@ -71,9 +71,10 @@ def test_a_library_network_with_other_classes_is_fine_tuned_once(photographs, we
     monkeypatch.setenv("DDKIT_CACHE", str(tmp_path / "cache"))
     ref = f"timm:test_resnet@{weights}"
     source = open_source(str(photographs))
-    assert is_trained(ref, source.classes) and is_trained("train", source.classes)
+    choice = TeacherChoice(ref, None)
+    assert choice.needs_training(source.classes) and TeacherChoice("train", None).needs_training(source.classes)
     pretrained = load_pretrained(ref, None)
-    assert not is_trained(ref, pretrained.imagenet_classes())
+    assert not choice.needs_training(pretrained.imagenet_classes())
     options = dict(data=str(photographs), method="random", ipc=1, views=1, protocol="demo", size=32, workers=1)
     made = distill(tmp_path / "set", teacher=ref, **options)
     assert made.teacher.arch == "timm:test_resnet" and len(made.classes) == 3
@@ -82,6 +83,6 @@ def test_a_library_network_with_other_classes_is_fine_tuned_once(photographs, we
     distill(tmp_path / "again", teacher=ref, seed=1, **options)
     assert [path.stat().st_mtime_ns for path in cached] == stamps
     with pytest.raises(OptionError, match="needs a source"):
-        find_teacher("train", None, size=32, seed=0, device=torch.device("cpu"))
+        resolve_teacher("train", source.classes, "the source", size=32)
     with pytest.raises(TeacherError, match="no weights file nowhere"):
-        is_trained("timm:test_resnet@nowhere", source.classes)
+        TeacherChoice("timm:test_resnet@nowhere", None).needs_training(source.classes)

@@ -58,7 +58,7 @@ def test_layouts_of_earlier_methods_keep_their_bytes(tmp_path, teacher, layout, 
                 archive.writestr(f"upload/{name}", data)
             archive.writestr("upload/readme.txt", "hello")
     made = taken(tmp_path, source, teacher)
-    assert made.rows() == CLASSES * IPC and made.image_codec == "jpg" and directory_problems(made.root) == []
+    assert made.rows() == CLASSES * IPC and made.image.codec == "jpg" and directory_problems(made.root) == []
     assert made.class_names == [str(c) for c in range(CLASSES)]  # by the teacher's names where they were numbers
     again = open_source(str(made.root))
     for i, label in enumerate(again.labels):
@@ -113,7 +113,7 @@ def test_rotated_images_need_reencoding(tmp_path, teacher):
     with pytest.raises(SourceError, match="EXIF orientation"):
         taken(tmp_path, source, teacher)
     made = taken(tmp_path, source, teacher, reencode=True)
-    assert made.image_codec == "png"
+    assert made.image.codec == "png"
     upright = np.rot90(np.asarray(Image.open(io.BytesIO(files["0/image-0.jpg"])).convert("RGB")), -1)
     stored = open_source(str(made.root))
     assert any((stored.read(i).transpose(1, 2, 0) == upright).all() for i in range(len(stored)))

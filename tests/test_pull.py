@@ -7,6 +7,7 @@ from pathlib import Path
 import loopback
 import pytest
 import torch
+from hostile.sets import content_hash
 from huggingface_hub import constants
 
 from ddkit import ReplayLoader
@@ -49,7 +50,7 @@ def test_pull_gives_the_directory_back(hub, there, rded_set, tmp_path):
 def test_a_part_is_cut_honestly(hub, there, tmp_path):
     part = pull(there, tmp_path / "part", ipc=1)
     assert shards_fetched(hub) == {"train-ipc001-00000.tar"}
-    assert part.prefixes == [1] and part.ipc == 1 and part.rows() == 10
+    assert part.prefixes == (1,) and part.ipc == 1 and part.rows() == 10
     assert part.subset_of.repo == there and part.subset_of.ipc == 3
     text = (tmp_path / "part" / "README.md").read_text()
     assert "1 image per class" in text and "This is a part" in text and "ipc3" not in text
@@ -85,7 +86,7 @@ def test_a_broken_download_is_continued(hub, there, rded_set, tmp_path, seed):
 @pytest.mark.parametrize("way", ["pull", "train", "loader", "verify"])
 def test_one_flipped_bit_on_the_server_is_refused(hub, there, rded_set, tmp_path, monkeypatch, way):
     monkeypatch.chdir(tmp_path)
-    path = rded_set.shards[1]["path"]
+    path = rded_set.shards[1].path
     hub.flip_bit("dataset", there, path, 100_000)
     with pytest.raises(IntegrityError, match=rf"{path}.*row \d{{8}}"):
         if way == "pull":
@@ -116,7 +117,7 @@ def test_only_the_shards_of_the_prefix_are_fetched(hub, there):
 
 def test_a_damaged_cache_is_mended(hub, there):
     first = open_set(there)
-    shard = first.root / first.shards[0]["path"]
+    shard = first.root / first.shards[0].path
     shard.resolve().write_bytes(b"rubbish" + shard.read_bytes()[7:])
     assert ReplayLoader(there, batch_size=10).rows == 30
 
@@ -213,12 +214,14 @@ def test_a_manifest_that_cannot_be_true_is_refused_by_everyone(hub, there, tmp_p
 
 
 def test_a_shard_that_the_manifest_repeats_is_refused(hub, there, tmp_path):
-    from ddkit.format.manifest import seal
+    from ddkit.format.manifest import self_hash
 
     repo = hub.repos["dataset", there]
     data = json.loads(repo.read("ddkit.json"))
     data["shards"].append(data["shards"][-1])
-    repo.commit("main", "lie", {"ddkit.json": repo.store("ddkit.json", json.dumps(seal(data)).encode())})
+    data["content"] = content_hash(data)
+    data["self"] = self_hash(data)
+    repo.commit("main", "lie", {"ddkit.json": repo.store("ddkit.json", json.dumps(data).encode())})
     with pytest.raises(IntegrityError, match="rows, 20 are due"):
         ReplayLoader(there, batch_size=5)
 

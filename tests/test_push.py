@@ -8,9 +8,11 @@ import loopback
 import pytest
 from huggingface_hub import constants
 
+from ddkit.core.serialization import read_dataclass
 from ddkit.errors import HubAccess, HubError, IntegrityError, OptionError, Refused
-from ddkit.format.manifest import Manifest
-from ddkit.format.manifest_file import read_manifest, write_manifest
+from ddkit.format.manifest import Manifest, SubsetOf
+from ddkit.format.manifest_file import parse_manifest, read_manifest, write_manifest
+from ddkit.format.results import ResultEntry
 from ddkit.pipeline import distill
 from ddkit.publishing import pushing
 from ddkit.publishing.pushing import push
@@ -205,8 +207,8 @@ def test_no_network_quota_and_damage(hub, way, mine, monkeypatch):
 
 def test_a_part_does_not_replace_the_whole(hub, mine):
     manifest = read_manifest(mine)
-    part = {"repo": "lab/digits", "revision": "0" * 40, "content": "0" * 64, "ipc": 10}
-    write_manifest(mine, dict(manifest.data) | {"subset_of": part})
+    part = SubsetOf(repo="lab/digits", revision="0" * 40, content="0" * 64, ipc=10)
+    write_manifest(mine, manifest.changed(subset_of=part))
     with pytest.raises(Refused, match="is a part"):
         push(mine, "lab/digits", license="mit")
 
@@ -228,8 +230,7 @@ def whole_or_nothing(hub):
         tars = {path for path in files if path.endswith((".tar", ".rows"))}
         assert ("ddkit.json" in files) or not tars
         if "ddkit.json" in files:
-            data = json.loads(repo.read("ddkit.json"))
-            assert set(Manifest(Path(), data).files()) == tars
+            assert set(parse_manifest(repo.read("ddkit.json"), Path("ddkit.json")).files()) == tars
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -271,10 +272,10 @@ def test_what_was_measured_elsewhere_stays(hub, mine, tmp_path):
         "total_bytes": 1000, "seconds": 3.0, "command": "ddkit evaluate x", "hardware": "a machine",
     }  # fmt: skip
     other = shutil.copytree(mine, tmp_path / "other")
-    write_manifest(other, dict(read_manifest(other).data) | {"results": [result]})
+    write_manifest(other, read_manifest(other).changed(results=(read_dataclass(ResultEntry, result),)))
     push(other, "lab/digits", license="mit")
     push(mine, "lab/digits", license="mit")
-    assert read_manifest(mine).results == [result]
+    assert json.loads((mine / "ddkit.json").read_text())["results"] == [result]
     assert b"50.00" in hub.repos["dataset", "lab/digits"].read("README.md")
 
 

@@ -106,7 +106,7 @@ def test_without_the_signing_key_options_are_given_again(tmp_path, options, monk
     with pytest.raises(OptionError, match="give --teacher"):
         distill(tmp_path / "o", ipc=2)
     grown = distill(tmp_path / "o", ipc=2, teacher=options["teacher"])
-    assert grown.prefixes == [1, 2] and grown.fingerprint == made.fingerprint
+    assert grown.prefixes == (1, 2) and grown.fingerprint == made.fingerprint
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"x": 1}', "[" * 100_000, "null", '"ddkit"'])

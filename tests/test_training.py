@@ -16,11 +16,13 @@ from torch import nn
 from ddkit.engine.interleaving import interleave
 from ddkit.errors import ClassesError, Diverged, OptionError, TeacherError
 from ddkit.networks.checkpoints import load_checkpoint, save_checkpoint, tensor_hash
+from ddkit.networks.pretrained import load_pretrained
 from ddkit.networks.registry import build_network, forward, network_names
-from ddkit.networks.steps import learning_rate, make_optimiser
-from ddkit.networks.training import Fit, _draws, _resume, fit, fitting, seeded_network
+from ddkit.networks.steps import _draws_random_numbers, learning_rate, make_optimiser
+from ddkit.networks.training import Fit, fit, fitting, seeded_network
+from ddkit.networks.training_state import load_state
 from ddkit.specs import ClassName, EvalTransform, TeacherSpec, TrainSpec
-from ddkit.teachers.resolving import find_teacher, match_teacher
+from ddkit.teachers.resolving import resolve_teacher
 from ddkit.teachers.teacher import Teacher
 from ddkit.teachers.teaching import teach
 
@@ -73,18 +75,19 @@ def test_a_resumed_optimiser_is_laid_out_as_the_weights(tmp_path):
     fit(network(), job(tmp_path, epochs=1, **options))
     again = network().to(memory_format=torch.channels_last)
     optimiser = make_optimiser(TrainSpec(lr=0.01), again)
-    assert _resume(again, optimiser, job(tmp_path, epochs=2, **options))[0] == 1
+    resumed = job(tmp_path, epochs=2, **options)
+    assert len(load_state(resumed.state_file, again, optimiser, resumed.log)[0]) == 1
     assert any(not p.is_contiguous() for p in again.parameters())
     for parameter, held in optimiser.state.items():
         assert held["exp_avg"].stride() == held["exp_avg_sq"].stride() == parameter.stride()
 
 
 def test_which_networks_draw_random_numbers():
-    assert not _draws(network()) and not _draws(nn.Sequential(nn.Dropout(0.0)))
-    assert _draws(nn.Sequential(nn.Dropout(0.1)))
-    assert _draws(build_network("torchvision:efficientnet_b0", 3, 32)) and not _draws(
-        build_network("timm:resnet10t", 3, 32)
-    )
+    draws = _draws_random_numbers
+    assert not draws(network()) and not draws(nn.Sequential(nn.Dropout(0.0)))
+    assert draws(nn.Sequential(nn.Dropout(0.1)))
+    assert draws(build_network("torchvision:efficientnet_b0", 3, 32))
+    assert not draws(build_network("timm:resnet10t", 3, 32))
 
 
 @settings(max_examples=10, deadline=None)
@@ -227,15 +230,15 @@ def test_wrong_checkpoints(tmp_path):
 def test_a_teacher_in_another_class_order_is_put_right(tmp_path):
     path = tmp_path / "t.safetensors"
     save_checkpoint(path, network(), spec())
-    _, order = match_teacher(path, [ClassName(name=n) for n in "cab"], "the source")
+    order = resolve_teacher(str(path), [ClassName(name=n) for n in "cab"], "the source").order
     x = torch.randn(2, 3, 8, 8)
     plain, turned = Teacher.load(path, torch.device("cpu")), Teacher.load(path, torch.device("cpu"), order)
     assert torch.equal(turned.logits(x), plain.logits(x)[:, [2, 0, 1]])
-    assert match_teacher(path, [ClassName(name=n) for n in "abc"], "x")[1] is None
+    assert resolve_teacher(str(path), [ClassName(name=n) for n in "abc"], "x").order is None
     with pytest.raises(TeacherError, match="knows 3 classes, the source has 2"):
-        match_teacher(path, [ClassName(name=n) for n in "ab"], "the source")
+        resolve_teacher(str(path), [ClassName(name=n) for n in "ab"], "the source")
     with pytest.raises(ClassesError, match="no partner"):
-        match_teacher(path, [ClassName(name=n) for n in "abx"], "the source")
+        resolve_teacher(str(path), [ClassName(name=n) for n in "abx"], "the source")
 
 
 def test_library_teachers(tmp_path):
@@ -243,15 +246,18 @@ def test_library_teachers(tmp_path):
 
     weights = tmp_path / "w.safetensors"
     save_file(timm.create_model("resnet10t", num_classes=1000).state_dict(), weights)
-    path = find_teacher(f"timm:resnet10t@{weights}", None, size=32, seed=0, device=torch.device("cpu"))
-    loaded, teacher = load_checkpoint(path)
+    ref = f"timm:resnet10t@{weights}"
+    classes = load_pretrained(ref, None).imagenet_classes()
+    found = resolve_teacher(ref, classes, "the source", size=32)
+    _, teacher = load_checkpoint(found.path)
     assert teacher.num_classes == 1000 and teacher.class_ids[0] == "n01440764" and teacher.image_size == 32
+    assert found.spec == teacher and found.order is None
     with pytest.raises(TeacherError, match="no weights file"):
-        find_teacher("timm:resnet10t@none.safetensors", None, size=32, seed=0, device=torch.device("cpu"))
+        resolve_teacher("timm:resnet10t@none.safetensors", classes, "the source", size=32)
     with pytest.raises(TeacherError, match="cannot be fetched"):
-        find_teacher("timm:resnet18.tv_in1k", None, size=32, seed=0, device=torch.device("cpu"))
+        resolve_teacher("timm:resnet18.tv_in1k", classes, "the source", size=32)
     with pytest.raises(OptionError, match="needs a source"):
-        find_teacher("train", None, size=32, seed=0, device=torch.device("cpu"))
+        resolve_teacher("train", classes, "the source", size=32)
 
 
 def test_teach_measures_on_the_test_split(tmp_path):

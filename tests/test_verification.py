@@ -2,16 +2,18 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from hostile.sets import content_hash
 
 from ddkit.core.serialization import canonical
 from ddkit.errors import FormatVersion, IntegrityError, SetError
-from ddkit.format.manifest import _KEYS, content_hash, self_hash
+from ddkit.format.manifest import self_hash
 from ddkit.format.manifest_file import read_manifest, write_manifest
 from ddkit.format.row_records import parse_rows
-from ddkit.format.verification import stale_files, verify
+from ddkit.format.verification import directory_problems, stale_files
 from ddkit.replay.loader import ReplayLoader
 
 
@@ -27,7 +29,7 @@ def flip_bit(path, offset, bit=0):
 
 
 def refused(manifest, *words):
-    problems = verify(manifest.root)
+    problems = directory_problems(manifest.root)
     assert problems and all(word in problems[0] for word in words), problems
     with pytest.raises(IntegrityError) as error:
         ReplayLoader(manifest.root, batch_size=4)
@@ -35,7 +37,7 @@ def refused(manifest, *words):
 
 
 def test_an_intact_set_is_right(rded_set):
-    assert verify(rded_set.root) == []
+    assert directory_problems(rded_set.root) == []
 
 
 @pytest.mark.parametrize("what", ["image", "views"])
@@ -44,7 +46,7 @@ def test_a_flipped_bit_is_named(copy, what):
     records = parse_rows((copy.root / shard.rows_path).read_bytes(), "")
     record = records[7]
     place = record.image if what == "image" else record.views
-    flip_bit(copy.root / shard.path, place[0] + place[1] // 2)
+    flip_bit(copy.root / shard.path, place.offset + place.length // 2)
     refused(copy, shard.path, f"{record.row:08d}", "image" if what == "image" else "views.safetensors")
 
 
@@ -67,9 +69,9 @@ def test_every_flipped_bit_is_found(copy):
     rng = np.random.default_rng(0)
     for offset in rng.integers(0, len(whole), 200):
         flip_bit(tar, int(offset), int(rng.integers(8)))
-        assert verify(copy.root)
+        assert directory_problems(copy.root)
         tar.write_bytes(whole)
-    assert verify(copy.root) == []
+    assert directory_problems(copy.root) == []
 
 
 @pytest.mark.parametrize("keep", [0, 1, 511, 512, 5120, -1, -512])
@@ -162,16 +164,26 @@ def test_a_card_of_another_content_is_told_without_failing(copy):
     assert stale_files(copy) == []
     (copy.root / "README.md").write_text("my own")
     (copy.root / "_info.json").unlink()
-    assert stale_files(copy) == ["README.md", "_info.json"] and verify(copy.root) == []
+    assert stale_files(copy) == ["README.md", "_info.json"] and directory_problems(copy.root) == []
+
+
+# Every key that docs/format.md gives `ddkit.json`: a set that ddkit writes has them all, and no others.
+KEYS = {
+    *("format", "self", "content", "name", "created_by", "install", "repo", "license", "classes", "ipc", "image"),
+    *("image_tars", "views", "normalisation", "eval", "labels", "method", "recipe", "seed", "fingerprint"),
+    *("prefixes", "shard_rows", "recommended", "real_pixels", "log", "cost", "devices", "source", "teachers"),
+    *("shards", "relabelled_from", "subset_of", "results"),
+}
 
 
 def test_manifest_keys_and_hashes(copy):
-    data = dict(copy.data)
-    assert set(data) == _KEYS and data["content"] == content_hash(data)
-    again = write_manifest(copy.root, data | {"results": [], "cost": {"recover": 99}})
-    assert again.content == data["content"] and again.data["self"] != data["self"]
+    data = json.loads((copy.root / "ddkit.json").read_text())
+    assert set(data) == KEYS and data["content"] == content_hash(data) == copy.content
+    again = write_manifest(copy.root, copy.changed(results=(), cost=replace(copy.cost, recover=99.0)))
     text = (copy.root / "ddkit.json").read_text()
+    assert again.content == data["content"] and json.loads(text)["self"] != data["self"]
+    assert json.loads(text)["cost"]["recover"] == 99
     assert text == canonical(json.loads(text)) + "\n" and text.startswith("{\n  ")
-    assert copy.rows() == 30 and copy.rows(1) == 10 and copy.prefixes == [1, 3]
+    assert copy.rows() == 30 and copy.rows(1) == 10 and copy.prefixes == (1, 3)
     with pytest.raises(SetError, match="it has 1, 3"):
-        copy.shards(2)
+        copy.shards_of(2)

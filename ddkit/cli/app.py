@@ -71,7 +71,7 @@ def run() -> int:
             return _fail("stopped; run the same command again, it continues", INTERRUPTED)
         return code if isinstance(code, int) else 0
     except DdkitError as error:
-        return _fail(str(error), error.exit_code)
+        return _fail(error.command_line, error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         return _fail("stopped; run the same command again, it continues", INTERRUPTED)
     except typer.Exit as stop:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ddkit.cli import options as o
 from ddkit.cli.output import command, document, say, table
-from ddkit.errors import unknown
 
 if TYPE_CHECKING:
     from ddkit.format.manifest import Manifest
@@ -19,9 +17,9 @@ if TYPE_CHECKING:
 @command("Look")
 def inspect(directory: o.SetOrId) -> None:
     """What the manifest says of a set; on the Hub nothing else is fetched."""
-    from ddkit.sets.opening import open_manifest
+    from ddkit.publishing.looking import inspect as run
 
-    manifest = open_manifest(directory)
+    manifest = run(directory)
     say(table(("what", "value"), _facts(manifest)))
     document(manifest.to_json())
 
@@ -39,36 +37,27 @@ def preview(
 
     With --origins or --losses one picture of what OUT.work keeps of the making.
     """
-    from ddkit.core.files import write_bytes
-    from ddkit.publishing.diagnostics import losses_picture, origins_picture
-    from ddkit.publishing.pictures import preview_grid, view_strip
-    from ddkit.sets.opening import open_set
+    from ddkit.publishing.looking import preview as run
 
-    manifest = open_set(directory)
-    if origins or losses:
-        chosen = [("origins", origins_picture)] * origins + [("losses", losses_picture)] * losses
-        made = {}
-        for name, draw in chosen:
-            made[name] = Path(out if out and len(chosen) == 1 else f"{manifest.name}-{name}.png")
-            draw(manifest, made[name])
-            say(f"{name}: {made[name]}")
-        document({name: str(path) for name, path in made.items()})
-        return
-    grid = Path(out or f"{manifest.name}-preview.png")
-    strip = grid.with_name(f"{grid.stem}-views{grid.suffix}")
-    write_bytes(grid, preview_grid(manifest))
-    view_strip(manifest, strip)
-    say(f"images: {grid}")
-    say(f"views: {strip}")
-    document({"images": str(grid), "views": str(strip)})
+    made = run(directory, out, origins=origins, losses=losses)
+    for name, path in made.items():
+        say(f"{name}: {path}")
+    document({name: str(path) for name, path in made.items()})
 
 
 @command("Look", "list")
 def list_(
-    what: Annotated[str, typer.Argument(help="methods, recipes, protocols, networks or codecs")],
+    what: Annotated[str | None, typer.Argument(help="methods, recipes, protocols, networks or codecs")] = None,
 ) -> None:
     """What there is: methods, recipes, protocols, networks, codecs."""
-    rows = _listing(what)
+    from ddkit.publishing.looking import KINDS
+    from ddkit.publishing.looking import list_ as run
+
+    if what is None:
+        say("\n".join(f"ddkit list {kind}" for kind in KINDS))
+        document(list(KINDS))
+        return
+    rows = list(run(what).items())
     say(table(("name", "about"), rows))
     document([{"name": name, "about": about} for name, about in rows])
 
@@ -112,30 +101,3 @@ def _facts(m: Manifest) -> list[tuple[str, str]]:
 def _score(r: ResultEntry) -> str:
     spread = f" ± {r.std:.2f}" if r.n_students > 1 else ""
     return f"{r.mean:.2f}{spread} % ({r.arch}, {r.protocol}, {r.n_sets} sets, {r.n_students} students)"
-
-
-def _listing(what: str) -> list[tuple[str, str]]:
-    from ddkit.core.serialization import PACKAGE
-    from ddkit.specs import Protocol, Recipe
-
-    if what == "methods":
-        from ddkit.distillers import distiller_names, find_distiller
-
-        distillers = [find_distiller(name) for name in distiller_names()]
-        return [(d.name, f"{d.paper}; cost: {d.cost}") for d in distillers]
-    if what == "recipes":
-        texts = {r.name: (PACKAGE / "recipes" / f"{r.name}.toml").read_text().splitlines() for r in Recipe.shipped()}
-        return [(name, " ".join(line[2:] for line in lines if line.startswith("# "))) for name, lines in texts.items()]
-    if what == "protocols":
-        names = sorted(path.stem for path in (PACKAGE / "protocols").glob("*.toml"))
-        return [(name, Protocol.load(name).about) for name in names]
-    if what == "networks":
-        from ddkit.networks.registry import network_names
-
-        own = [(name, "built in") for name in network_names()]
-        return [*own, ("timm:NAME[@FILE]", "any of timm"), ("torchvision:NAME[@FILE]", "any of torchvision")]
-    if what == "codecs":
-        from ddkit.format.codecs import codec_names
-
-        return list(codec_names().items())
-    raise unknown("list", what, ("methods", "recipes", "protocols", "networks", "codecs"))

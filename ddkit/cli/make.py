@@ -123,7 +123,7 @@ def teach(
     spec = run(
         out, data=data, arch=arch, init=init, recipe=recipe, size=size, epochs=epochs, seed=seed or 0, split=split,
         image_column=image_column, label_column=label_column, classes=classes, holdout=holdout, skip_bad=skip_bad,
-        device=device, on_estimate=time_limit("teacher", yes),
+        rehash=rehash, device=device, on_estimate=time_limit("teacher", yes),
     )  # fmt: skip
     measured = (
         f"{spec.accuracy:.2f} % on {spec.measured_on}"

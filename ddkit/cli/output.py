@@ -9,12 +9,15 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ddkit.core.console import be_quiet
 from ddkit.text import one_printable_line, printable
+
+if TYPE_CHECKING:
+    from ddkit.format.manifest import Manifest
 
 _COMMON = {
     "as_json": (Annotated[bool, typer.Option("--json", help="one JSON document on stdout")], False),
@@ -104,3 +107,10 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in cells]
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def push_command(directory: str, manifest: Manifest) -> str:
+    """The command that publishes a set, with the repository and licence that are known."""
+    repo = manifest.repo or f"YOUR_NAME/{manifest.name}"
+    licence = "" if manifest.license else " --license LICENCE"
+    return f"ddkit push {directory} {repo}{licence}"

@@ -5,28 +5,24 @@ from __future__ import annotations
 import shlex
 import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ddkit.cli import options as o
-from ddkit.cli.output import command, document, next_step, say
+from ddkit.cli.output import command, document, next_step, push_command, say
 
 
 @command("Publish")
 def card(directory: Annotated[str, typer.Argument(help="a distilled set")]) -> None:
     """Render README.md, _info.json and preview.png of a set from its manifest; what you wrote on it stays."""
-    from ddkit.core.files import locked
     from ddkit.format.manifest_file import read_manifest
-    from ddkit.publishing.rendering import publish_files
+    from ddkit.publishing.looking import card as run
 
-    with locked(Path(directory), "rendering its card"):
-        manifest = read_manifest(directory)
-        publish_files(manifest)
-    say(f"{manifest.root / 'README.md'}")
-    document({"card": str(manifest.root / "README.md")})
-    next_step(f"ddkit push {directory} YOUR_NAME/{manifest.name} --license LICENCE")
+    path = run(directory)
+    say(f"{path}")
+    document({"card": str(path)})
+    next_step(push_command(directory, read_manifest(directory)))
 
 
 @command("Publish")
@@ -64,7 +60,7 @@ def push(
     )  # fmt: skip
     for line in summary(pushed, dry_run):
         say(line)
-    document(asdict(pushed) | {"dry_run": dry_run})
+    document(asdict(pushed) | {"bytes": pushed.bytes, "dry_run": dry_run})
     again = shlex.join(word for word in sys.argv[1:] if word != "--dry-run")
     there = f"{repo}@{pushed.revision}" if pushed.revision else repo
     next_step(f"ddkit {again}" if dry_run else f"ddkit train {there}")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import shlex
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ddkit.cli import options as o
-from ddkit.cli.output import command, document, next_step, say, table
+from ddkit.cli.output import command, document, next_step, push_command, say, table
 
 
 @command("Use")
@@ -39,17 +38,10 @@ def train(
 ) -> None:
     """Train a student from a distilled set alone; the last epoch is the result."""
     from ddkit.evaluation.students import train as run
-    from ddkit.networks.checkpoints import load_checkpoint
     from ddkit.pipeline.costs import time_limit
-    from ddkit.publishing.model_repositories import check_model, push_model, student_story
-    from ddkit.publishing.pictures import curves
-    from ddkit.sets.opening import is_remote, open_manifest
+    from ddkit.sets.opening import is_remote
     from ddkit.sources.validation import ValidationRef
-    from ddkit.specs import protocol_label
 
-    told = open_manifest(directory)
-    if push_to is not None:
-        check_model(arch or told.recommended.arch, len(told.classes), told.views.size, push_to)
     o.only_with_val(val, split=split, same_order=same_order, image_column=image_column, label_column=label_column)
     ref = None
     if val is not None:
@@ -58,22 +50,16 @@ def train(
         )  # fmt: skip
     job, result = run(
         directory, arch=arch, val=ref, protocol=protocol, labels=labels, teacher=teacher, ipc=ipc, epochs=epochs,
-        seed=seed or 0, out=out, device=device, on_estimate=time_limit("student", yes),
+        seed=seed or 0, out=out, device=device, push_to=push_to, on_estimate=time_limit("student", yes),
     )  # fmt: skip
-    picture = Path(job.out + ".png")
-    curves({job.arch: result.history}, picture)
     measured = "not measured, give --val" if result.accuracy is None else f"{result.accuracy:.2f} %"
-    say(f"{job.checkpoint}: {job.arch}, {result.epochs} epochs in {result.seconds:.0f} s; curves: {picture}")
-    where = load_checkpoint(job.checkpoint)[1].measured_on
-    say(f"accuracy: {measured}" + (f" on {where}" if where else ""))
-    published = None
-    if push_to is not None:
-        label = protocol_label(told.protocol(protocol).name, epochs)
-        published = push_model(job.checkpoint, push_to, student_story(told, job, result, label))
-        say(f"published: {published}")
+    say(f"{job.checkpoint}: {job.arch}, {result.epochs} epochs in {result.seconds:.0f} s; curves: {job.picture}")
+    say(f"accuracy: {measured}" + (f" on {result.measured_on}" if result.measured_on else ""))
+    if result.published:
+        say(f"published: {result.published}")
     document({"checkpoint": str(job.checkpoint), "accuracy": result.accuracy, "epochs": result.epochs,
-              "seconds": result.seconds, "log": str(job.log), "picture": str(picture),
-              "published": published})  # fmt: skip
+              "seconds": result.seconds, "log": str(job.log), "picture": str(job.picture),
+              "published": result.published})  # fmt: skip
     of = f" --val {val or 'SOURCE'}" if val or result.accuracy is None else ""
     if is_remote(directory):
         next_step(f"ddkit pull {directory} DIR, then ddkit evaluate DIR{of}")
@@ -108,6 +94,7 @@ def evaluate(
     """Sets x networks x seeds as one table: mean ± std, and the paired difference to random with its interval."""
     from ddkit.core.serialization import to_plain
     from ddkit.evaluation.tables import evaluate as run
+    from ddkit.format.manifest_file import read_manifest
     from ddkit.pipeline.record import public_name
     from ddkit.sources.validation import ValidationRef
 
@@ -131,7 +118,7 @@ def evaluate(
               "minus random (95 %)", "bytes", "seconds"]  # fmt: skip
     say(table(header, rows))
     document([to_plain(r) for r in report])
-    next_step(f"ddkit push {directories[0]} YOUR_NAME/{Path(directories[0]).resolve().name} --license LICENCE")
+    next_step(push_command(directories[0], read_manifest(directories[0])))
 
 
 @command("Use")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,12 @@ from ddkit.format.manifest import Manifest
 from ddkit.networks.registry import check_network
 from ddkit.pipeline.record import load_record
 from ddkit.pipeline.relabelling import demand_policy
+from ddkit.publishing.model_repositories import check_model, push_model, student_story
+from ddkit.publishing.pictures import curves
 from ddkit.sets.opening import open_set
 from ddkit.sources.tables import at_hand
 from ddkit.sources.validation import ValidationRef
-from ddkit.specs import TrainSpec, ViewSpec
+from ddkit.specs import TrainSpec, ViewSpec, protocol_label
 from ddkit.students.training import StudentJob, StudentResult, train_student
 from ddkit.teachers.resolving import ResolvedTeacher, resolve_teacher
 
@@ -117,6 +119,7 @@ def train(
     seed: int = 0,
     out: str | Path | None = None,
     device: str = "auto",
+    push_to: str | None = None,
     on_estimate: Callable[[float], None] | None = None,
 ) -> tuple[StudentJob, StudentResult]:
     """Train a student from a distilled set alone. A training that was stopped goes on only where nothing that decides
@@ -133,8 +136,9 @@ def train(
         ipc: Train on the first images per class, a prefix of the set. Default: all.
         epochs: Instead of the protocol's.
         seed: Of the student's initial weights and of the order of rows.
-        out: The checkpoint, with `.jsonl` beside it. Default ./NAME-ARCH[-LABELS][-sSEED].safetensors.
+        out: The checkpoint, with `.jsonl` and `.png` beside it. Default ./NAME-ARCH[-LABELS][-sSEED].safetensors.
         device: "auto" or a torch device name.
+        push_to: Publish the student as this model repository "ORG/NAME" (networks of timm).
         on_estimate: Told the expected seconds after 20 steps.
 
     Returns:
@@ -158,6 +162,13 @@ def train(
         arch=arch, protocol=protocol, labels=labels, ipc=ipc, epochs=epochs, teacher=teacher, val=ref, device=str(where)
     )
     (job,) = plan_students(manifest, options, [seed], path.with_suffix(""))
+    if push_to is not None:
+        check_model(job.arch, len(manifest.classes), manifest.views.size, push_to)
     with progress(f"student {job.arch}", job.spec.epochs_for(manifest.rows(ipc)), "epochs") as advance:
         result = train_student(job, on_epoch=advance, on_estimate=on_estimate)
+    curves({job.arch: result.history}, job.picture)
+    if push_to is not None:
+        label = protocol_label(manifest.protocol(protocol).name, epochs)
+        address = push_model(job.checkpoint, push_to, student_story(manifest, job, result, label))
+        result = replace(result, published=address)
     return job, result

@@ -18,7 +18,8 @@ TEMPERATURES = (1.0, 4.0, 20.0)
 
 
 class Codec(Protocol):
-    """encode: float32 [V,C] -> named tensors; decode: back to float32 [V,C], centred; TENSORS: the names it writes.
+    """encode: float32 [V,C] -> named tensors; decode: back to float32 [V,C], centred, for students that learn at a
+    temperature, with the tensors that all rows of a set share; TENSORS: the names it writes.
 
     shapes: name -> (dtype, shape) of the tensors of one row; problem: why the tensors [n,V,…] of some rows cannot be
     labels, or None; thorough: also where no student would notice.
@@ -30,7 +31,12 @@ class Codec(Protocol):
 
     def encode(self, logits: np.ndarray) -> dict[str, np.ndarray]: ...
 
-    def decode(self, tensors: Mapping[str, np.ndarray]) -> np.ndarray: ...
+    def decode(
+        self,
+        tensors: Mapping[str, np.ndarray],
+        temperature: float = 20.0,
+        shared: Mapping[str, np.ndarray] | None = None,
+    ) -> np.ndarray: ...
 
     def shapes(self, views: int, classes: int) -> dict[str, tuple[np.dtype, tuple[int, ...]]]: ...
 
@@ -53,7 +59,12 @@ class Fp16:
         centred = logits - logits.mean(axis=-1, keepdims=True)
         return {"logits": np.clip(centred, -LARGEST, LARGEST).astype(np.float16)}
 
-    def decode(self, tensors: Mapping[str, np.ndarray]) -> np.ndarray:
+    def decode(
+        self,
+        tensors: Mapping[str, np.ndarray],
+        temperature: float = 20.0,
+        shared: Mapping[str, np.ndarray] | None = None,
+    ) -> np.ndarray:
         return tensors["logits"].astype(np.float32)
 
     def shapes(self, views: int, classes: int) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:

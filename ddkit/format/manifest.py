@@ -73,7 +73,7 @@ class ViewInfo(Extensible):
     """The stored views: the augmentation policy they were drawn by (ViewSpec), and how.
 
     count: of each image; size: output side, pixels; mix_groups: the mixing group of each class; protocol: whose policy
-    it is; backend: what the teacher labelled on, cpu or cuda.
+    it is; backend: the kind of device that labelled, cpu, cuda, ….
     """
 
     count: ViewCount

@@ -55,8 +55,8 @@ class Labelling:
 
     @property
     def backend(self) -> str:
-        """What labels, as the manifest names it: cpu or cuda."""
-        return "cuda" if self.device.startswith("cuda") else "cpu"
+        """The kind of device that labels: cpu, cuda, …"""
+        return self.device.partition(":")[0]
 
     def open_teacher(self) -> Teacher:
         """The teacher on its device, opened once in each process."""

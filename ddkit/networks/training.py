@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ddkit.core import signals
-from ddkit.core.console import Advance
+from ddkit.core.console import Advance, progress
 from ddkit.core.seeds import torch_seed
 from ddkit.engine.interleaving import Interleaved, interleave
 from ddkit.engine.units import UnitFile
@@ -25,6 +25,7 @@ from ddkit.networks.training_state import Example, Log, PartialEpoch, load_state
 from ddkit.specs import TrainSpec
 
 SAVE_EVERY_S = 20.0
+MANY_IMAGES = 1000  # measured with a progress bar
 
 
 def seeded_network(build: Callable[[], nn.Module], seed: int, *path: str | int) -> nn.Module:
@@ -156,16 +157,19 @@ def accuracy(
     mean: Sequence[float],
     std: Sequence[float],
     device: torch.device,
+    title: str = "",
 ) -> float:
     """Top-1 accuracy in percent.
 
-    images: uint8 [n,3,S,S]; labels: int64 [n]; mean, std: of the network's normalisation, per channel. The network is
-    left in evaluation mode.
+    images: uint8 [n,3,S,S]; labels: int64 [n]; mean, std: of the network's normalisation, per channel; title: of a
+    progress bar, none where it is empty or there are few images. The network is left in evaluation mode.
     """
     network.eval()
     right = 0
-    for start in range(0, len(images), 256):
-        batch = normalise(images[start : start + 256].to(device), mean, std)
-        logits = forward(network, batch)
-        right += int((logits.argmax(1).cpu() == labels[start : start + 256]).sum())
+    with progress(title, len(images) if title and len(images) > MANY_IMAGES else 0, "images") as advance:
+        for start in range(0, len(images), 256):
+            batch = normalise(images[start : start + 256].to(device), mean, std)
+            logits = forward(network, batch)
+            right += int((logits.argmax(1).cpu() == labels[start : start + 256]).sum())
+            advance(len(batch))
     return 100.0 * right / len(images)

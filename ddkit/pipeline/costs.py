@@ -52,8 +52,9 @@ def ask_cost(seconds: Mapping[str, float], label_bytes: float, *, yes: bool) -> 
     """
     total = sum(seconds.values())
     each = ", ".join(f"{IN_WORDS.get(name, name)} {duration(s)}" for name, s in seconds.items() if s >= 0.5)
+    whole = f"in all about {duration(total)}" if total >= 1 else "a few seconds in all"
     note(
-        f"in all about {duration(total)} on this machine{f': {each}' if each else ''}; labels take "
+        f"{whole} on this machine{f': {each}' if each else ''}; labels take "
         f"{size_words(label_bytes)} (from up to {STEPS} measured steps)"
     )
     if yes or (total <= LIMIT_S and label_bytes <= LIMIT_BYTES):

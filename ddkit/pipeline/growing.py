@@ -67,6 +67,8 @@ def _grown(record: RunRecord, asked: DistillOptions, out: Path) -> RunRecord:
 def _agreed(record: RunRecord, key: str, value: Any, out: Path) -> RunRecord:
     """The record after one given option was compared with it; takes the path of what it knows by name only."""
     there = getattr(record, key)
+    if key == "teacher" and value == "train" and there.startswith("train:"):
+        return record
     if key in ("data", "teacher"):
         value = absolute(value)
         if there in (Path(value).name, Path(value).stem):  # the manifest keeps only the last part of a path

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,10 @@ from ddkit.pipeline.run import Run, increment_plan
 from ddkit.sources.images import Source, open_source
 from ddkit.sources.validation import can_measure
 from ddkit.specs import Protocol, Recipe, TeacherSpec, ViewSpec
-from ddkit.synthesis.interface import Distiller, Probe
-from ddkit.teachers.resolving import ResolvedTeacher, TeacherChoice
+from ddkit.synthesis.interface import Distiller, Plan, Probe
+from ddkit.teachers.resolving import ResolvedTeacher, TeacherChoice, Training
+from ddkit.teachers.teacher import Teacher
+from ddkit.teachers.teaching import default_arch
 
 DEFAULT_METHOD = "cudd"
 DEFAULT_HOLDOUT = 0.1
@@ -128,8 +130,12 @@ def _chosen(asked: DistillOptions, source: Source) -> Choices:
     config = flatten(to_plain(make_config(distiller, settings)))
     shown = one_line(other_settings(distiller, config)) or "the method's defaults"
     note(f"{distiller.name} on {public_name(absolute(asked.data))}: recipe {recipe.name} ({shown})")
-    teacher = recipe.teacher
-    default_teacher = "train" if teacher is None else teacher if ":" in teacher else f"train:{teacher}"
+    teacher = asked.teacher or recipe.teacher or "train"
+    if teacher == "train":  # the architecture is part of the record: another machine goes on with the same
+        size = asked.size or source.default_size()
+        teacher = f"train:{default_arch(asked.data, size, pick_device(asked.device))}"
+    elif asked.teacher is None and ":" not in teacher:
+        teacher = f"train:{teacher}"
     prefixes = asked.prefixes or ()
     ipc = asked.ipc or (prefixes[-1] if prefixes else DEFAULT_IPC)
     if not prefixes:
@@ -140,7 +146,7 @@ def _chosen(asked: DistillOptions, source: Source) -> Choices:
         data=absolute(asked.data), method=method, distiller=distiller, ipc=ipc, prefixes=prefixes,
         seed=asked.seed or 0, recipe=recipe.name, config=config,
         protocol=Protocol.load(asked.protocol or recipe.protocol), views=asked.views, size=asked.size,
-        teacher=absolute(asked.teacher or default_teacher), codec=asked.codec or "fp16",
+        teacher=absolute(teacher), codec=asked.codec or "fp16",
         image_format=asked.image_format or "png", image_column=asked.image_column, label_column=asked.label_column,
         classes=asked.classes, holdout=asked.holdout, skip_bad=bool(asked.skip_bad), dataset=recipe.dataset,
     )  # fmt: skip
@@ -178,7 +184,10 @@ def _resolved(
         )
     began = time.monotonic()
     if teacher is None:
-        teacher = TeacherChoice(chosen.teacher, size).train(
+        choice = TeacherChoice(chosen.teacher, size)
+        _price_all(chosen, choice.training(source, seed=chosen.seed, device=device), source, size, workers, yes)
+        began = time.monotonic()
+        teacher = choice.train(
             source, seed=chosen.seed, device=device, what=what, on_estimate=time_limit("teacher", yes)
         )
     taught = time.monotonic() - began if training else 0.0
@@ -265,20 +274,38 @@ def _fingerprint(chosen: Choices, source: Source, teacher: ResolvedTeacher, poli
     return fingerprint(decisive)
 
 
+def _price_all(chosen: Choices, training: Training, source: Source, size: int, workers: int, yes: bool) -> None:
+    """The cost question before a teacher is trained: of everything, measured with an untrained network like it."""
+    teach = training.seconds()
+    if teach == 0.0:
+        return  # it is in the cache: asked when it is at hand
+    stages = range(1, len(chosen.prefixes) + 1)
+    plans = [
+        increment_plan(chosen.distiller, chosen.config, source, chosen.prefixes[:stage], size, chosen.seed)
+        for stage in stages
+    ]
+    policy = chosen.protocol.view_spec(dataset=chosen.dataset, count=chosen.views)
+    _ask(chosen.distiller, plans, training.stand_in(), size, policy.count, workers, yes, {"teach": teach})
+
+
 def _price(run: Run, yes: bool) -> None:
     """The cost question, for the increments that are not packed yet. Raises TooCostly."""
     packed = PackedShards(run.labelling)
-    left = [increment for increment in run.increments() if packed.unpacked(increment.shards)]
-    if not left:
-        return
-    views = sum(increment.plan.images for increment in left) * run.policy.count
-    teacher = run.teacher.open(run.device)
-    probe = Probe(
-        teacher=teacher, size=run.record.size, workers=run.workers, each=measure_cost(teacher, run.record.size)
-    )
-    parts: dict[str, float] = {}
-    for increment in left:
-        for part, seconds in run.distiller.costs(increment.plan, probe).items():
+    plans = [increment.plan for increment in run.increments() if packed.unpacked(increment.shards)]
+    if plans:
+        teacher = run.teacher.open(run.device)
+        _ask(run.distiller, plans, teacher, run.record.size, run.policy.count, run.workers, yes, {})
+
+
+def _ask(
+    distiller: Distiller, plans: Sequence[Plan], teacher: Teacher, size: int, views: int, workers: int, yes: bool,
+    known: Mapping[str, float],
+) -> None:  # fmt: skip
+    """Say what some increments cost, and stop where it is much. known: seconds of parts that are measured already."""
+    probe = Probe(teacher=teacher, size=size, workers=workers, each=measure_cost(teacher, size))
+    parts, labels = dict(known), sum(plan.images for plan in plans) * views
+    for plan in plans:
+        for part, seconds in distiller.costs(plan, probe).items():
             parts[part] = parts.get(part, 0.0) + seconds
-    parts["relabel"] = views * probe.each / run.workers
-    ask_cost(parts, views * len(run.source.classes) * 2.0, yes=yes)
+    parts["relabel"] = labels * probe.each / workers
+    ask_cost(parts, labels * len(plans[0].classes) * 2.0, yes=yes)

@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ddkit.errors import IntegrityError, SetError
+from ddkit.errors import IntegrityError, OptionError, SetError
 from ddkit.format.codecs import Codec, find_codec
+from ddkit.format.entries import row_key
 from ddkit.format.images import IMAGE_ERRORS, IMAGE_FORMATS, LARGEST_PIXELS, ORIENTATION
 from ddkit.format.row_format import RowFormat
-from ddkit.format.views import UNMIXED
+from ddkit.format.view_pixels import network_input
+from ddkit.format.views import UNMIXED, Views
 from ddkit.format.views_member import DecodedRow, UnpackedRow, read_metadata, unpack_views
 
 if TYPE_CHECKING:
@@ -110,12 +112,14 @@ def checked_row(row: Mapping[str, Any], form: RowFormat, key: int | None = None)
     return decoded
 
 
-def decode_row(row: Mapping[str, Any], temperature: float = 20, labels: Any = None) -> dict[str, Any]:
+def decode_row(
+    row: Mapping[str, Any], temperature: float = 20, labels: Mapping[str, np.ndarray] | None = None
+) -> dict[str, Any]:
     """One row of `load_dataset` or `webdataset` as tensors.
 
-    row: a mapping with the columns of a set; they may be renamed to `image`, `views` and `label`. temperature, labels:
-    for codecs that need the student's temperature or the set's `labels.safetensors`; the codecs of this version need
-    neither.
+    row: a mapping with the columns of a set; they may be renamed to `image`, `views` and `label`. temperature: at which
+    a student learns; labels: the tensors of the set's `labels.safetensors`; both are handed to the codec, and `fp16`
+    needs neither.
     Returns image uint8 [3,H,W], label int, box [V,4], flip [V], and partner, mix_box, mix_lam, patches where the set
     has them (docs/format.md), logits float32 [V,C], and the metadata (first, size, mean, std, …) under "meta".
     Raises SetError, IntegrityError, FormatVersion.
@@ -129,8 +133,39 @@ def decode_row(row: Mapping[str, Any], temperature: float = 20, labels: Any = No
     result["label"] = row_label(row, name, decoded.labels[form.codec.TENSORS[0]].shape[-1])
     tensors = decoded.views.tensors().items()
     result |= {name: torch.from_numpy(array[0].astype(_wide(array))) for name, array in tensors}
-    return result | {"logits": torch.from_numpy(form.codec.decode(decoded.labels))}
+    return result | {"logits": torch.from_numpy(form.codec.decode(decoded.labels, temperature, labels))}
 
 
 def _wide(array: np.ndarray) -> np.dtype:
     return array.dtype if array.dtype.kind == "f" else np.dtype(np.int64)
+
+
+def apply_view(row: Mapping[str, Any], index: int, partner: Mapping[str, Any] | None = None) -> torch.Tensor:
+    """One stored view of one row as a network sees it: float32 [3,S,S], normalised as the teacher did.
+
+    row: of `load_dataset` or `webdataset`; index: which of its views; partner: the row that is mixed into this view,
+    where one is (`decode_row(row)["partner"][index]` is its position in the shard, 65535 = none; its row number is
+    `["meta"]["first"]` plus that). Raises SetError where that row is missing or another one, OptionError for an index
+    that is none.
+    """
+    image = row_pixels(row[column(row, IMAGE_COLUMNS, "image")])
+    form = row_format(row, (image.shape[1], image.shape[2]))
+    decoded = checked_row(row, form)
+    if not 0 <= index < decoded.views.count:
+        raise OptionError(f"view index {index} is not one of the {decoded.views.count} views; they count from 0")
+    views, images = decoded.views, [image]
+    mixed = -1 if views.partner is None else int(views.partners(np.array([0]), np.array([index]))[0])
+    if mixed >= 0:
+        wanted = row_key(decoded.metadata.first + mixed)
+        if partner is None or str(partner.get("__key__", wanted)) != wanted:
+            raise SetError(f"view {index} of row {row.get('__key__', '?')} mixes row {wanted} in; give it as partner=")
+        images.append(row_pixels(partner[column(partner, IMAGE_COLUMNS, "image")]))
+        views = Views.stack([views, checked_row(partner, form).views])
+        tensors = views.tensors()
+        tensors["partner"] = np.where(np.arange(2)[:, None] == 0, 1, -1) * np.ones((1, views.count), np.int64)
+        views = Views(**tensors)
+    meta = decoded.metadata
+    return network_input(
+        torch.from_numpy(np.stack(images)), views, np.array([0]), np.array([index]), size=meta.size, mean=meta.mean,
+        std=meta.std,
+    )[0]  # fmt: skip

@@ -255,7 +255,7 @@ class ReplayLoader(IterableDataset[Any]):
         """Inputs, logits and labels on the device, and row numbers."""
         found = self._store.batch(rows, np.full(len(rows), epoch % self.views))
         inputs = found.pixels.network_input(self.mean, self.std)
-        logits = torch.from_numpy(self._store.codec.decode(found.labels)).to(self.device)
+        logits = torch.from_numpy(self._store.codec.decode(found.labels, self.temperature)).to(self.device)
         return inputs, logits, torch.from_numpy(found.classes).to(self.device), torch.from_numpy(found.rows)
 
 

@@ -318,7 +318,7 @@ def _labels(table: Dataset, column: str) -> tuple[np.ndarray, list[str]]:
     from datasets import ClassLabel
 
     feature = table.features[column]
-    values = table.data.column(column).to_pylist() if table._indices is None else list(table[column])
+    values = table.select_columns([column]).with_format("arrow")[:].column(column).to_pylist()
     if isinstance(feature, ClassLabel):
         labels = np.array([-1 if v is None else v for v in values], np.int64)
         if len(labels) and (labels.min() < -1 or labels.max() >= feature.num_classes):

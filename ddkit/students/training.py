@@ -76,6 +76,11 @@ class StudentJob:
         return Path(self.out + ".json")
 
     @property
+    def picture(self) -> Path:
+        """Its learning curves."""
+        return Path(self.out + ".png")
+
+    @property
     def state(self) -> Path:
         """Where it stands, by what decides it: another training of the same name never continues it."""
         out = Path(self.out)
@@ -89,12 +94,18 @@ class StudentJob:
 
 @dataclass(frozen=True)
 class StudentResult:
-    """accuracy: percent after the last epoch, None where nothing was measured; history: a line an epoch."""
+    """What a student reached.
+
+    accuracy: percent after the last epoch, None where nothing was measured; history: an entry an epoch; measured_on:
+    the images it was measured on; published: the address of its model repository.
+    """
 
     accuracy: float | None
     seconds: float
     epochs: int
     history: list[dict[str, float]]
+    measured_on: str | None = None
+    published: str | None = None
 
 
 def train_student(
@@ -133,12 +144,12 @@ def _training(
     history = yield from fitting(network, fit_job)
     percent = None
     if measure is not None:
-        percent = history[-1]["accuracy"] if job.measure_every else measure.accuracy(network)
+        percent = history[-1]["accuracy"] if job.measure_every else measure.accuracy(network, "measuring")
     save_checkpoint(job.checkpoint, network, _checkpoint_spec(job, manifest, percent, measure))
     write_bytes(job.log, "".join(json.dumps(entry) + "\n" for entry in history).encode())
     job.state.unlink(missing_ok=True)
     seconds = round(sum(entry["seconds"] for entry in history), 2) or round(time.perf_counter() - began, 2)
-    return StudentResult(percent, seconds, len(history), history)
+    return StudentResult(percent, seconds, len(history), history, None if measure is None else measure.name)
 
 
 def _checkpoint_spec(
@@ -250,10 +261,10 @@ class _Measure:
     manifest: Manifest
     device: torch.device
 
-    def accuracy(self, network: nn.Module) -> float:
-        """Top-1 in percent."""
+    def accuracy(self, network: nn.Module, title: str = "") -> float:
+        """Top-1 in percent. title: of a progress bar."""
         seen = self.manifest.normalisation
-        return accuracy(network, self.images, self.labels, seen.mean, seen.std, self.device)
+        return accuracy(network, self.images, self.labels, seen.mean, seen.std, self.device, title)
 
 
 def _measure(job: StudentJob, manifest: Manifest, device: torch.device) -> _Measure | None:

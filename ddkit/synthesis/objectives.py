@@ -1,6 +1,6 @@
 """The loss terms of image inversion as pure functions of logits, statistics and pixels, all in float32.
 
-Sources: SRe2L, arXiv 2306.13092; CUDD, arXiv 2405.09150, eq. 4-6; the authors' code where they differ (docs/methods.md). tests/test_objectives.py holds them against a literal float64 restatement, values and gradients.
+Sources: SRe2L, arXiv 2306.13092; CUDD, arXiv 2405.09150, eq. 4-7; the authors' code where they differ (docs/methods.md). tests/test_objectives.py holds them against a literal float64 restatement, values and gradients.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def batch_norm(
     norm: Literal["sum", "per-layer-mean"] = "sum",
     moment: Literal["variance", "std"] = "variance",
 ) -> Tensor:
-    """Distance of a batch's BatchNorm inputs to the trained statistics (SRe2L eq. 9, CUDD eq. 4).
+    """Distance of a batch's BatchNorm inputs to the trained statistics (SRe2L; CUDD eq. 4).
 
     found, targets: mean and variance of every layer, [G,C] and [G or 1,C]; the mean over G is taken. Sum over layers of
     plain L2 norms, the first layer `first` times. norm: `per-layer-mean` divides each layer by sqrt(C) and all by the
@@ -63,7 +63,7 @@ def adversarial(
     mask: Literal["teacher", "none"] = "teacher",
     form: Literal["stable", "paper"] = "stable",
 ) -> Tensor:
-    """-1/B sum of log(1 - p_student(y)): makes the student wrong, on rows the teacher gets right (CUDD eq. 6).
+    """-1/B sum of log(1 - p_student(y)): makes the student wrong, on rows the teacher gets right (CUDD eq. 7).
 
     Logits [B,C]. mask: none counts all rows (Table X). form: `stable` is logsumexp over the other classes minus over
     all; `paper` is log(1 - p + 1e-12), whose gradient vanishes for margins above 17.

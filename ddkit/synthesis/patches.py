@@ -1,6 +1,6 @@
 """RDED's parts: crop candidates from real images, score them by the teacher, stitch the best.
 
-Source: RDED, arXiv 2312.03526, sections 3.2-3.3, and the authors' scripts where they differ (docs/methods.md).
+Source: RDED, arXiv 2312.03526, sections 4.2-4.3, and the authors' scripts where they differ (docs/methods.md).
 """
 
 from __future__ import annotations

@@ -12,13 +12,16 @@ import torch
 from torch import nn
 
 from ddkit.core.console import note
+from ddkit.core.device import threads
 from ddkit.core.files import cache_dir, locked
 from ddkit.errors import ClassesError, OptionError, TeacherError, first_few
 from ddkit.networks.checkpoints import load_checkpoint, save_checkpoint, tensor_hash
 from ddkit.networks.pretrained import Pretrained, is_library, load_pretrained
+from ddkit.networks.registry import check_network
+from ddkit.networks.steps import seconds_a_step
 from ddkit.sources.classes import match_classes
 from ddkit.sources.images import Source
-from ddkit.specs import ClassName, TeacherSpec
+from ddkit.specs import ClassName, TeacherSpec, TrainSpec
 from ddkit.teachers.teacher import Teacher
 from ddkit.teachers.teaching import default_arch, teacher_recipe, train_teacher, training_key
 
@@ -114,6 +117,15 @@ class TeacherChoice:
             names = [spec.class_names()[n] for n in numbers]
         return _matched(path, network, spec, names, what), names
 
+    def training(self, source: Source, *, seed: int, device: torch.device) -> Training:
+        """The training of it on a source, or of a library's network that is fine-tuned on it. Raises OptionError."""
+        size = self.size or source.default_size()
+        init = self._pretrained if is_library(self.ref) else None
+        arch = init.arch if init else self.ref.partition(":")[2] or default_arch(source.ref.data, size, device)
+        spec = teacher_recipe("finetune" if init else None, source.ref.data, size, None)
+        check_network(arch, len(source.classes), size)
+        return Training(source, size, arch, spec, seed, device, init)
+
     def train(
         self,
         source: Source,
@@ -128,10 +140,9 @@ class TeacherChoice:
         It is kept by source, size, architecture, recipe, seed and kind of device. what: whose classes, for messages;
         on_estimate: told the expected seconds after 20 steps. Raises TeacherError, OptionError, Diverged, DiskError.
         """
-        size = self.size or source.default_size()
-        init = self._pretrained if is_library(self.ref) else None
-        path = _trained(self.ref, source, size, seed, device, init, on_estimate)
-        return _matched(path, *load_checkpoint(path), source.classes, what)
+        training = self.training(source, seed=seed, device=device)
+        training.run(on_estimate)
+        return _matched(training.path, *load_checkpoint(training.path), source.classes, what)
 
 
 def resolve_teacher(ref: str, classes: Sequence[ClassName], what: str, *, size: int | None = None) -> ResolvedTeacher:
@@ -157,33 +168,71 @@ def _matched(
     return ResolvedTeacher(path, spec, network, None if same else tuple(int(i) for i in order))
 
 
-def _trained(
-    ref: str,
-    source: Source,
-    size: int,
-    seed: int,
-    device: torch.device,
-    init: Pretrained | None,
-    on_estimate: Callable[[float], None] | None,
-) -> Path:
-    """The checkpoint of a teacher that is trained once."""
-    arch = init.arch if init else ref.partition(":")[2] or default_arch(source.ref.data, size)
-    spec = teacher_recipe("finetune" if init else None, source.ref.data, size, None)
-    key = training_key(source, size, arch, spec, seed, device, init)
-    path = cache_dir() / "teachers" / f"{arch.replace(':', '-')}-{size}-{key[:24]}.safetensors"
-    with locked(path, "training the teacher", {"key": key}):
-        if _is_whole(path):
-            note(f"teacher: {arch} for this source is in the cache ({path})")
-            return path
-        doing = "fine-tuning" if init else "training"
-        where = f"{source.ref.data} ({len(source)} images, {size} px)"
-        note(f"teacher: {doing} {arch} on {where}, once; kept in {path.parent}")
-        state = path.with_name(path.name + ".state")
-        train_teacher(
-            path, source, arch=arch, size=size, spec=spec, seed=seed, device=device, state=state, key=key, init=init,
-            on_estimate=on_estimate,
+@dataclass(frozen=True)
+class Training:
+    """A teacher that is to be trained once: on what, how, and where it is kept.
+
+    key: stands for all that decides its weights; init: the pretrained network that is fine-tuned, None = from scratch.
+    """
+
+    source: Source
+    size: int
+    arch: str
+    spec: TrainSpec
+    seed: int
+    device: torch.device
+    init: Pretrained | None
+
+    @functools.cached_property
+    def key(self) -> str:
+        """Stands for all that decides its weights."""
+        return training_key(self.source, self.size, self.arch, self.spec, self.seed, self.device, self.init)
+
+    @property
+    def path(self) -> Path:
+        """Its checkpoint in the cache."""
+        name = f"{self.arch.replace(':', '-')}-{self.size}-{self.key[:24]}.safetensors"
+        return cache_dir() / "teachers" / name
+
+    @property
+    def steps(self) -> int:
+        """Steps of the training."""
+        images = len(self.source)
+        return self.spec.epochs_for(images, drop_last=True) * (images // self.spec.batch_for(images))
+
+    def run(self, on_estimate: Callable[[float], None] | None) -> None:
+        """Train it where it is not in the cache. on_estimate: told the expected seconds after 20 steps."""
+        with locked(self.path, "training the teacher", {"key": self.key}):
+            if _is_whole(self.path):
+                note(f"teacher: {self.arch} for this source is in the cache ({self.path})")
+                return
+            doing = "fine-tuning" if self.init else "training"
+            where = f"{self.source.ref.data} ({len(self.source)} images, {self.size} px)"
+            note(f"teacher: {doing} {self.arch} on {where}, once; kept in {self.path.parent}")
+            train_teacher(
+                self.path, self.source, arch=self.arch, size=self.size, spec=self.spec, seed=self.seed,
+                device=self.device, state=self.path.with_name(self.path.name + ".state"), key=self.key,
+                init=self.init, on_estimate=on_estimate,
+            )  # fmt: skip
+
+    def stand_in(self) -> Teacher:
+        """An untrained network of the same architecture: as fast as the teacher, for measuring what a run costs."""
+        classes = tuple(self.source.class_names)
+        network = check_network(self.arch, len(classes), self.size)
+        spec = TeacherSpec(
+            arch=self.arch, num_classes=len(classes), image_size=self.size, mean=(0.5,) * 3, std=(0.25,) * 3,
+            classes=classes,
         )  # fmt: skip
-    return path
+        return Teacher(network, spec, self.device)
+
+    def seconds(self) -> float:
+        """How long the training will take, measured on a few steps; 0 where the teacher is in the cache."""
+        if self.path.is_file():
+            return 0.0
+        batch = self.spec.batch_for(len(self.source))
+        network = check_network(self.arch, len(self.source.classes), self.size)
+        with threads(self.spec.threads):
+            return self.steps * seconds_a_step(network, self.spec, batch, self.size, self.device)
 
 
 def _is_whole(path: Path) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ddkit.core.console import progress
+from ddkit.core.console import note, progress
 from ddkit.core.device import pick_device, threads
 from ddkit.core.files import locked
 from ddkit.core.seeds import permutation, rng
@@ -40,9 +40,15 @@ def teacher_recipe(name: str | None, data: str, size: int, epochs: int | None) -
     )
 
 
-def default_arch(data: str, size: int) -> str:
-    """What `--teacher train` trains."""
-    return "convnet3" if data == "digits" else "resnet18-small" if size <= 64 else "resnet18"
+def default_arch(data: str, size: int, device: torch.device) -> str:
+    """What `--teacher train` trains: a ConvNet on a CPU, where a ResNet would take hours, and for digits.
+
+    data: the source; size: of its input, pixels.
+    """
+    if data == "digits" or device.type == "cpu":
+        depth = 3 if size <= 32 else 4 if size <= 64 else 5 if size <= 128 else 6
+        return f"convnet{depth}"
+    return "resnet18-small" if size <= 64 else "resnet18"
 
 
 def train_teacher(
@@ -142,7 +148,7 @@ def _measured(network: nn.Module, teacher: TeacherSpec, source: Source, device: 
         image_column=ref.image_column, label_column=ref.label_column,
     )  # fmt: skip
     images, labels = validation.load(teacher.transform)
-    percent = accuracy(network, images, labels, teacher.mean, teacher.std, device)
+    percent = accuracy(network, images, labels, teacher.mean, teacher.std, device, "measuring the teacher")
     return replace(teacher, accuracy=round(percent, 2), measured_on=f"{validation.name} ({len(labels)} images)")
 
 
@@ -231,13 +237,35 @@ def teach(
     device: str = "auto",
     on_estimate: Callable[[float], None] | None = None,
 ) -> TeacherSpec:
-    """Train a teacher on `data` and write it to `out` (safetensors with its normalisation, classes and accuracy).
+    """Train a teacher, or fine-tune a trained network, and write it as a safetensors checkpoint with its normalisation,
+    classes and accuracy. Run again after a kill, it goes on.
 
-    arch: a network, trained from scratch; or init: `timm:NAME[@FILE]`, `torchvision:NAME[@FILE]` or one of our
-    checkpoints, whose head is replaced and which is fine-tuned (head at ten times the body's learning rate).
-    recipe: a shipped teacher recipe (digits, small, large, finetune) or a TOML file; size: input side in pixels;
-    epochs: instead of the recipe's; rehash: read every file of the source again. Run again after a kill, it goes on.
-    Raises InputError for inputs that cannot work, OtherRun where another process trains the same file.
+    Args:
+        out: The checkpoint, a `.safetensors` file.
+        data: The source, as in `distill`.
+        arch: The network, trained from scratch.
+        init: Instead, a trained network that is fine-tuned with a new head: "timm:NAME[@FILE]",
+            "torchvision:NAME[@FILE]" or one of our checkpoints.
+        recipe: A shipped teacher recipe (digits, small, large, finetune) or a TOML file.
+        size: Side of its input, pixels. Default: by the source.
+        epochs: Instead of the recipe's.
+        seed: Of its initial weights, the order of images and their augmentation.
+        split: Of the source. Default "train", else its only one.
+        image_column: Column with the images, where it cannot be inferred.
+        label_column: Column with the labels, where it cannot be inferred.
+        classes: A subset: "a,b,c", a text file, or a shipped list.
+        holdout: Share of the source kept for measuring.
+        skip_bad: Leave out images that do not decode.
+        rehash: Read every file of the source again instead of trusting cached hashes.
+        device: "auto" or a torch device name.
+        on_estimate: Told the expected seconds after 20 steps.
+
+    Returns:
+        What the checkpoint says of itself.
+
+    Raises:
+        InputError: Inputs that cannot work.
+        OtherRun: Another process trains the same file.
     """
     out = Path(out)
     if out.suffix != ".safetensors":
@@ -266,6 +294,7 @@ def teach(
     where = pick_device(device)
     key = training_key(source, size, arch, spec, seed, where, pretrained)
     state = out.with_name(f".{out.name[:100]}.{key[:16]}.state")
+    note(f"teacher {arch}: {len(source)} images of {size} px, {spec.epochs_for(len(source), drop_last=True)} epochs")
     with locked(out, "training", {"key": key}, wait=False):
         return train_teacher(
             out, source, arch=arch, size=size, spec=spec, seed=seed, device=where, state=state, key=key,
