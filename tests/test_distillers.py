@@ -142,7 +142,7 @@ def test_the_pool_rule():
 
 
 def test_too_few_images_are_named():
-    with pytest.raises(ClassesError, match="needs 8 images in each class: b has 5, d has 7; lower --ipc"):
+    with pytest.raises(ClassesError, match="needs 8 images in each class: b has 5, d has 7; lower ipc or"):
         find_distiller("random").units(plan(None, [9, 5, 8, 7], 8))
     with pytest.raises(ClassesError, match="e has 1 and 3 more classes"):
         find_distiller("random").units(plan(None, [1] * 8, 2))

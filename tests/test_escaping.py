@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ddkit.core.console import note
 from ddkit.core.front_matter import front_matter
-from ddkit.format.manifest_file import read_manifest, write_manifest
+from ddkit.format.manifest_file import manifest_of, read_manifest, write_manifest
 from ddkit.publishing.escaping import code, fenced, markdown, web_address
 from ddkit.publishing.rendering import publish_files
 from ddkit.text import one_printable_line, printable
@@ -62,7 +62,7 @@ def nasty(random_set, tmp_path):
     data["source"]["id"], data["recipe"]["paper"] = "](x) <b> $y$ `z`\n# heading", "| a | b |\n\n# heading"
     data["teachers"][0]["arch"], data["cost"]["device"] = "<img src=x>", "a | b"
     data["recipe"]["config"] = {"key\n```": "value\n```\n# heading"}
-    return write_manifest(root, data)
+    return write_manifest(root, manifest_of(data))
 
 
 def test_a_card_of_nasty_words_is_a_card(nasty):

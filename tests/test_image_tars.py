@@ -39,7 +39,7 @@ def test_they_are_there_where_labels_outweigh(heavy, random_set):
     tar, records = open_shard(heavy, shard)
     assert [(r, member(tar, r.image)) for r in records] == open_images(heavy, shard)
     (light,) = random_set.shards
-    assert light["images"] is None and len(open_images(random_set, light)) == 20
+    assert light.images is None and len(open_images(random_set, light)) == 20
 
 
 def test_stock_readers_take_them_for_the_images(heavy):
@@ -57,7 +57,7 @@ def test_growth_and_relabelling_keep_them(heavy, options, tmp_path, teacher):
     once = distill(tmp_path / "once", ipc=2, prefixes=(1, 2), views=120, **options)
     assert once.content == grown.content
     few = relabel(heavy.root, tmp_path / "few", teacher=teacher, views=2, workers=1)
-    assert few.image_tars and few.shards[0]["images"] == heavy.shards[0]["images"]
+    assert few.image_tars and few.shards[0].images == heavy.shards[0].images
 
 
 def test_a_damaged_one_is_named_and_made_again(heavy, options, tmp_path):

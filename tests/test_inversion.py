@@ -280,7 +280,7 @@ def test_measuring_changes_nothing_and_sees_every_layer(arch):
 
 
 def test_a_network_without_batch_norm_is_refused_with_the_setting_that_helps():
-    with pytest.raises(TeacherError, match="no BatchNorm.*--set bn.weight=0"):
+    with pytest.raises(TeacherError, match="no BatchNorm.*settings bn.weight=0"):
         PixelOptimiser(batch(), exact(), teacher(arch="convnet3-in"))
     optimiser = PixelOptimiser(batch(), exact(bn=BatchNorm(weight=0)), teacher(arch="convnet3-in"))
     optimiser.step()

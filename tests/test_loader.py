@@ -32,7 +32,11 @@ def test_batches_and_facts(rded_set):
     loader = ReplayLoader(rded_set.root, batch_size=8)
     assert len(loader) == 4 and loader.num_classes == 10 and loader.image_size == 32 and loader.protocol == "rded"
     assert loader.classes == [str(i) for i in range(10)] and loader.class_ids == [None] * 10
-    assert loader.mean == rded_set.mean and loader.std == rded_set.std and loader.temperature == 20
+    assert (
+        loader.mean == rded_set.normalisation.mean
+        and loader.std == rded_set.normalisation.std
+        and loader.temperature == 20
+    )
     images, logits, labels = next(iter(loader))
     assert images.shape == (8, 3, 32, 32) and images.dtype == torch.float32
     assert logits.shape == (8, 10) and logits.dtype == torch.float32 and labels.dtype == torch.int64
@@ -69,7 +73,7 @@ def test_epoch_e_replays_view_e(rded_set):
             loader.std
         )[:, None, None]
         assert torch.equal(batch["pixel_values"][0], want)
-        assert (batch["soft_labels"][0].numpy() == logits).all()
+        assert (batch["teacher_logits"][0].numpy() == logits).all()
 
 
 def test_stored_integers_are_the_drawn_ones(rded_set):

@@ -51,10 +51,10 @@ def rewrite(root, edit):
     [
         (lambda d: d.update(method="evil.py"), "a method from a file"),
         (lambda d: d.update(method="evil"), "a method from a file"),
-        (lambda d: d["teachers"][0].update(where="evil.safetensors"), "--teacher"),
-        (lambda d: d["teachers"][0].update(where="timm:resnet18@evil.safetensors"), "--teacher"),
-        (lambda d: d["source"].update(id="photos"), "--data"),
-        (lambda d: d["recipe"].update(classes="evil.txt"), "--classes"),
+        (lambda d: d["teachers"][0].update(where="evil.safetensors"), r"teacher \(it was called 'evil"),
+        (lambda d: d["teachers"][0].update(where="timm:resnet18@evil.safetensors"), r"teacher \(it was called 'timm"),
+        (lambda d: d["source"].update(id="photos"), r"give data \(it was called 'photos'"),
+        (lambda d: d["recipe"].update(classes="evil.txt"), r"classes \(it was called 'evil"),
     ],
 )
 def test_a_manifest_names_and_opens_nothing(received, edit, words):
@@ -103,7 +103,7 @@ def test_a_record_that_came_with_a_set_is_as_little_trusted(received, options, t
 def test_without_the_signing_key_options_are_given_again(tmp_path, options, monkeypatch):
     made = distill(tmp_path / "o", ipc=1, **options)
     monkeypatch.setenv("DDKIT_CACHE", str(tmp_path / "another-cache"))
-    with pytest.raises(OptionError, match="give --teacher"):
+    with pytest.raises(OptionError, match="give teacher"):
         distill(tmp_path / "o", ipc=2)
     grown = distill(tmp_path / "o", ipc=2, teacher=options["teacher"])
     assert grown.prefixes == (1, 2) and grown.fingerprint == made.fingerprint

@@ -258,7 +258,7 @@ def test_a_method_of_a_file_counts_by_what_is_in_it(tmp_path, options, teacher):
     text = (Path(ddkit.__file__).parent / "distillers" / "random.py").read_text().replace('"random"', '"mine"', 1)
     mine.write_text(text)
     distill(tmp_path / "o", ipc=1, **(options | {"method": str(mine)}))
-    with pytest.raises(OptionError, match="a method from a file; give that file with --method"):
+    with pytest.raises(OptionError, match="a method from a file; give that file with method"):
         distill(tmp_path / "o", ipc=2)
     mine.write_text(text + "\n# another\n")
     with pytest.raises(OtherRun, match="another version of"):

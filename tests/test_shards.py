@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ddkit.errors import IntegrityError
 from ddkit.format.codecs import find_codec
-from ddkit.format.entries import shard_path, shard_rows, shard_sizes
+from ddkit.format.entries import Origin, RowMetadata, shard_path, shard_rows, shard_sizes
 from ddkit.format.images import decode_image, encode_image
 from ddkit.format.row_records import member, parse_rows
 from ddkit.format.shards import Sample, write_shard
@@ -28,8 +28,10 @@ def blob():
         mix_box=np.array([[[0, 0, 1, 1], [0, 0, 0, 0]]], np.uint8),
     )
     labels = {"logits": np.array([[1.0, -1.0], [0.5, -0.5]], np.float16)}
-    metadata = {"codec": "fp16", "first": 0, "size": 8, "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "stage": 1,
-                "rank": 0, "origin": {"kind": "real", "rows": [3]}}  # fmt: skip
+    metadata = RowMetadata(
+        codec="fp16", first=0, size=8, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), stage=1, rank=0,
+        origin=Origin(kind="real", rows=(3,)),
+    )  # fmt: skip
     return pack_views(views, labels, metadata), views, labels
 
 
@@ -62,7 +64,7 @@ def test_the_views_member_is_pinned():
 def test_the_shard_is_pinned(tmp_path):
     data, _, _ = blob()
     samples = [Sample(5, 1, b"image-bytes", data), Sample(6, 0, b"other", data)]
-    entry = write_shard(tmp_path, "data/train-ipc002-00000.tar", samples)
+    entry = write_shard(tmp_path, "data/train-ipc002-00000.tar", 2, samples)
     raw = (tmp_path / entry.path).read_bytes()
     assert len(raw) == entry.bytes == 10240 and hashlib.sha256(raw).hexdigest() == entry.sha256
     name = b"00000005.cls"
@@ -81,14 +83,14 @@ def test_the_shard_is_pinned(tmp_path):
         assert tar.getnames() == [
             f"0000000{row}.{part}" for row in (5, 6) for part in ("cls", "png", "views.safetensors")
         ]
-    again = write_shard(tmp_path / "again", "data/train-ipc002-00000.tar", samples)
+    again = write_shard(tmp_path / "again", "data/train-ipc002-00000.tar", 2, samples)
     assert again == entry
 
 
 def test_rows_say_where_the_members_are(tmp_path):
     data, _, _ = blob()
     samples = [Sample(i, i % 3, bytes([i]) * (100 * i + 1), data) for i in range(7)]
-    entry = write_shard(tmp_path, "data/train-ipc001-00000.tar", samples)
+    entry = write_shard(tmp_path, "data/train-ipc001-00000.tar", 1, samples)
     raw = (tmp_path / entry.path).read_bytes()
     records = parse_rows((tmp_path / "data/train-ipc001-00000.rows").read_bytes(), "rows")
     for sample, record in zip(samples, records):
@@ -98,9 +100,10 @@ def test_rows_say_where_the_members_are(tmp_path):
 
 def test_views_come_back():
     data, views, labels = blob()
-    back, soft, metadata = unpack_views(data, find_codec("fp16"), "x")
-    assert all((a == back.tensors()[name]).all() for name, a in views.tensors().items())
-    assert (soft["logits"] == labels["logits"]).all() and metadata["origin"] == {"kind": "real", "rows": [3]}
+    row = unpack_views(data, find_codec("fp16"), "x")
+    assert all((a == row.views.tensors()[name]).all() for name, a in views.tensors().items())
+    assert (row.labels["logits"] == labels["logits"]).all()
+    assert row.metadata["origin"] == {"kind": "real", "rows": [3]}
 
 
 @given(st.binary(max_size=60))

@@ -5,14 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddkit.engine.units import UnitFile, unit_path
+from ddkit.engine.units import UnitFile, UnitStore
 from ddkit.errors import IntegrityError
 
 
 @given(st.integers(0, 2**31), st.data())
 def test_a_damaged_unit_is_not_done(tmp_path_factory, seed, data):
     work = tmp_path_factory.mktemp("work")
-    unit = UnitFile(unit_path(work, "recover-1-0"), "key")
+    unit = UnitStore(str(work)).unit("recover-1-0", "key")
     assert not unit.is_good()
     rng = np.random.default_rng(seed)
     tensors = {"a": rng.random((3, 4), np.float32), "b": rng.integers(0, 9, 5)[::2]}
@@ -29,7 +29,8 @@ def test_a_damaged_unit_is_not_done(tmp_path_factory, seed, data):
 
 
 def test_a_unit_of_one_value(tmp_path):
-    unit = UnitFile(unit_path(tmp_path, "pack-1-0"), "key")
+    unit = UnitStore(str(tmp_path)).unit("pack-1-0", "key")
+    assert unit.path == tmp_path / "units" / "pack-1-0.unit"
     assert unit.read_json() is None
     unit.write_json({"entry": [1]})
     assert unit.read_json() == {"entry": [1]} and UnitFile(unit.path, "x").read_json() is None

@@ -32,4 +32,5 @@ def permutation(seed: int, n: int, *path: str | int) -> np.ndarray:
 def nested_choice(seed: int, items: Sequence[int] | np.ndarray, *path: str | int) -> np.ndarray:
     """`items` in one seeded order: every shorter choice is a prefix of a longer one."""
     items = np.asarray(items)
-    return items[permutation(seed, len(items), *path)]
+    found: np.ndarray = items[permutation(seed, len(items), *path)]
+    return found

@@ -204,42 +204,59 @@ def _read_fields(cls: type) -> dict[str, bool]:
 
 
 def _coerce(value: Any, hint: Any, where: str) -> Any:
-    """`value` as the type `hint`. Raises Mismatch."""
+    """`value` as the type `hint`. where: its path, for messages. Raises Mismatch."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
     if origin is Annotated:
         found = _coerce(value, args[0], where)
         if all(check.holds(found) for check in args[1:]):
             return found
         raise Mismatch(f"{where} is {_shown(value)}")
-    if hint is Any:
-        return value
     if origin is Literal:
         if any(type(value) is type(arg) and value == arg for arg in args):
             return value
         raise Mismatch(f"{where} is {_shown(value)}; valid: {', '.join(str(arg) for arg in args)}")
     if origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in args:
-            return None
-        kinds = [arg for arg in args if arg is not type(None)]
-        if len(kinds) == 1:
-            return _coerce(value, kinds[0], where)
-        for arg in kinds:
-            with contextlib.suppress(Mismatch):
-                return _coerce(value, arg, where)
-    elif origin is tuple and isinstance(value, list | tuple):
+        return _coerce_union(value, hint, args, where)
+    if origin is not None:
+        return _coerce_container(value, hint, where)
+    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+        return read_dataclass(typing.cast(type, hint), value, where)
+    if hint is float and type(value) in (int, float) and abs(value) <= 1e300:  # False for NaN
+        return float(value)
+    if hint is not float and isinstance(hint, type) and type(value) is hint:
+        return value
+    raise _wrong_type(value, hint, where)
+
+
+def _coerce_union(value: Any, hint: Any, args: tuple[Any, ...], where: str) -> Any:
+    """`value` as one of several types."""
+    if value is None and type(None) in args:
+        return None
+    kinds = [arg for arg in args if arg is not type(None)]
+    if len(kinds) == 1:
+        return _coerce(value, kinds[0], where)
+    for arg in kinds:
+        with contextlib.suppress(Mismatch):
+            return _coerce(value, arg, where)
+    raise _wrong_type(value, hint, where)
+
+
+def _coerce_container(value: Any, hint: Any, where: str) -> Any:
+    """`value` as a tuple or a table."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is tuple and isinstance(value, list | tuple):
         kinds = list(args[:1] * len(value) if args[1:] == (Ellipsis,) else args)
         if len(kinds) == len(value):
             return tuple(_coerce(item, kind, f"{where}[{i}]") for i, (item, kind) in enumerate(zip(value, kinds)))
-    elif origin is dict and isinstance(value, Mapping):
+    if origin is dict and isinstance(value, Mapping):
         return {_coerce(k, args[0], f"{where} key"): _coerce(v, args[1], f"{where}.{k:.80}") for k, v in value.items()}
-    elif dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
-        return read_dataclass(typing.cast(type, hint), value, where)
-    elif hint is float:
-        if type(value) in (int, float) and abs(value) <= 1e300:  # False for NaN
-            return float(value)
-    elif isinstance(hint, type) and type(value) is hint:
-        return value
-    raise Mismatch(f"{where} is {_shown(value)}; it must be {_name_of(hint)}")
+    raise _wrong_type(value, hint, where)
+
+
+def _wrong_type(value: Any, hint: Any, where: str) -> Mismatch:
+    return Mismatch(f"{where} is {_shown(value)}; it must be {_name_of(hint)}")
 
 
 def _shown(value: Any) -> str:

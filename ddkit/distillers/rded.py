@@ -1,8 +1,9 @@
 """RDED: the most realistic crops of real images, by the teacher's loss, stitched factor x factor. No optimisation.
 
-Source: arXiv 2312.03526 (CVPR 2024); pool, crops, ranked stitching as in the authors' scripts (docs/methods.md). For class
-and increment: pool of min(n, max(pool, 1.5*N*IPC)) images in one nested seeded order, the best k = ceil(N*IPC / pool)
-crops of each, those of earlier increments left out, the N*IPC with the least loss, image i from ranks i, n+i, 2n+i, ….
+Source: arXiv 2312.03526 (CVPR 2024); pool, crops and ranked stitching as in the authors' scripts (docs/methods.md). For
+each class and increment: a pool of min(n, max(pool, 1.5*N*IPC)) images in one nested seeded order, the best
+k = ceil(N*IPC / pool) crops of each without those of earlier increments, of these the N*IPC with the least loss; image i
+is stitched of those with ranks i, n+i, 2n+i, ….
 """
 
 from __future__ import annotations

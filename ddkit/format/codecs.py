@@ -120,4 +120,5 @@ def fidelity_sums(logits: np.ndarray, decoded: np.ndarray) -> np.ndarray:
 
 def _log_softmax(z: np.ndarray) -> np.ndarray:
     z = z - z.max(axis=-1, keepdims=True)
-    return z - np.log(np.exp(z).sum(axis=-1, keepdims=True))
+    found: np.ndarray = z - np.log(np.exp(z).sum(axis=-1, keepdims=True))
+    return found

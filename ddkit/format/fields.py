@@ -1,4 +1,4 @@
-"""What single values of a manifest may be, as annotated types: names, texts, counts, numbers. It may come from anyone."""
+"""What single values of an untrusted manifest may be, as annotated types: names, texts, counts, numbers."""
 
 from __future__ import annotations
 

@@ -14,7 +14,10 @@ RESULT_KEY = ("of", "ipc", "arch", "protocol", "labels", "val", "seeds")  # meas
 
 @dataclass(frozen=True, kw_only=True)
 class Difference(Extensible):
-    """Mean of the paired differences to a baseline and its 95 % interval, points. pairs: how many; to: which baseline."""
+    """Mean of the paired differences to a baseline and its 95 % interval, in points.
+
+    pairs: how many there are; to: which baseline.
+    """
 
     mean: Number
     low: Number

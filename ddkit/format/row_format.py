@@ -209,7 +209,10 @@ def _outside(box: np.ndarray, height: int, width: int, least: int) -> np.ndarray
     wrong = (top + tall > height) | (left + wide > width)
     if least:
         wrong |= (tall < least) | (wide < least)
-    return wrong if box.dtype.kind == "u" else wrong | (np.minimum(top, left) < 0) | (np.minimum(tall, wide) < 0)
+    found: np.ndarray = (
+        wrong if box.dtype.kind == "u" else wrong | (np.minimum(top, left) < 0) | (np.minimum(tall, wide) < 0)
+    )
+    return found
 
 
 def _shown(found: tuple[str, tuple[int, ...]] | None) -> str:

@@ -26,7 +26,8 @@ def padded(sizes: np.ndarray) -> np.ndarray:
 def data_offsets(sizes: np.ndarray) -> np.ndarray:
     """Where the data of members of these sizes begins, int64 [m], when they follow one another from the start."""
     ends = np.cumsum(BLOCK + padded(sizes))
-    return ends - padded(sizes)
+    found: np.ndarray = ends - padded(sizes)
+    return found
 
 
 def tar_bytes(sizes: np.ndarray) -> int:

@@ -1,7 +1,8 @@
 """What a view looks like: crop, resize, flip, CutMix and Mixup of stored images, exactly as the integers say.
 
 Teacher and student see the same pixels because both go through this file. On a CPU the one resampler is torch's
-antialiased bilinear interpolation of uint8; on other devices the same filter as two banded matrix products, within 1/255.
+antialiased bilinear interpolation of uint8; on other devices the same filter as two banded matrix products, whose
+result is within 1/255 of it.
 """
 
 from __future__ import annotations
@@ -71,8 +72,8 @@ def unshuffle(image: Tensor, order: Sequence[int] | np.ndarray) -> Tensor:
 def apply(images: Tensor, views: Views, rows: np.ndarray, view_indices: np.ndarray, size: int) -> Tensor:
     """The pixels of some views: uint8 [B,3,size,size] on the device of `images`, CutMix included, Mixup not.
 
-    images: uint8 [n,3,H,W], the shard's images; views: of the same n rows; rows, view_indices: int [B], which row and which
-    of its views. A CutMix partner shows its own unmixed view of the same number.
+    images: uint8 [n,3,H,W], the shard's images; views: of the same n rows; rows: int [B], which of them; view_indices:
+    int [B], which view of each; size: output side, pixels. A CutMix partner shows its own unmixed view of the same number.
     """
     pixels = _unmixed(images, views, rows, view_indices, size)
     if views.mix_box is None or views.partner is None:

@@ -35,7 +35,8 @@ class Views:
 
     @property
     def count(self) -> int:
-        return self.box.shape[1]
+        found: int = self.box.shape[1]
+        return found
 
     def tensors(self) -> dict[str, np.ndarray]:
         """The members that are there, by name."""
@@ -73,7 +74,7 @@ def draw(
     """The views of one shard: `policy.count` for each of its rows.
 
     first: row number of the shard's first row; height, width: of the stored images; size: output side; all in pixels.
-    patches: N of the stitched grid; groups: int [rows], partners come from the same group only (docs/format.md, mix_groups).
+    patches: N of the stitched grid; groups: int [rows], partners come from the same group only (`mix_groups`).
     Row r's integers depend on (seed, r, the shard's extent) alone, and view v does not depend on the count.
     Source: torchvision's RandomResizedCrop; CutMix, arXiv 1905.04899; RDED, arXiv 2312.03526.
     """
@@ -136,7 +137,8 @@ def _beta(u: np.ndarray, alpha: float) -> np.ndarray:
         return u
     from scipy.special import betaincinv
 
-    return betaincinv(alpha, alpha, u)
+    found: np.ndarray = betaincinv(alpha, alpha, u)
+    return found
 
 
 def crop_boxes(
@@ -181,4 +183,5 @@ def _mix_boxes(lam: np.ndarray, centre_y: np.ndarray, centre_x: np.ndarray, size
     top, left = np.clip(y - side // 2, 0, size), np.clip(x - side // 2, 0, size)
     bottom, right = np.clip(y + side // 2, 0, size), np.clip(x + side // 2, 0, size)
     boxes = np.stack([top, left, bottom - top, right - left], axis=-1)
-    return boxes * ((bottom > top) & (right > left))[:, None]
+    found: np.ndarray = boxes * ((bottom > top) & (right > left))[:, None]
+    return found

@@ -77,7 +77,8 @@ def status_of(error: BaseException) -> int | None:
             told = re.search(r"\((\d{3}) ", str(e))
             status = int(told[1]) if told else None
         if status is not None:
-            return status
+            found: int | None = status
+            return found
     return None
 
 

@@ -108,7 +108,8 @@ def _download(library: str, tag: str) -> nn.Module:
             return timm.create_model(tag, pretrained=True)
         import torchvision
 
-        return torchvision.models.get_model(tag, weights="DEFAULT")
+        found: nn.Module = torchvision.models.get_model(tag, weights="DEFAULT")
+        return found
     except Exception as error:  # each library has its own tree of network errors
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise TeacherError(

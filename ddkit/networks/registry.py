@@ -23,7 +23,8 @@ class _Block(nn.Module):
         self.pool = nn.AvgPool2d(2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.pool(torch.relu(self.norm(self.conv(x))))
+        found: Tensor = self.pool(torch.relu(self.norm(self.conv(x))))
+        return found
 
 
 class ConvNet(nn.Module):
@@ -44,10 +45,12 @@ class ConvNet(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The penultimate features, float [B,F]."""
-        return self.features(x).flatten(1)
+        found: Tensor = self.features(x).flatten(1)
+        return found
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(self.forward_features(x))
+        found: Tensor = self.classifier(self.forward_features(x))
+        return found
 
 
 def _instance_norm(width: int) -> nn.Module:
@@ -60,7 +63,8 @@ def forward(network: nn.Module, inputs: Tensor) -> Tensor:
     larger ones also are given back to the system, and cleared by it, at every layer."""
     inputs = inputs.contiguous(memory_format=torch.channels_last)
     if inputs.device.type != "cpu":
-        return network(inputs)
+        found: Tensor = network(inputs)
+        return found
     return torch.cat([network(part) for part in inputs.split(max(FEW, PART // inputs.shape[2:].numel()))])
 
 
@@ -72,7 +76,8 @@ def _small_resnet(name: str, classes: int) -> nn.Module:
     network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
     nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
     network.maxpool = nn.Identity()
-    return network
+    found: nn.Module = network
+    return found
 
 
 def _small_networks() -> dict[str, Callable[[int, int], nn.Module]]:
@@ -130,4 +135,5 @@ def _torchvision(tag: str, classes: int) -> nn.Module:
 
     if tag not in torchvision.models.list_models(module=torchvision.models):
         raise unknown("torchvision model", tag, torchvision.models.list_models(module=torchvision.models))
-    return torchvision.models.get_model(tag, weights=None, num_classes=classes)
+    found: nn.Module = torchvision.models.get_model(tag, weights=None, num_classes=classes)
+    return found

@@ -1,4 +1,4 @@
-"""The state of an unfinished training: saved under all that decides its weights, and gone on with to the same weights."""
+"""The state of an unfinished training: saved under all that decides its weights, and resumed to the same weights."""
 
 from __future__ import annotations
 

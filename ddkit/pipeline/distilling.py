@@ -1,7 +1,7 @@
 """The main path: source -> teacher -> distiller -> images -> labels -> shards -> manifest, prefix by prefix.
 
-Everything is a unit with one file in OUT.work; a unit whose file is there is not done again, so running the same command
-again continues after any kill.
+Everything is a unit with one file in OUT.work. A unit whose file is there is not done again, so running the same
+command again continues after any kill.
 """
 
 from __future__ import annotations

@@ -222,8 +222,8 @@ def _tell_teacher(spec: TeacherSpec) -> None:
     chance = 100 / spec.num_classes
     if spec.accuracy < min(2 * chance, (chance + 100) / 2):
         note(
-            f"warning: that is near chance ({chance:.0f} % for {spec.num_classes} classes); its labels will teach little. "
-            "Give a better --teacher, more images or a larger --size"
+            f"warning: that is near chance ({chance:.0f} % for {spec.num_classes} classes); its labels will teach "
+            "little. Give a better --teacher, more images or a larger --size"
         )
     images = spec.measured_images
     if images is not None and images < FEW_IMAGES:

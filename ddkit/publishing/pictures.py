@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import math
 import re
-import warnings
+import textwrap
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ddkit.core.console import note
 from ddkit.core.files import atomic_file
+from ddkit.core.worker_state import STATE
+from ddkit.errors import first_few
 from ddkit.format.damage import open_images
 from ddkit.format.images import decode_image
 from ddkit.format.manifest import Manifest
@@ -21,9 +25,11 @@ from ddkit.replay.loader import ReplayLoader
 from ddkit.text import one_printable_line
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 INK, FAINT, PAPER = "#1f2430", "#8a90a0", "#ffffff"
+LEFT_TO_RIGHT = "\u200e"  # begins a line whose first word may be Arabic or Hebrew
 COLOURS = ("#3b6fb6", "#d1663a", "#3f9b63", "#8d5bb5", "#b63b64", "#6f7683")
 
 
@@ -47,15 +53,15 @@ def preview_grid(manifest: Manifest, *, per_class: int = 10, classes: int = 20, 
     scale = 2 if manifest.image.size >= 96 else 1  # large ones at twice a page's size, for fine screens
     images = thumbnails(manifest, min(per_class, manifest.ipc), classes // scale)
     side, gap = 64 * scale, 4 * scale
-    font, large = ImageFont.load_default(15 * scale), ImageFont.load_default(17 * scale)
-    names = {label: short_name(manifest.class_names[label]) for label in images}
-    left = int(max(font.getlength(name) for name in names.values())) + 24 * scale
+    font, large = (ImageFont.truetype(font_file(), points * scale) for points in (13, 15))
+    names = class_labels(manifest.class_names)
+    left = int(max(font.getlength(names[label]) for label in images)) + 24 * scale
     columns = max(len(mine) for mine in images.values())
     blocks = max(1, min(4, 10 // columns, len(images)))  # few images a class: several classes side by side
     lines, block = math.ceil(len(images) / blocks), left + columns * (side + gap) + gap
     total = len(manifest.classes)
     more = "" if len(images) == total else f"{len(images)} of {total} classes"
-    headline = " · ".join(part for part in (title(manifest) if heading else "", more) if part)
+    headline = drawable(" · ".join(part for part in (title(manifest) if heading else "", more) if part))
     top = 40 * scale if headline else gap
     width = max(blocks * block, int(large.getlength(headline)) + 24 * scale)
     canvas = Image.new("RGB", (width, top + lines * (side + gap) + gap), PAPER)
@@ -79,8 +85,48 @@ def _enlarged(pixels: np.ndarray, side: int) -> Image.Image:
 
 def short_name(name: str, longest: int = 22) -> str:
     """A class name short enough for a label: the first lemma, without a WordNet id before it."""
-    name = re.sub(r"^n\d{8}[_ -]", "", one_printable_line(name).split(",")[0]).replace("_", " ")
+    name = unicodedata.normalize("NFC", one_printable_line(name))
+    name = re.sub(r"^n\d{8}[_ -]", "", name.split(",")[0]).replace("_", " ")
     return name if len(name) <= longest else name[: longest - 1] + "…"
+
+
+def class_labels(names: Sequence[str], longest: int = 22) -> list[str]:
+    """What pictures call each class: its short name, or `class 7` where the font cannot draw that; a note tells which.
+
+    names: of all classes, in label order; longest: characters of a short name.
+    """
+    missing = [label for label, name in enumerate(names) if drawable(short := short_name(name)) != short]
+    if missing:
+        STATE.keep("undrawable names", tuple(names), lambda: _tell_undrawable(names, missing))  # told once
+    labels = [short_name(name, longest) for name in names]
+    for label in missing:
+        labels[label] = f"class {label}"
+    return labels
+
+
+def _tell_undrawable(names: Sequence[str], missing: Sequence[int]) -> None:
+    what = "1 class name has" if len(missing) == 1 else f"{len(missing)} class names have"
+    listed = first_few(f"class {label} ({short_name(names[label])})" for label in missing)
+    note(f"{what} characters that the font of pictures lacks; pictures show the label number instead: {listed}")
+
+
+def drawable(text: str) -> str:
+    """Text with `?` for each character that the font of pictures lacks."""
+    known = STATE.keep("drawable characters", "", _font_characters)
+    return "".join(c if c in known else "?" for c in text)
+
+
+def _font_characters() -> frozenset[str]:
+    from matplotlib.ft2font import FT2Font
+
+    return frozenset("\n") | {chr(code) for code in FT2Font(font_file()).get_charmap()}
+
+
+def font_file() -> str:
+    """The font of every picture: DejaVu Sans of matplotlib. It has Latin, Greek, Cyrillic and more, but no CJK."""
+    import matplotlib
+
+    return str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"))
 
 
 METHOD_NAMES = {
@@ -132,33 +178,51 @@ def dataset_name(source: str) -> str:
 
 
 def view_strip(manifest: Manifest, path: Path, *, rows: int = 6, views: int = 6) -> None:
-    """A PNG: of some rows the stored image with its crop boxes, the first views, and the top-3 soft labels of each."""
+    """A PNG: of some rows the stored image with its crop boxes, then its first views. Above a view the classes that the
+    teacher finds most likely (T = 1), below it the class that CutMix mixes in.
+
+    path: of the PNG; rows, views: how many are shown, where the set has as many.
+    """
     loader = ReplayLoader(manifest, batch_size=1, rank=0, world_size=1)
     views = min(views, loader.views)
     chosen = np.unique(np.linspace(0, loader.rows - 1, min(rows, loader.rows)).astype(int))
-    figure = new_figure(2.1 + 1.7 * views, 2.15 * len(chosen) + 0.5)
+    names, short_names = (class_labels(loader.classes, longest) for longest in (16, 12))
+    width = 2.1 + 1.7 * views
+    figure = new_figure(width, 2.3 * len(chosen) + 0.7)
     axes = figure.subplots(len(chosen), views + 1, squeeze=False)
     for line, row in zip(axes, chosen):
         stored, boxes, label = loader.stored(int(row))
         line[0].imshow(stored.transpose(1, 2, 0))
-        line[0].set_title(short_name(loader.classes[label], 16), fontsize=9, color=INK)
+        line[0].set_title(names[label], fontsize=9, color=INK)
         for v, axis in enumerate(line[1:]):
             colour = COLOURS[v % len(COLOURS)]
             t, left, h, w = (int(x) for x in boxes[v])
             line[0].add_patch(_rectangle(left - 0.5, t - 0.5, w, h, colour))
-            pixels, logits = loader.view(int(row), v)
-            axis.imshow(pixels.transpose(1, 2, 0))
-            p = np.exp((logits - logits.max()) / 1.0)
-            p /= p.sum()
-            best = np.argsort(-p)[:3]
-            text = "\n".join(f"{short_name(loader.classes[c], 12)} {100 * p[c]:.0f} %" for c in best)
-            axis.set_title(text, fontsize=7, color=INK)
+            _draw_view(axis, loader, int(row), v, short_names)
             for spine in axis.spines.values():
                 spine.set(color=colour, linewidth=2)
         for axis in line:
             axis.set(xticks=[], yticks=[])
-    figure.suptitle(f"{title(manifest)}: stored image, its views, the teacher's three first (T = 1)", fontsize=11)
+    legend = "stored image with crop boxes; views with the teacher's most likely classes"
+    if any(loader.partner(int(row), v) is not None for row in chosen for v in range(views)):
+        legend += "; + class: mixed in by CutMix"
+    heading = [line for text in (title(manifest), legend) for line in textwrap.wrap(text, int(11 * width))]
+    figure.suptitle("\n".join(heading), fontsize=11)
     save_figure(figure, path)
+
+
+def _draw_view(axis: Axes, loader: ReplayLoader, row: int, view: int, names: Sequence[str]) -> None:
+    """One view with its three most likely classes above, and below it the class that is mixed in."""
+    pixels, logits = loader.view(row, view)
+    axis.imshow(pixels.transpose(1, 2, 0))
+    p = np.exp(logits - logits.max())
+    p /= p.sum()
+    best = np.argsort(-p)[:3]
+    lines = [f"{LEFT_TO_RIGHT}{names[c]}: {100 * p[c]:.0f} %" for c in best]
+    axis.set_title("\n".join(lines), fontsize=7, color=INK)
+    partner = loader.partner(row, view)
+    if partner is not None:
+        axis.set_xlabel(f"{LEFT_TO_RIGHT}+ {names[partner]}", fontsize=7, color=INK, labelpad=2)
 
 
 def _rectangle(x: float, y: float, w: float, h: float, colour: str) -> Any:
@@ -178,13 +242,18 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, atomically. Its words are drawn as they are: a dollar sign begins no formula."""
+    """Write a figure as PNG, atomically. Its words are drawn as they are: a dollar sign begins no formula, and `?`
+    stands for a character that the font lacks."""
     from matplotlib.text import Text
 
     for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        font = text.get_fontproperties().copy()
+        font.set_file(font_file())
+        text.set_fontproperties(font)
         text.set_parse_math(False)
-    with atomic_file(path) as temporary, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # a sign that the font lacks is drawn as a box
+        text.set_text(drawable(text.get_text()))
+    with atomic_file(path) as temporary:
         figure.savefig(temporary, format="png")
 
 
@@ -231,6 +300,7 @@ def demo_picture(
 ) -> None:
     """The demo's picture: the distilled images class by class, the students' accuracy, and the table."""
     images = thumbnails(manifest, min(10, manifest.ipc), 10)
+    names = class_labels(manifest.class_names, 12)
     figure = new_figure(14, 6.6)
     left, right = figure.subfigures(1, 2, width_ratios=(1, 1.05), squeeze=False)[0]
     left.suptitle(f"{title(manifest)}: what was made", fontsize=11, color=INK)
@@ -242,9 +312,7 @@ def demo_picture(
             axis.imshow(pixels.transpose(1, 2, 0), interpolation="nearest")
         line[0].set_axis_on()
         line[0].set(xticks=[], yticks=[])
-        line[0].set_ylabel(
-            short_name(manifest.class_names[label], 12), rotation=0, ha="right", va="center", fontsize=10
-        )
+        line[0].set_ylabel(names[label], rotation=0, ha="right", va="center", fontsize=10)
         line[0].spines[:].set_visible(False)
     top, bottom = right.subfigures(2, 1, height_ratios=(2.2, 1), squeeze=False)[:, 0]
     _plot_curves(top.subplots(), histories, "accuracy", "accuracy on held-out images while training, %")

@@ -69,11 +69,11 @@ def their_matter(matter: dict[str, Any]) -> dict[str, Any]:
 
 
 def front_matter_text(front: Mapping[str, Any]) -> str:
-    """A card's YAML."""
-    text = yaml.safe_dump(dict(front), sort_keys=False, allow_unicode=True, width=1000)
-    if printable(text) == text:
-        return text
-    return yaml.safe_dump(dict(front), sort_keys=False, allow_unicode=False, width=1000)  # odd signs by their numbers
+    """A card's YAML; characters that cannot be shown stand there by their numbers."""
+    text: str = yaml.safe_dump(dict(front), sort_keys=False, allow_unicode=True, width=1000)
+    if printable(text) != text:
+        text = yaml.safe_dump(dict(front), sort_keys=False, allow_unicode=False, width=1000)
+    return text
 
 
 def render_card(manifest: Manifest, outside: Outside | None = None) -> str:

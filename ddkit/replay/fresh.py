@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class FreshLoader:
-    """New views every epoch, by an augmentation policy: for hard labels (`label` None, no mixing) and labels made online.
+    """New views every epoch, drawn by an augmentation policy, for hard labels (`label` None, no mixing) or online ones.
 
     label: normalised float [B,3,S,S] -> logits [B,C]; yields as ReplayLoader does, logits None without `label`.
     """

@@ -38,7 +38,7 @@ class ReplayDict(dict[str, Tensor]):
 
 def _refuse_collation(batch: list[Any], *, collate_fn_map: Any = None) -> Any:
     raise OptionError(
-        "a ReplayLoader yields whole batches; use it by itself, or as DataLoader(loader, batch_size=None, num_workers=k)"
+        "a ReplayLoader yields whole batches; use it alone, or as DataLoader(loader, batch_size=None, num_workers=k)"
     )
 
 
@@ -198,8 +198,10 @@ class ReplayLoader(IterableDataset[Any]):
             yield batch
 
     def _share_of_worker(self, worker: int, workers: int) -> Iterator[Any]:
-        """Every `workers`-th batch of the epoch, for a DataLoader. Its processes may be new ones each epoch, so how many
-        each has begun is kept in memory that all share."""
+        """Every `workers`-th batch of the epoch, for a DataLoader.
+
+        Its processes may be new ones each epoch, so how many epochs each has begun is kept in shared memory.
+        """
         if self.device.type != "cpu":
             raise OptionError("in the worker processes of a DataLoader a ReplayLoader needs device='cpu'")
         begun = int(self._begun[worker])

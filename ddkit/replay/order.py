@@ -1,4 +1,4 @@
-"""The replay order (docs/format.md): one pure function of (seed, epoch), the same for every rank, batch size and reader."""
+"""The replay order (docs/format.md): a pure function of (seed, epoch), the same for every rank and batch size."""
 
 from __future__ import annotations
 

@@ -99,7 +99,8 @@ class Packed:
 
 def packed_splits(root: Path) -> dict[str, Any]:
     """Entries by split. Raises SourceError."""
-    return _index(root)["splits"]
+    found: dict[str, Any] = _index(root)["splits"]
+    return found
 
 
 def _index(root: Path) -> dict[str, Any]:

@@ -290,7 +290,8 @@ def _dataset(
         if cell is None or (cell["bytes"] is None and cell["path"] is None):
             raise OSError("the cell is empty")
         if cell["bytes"] is not None:
-            return cell["bytes"]
+            found: bytes = cell["bytes"]
+            return found
         if cell["path"] not in fetched:
             raise OSError("the cell names a file instead of holding an image; ddkit does not open it")
         return _image_file(Path(cell["path"]))
@@ -308,7 +309,8 @@ def _find_column(data: str, table: Dataset, asked: str | None, what: str, kind: 
     typed = [name for name, feature in table.features.items() if isinstance(feature, kind)]
     candidates = typed or [name for name in columns if name.lower() in names]
     if len(candidates) == 1:
-        return candidates[0]
+        found: str = candidates[0]
+        return found
     found = f"several {what} columns ({', '.join(candidates)})" if candidates else f"no {what} column"
     raise SourceError(f"{data} has {found} among {', '.join(columns)}; name it with {option}")
 

@@ -50,7 +50,7 @@ class ValidationRef:
     same_order: bool = False
 
     def open(self, classes: Sequence[ClassName], source: DatasetSpec | None) -> Validation:
-        """The images, for networks of these classes. source: what the set was made from. Raises as `open_validation`."""
+        """The images, for networks of these classes. source: what the set was made from; raises as `open_validation`."""
         return open_validation(
             self.data, classes, split=self.split, source=source, image_column=self.image_column,
             label_column=self.label_column, same_order=self.same_order,

@@ -1,6 +1,6 @@
 """The augmentation of inversion: crop, flip and roll, drawn once a step for the whole batch, as two matrix products.
 
-A(x) = R x C^T with R, C [S,S] made from the step's integers (docs/format.md says why: exact, and deterministic backwards).
+A(x) = R x C^T with R, C [S,S] made from the step's integers: exact, and with a deterministic backward pass.
 """
 
 from __future__ import annotations

@@ -73,7 +73,8 @@ class _Measuring(nn.Module):
             x, self.mean, self.var, self.weight, self.bias, self.eps, self._form["groups"]
         )
         self._seen[self._number] = (mean, var)
-        return self.after(out)
+        found: Tensor = self.after(out)
+        return found
 
 
 class Measured:

@@ -1,6 +1,7 @@
 """The loss terms of image inversion as pure functions of logits, statistics and pixels, all in float32.
 
-Sources: SRe2L, arXiv 2306.13092; CUDD, arXiv 2405.09150, eq. 4-7; the authors' code where they differ (docs/methods.md). tests/test_objectives.py holds them against a literal float64 restatement, values and gradients.
+Sources: SRe2L, arXiv 2306.13092; CUDD, arXiv 2405.09150, eq. 4-7; the authors' code where they differ (docs/methods.md).
+tests/test_objectives.py holds them against a literal float64 restatement, values and gradients.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ def batch_norm(
 
 
 def _l2(difference: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(difference, dim=-1)
+    found: Tensor = torch.linalg.vector_norm(difference, dim=-1)
+    return found
 
 
 def regulariser(values: Tensor, anchor: Tensor) -> Tensor:

@@ -45,7 +45,10 @@ def candidate_boxes(source: Source, image: int, crops: int, seed: int, height: i
     policy = ViewSpec(**{**CROP_POLICY.__dict__, "count": crops})
     key = int(rng(seed, "rded-crops").integers(2**62))
     row = int(source.rows[image])
-    return draw(policy, seed=key, first=row, rows=1, height=height, width=width, size=1).box[0].astype(np.int64)
+    found: np.ndarray = (
+        draw(policy, seed=key, first=row, rows=1, height=height, width=width, size=1).box[0].astype(np.int64)
+    )
+    return found
 
 
 def cut(source: Source, image: int, numbers: list[int], seed: int, side: int) -> list[Tensor]:
