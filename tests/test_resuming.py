@@ -15,7 +15,7 @@ import ddkit.networks.training as training
 from ddkit.core.files import read_sealed
 from ddkit.errors import OptionError, OtherRun, TeacherError
 from ddkit.evaluation.baselines import make_baseline
-from ddkit.evaluation.students import plan_students
+from ddkit.evaluation.students import StudentOptions, plan_students
 from ddkit.evaluation.tables import run_students
 from ddkit.networks.checkpoints import load_checkpoint, save_checkpoint, tensor_hash
 from ddkit.pipeline import distill, relabel
@@ -23,7 +23,7 @@ from ddkit.sources.images import open_source
 from ddkit.sources.validation import ValidationRef
 from ddkit.specs import EvalTransform, Protocol
 from ddkit.students.training import train_student
-from ddkit.teachers.resolving import find_teacher
+from ddkit.teachers.resolving import TeacherChoice
 from ddkit.teachers.teaching import teach
 from ddkit.testing import untrained_teacher
 
@@ -58,9 +58,10 @@ def often(monkeypatch):
 # ------------------------------------------------------------------ students of `train`
 
 
-def student(manifest, out, **changed):
-    options = dict(arch="convnet3", protocol=None, labels="stored", ipc=None, epochs=4, seed=0, device="cpu", val=None)
-    return plan_students(manifest, out=out, **(options | changed))
+def student(manifest, out, seed=0, **changed):
+    options = {"arch": "convnet3", "epochs": 4} | changed
+    (job,) = plan_students(manifest, StudentOptions(**options), [seed], out)
+    return job
 
 
 def test_a_stopped_training_goes_on(random_set, tmp_path, often):
@@ -183,8 +184,12 @@ def test_a_damaged_teacher_in_the_cache_is_made_again(tmp_path, monkeypatch, cap
     monkeypatch.setenv("DDKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("ddkit.teachers.resolving.teacher_recipe", lambda *a: replace(_quick()))
     source = open_source("digits", classes="0,1")
-    ask = dict(size=32, seed=0, device=torch.device("cpu"))
-    path = find_teacher("train:convnet3", source, **ask)
+
+    def ask(seed=0):
+        choice = TeacherChoice("train:convnet3", 32)
+        return choice.train(source, seed=seed, device=torch.device("cpu"), what="digits").path
+
+    path = ask()
     before = path.read_bytes()
     for at in (len(before) // 2, 300):  # a weight; its normalisation or classes
         data = bytearray(before)
@@ -192,9 +197,9 @@ def test_a_damaged_teacher_in_the_cache_is_made_again(tmp_path, monkeypatch, cap
         path.write_bytes(data)
         with pytest.raises(TeacherError):
             load_checkpoint(path)
-        assert find_teacher("train:convnet3", source, **ask) == path and path.read_bytes() == before
+        assert ask() == path and path.read_bytes() == before
     assert "it is made again" in capsys.readouterr().err
-    assert find_teacher("train:convnet3", source, **(ask | {"seed": 1})) != path
+    assert ask(seed=1) != path
 
 
 def _quick():

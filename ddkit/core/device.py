@@ -7,7 +7,8 @@ import importlib.metadata
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,25 @@ def threads(n: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def each_on_one_thread(work: Callable[[int], None], n: int, *, large: bool) -> None:
+    """work(0) … work(n-1), each on one CPU thread; where it is much, several of them side by side.
+
+    Small operations that share threads inside one image collapse on a busy machine, so cores are filled across images.
+    large: whether it is worth as many threads as torch may use here.
+    """
+    import torch
+
+    side_by_side = min(torch.get_num_threads(), n) if large else 1
+    with threads(1):
+        if side_by_side <= 1:
+            for i in range(n):
+                work(i)
+            return
+        with ThreadPoolExecutor(side_by_side, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for _ in pool.map(work, range(n)):
+                pass
 
 
 ALLOCATOR_VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")

@@ -25,7 +25,7 @@ from ddkit.pipeline.options import check_counts
 from ddkit.pipeline.record import check_work, work_dir
 from ddkit.pipeline.relabelling import policy_problem, relabel
 from ddkit.publishing.rendering import publish_files
-from ddkit.sources.validation import ValidationRef
+from ddkit.sources.validation import Validation, ValidationRef
 from ddkit.specs import protocol_label
 from ddkit.students.training import StudentGroup, StudentJob, StudentResult
 from ddkit.teachers.resolving import resolve_teacher
@@ -92,8 +92,9 @@ def evaluate(
     ]
     unique = {job.out: job for cell in cells for seeds in cell.jobs for job in seeds}
     found = run_students(list(unique.values()), (workers or cores()) if where.type == "cpu" else 1)
+    measured_on = ref.open(sets[0].classes, sets[0].source)
     entries = [
-        cell.entry(found, options, val=ref.open(sets[0].classes, sets[0].source).name, command=command,
+        cell.entry(found, options, val=measured_on, command=command,
                    hardware=hardware(where))
         for cell in cells
     ]  # fmt: skip
@@ -133,14 +134,20 @@ class _Cell:
     jobs: list[list[StudentJob]]
 
     def entry(
-        self, found: Mapping[str, StudentResult], options: StudentOptions, *, val: str, command: str, hardware: str
+        self,
+        found: Mapping[str, StudentResult],
+        options: StudentOptions,
+        *,
+        val: Validation,
+        command: str,
+        hardware: str,
     ) -> ResultEntry:
         """What its students reached. found: by `job.out`."""
         first = self.row.sets[0]
         return accuracy_entry(
             [[found[job.out] for job in seeds] for seeds in self.jobs], of=self.row.of, ipc=options.ipc or first.ipc,
             arch=self.arch, protocol=protocol_label(first.protocol(options.protocol).name, options.epochs),
-            labels=self.row.labels or options.labels, val=val, seeds=[job.seed for job in self.jobs[0]],
+            labels=self.row.labels or options.labels, val=val.name, val_images=val.used, seeds=[job.seed for job in self.jobs[0]],
             total_bytes=first.total_bytes(options.ipc), command=command, hardware=hardware,
         )  # fmt: skip
 

@@ -11,6 +11,8 @@ from ddkit.format.fields import NOT_EMPTY, Architecture, Count, Line, Number, Pe
 
 RESULT_KEY = ("of", "ipc", "arch", "protocol", "labels", "val", "seeds")  # measuring the same again replaces it
 
+FEW = 100  # images of a measurement
+
 
 @dataclass(frozen=True, kw_only=True)
 class Difference(Extensible):
@@ -30,7 +32,8 @@ class Difference(Extensible):
 class ResultEntry(Extensible):
     """What students of one network reached. Accuracies in percent.
 
-    of: what they were trained on; labels: the kind of labels; val: what they were measured on; seeds: of the students;
+    of: what they were trained on; labels: the kind of labels; val: what they were measured on; val_images: how many images that
+    are; seeds: of the students;
     values: their accuracies, one list a set; std: over all students; difference: to `random`, None where there is no
     such baseline; total_bytes: of the shards; seconds: of all trainings.
     """
@@ -41,6 +44,7 @@ class ResultEntry(Extensible):
     protocol: Line
     labels: Annotated[str, one_of("stored", "hard", "online", "relabelled")]
     val: Words
+    val_images: Count | None = None
     seeds: Annotated[tuple[StudentSeed, ...], NOT_EMPTY]
     n_sets: Count
     n_students: Count
@@ -52,6 +56,11 @@ class ResultEntry(Extensible):
     seconds: Seconds = 0.0
     command: Words
     hardware: Words
+
+    def carries_a_claim(self) -> bool:
+        """Whether it rests on enough: two students or more, and where the images are counted, at least FEW of them, so
+        that one image is no more than a point."""
+        return self.n_students >= 2 and (self.val_images is None or self.val_images >= FEW)
 
 
 EvalReport = tuple[ResultEntry, ...]

@@ -16,7 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from ddkit.core.device import each_on_one_thread
 from ddkit.format.views import Views
+
+LARGE = 2**20  # pixels of views that are worth several threads
 
 
 def resample(image: Tensor, box: Sequence[int] | np.ndarray, size: int) -> Tensor:
@@ -72,8 +75,8 @@ def unshuffle(image: Tensor, order: Sequence[int] | np.ndarray) -> Tensor:
 def apply(images: Tensor, views: Views, rows: np.ndarray, view_indices: np.ndarray, size: int) -> Tensor:
     """The pixels of some views: uint8 [B,3,size,size] on the device of `images`, CutMix included, Mixup not.
 
-    images: uint8 [n,3,H,W], the shard's images; views: of the same n rows; rows: int [B], which of them; view_indices:
-    int [B], which view of each; size: output side, pixels. A CutMix partner shows its own unmixed view of the same number.
+    images: uint8 [n,3,H,W], the shard's images; views: of the same n rows; rows: int [B], which of them;
+    view_indices: int [B], which view of each; size: output side, pixels. A CutMix partner shows its own unmixed view of the same number.
     """
     pixels = _unmixed(images, views, rows, view_indices, size)
     if views.mix_box is None or views.partner is None:
@@ -106,10 +109,13 @@ def _unmixed(images: Tensor, views: Views, rows: np.ndarray, view_indices: np.nd
     orders = None if views.patches is None else views.patches[rows, view_indices]
     if images.device.type == "cpu":
         pixels = torch.empty((len(rows), 3, size, size), dtype=torch.uint8)
-        for i, row in enumerate(rows):
-            image = images[row] if orders is None else unshuffle(images[row], orders[i])
+
+        def make(i: int) -> None:
+            image = images[rows[i]] if orders is None else unshuffle(images[rows[i]], orders[i])
             view = resample(image, boxes[i], size)
             pixels[i] = view.flip(-1) if flips[i] else view
+
+        each_on_one_thread(make, len(rows), large=len(rows) * size * size > LARGE)
         return pixels
     batch = images[torch.as_tensor(rows, device=images.device)]
     if orders is not None:

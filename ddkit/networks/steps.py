@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ddkit.core.device import has_bfloat16
+from ddkit.core.device import has_bfloat16, threads
 from ddkit.engine.cuda_graphs import Captured, recordable, set_learning_rate
 from ddkit.specs import TrainSpec
 
@@ -121,8 +121,24 @@ class TimeEstimate:
         self._began = time.monotonic()
 
 
-def seconds_a_step(network: nn.Module, spec: TrainSpec, batch: int, size: int, device: torch.device) -> float:
-    """Measured on up to 20 steps, for at most about 3 seconds: what a training step of a network takes.
+def best_threads(build: Callable[[], nn.Module], spec: TrainSpec, batch: int, size: int, most: int) -> int:
+    """Measured: how many CPU threads help a training on this machine, as busy as it is; 1 or `most`.
+
+    build: makes the network; batch: images a step; size: of the images, pixels.
+    """
+    if most <= 1:
+        return 1
+    cpu, taken = torch.device("cpu"), {}
+    for n in (1, most):
+        with threads(n):
+            taken[n] = seconds_a_step(build(), spec, batch, size, cpu, at_most_s=1.0)
+    return most if taken[most] < 0.8 * taken[1] else 1
+
+
+def seconds_a_step(
+    network: nn.Module, spec: TrainSpec, batch: int, size: int, device: torch.device, at_most_s: float = 3.0
+) -> float:
+    """Measured on up to 20 steps, for at most about `at_most_s` seconds: what a training step of a network takes.
 
     The network's weights change. batch: images a step; size: of the images, pixels. Dummy targets are classes.
     """
@@ -133,7 +149,7 @@ def seconds_a_step(network: nn.Module, spec: TrainSpec, batch: int, size: int, d
         step(inputs, target, 1e-6)
     step.total.item()
     began, done = time.monotonic(), 0
-    while done < PROBE_STEPS and (done < 2 or time.monotonic() - began < 3):
+    while done < PROBE_STEPS and (done < 2 or time.monotonic() - began < at_most_s):
         step(inputs, target, 1e-6)
         done += 1
     step.total.item()

@@ -57,7 +57,7 @@ def save_state(
     tensors = {f"network.{k}": v for k, v in network.state_dict().items()}
     for i, state in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{i}.{k}": torch.as_tensor(v) for k, v in state.items()}
-    metadata: dict[str, Any] = {"history": history}
+    metadata: dict[str, Any] = {"history": history, "threads": torch.get_num_threads()}
     if partial is not None:
         metadata |= {"step": partial.step, "total": partial.total}
         tensors |= {f"random.{name}": state for name, state in partial.random.items()}

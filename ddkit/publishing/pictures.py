@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, FAINT, PAPER = "#1f2430", "#8a90a0", "#ffffff"
-LEFT_TO_RIGHT = "\u200e"  # begins a line whose first word may be Arabic or Hebrew
+LEFT_TO_RIGHT = "\u200e"  # around a name in a line, which may be Arabic or Hebrew; it has no width
 COLOURS = ("#3b6fb6", "#d1663a", "#3f9b63", "#8d5bb5", "#b63b64", "#6f7683")
 
 
@@ -187,13 +187,18 @@ def view_strip(manifest: Manifest, path: Path, *, rows: int = 6, views: int = 6)
     views = min(views, loader.views)
     chosen = np.unique(np.linspace(0, loader.rows - 1, min(rows, loader.rows)).astype(int))
     names, short_names = (class_labels(loader.classes, longest) for longest in (16, 12))
+    legend = "stored image with crop boxes; views: above, the teacher's most likely classes"
+    if any(loader.partner(int(row), v) is not None for row in chosen for v in range(views)):
+        legend += "; below, the class mixed in (CutMix)"
     width = 2.1 + 1.7 * views
-    figure = new_figure(width, 2.3 * len(chosen) + 0.7)
+    heading = [line for text in (title(manifest), legend) for line in textwrap.wrap(text, int(11 * width))]
+    figure = new_figure(width, (width / (views + 1) + 0.6) * len(chosen) + 0.2 * len(heading) + 0.1)
+    figure.suptitle("\n".join(heading), fontsize=11)
     axes = figure.subplots(len(chosen), views + 1, squeeze=False)
     for line, row in zip(axes, chosen):
         stored, boxes, label = loader.stored(int(row))
         line[0].imshow(stored.transpose(1, 2, 0))
-        line[0].set_title(names[label], fontsize=9, color=INK)
+        line[0].set_title(names[label], fontsize=8, color=INK)
         for v, axis in enumerate(line[1:]):
             colour = COLOURS[v % len(COLOURS)]
             t, left, h, w = (int(x) for x in boxes[v])
@@ -203,11 +208,6 @@ def view_strip(manifest: Manifest, path: Path, *, rows: int = 6, views: int = 6)
                 spine.set(color=colour, linewidth=2)
         for axis in line:
             axis.set(xticks=[], yticks=[])
-    legend = "stored image with crop boxes; views with the teacher's most likely classes"
-    if any(loader.partner(int(row), v) is not None for row in chosen for v in range(views)):
-        legend += "; + class: mixed in by CutMix"
-    heading = [line for text in (title(manifest), legend) for line in textwrap.wrap(text, int(11 * width))]
-    figure.suptitle("\n".join(heading), fontsize=11)
     save_figure(figure, path)
 
 
@@ -218,7 +218,7 @@ def _draw_view(axis: Axes, loader: ReplayLoader, row: int, view: int, names: Seq
     p = np.exp(logits - logits.max())
     p /= p.sum()
     best = np.argsort(-p)[:3]
-    lines = [f"{LEFT_TO_RIGHT}{names[c]}: {100 * p[c]:.0f} %" for c in best]
+    lines = [f"{LEFT_TO_RIGHT}{names[c]}{LEFT_TO_RIGHT}: {100 * p[c]:.0f} %" for c in best]
     axis.set_title("\n".join(lines), fontsize=7, color=INK)
     partner = loader.partner(row, view)
     if partner is not None:

@@ -50,7 +50,7 @@ class ValidationRef:
     same_order: bool = False
 
     def open(self, classes: Sequence[ClassName], source: DatasetSpec | None) -> Validation:
-        """The images, for networks of these classes. source: what the set was made from; raises as `open_validation`."""
+        """The images, for networks of these classes; raises as `open_validation`. source: what the set was made of."""
         return open_validation(
             self.data, classes, split=self.split, source=source, image_column=self.image_column,
             label_column=self.label_column, same_order=self.same_order,
@@ -64,6 +64,11 @@ class Validation:
     source: Source
     labels: np.ndarray
     name: str
+
+    @property
+    def used(self) -> int:
+        """How many images there are to measure on."""
+        return int((self.labels >= 0).sum())
 
     @property
     def fingerprint(self) -> str:

@@ -15,15 +15,18 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ddkit.core.console import Advance
+from ddkit.core.device import threads
 from ddkit.core.files import locked, read_sealed_json, write_bytes, write_sealed
 from ddkit.core.serialization import fingerprint
 from ddkit.core.worker_state import STATE
 from ddkit.engine.interleaving import Interleaved, interleave
+from ddkit.engine.units import UnitFile
 from ddkit.errors import OptionError
 from ddkit.format.manifest import Manifest
 from ddkit.format.manifest_file import read_manifest
 from ddkit.networks.checkpoints import save_checkpoint
-from ddkit.networks.registry import build_network
+from ddkit.networks.registry import build_network, check_network
+from ddkit.networks.steps import best_threads
 from ddkit.networks.training import Fit, accuracy, fitting, seeded_network
 from ddkit.networks.training_state import Example
 from ddkit.replay.fresh import FreshLoader
@@ -118,8 +121,26 @@ def train_student(
     on_epoch: called with the epochs that are done; on_estimate: told the expected seconds after 20 steps. Raises
     OtherRun where another process writes the same checkpoint.
     """
-    with locked(job.checkpoint, "training", {"key": job.result_key}, wait=False):
+    with locked(job.checkpoint, "training", {"key": job.result_key}, wait=False), threads(_threads(job)):
         return interleave([_training(job, on_epoch, on_estimate)], torch.device(job.device))[0]
+
+
+def _threads(job: StudentJob) -> int:
+    """CPU threads for one student alone: those that a stopped training had, else as many as help, by measurement."""
+    most = torch.get_num_threads()
+    if not job.device.startswith("cpu"):
+        return most
+    state = UnitFile(job.state, job.result_key)
+    if state.is_good():
+        return int(state.metadata().get("threads", most))
+    manifest = read_manifest(job.directory)
+    classes, size = len(manifest.classes), manifest.views.size
+    batch = job.spec.batch_for(manifest.rows(job.ipc))
+
+    def measure() -> int:
+        return best_threads(lambda: check_network(job.arch, classes, size), job.spec, batch, size, most)
+
+    return STATE.keep("threads of a student", (job.arch, classes, size, batch, most), measure, most=8)
 
 
 def _training(

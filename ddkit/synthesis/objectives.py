@@ -1,6 +1,7 @@
 """The loss terms of image inversion as pure functions of logits, statistics and pixels, all in float32.
 
-Sources: SRe2L, arXiv 2306.13092; CUDD, arXiv 2405.09150, eq. 4-7; the authors' code where they differ (docs/methods.md).
+Sources: SRe2L, arXiv 2306.13092; CUDD, arXiv 2405.09150, eq. 4-7; the authors' code where they differ, which
+docs/methods.md says.
 tests/test_objectives.py holds them against a literal float64 restatement, values and gradients.
 """
 

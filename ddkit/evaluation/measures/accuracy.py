@@ -18,6 +18,7 @@ def accuracy_entry(
     protocol: str,
     labels: str,
     val: str,
+    val_images: int,
     seeds: Sequence[int],
     total_bytes: int,
     command: str,
@@ -30,7 +31,7 @@ def accuracy_entry(
     values = tuple(tuple(float(student.accuracy or 0.0) for student in mine) for mine in students)
     mean, std = mean_std([value for mine in values for value in mine])
     return ResultEntry(
-        of=of, ipc=ipc, arch=arch, protocol=protocol, labels=labels, val=val, seeds=tuple(seeds),
+        of=of, ipc=ipc, arch=arch, protocol=protocol, labels=labels, val=val, val_images=val_images, seeds=tuple(seeds),
         n_sets=len(students), n_students=sum(map(len, students)), values=values, mean=round(mean, 2),
         std=round(std, 2), difference=None, total_bytes=total_bytes,
         seconds=round(sum(student.seconds for mine in students for student in mine), 2), command=command,
