@@ -24,7 +24,7 @@ from ddkit.core.device import hardware, pick_device, versions
 from ddkit.networks.registry import build_network
 from ddkit.networks.training import seeded_network
 from ddkit.specs import TeacherSpec
-from ddkit.synthesis.inner.pixel_optimiser import Batch, PixelOptimiser
+from ddkit.synthesis.inner.pixel_optimiser import PixelBatch, PixelOptimiser
 from ddkit.synthesis.settings import Inversion
 from ddkit.teachers.teacher import Teacher
 
@@ -84,13 +84,13 @@ class AuthorsLike:
         self.done += 1
 
 
-def final_loss(x: torch.Tensor, batch: Batch, settings: Inversion, guide: Teacher) -> float:
+def final_loss(x: torch.Tensor, batch: PixelBatch, settings: Inversion, guide: Teacher) -> float:
     """The objective of finished images on 20 fixed crops, float32."""
-    engine = PixelOptimiser(batch, settings.__class__(**{**settings.__dict__, "precision": "float32"}), guide)
+    optimiser = PixelOptimiser(batch, settings.__class__(**{**settings.__dict__, "precision": "float32"}), guide)
     with torch.no_grad():
-        engine.x.copy_(x)
+        optimiser.x.copy_(x)
         values = [
-            sum(float(v) for v in engine.terms(*engine.view(t)).values())
+            sum(float(v) for v in optimiser.terms(*optimiser.view(t)).values())
             for t in range(0, settings.steps, max(1, settings.steps // 20))
         ]
     return statistics.mean(values)
@@ -112,7 +112,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     guide = teacher(args.arch, args.size, args.classes, device)
     settings = Inversion(steps=args.steps, threads=torch.get_num_threads(), compile=args.compile)
     labels = (torch.arange(args.batch) % args.classes).sort().values
-    batch = Batch(labels=labels, anchors=None, size=args.size, seed=0, name="benchmark")
+    batch = PixelBatch(labels=labels, anchors=None, size=args.size, seed=0, name="benchmark")
     ours = PixelOptimiser(batch, settings, guide)
     net = seeded_network(lambda: build_network(args.arch, args.classes, args.size), 0, "x").to(device)
     net.load_state_dict(guide.network.state_dict())

@@ -7,6 +7,7 @@ import pytest
 from conftest import photograph
 from huggingface_hub import constants
 
+from ddkit.core.worker_state import STATE
 from ddkit.errors import HubAccess, SourceError
 from ddkit.evaluation.students import train
 from ddkit.pipeline import distill
@@ -44,10 +45,8 @@ def parquet(first: int, rows: int = 24) -> bytes:
 
 @pytest.fixture
 def there(hub, tmp_path, monkeypatch):
-    from ddkit.sources.online import look_up
-
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    look_up.cache_clear()
+    STATE.drop()
     files = {"plain/train-00000-of-00001.parquet": parquet(0), "plain/test-00000-of-00001.parquet": parquet(100)}
     hub.add_repo("dataset", "lab/insects", {"README.md": CARD, **files})
     return "lab/insects"
@@ -65,8 +64,8 @@ def test_only_the_split_that_is_used_is_fetched(hub, there, tmp_path, monkeypatc
     assert fetched(hub) == {"train-00000-of-00001.parquet"}
     source = made.source
     commit = hub.repos["dataset", there].head()
-    assert (source["id"], source["revision"], source["licence"]) == (there, commit, "cc-by-nc-4.0")
-    assert source["holdout"] is None and made.name == "random-insects-ipc2"
+    assert (source.id, source.revision, source.licence) == (there, commit, "cc-by-nc-4.0")
+    assert source.holdout is None and made.name == "random-insects-ipc2"
     text = (tmp_path / "out" / "README.md").read_text()
     assert f"- {there}" in text and commit[:12] in text and "Insects" not in text
     _, result = train("out", val=there, epochs=1)

@@ -26,8 +26,10 @@ RECOVER = {
     ("cudd", "cifar10"): (0.25, 1000, 0.01, 4),
     ("cudd", "imagenet21k"): (0.05, 2000, 0.25, 32),
 }
-CLASSES = {"cifar10": 10, "cifar100": 100, "tinyimagenet": 200, "imagenet1k": 1000, "imagenet21k": 10450}
-SIZES = {"cifar10": 32, "cifar100": 32, "tinyimagenet": 64, "imagenet1k": 224, "imagenet21k": 224}
+SOURCES = {  # the ids that each dataset has; ImageNet-21K has none
+    "cifar10": ("uoft-cs/cifar10", "cifar10"), "cifar100": ("uoft-cs/cifar100", "cifar100"),
+    "tinyimagenet": ("zh-plus/tiny-imagenet",), "imagenet1k": ("ILSVRC/imagenet-1k",), "imagenet21k": (),
+}  # fmt: skip
 STUDENT = {  # half of the final training's epochs, and its batch
     "cifar10": (500, 16), "cifar100": (500, 64), "tinyimagenet": (250, 64), "imagenet1k": (150, 128),
     "imagenet21k": (150, 32),
@@ -73,8 +75,7 @@ def test_the_papers_rows(method, dataset):
             assert (student.init, student.lr, student.scratch_lr, student.temperature) == ("warm", 5e-4, 1e-3, 20)
         else:
             assert config.init == "noise" and config.reg.weight == config.adv.weight == 0
-        if recipe.classes is not None:
-            assert (recipe.classes, recipe.size) == (CLASSES[dataset], SIZES[dataset])
+        assert recipe.sources == (SOURCES[dataset] if recipe.name == f"{method}-{dataset}" else ())
         header = (PACKAGE / "recipes" / f"{recipe.name}.toml").read_text().splitlines()
         assert header[1].startswith("# Paper") and header[2].startswith("# Cost in the paper")
 
@@ -95,12 +96,12 @@ def test_every_method_has_a_recipe_for_small_and_for_large_images():
     names = {recipe.name for recipe in Recipe.shipped()}
     for method in distiller_names():
         assert {f"{method}-small", f"{method}-large"} <= names
-        assert Recipe.choose(method, "photos", 7, 48).name == f"{method}-small"
-        assert Recipe.choose(method, "photos", 7, 224).name == f"{method}-large"
+        assert Recipe.choose(method, "photos", 48).name == f"{method}-small"
+        assert Recipe.choose(method, "photos", 224).name == f"{method}-large"
 
 
-def test_the_recipe_is_chosen_by_id_then_by_classes_and_size():
-    assert Recipe.choose("cudd", "uoft-cs/cifar10@abc", 10, 32).name == "cudd-cifar10"
-    assert Recipe.choose("cudd", "a-folder", 10, 32).name == "cudd-cifar10"
-    assert Recipe.choose("cudd", "digits", 10, 32).name == "cudd-digits"
-    assert Recipe.choose("cda", "ILSVRC/imagenet-1k", 1000, 224).name == "cda-imagenet1k"
+def test_the_recipe_is_chosen_by_id_then_by_size():
+    assert Recipe.choose("cudd", "uoft-cs/cifar10@abc", 32).name == "cudd-cifar10"
+    assert Recipe.choose("cudd", "a-folder", 32).name == "cudd-small"  # a paper's recipe is for its dataset alone
+    assert Recipe.choose("cudd", "digits", 32).name == "cudd-digits"
+    assert Recipe.choose("cda", "ILSVRC/imagenet-1k", 224).name == "cda-imagenet1k"

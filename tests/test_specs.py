@@ -58,13 +58,13 @@ def test_every_protocol_loads(name):
     protocol = Protocol.load(name)
     assert protocol.about
     for dataset in (None, "cifar10", "cifar100", "tinyimagenet", "imagenet1k"):
-        protocol.views.policy(patches=4, dataset=dataset)
+        protocol.view_spec(patches=4, dataset=dataset)
         protocol.train_spec(ipc=10, arch="timm:resnet18.tv_in1k", dataset=dataset)
 
 
 def test_common_is_fixed():
     protocol = Protocol.load("common")
-    views, train = protocol.views.policy(), protocol.train_spec(ipc=10, arch="convnet3")
+    views, train = protocol.view_spec(), protocol.train_spec(ipc=10, arch="convnet3")
     assert (views.scale, views.ratio, views.flip, views.mix, views.count) == (
         (0.08, 1),
         (0.75, 4 / 3),
@@ -86,16 +86,13 @@ def test_rded_follows_the_authors():
     tiny = [protocol.train_spec(ipc=i, arch="x", dataset="tinyimagenet").batch_for(10_000) for i in (1, 10, 50)]
     assert tiny == [100, 100, 100]
     assert protocol.train_spec(ipc=10, arch="torchvision:mobilenet_v2").lr == 2.5e-3
-    assert protocol.views.policy(patches=4).scale == (0.5, 1) and protocol.views.policy(patches=4).patches == "shuffle"
-    assert protocol.views.policy(patches=1).scale == (1, 1) and protocol.views.policy(patches=1).patches == "none"
+    assert protocol.view_spec(patches=4).scale == (0.5, 1) and protocol.view_spec(patches=4).patches == "shuffle"
+    assert protocol.view_spec(patches=1).scale == (1, 1) and protocol.view_spec(patches=1).patches == "none"
 
 
 def test_cudd_counts_and_budgets():
     protocol = Protocol.load("cudd")
-    assert (
-        protocol.views.policy(dataset="cifar10").count == 1000
-        and protocol.views.policy(dataset="imagenet1k").count == 300
-    )
+    assert protocol.view_spec(dataset="cifar10").count == 1000 and protocol.view_spec(dataset="imagenet1k").count == 300
     budgets = {
         d: protocol.train_spec(ipc=10, arch="convnet3", dataset=d)
         for d in ("cifar10", "cifar100", "tinyimagenet", "imagenet1k", "imagenet21k")
@@ -132,25 +129,25 @@ def test_protocol_errors(tmp_path):
 
 
 def test_laws_are_compared_without_what_does_not_act():
-    assert ViewSpec(mix="none", mix_alpha=0.3, count=1).law() == ViewSpec(mix="none", count=9).law()
-    assert ViewSpec(mix_alpha=0.3).law() != ViewSpec().law()
+    assert ViewSpec(mix="none", mix_alpha=0.3, count=1).comparable() == ViewSpec(mix="none", count=9).comparable()
+    assert ViewSpec(mix_alpha=0.3).comparable() != ViewSpec().comparable()
 
 
-# RDED, Table 2 (IPC 1/10/50): ConvNet, ResNet-18, ResNet-101 student; factor; size; classes.
+# RDED, Table 2 (IPC 1/10/50): ConvNet, ResNet-18, ResNet-101 student; factor; ids of the dataset; ConvNet.
 TABLE_2 = {
-    "cifar10": ("23.5/50.2/68.4", "22.9/37.1/62.1", "18.7/33.7/51.6", 1, 32, 10, "convnet3"),
-    "cifar100": ("19.6/48.1/57.0", "11.0/42.6/62.6", "10.8/41.1/63.4", 1, 32, 100, "convnet3"),
-    "imagenette": ("28.9/59.0/83.1", "27.7/62.7/84.4", "24.3/53.3/80.9", 2, None, None, "convnet5"),
-    "imagewoof": ("18.0/40.1/60.8", "17.9/44.4/71.7", "18.0/35.9/66.1", 2, None, None, "convnet5"),
-    "tinyimagenet": ("12.0/39.6/47.6", "9.7/41.9/58.2", "3.8/22.9/41.2", 1, 64, 200, "convnet4"),
-    "imagenet100": ("7.0/27.2/47.8", "7.7/35.4/64.8", "5.7/31.3/67.3", 2, None, None, "convnet6"),
-    "imagenet1k": ("6.4/20.4/38.4", "6.6/42.0/56.5", "5.9/48.3/61.2", 2, 224, 1000, "convnet4"),
+    "cifar10": ("23.5/50.2/68.4", "22.9/37.1/62.1", "18.7/33.7/51.6", 1, ("uoft-cs/cifar10", "cifar10"), "convnet3"),
+    "cifar100": ("19.6/48.1/57.0", "11.0/42.6/62.6", "10.8/41.1/63.4", 1, ("uoft-cs/cifar100", "cifar100"), "convnet3"),
+    "imagenette": ("28.9/59.0/83.1", "27.7/62.7/84.4", "24.3/53.3/80.9", 2, ("frgfm/imagenette",), "convnet5"),
+    "imagewoof": ("18.0/40.1/60.8", "17.9/44.4/71.7", "18.0/35.9/66.1", 2, ("frgfm/imagewoof",), "convnet5"),
+    "tinyimagenet": ("12.0/39.6/47.6", "9.7/41.9/58.2", "3.8/22.9/41.2", 1, ("zh-plus/tiny-imagenet",), "convnet4"),
+    "imagenet100": ("7.0/27.2/47.8", "7.7/35.4/64.8", "5.7/31.3/67.3", 2, ("clane9/imagenet-100",), "convnet6"),
+    "imagenet1k": ("6.4/20.4/38.4", "6.6/42.0/56.5", "5.9/48.3/61.2", 2, ("ILSVRC/imagenet-1k",), "convnet4"),
 }
 
 
 @pytest.mark.parametrize("dataset", TABLE_2)
 def test_recipes_hold_table_2(dataset):
-    convnet, r18, r101, factor, size, classes, network = TABLE_2[dataset]
+    convnet, r18, r101, factor, sources, network = TABLE_2[dataset]
     for name, numbers in ((f"rded-{dataset}", (r18, r101)), (f"rded-{dataset}-{network}", (convnet,))):
         recipe = Recipe.load(name)
         assert (recipe.method, recipe.protocol, recipe.dataset) == ("rded", "rded", dataset)
@@ -158,7 +155,8 @@ def test_recipes_hold_table_2(dataset):
         header = (PACKAGE / "recipes" / f"{name}.toml").read_text()
         assert all(number in header for number in numbers) and "ost" in header
     main = Recipe.load(f"rded-{dataset}")
-    assert (main.size, main.classes) == (size, classes)
+    assert main.sources == sources and not Recipe.load(f"rded-{dataset}-{network}").sources
+    assert {Recipe.choose("rded", source, size).name for source in sources for size in (32, 224)} == {main.name}
     assert Recipe.load(f"rded-{dataset}-{network}").teacher == network
 
 
@@ -172,12 +170,12 @@ def test_every_recipe_loads_and_fits_its_method():
 
 
 def test_choosing_a_recipe():
-    assert Recipe.choose("rded", "uoft-cs/cifar10@abc", 10, 32).name == "rded-cifar10"
-    assert Recipe.choose("rded", "digits", 10, 32).name == "rded-digits"
-    assert Recipe.choose("rded", "/data/x", 100, 32).name == "rded-cifar100"
-    assert Recipe.choose("rded", "/data/x", 7, 64).name == "rded-small"
-    assert Recipe.choose("rded", "/data/x", 7, 128).name == "rded-large"
-    assert Recipe.choose("random", "/data/x", 7, 128).protocol == "common"
+    assert Recipe.choose("rded", "uoft-cs/cifar10@abc", 32).name == "rded-cifar10"
+    assert Recipe.choose("rded", "digits", 32).name == "rded-digits"
+    assert Recipe.choose("rded", "/data/x", 32).name == "rded-small"  # however many classes it has
+    assert Recipe.choose("rded", "/data/x", 64).name == "rded-small"
+    assert Recipe.choose("rded", "/data/x", 128).name == "rded-large"
+    assert Recipe.choose("random", "/data/x", 128).protocol == "common"
 
 
 def test_evaluation_rule():

@@ -147,7 +147,8 @@ class _Cell:
         return accuracy_entry(
             [[found[job.out] for job in seeds] for seeds in self.jobs], of=self.row.of, ipc=options.ipc or first.ipc,
             arch=self.arch, protocol=protocol_label(first.protocol(options.protocol).name, options.epochs),
-            labels=self.row.labels or options.labels, val=val.name, val_images=val.used, seeds=[job.seed for job in self.jobs[0]],
+            labels=self.row.labels or options.labels, val=val.name, val_images=val.used,
+            seeds=[job.seed for job in self.jobs[0]],
             total_bytes=first.total_bytes(options.ipc), command=command, hardware=hardware,
         )  # fmt: skip
 

@@ -32,10 +32,9 @@ class Difference(Extensible):
 class ResultEntry(Extensible):
     """What students of one network reached. Accuracies in percent.
 
-    of: what they were trained on; labels: the kind of labels; val: what they were measured on; val_images: how many images that
-    are; seeds: of the students;
-    values: their accuracies, one list a set; std: over all students; difference: to `random`, None where there is no
-    such baseline; total_bytes: of the shards; seconds: of all trainings.
+    of: what they were trained on; labels: the kind of labels; val: what they were measured on; val_images: how many
+    images that are; seeds: of the students; values: their accuracies, one list a set; std: over all students;
+    difference: to `random`, None where there is no such baseline; total_bytes: of the shards; seconds: of all trainings.
     """
 
     of: Annotated[str, one_of("this", "random", "equal-bytes", "teacher")]

@@ -76,7 +76,8 @@ def apply(images: Tensor, views: Views, rows: np.ndarray, view_indices: np.ndarr
     """The pixels of some views: uint8 [B,3,size,size] on the device of `images`, CutMix included, Mixup not.
 
     images: uint8 [n,3,H,W], the shard's images; views: of the same n rows; rows: int [B], which of them;
-    view_indices: int [B], which view of each; size: output side, pixels. A CutMix partner shows its own unmixed view of the same number.
+    view_indices: int [B], which view of each; size: output side, pixels. A CutMix partner shows its
+    own unmixed view of the same index.
     """
     pixels = _unmixed(images, views, rows, view_indices, size)
     if views.mix_box is None or views.partner is None:

@@ -16,6 +16,7 @@ from ddkit.core.serialization import fingerprint, flatten, to_plain
 from ddkit.distillers import find_distiller, make_config, other_settings
 from ddkit.errors import OptionError
 from ddkit.format.manifest_file import is_set, read_manifest
+from ddkit.format.results import FEW
 from ddkit.labelling.packing import PackedShards
 from ddkit.pipeline.costs import add_teaching_cost, ask_cost, measure_cost, time_limit
 from ddkit.pipeline.describing import restore_units
@@ -34,7 +35,6 @@ from ddkit.teachers.teaching import default_arch
 DEFAULT_METHOD = "cudd"
 DEFAULT_HOLDOUT = 0.1
 DEFAULT_IPC = 10
-FEW_IMAGES = 100  # of a measurement: one of them is a point or more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,7 +226,7 @@ def _tell_teacher(spec: TeacherSpec) -> None:
             "little. Give a better --teacher, more images or a larger --size"
         )
     images = spec.measured_images
-    if images is not None and images < FEW_IMAGES:
+    if images is not None and images < FEW:
         note(f"warning: with {images} images, one more or less right is {100 / images:.1f} points; read it with care")
 
 

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 SPLITS = {"train": "train", "training": "train", "validation": "validation", "valid": "valid", "val": "val"}
 SPLITS |= {"dev": "validation", "test": "test", "testing": "test"}
 VALIDATION = ("validation", "valid", "val", "test")
+HEIF = (".heic", ".heif", ".avif")
+UNREAD = (*HEIF, ".jxl", ".jp2", ".j2k", ".dng", ".cr2", ".nef", ".arw", ".psd", ".tga", ".svg")  # image files still
 _IMAGE_NAMES = ("image", "img", "images", "png", "jpg", "jpeg", "webp", "picture", "pixels")
 _LABEL_NAMES = ("label", "labels", "cls", "class", "fine_label", "target", "category")
 
@@ -170,7 +172,7 @@ def _distilled(root: Path) -> Table:
 def _folders(root: Path) -> Table:
     """A folder of class folders; the class is the first folder below the root, rows are sorted by path.
 
-    What is left out is told: files that are no images, class folders without any. Hidden files are nobody's images.
+    A note tells what is ignored: files that are no images, class folders without any. Hidden files are nobody's images.
     """
     folders = sorted(child for child in root.iterdir() if child.is_dir() and not child.name.startswith("."))
     if odd := next((child.name for child in folders if not _is_utf8(child.name)), None):
@@ -196,13 +198,12 @@ def _folders(root: Path) -> Table:
             empty.append(folder.name)
     loose = [f for f in root.iterdir() if f.is_file() and f.suffix.lower() in SUFFIXES and not f.name.startswith(".")]
     if not paths:
-        why = "its images are not in class folders" if loose else "it is empty or its folders are"
-        raise SourceError(f"{root} holds no class folders with images ({why}); expected {root}/CLASS/IMAGE.jpg")
-    left_out = [f"{count} files ({kind})" for kind, count in sorted(other.items())]
-    left_out += [f"{len(loose)} images outside class folders"] if loose else []
-    left_out += [f"folders without images: {first_few(empty)}"] if empty else []
-    if left_out:
-        note(f"{root}: left out: {'; '.join(left_out)}")
+        raise SourceError(_no_images(root, other, len(loose)))
+    ignored = _counted(other)
+    ignored += [f"{len(loose)} {'image' if len(loose) == 1 else 'images'} outside class folders"] if loose else []
+    ignored += [f"folders without images: {first_few(empty)}"] if empty else []
+    if ignored:
+        note(f"{root}: ignored: {'; '.join(ignored)}{_how_to_convert(other)}")
     return Table(
         lambda i: _image_file(paths[i]),
         np.array(labels),
@@ -210,6 +211,32 @@ def _folders(root: Path) -> Table:
         lambda i: str(paths[i].relative_to(root)),
         tuple(paths),
     )
+
+
+def _no_images(root: Path, other: dict[str, int], loose: int) -> str:
+    """Why a folder is refused whose class folders hold no images. other: files in them by suffix; loose: images beside
+    them."""
+    expected = f"expected {root}/CLASS/IMAGE.jpg"
+    if not other:
+        why = "its images are not in class folders" if loose else "it is empty or its folders are"
+        return f"{root} holds no class folders with images ({why}); {expected}"
+    message = f"the class folders of {root} hold no images that ddkit reads, only {first_few(_counted(other))}"
+    message += f", and {loose} outside class folders" if loose else ""
+    return message + (_how_to_convert(other) or f"; {expected}, of the suffixes {', '.join(sorted(SUFFIXES))}")
+
+
+def _counted(files: dict[str, int]) -> list[str]:
+    """`1 file (.txt)`, `3 files (.heic)`. files: counts by suffix."""
+    return [f"{count} {'file' if count == 1 else 'files'} ({kind})" for kind, count in sorted(files.items())]
+
+
+def _how_to_convert(files: dict[str, int]) -> str:
+    """What to do with images that ddkit does not read, where there are some. files: counts by suffix."""
+    found = [suffix for suffix in UNREAD if suffix in files]
+    if not found:
+        return ""
+    tool = "heif-convert" if found[0] in HEIF else "ImageMagick"
+    return f"; save the {' and '.join(found)} files as JPEG or PNG to use them, for example with {tool}"
 
 
 def _is_utf8(name: str) -> bool:

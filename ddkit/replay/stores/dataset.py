@@ -84,8 +84,8 @@ def _partners_by_key(views: Views, keys: list[int], firsts: np.ndarray) -> Views
         position = {key: i for i, key in enumerate(keys)} | {-1: -1}
         if missing := sorted(set(np.unique(wanted).tolist()) - set(position)):
             raise SetError(
-                f"row {row_key(missing[0])} is mixed into rows of this dataset but is not in it; do not filter "
-                "or slice a set, load a whole prefix of it (for example its config 'ipc5'), or give the directory or Hub id"
+                f"row {row_key(missing[0])} is mixed into rows of this dataset but is not in it; do not filter or slice "
+                "a set: load a whole prefix of it (such as its config 'ipc5'), or give the directory or Hub id"
             )
         tensors["partner"] = np.vectorize(position.__getitem__, otypes=[np.int64])(wanted)
     return Views(**tensors)
