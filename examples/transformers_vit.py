@@ -1,4 +1,4 @@
-"""Train a small ViT with transformers' Trainer on dict batches: pixel_values, soft_labels, labels, rows.
+"""Train a small ViT with transformers' Trainer on dict batches: pixel_values, teacher_logits, labels, rows.
 Run: python examples/transformers_vit.py SET [--epochs 300]    (a directory or a Hub id)"""
 import argparse
 
@@ -18,7 +18,7 @@ class ReplayTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         outputs = model(pixel_values=inputs["pixel_values"])
-        loss = ddkit.soft_label_loss(outputs.logits, inputs["soft_labels"], temperature=20)
+        loss = ddkit.soft_label_loss(outputs.logits, inputs["teacher_logits"], temperature=20)
         return (loss, outputs) if return_outputs else loss
 
 

@@ -110,16 +110,22 @@ def test_class_subsets(photographs):
         open_source(str(photographs), classes="ant")
 
 
-def test_broken_images_are_listed_at_once(photographs):
+def test_broken_images_are_listed_at_once(photographs, capsys):
     (photographs / "bee" / "2.jpg").write_bytes(b"nothing")
     whole = (photographs / "cat" / "4.jpg").read_bytes()
     (photographs / "cat" / "4.jpg").write_bytes(whole[: len(whole) // 2])
     source = open_source(str(photographs))
-    with pytest.raises(ImagesUnreadable, match=r"2 of 18.*bee/2.jpg.*cat/4.jpg.*skip_bad=True") as told:
+    with pytest.raises(
+        ImagesUnreadable, match=r"2 of 18.*bee/2.jpg.*cat/4.jpg.*repair or remove.*skip_bad=True"
+    ) as told:
         source.without_unreadable(skip_bad=False)
     assert "--skip-bad" in told.value.command_line
     kept = source.without_unreadable(skip_bad=True)
     assert len(kept) == 16 and kept.name_rows(kept.ref.skip) == ["bee/2.jpg", "cat/4.jpg"]
+    told = capsys.readouterr().err
+    assert f"left out 2 of 18 images of {photographs} that do not decode: bee/2.jpg, cat/4.jpg (no image of" in told
+    source.without_unreadable(skip_bad=True)
+    assert capsys.readouterr().err == ""  # told once
     with pytest.raises(ImagesUnreadable, match="bee/2.jpg"):
         source.read(8)
 
@@ -265,9 +271,31 @@ def test_what_is_left_out_of_class_folders_is_told(photographs, capsys):
     (photographs / "loose.jpg").write_bytes((photographs / "ant" / "0.jpg").read_bytes())
     assert len(open_source(str(photographs))) == 18
     told = capsys.readouterr().err
-    for part in ("1 files (.heic)", "1 files (broken link)", "1 images outside class folders", "images: nothing"):
+    for part in ("1 file (.heic)", "1 file (broken link)", "1 image outside class folders", "images: nothing"):
         assert part in told
-    assert "._0" not in told
+    assert "._0" not in told and "save the .heic files as JPEG or PNG" in told
+    (photographs / "bee" / "y.HEIC").write_bytes(b"x")
+    open_source(str(photographs))
+    assert "2 files (.heic)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("suffixes", "words"),
+    [
+        ((".heic",), r"4 files \(.heic\); save the .heic files as JPEG or PNG .*heif-convert"),
+        ((".avif", ".txt"), r"4 files \(.avif\), 4 files \(.txt\); save the .avif files"),
+        ((".jxl",), r"4 files \(.jxl\); save the .jxl files as JPEG or PNG .*ImageMagick"),
+        ((".txt",), r"only 4 files \(.txt\); expected .*CLASS/IMAGE.jpg, of the suffixes .*.jpeg"),
+    ],
+)
+def test_class_folders_of_other_files_are_refused_with_what_is_in_them(tmp_path, suffixes, words):
+    for name in ("ant", "bee"):
+        (tmp_path / name).mkdir()
+        for i in range(2):
+            for suffix in suffixes:
+                (tmp_path / name / f"{i}{suffix}").write_bytes(b"x")
+    with pytest.raises(SourceError, match=words):
+        open_source(str(tmp_path))
 
 
 def test_load_dataset_opens_exported_shards(tmp_path):

@@ -108,7 +108,7 @@ class Source:
             return self._raw(int(self.rows[i]))
         except Unreadable as error:
             name = self._table.row_name(self.rows[i])
-            raise ImagesUnreadable(f"{self.ref.data}: {name} cannot be read ({error}); mend or remove it") from error
+            raise ImagesUnreadable(f"{self.ref.data}: {name} cannot be read ({error}); repair or remove it") from error
 
     def _decode(self, row: int) -> np.ndarray:
         raw = self._raw(row)
@@ -266,15 +266,16 @@ class Source:
         bad = self.unreadable()
         if not bad:
             return self
-        names = [self._table.row_name(row) for row in bad]
+        names, reason = [self._table.row_name(row) for row in bad], next(iter(bad.values()))
+        total = f"{len(bad)} of {len(self._table.labels)} images of {self.ref.data}"
         if not skip_bad:
-            reason = next(iter(bad.values()))
             place = self._checked()[0]
             listed = f"; all are in {place}" if len(bad) > NAMED and place.is_file() else ""
             raise ImagesUnreadable(
-                f"{len(bad)} of {len(self._table.labels)} images of {self.ref.data} do not decode: "
-                f"{first_few(names, NAMED)} ({reason}){listed}; mend or remove them, or leave them out with --skip-bad"
+                f"{total} do not decode: {first_few(names, NAMED)} ({reason}){listed}; repair or remove them, or leave them out with --skip-bad"
             )
+        told = f"left out {total} that do not decode: {first_few(names)} ({reason})"
+        STATE.keep("told unreadable", (self.fingerprint, told), lambda: note(told))  # once in this process
         return Source(replace(self.ref, skip=tuple(sorted(bad))), self._table)
 
     def name_rows(self, rows: Sequence[int]) -> list[str]:
