@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import ddkit
 from ddkit.core.console import note
 from ddkit.core.device import versions
 from ddkit.core.files import write_bytes
+from ddkit.core.serialization import to_plain
 from ddkit.evaluation.statistics import paired_difference
 
 Row = tuple[str, dict[str, Any], tuple[int, ...] | None]
@@ -90,11 +90,11 @@ def verdict(better: dict[str, Any], worse: dict[str, Any]) -> dict[str, Any]:
     difference = paired_difference(better["values"], worse["values"])
     if difference is None:
         return {"verdict": "undecided", "difference": None}
-    low, high = difference["low"], difference["high"]
-    if len(better["values"]) < 3 and abs(difference["mean"]) < SET_SPREAD:
+    low, high = difference.low, difference.high
+    if len(better["values"]) < 3 and abs(difference.mean) < SET_SPREAD:
         low = high = 0.0  # the interval knows the spread of students, not that of sets
     said = "agree" if low > 0 else "disagree" if high < 0 else "undecided"
-    return {"verdict": said, "difference": {k: difference[k] for k in ("mean", "low", "high", "pairs")}}
+    return {"verdict": said, "difference": {k: getattr(difference, k) for k in ("mean", "low", "high", "pairs")}}
 
 
 def main() -> None:
@@ -120,13 +120,13 @@ def main() -> None:
         sets = [Path(args.work) / f"ipc{args.ipc}-{name}-{seed}" for seed in range(args.sets)]
         for seed, one in enumerate(sets):
             ddkit.distill(
-                one, data=args.data, teacher=args.teacher, method=method, settings=settings, prefixes=prefixes,
-                ipc=args.ipc, seed=seed, protocol="cudd", yes=True,
+                one, data=args.data, teacher=args.teacher, method=method, recipe=f"{method}-cifar10", settings=settings,
+                prefixes=prefixes, ipc=args.ipc, seed=seed, protocol="cudd", yes=True,
             )  # fmt: skip
         (result,) = ddkit.evaluate(
             sets, val=args.data, epochs=args.epochs, runs=args.runs, baseline=None, command="benchmarks/ablations.py"
         )
-        table[name] = asdict(result) | {"settings": settings}
+        table[name] = to_plain(result) | {"settings": settings}
         claims = [
             {"claim": claim, "better": a, "worse": b, "paper": paper} | verdict(table[a], table[b])
             for claim, a, b, paper in CLAIMS

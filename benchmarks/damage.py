@@ -70,7 +70,7 @@ def main() -> None:
         manifest = distill(
             root / "set", data="digits", method="random", ipc=5, protocol="demo", views=4, teacher=teacher, workers=1
         )  # fmt: skip
-        path = manifest.root / manifest.shards[0]["path"]
+        path = manifest.root / manifest.shards[0].path
         whole = path.read_bytes()
         found, plain, false_alarms = Counter(), Counter(), 0
         for trial in range(options.trials):

@@ -16,7 +16,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,14 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # a bare machine has the 
 import ddkit
 from ddkit.core.device import hardware, pick_device, versions
 from ddkit.core.files import write_bytes
+from ddkit.core.serialization import to_plain
 from ddkit.format.manifest_file import read_manifest
 from ddkit.specs import TeacherSpec
 
 # Table XI of CUDD (arXiv 2405.09150): minutes for CIFAR-10, IPC 10, ResNet-18, one RTX 3090
 TABLE_XI = {"recover": 6.1, "relabel": 3.7, "select": 1.5, "student": 40.2}
 PAPER = {"cudd-10": 56.2, "cudd-50": 84.5, "sre2l-10": "27.8 (CUDD) or 29.3 (RDED)", "rded-10": 37.1}
+OF_CIFAR10 = ("cudd", "rded", "sre2l", "cda")  # methods with a recipe for CIFAR-10
 
 
 @dataclass(frozen=True)
@@ -97,15 +99,16 @@ class Bench:
         settings = self.scale.settings if method in ("cudd", "sre2l", "cda") else {}
         settings = {k: v for k, v in settings.items() if method == "cudd" or not k.startswith("student.")}
         ddkit.distill(
-            out, data=self.data, method=method, ipc=ipc, teacher=self.teacher, protocol="cudd", settings=settings,
-            views=self.scale.views, device=self.device, yes=True,
+            out, data=self.data, method=method, recipe=f"{method}-cifar10" if method in OF_CIFAR10 else None, ipc=ipc,
+            teacher=self.teacher, protocol="cudd", settings=settings, views=self.scale.views, device=self.device,
+            yes=True,
         )  # fmt: skip
         (result,) = ddkit.evaluate(
             [out], val=self.data, runs=self.scale.runs, epochs=self.scale.epochs, baseline=None, device=self.device,
             command="benchmarks/gpu.py",
         )  # fmt: skip
-        cost = read_manifest(out).cost
-        row = asdict(result) | {"cost": cost, "paper": PAPER.get(f"{method}-{ipc}")}
+        cost = to_plain(read_manifest(out).cost)
+        row = to_plain(result) | {"cost": cost, "paper": PAPER.get(f"{method}-{ipc}")}
         if method == "cudd" and ipc == 10:
             minutes = {part: cost[part] / 60 for part in TABLE_XI}
             whole = sum(TABLE_XI.values()) / max(sum(minutes.values()), 1e-9)

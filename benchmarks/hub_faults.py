@@ -31,13 +31,12 @@ import huggingface_hub  # noqa: E402
 from huggingface_hub.utils import _http  # noqa: E402
 
 import ddkit  # noqa: E402
-import ddkit.hub.retries as patience  # noqa: E402
+import ddkit.hub.retries as retries  # noqa: E402
 from ddkit.core.console import be_quiet, note  # noqa: E402
 from ddkit.core.device import versions  # noqa: E402
 from ddkit.core.files import write_bytes  # noqa: E402
 from ddkit.errors import HubAccess, HubError  # noqa: E402
-from ddkit.format.manifest import Manifest  # noqa: E402
-from ddkit.format.manifest_file import read_manifest  # noqa: E402
+from ddkit.format.manifest_file import parse_manifest, read_manifest  # noqa: E402
 from ddkit.testing import untrained_teacher  # noqa: E402
 
 REPO = "lab/set"
@@ -48,7 +47,9 @@ def half(hub: loopback.Hub) -> None:
     for repo in hub.repos.values():
         files = repo.files()
         held = {path for path in files if path.endswith((".tar", ".rows"))}
-        listed = set(Manifest(Path(), json.loads(repo.read("ddkit.json"))).files()) if "ddkit.json" in files else set()
+        listed = set[str]()
+        if "ddkit.json" in files:
+            listed = set(parse_manifest(repo.read("ddkit.json"), Path("ddkit.json")).files())
         assert held == listed, f"main holds {sorted(held ^ listed)[:3]} beside its manifest"
 
 
@@ -99,7 +100,7 @@ def main() -> int:
     args = parser.parse_args()
     HUB.start()
     be_quiet(True)
-    patience.PAUSES_S = (0.0,) * len(patience.PAUSES_S)
+    retries.PAUSES_S = (0.0,) * len(retries.PAUSES_S)
     _http.time.sleep = lambda seconds: None
     made = {"data": "digits", "method": "random", "protocol": "demo", "workers": 1}
     made["teacher"] = str(untrained_teacher(FOLDER / "t.safetensors"))

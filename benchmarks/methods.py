@@ -9,7 +9,6 @@ end it prints every row with the means of its sets, its difference to random, an
 
 import argparse
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +16,17 @@ import ddkit
 from ddkit.core.console import note
 from ddkit.core.device import versions
 from ddkit.core.files import write_bytes
+from ddkit.core.serialization import to_plain
 from ddkit.evaluation.statistics import paired_difference
 
-# name -> (method, recipe or None for the source's own, seeds of its sets)
+# name -> (method, recipe or None where it has none for CIFAR-10, seeds of its sets)
 ROWS: dict[str, tuple[str, str | None, tuple[int, ...]]] = {
     "random": ("random", None, (0, 1, 2, 3)),
     "herding": ("herding", None, (0,)),
-    "rded": ("rded", None, (0,)),
-    "sre2l": ("sre2l", None, (0,)),
-    "cda": ("cda", None, (0,)),
-    "cudd": ("cudd", None, (0, 1, 2, 3)),
+    "rded": ("rded", "rded-cifar10", (0,)),
+    "sre2l": ("sre2l", "sre2l-cifar10", (0,)),
+    "cda": ("cda", "cda-cifar10", (0,)),
+    "cudd": ("cudd", "cudd-cifar10", (0, 1, 2, 3)),
     "cudd-plus": ("cudd", "cudd-plus-cifar10", (0, 1, 2, 3)),
 }
 
@@ -59,7 +59,7 @@ def main() -> None:
         (result,) = ddkit.evaluate(
             sets, val=args.data, epochs=args.epochs, runs=args.runs, baseline=None, command="benchmarks/methods.py"
         )
-        table[name] = asdict(result) | {"cost": [m.cost for m in manifests]}
+        table[name] = to_plain(result) | {"cost": [to_plain(m.cost) for m in manifests]}
         _write(out, table, {"ipc": args.ipc, "epochs": args.epochs, "hardware": result.hardware})
         note(f"{name}: {result.mean:.2f} ± {result.std:.2f} % ({result.n_sets} sets, {result.n_students} students)")
     for name, row in table.items():
@@ -72,7 +72,8 @@ def main() -> None:
         interval = ttest_ind(*two, equal_var=False).confidence_interval(0.95)
         note(f"cudd minus random, unpaired set means (Welch) [{interval.low:+.2f}, {interval.high:+.2f}]")
     if {"cudd", "cudd-plus"} <= table.keys():
-        note(f"cudd-plus minus cudd {_words(paired_difference(table['cudd-plus']['values'], table['cudd']['values']))}")
+        difference = paired_difference(table["cudd-plus"]["values"], table["cudd"]["values"])
+        note(f"cudd-plus minus cudd {_words(to_plain(difference))}")
 
 
 def _set_means(row: dict[str, Any]) -> list[float]:
@@ -90,7 +91,7 @@ def _write(out: Path, table: dict[str, Any], conditions: dict[str, Any]) -> None
     if "random" in table:
         random = table["random"]["values"]
         for name, row in table.items():
-            row["difference"] = None if name == "random" else paired_difference(row["values"], random)
+            row["difference"] = None if name == "random" else to_plain(paired_difference(row["values"], random))
     text = json.dumps({"conditions": conditions | {"versions": versions()}, "rows": table}, indent=2, sort_keys=True)
     write_bytes(out, (text + "\n").encode())
 

@@ -16,7 +16,7 @@ DdkitError                    exit code
 │   ├── TooCostly                 more than an hour or 20 GB without --yes
 │   └── FormatVersion             written by a newer ddkit
 ├── IntegrityError            4   bytes differ from the manifest
-└── WorldError                1   the environment failed
+└── EnvironmentFailure                1   the environment failed
     ├── DiskError                 no space, no permission
     ├── HubError                  the Hub or the way to it fails, also after several tries
     └── Diverged                  a loss became NaN or infinite
@@ -125,19 +125,19 @@ class IntegrityError(DdkitError):
     exit_code = 4
 
 
-class WorldError(DdkitError):
+class EnvironmentFailure(DdkitError):
     exit_code = 1
 
 
-class DiskError(WorldError):
+class DiskError(EnvironmentFailure):
     pass
 
 
-class HubError(WorldError):
+class HubError(EnvironmentFailure):
     pass
 
 
-class Diverged(WorldError):
+class Diverged(EnvironmentFailure):
     pass
 
 

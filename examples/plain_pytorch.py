@@ -13,7 +13,7 @@ parser.add_argument("--epochs", type=int, default=300)
 args = parser.parse_args()
 
 loader = ddkit.ReplayLoader(args.set, batch_size=32)
-model = timm.create_model("resnet10t", num_classes=loader.num_classes)
+model = timm.create_model("resnet10t", num_classes=loader.num_classes).to(loader.device)
 optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
 schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, args.epochs)
 

@@ -20,7 +20,7 @@ if not root.is_dir():
     root = Path(snapshot_download(repo, repo_type="dataset", revision=revision or None, allow_patterns=wanted))
 manifest = json.loads((root / "ddkit.json").read_text())  # says which shards are the set
 classes = [c["name"] for c in manifest["classes"]]
-shards = [str(root / shard.path) for shard in manifest["shards"]]
+shards = [str(root / shard["path"]) for shard in manifest["shards"]]
 
 for sample in webdataset.WebDataset(shards, shardshuffle=False):
     row = ddkit.decode_row(sample)  # tensors: image, label, box [V,4], flip [V], logits [V,C], …

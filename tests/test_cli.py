@@ -171,7 +171,7 @@ def test_every_user_error_is_one_line(ddkit, tmp_path, random_set, photographs, 
         if name in arguments:
             shutil.copytree(random_set.root, tmp_path / name)
     if "DAMAGED" in arguments:
-        tar = tmp_path / "DAMAGED" / random_set.shards[0]["path"]
+        tar = tmp_path / "DAMAGED" / random_set.shards[0].path
         data = bytearray(tar.read_bytes())
         data[2000] ^= 1
         tar.write_bytes(data)

@@ -1,6 +1,9 @@
 """Other people's images in, a set's images out: the layouts of earlier methods, bytes kept."""
 
 import io
+import os
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -8,10 +11,12 @@ import pytest
 from conftest import photograph
 
 import ddkit
+from ddkit.core.files import host
 from ddkit.errors import ClassesError, OptionError, OtherRun, SourceError
 from ddkit.format.manifest_file import read_manifest
 from ddkit.format.verification import directory_problems
 from ddkit.pipeline import import_images
+from ddkit.sources import exporting
 from ddkit.sources.images import open_source
 
 CLASSES, IPC = 10, 2
@@ -150,3 +155,69 @@ def test_export_as_folder_and_parquet(rded_set, tmp_path):
         ddkit.export("digits", tmp_path / "x", as_="zip")
     with pytest.raises(OtherRun, match="not empty"):
         ddkit.export("digits", tmp_path / "folder", as_="folder")
+
+
+def files_in(root):
+    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+
+
+def test_class_folders_by_name(tmp_path, capsys):
+    names = ["Cat", "cat", "a:b", "..", "classes.txt", "St. Bernard", "猫" * 100, "écureuil"]
+    folders = exporting._folders_by_name(names)
+    assert folders[:6] == ["Cat", "cat (1)", "a-b", "class 3", "classes.txt (4)", "St. Bernard"]
+    assert folders[7] == "écureuil" and len(folders[6].encode()) <= 200
+    assert "cat (1) for cat, a-b for a:b, class 3 for .." in capsys.readouterr().err
+    write(
+        tmp_path / "images", {f"{name}/{i}.jpg": jpeg(i) for i, name in enumerate(("St. Bernard", "écureuil", "cat"))}
+    )
+    assert ddkit.export(str(tmp_path / "images"), tmp_path / "out", as_="folder", folder_names="names") == 3
+    assert sorted(p.name for p in (tmp_path / "out").iterdir() if p.is_dir()) == ["St. Bernard", "cat", "écureuil"]
+    assert open_source(str(tmp_path / "out")).class_names == open_source(str(tmp_path / "images")).class_names
+    assert "get others" not in capsys.readouterr().err
+    with pytest.raises(OptionError, match="valid: names, numbers"):
+        ddkit.export("digits", tmp_path / "x", as_="folder", folder_names="ids")
+    with pytest.raises(OptionError, match="shards writes no class folders"):
+        ddkit.export("digits", tmp_path / "x", folder_names="names")
+
+
+@pytest.mark.parametrize("as_", ["folder", "shards", "parquet"])
+def test_an_interrupted_export_leaves_nothing_and_works_again(photographs, tmp_path, monkeypatch, as_):
+    def interrupted(*args):
+        yield from [row for _, row in zip(range(7), rows(*args))]
+        raise KeyboardInterrupt
+
+    rows, out = exporting._rows, tmp_path / "deep" / "out"
+    monkeypatch.setattr(exporting, "_rows", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ddkit.export(str(photographs), out, as_=as_)
+    assert list(out.parent.iterdir()) == []
+    monkeypatch.setattr(exporting, "_rows", rows)
+    assert ddkit.export(str(photographs), out, as_=as_) == 18
+    assert list(out.parent.iterdir()) == [out] and not any(path.name.startswith(".") for path in out.iterdir())
+
+
+def test_what_a_killed_export_left_is_removed(photographs, tmp_path):
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    mine = tmp_path / f".out.export.{host()}.{int(gone.stdout)}.tmp"
+    alive = tmp_path / f".out.export.{host()}.{os.getppid()}.tmp"
+    elsewhere = tmp_path / f".out.export.another.{int(gone.stdout)}.tmp"
+    for path in (mine, alive, elsewhere):
+        write(path, {"00000/00000000.jpg": b"x"})
+    ddkit.export(str(photographs), tmp_path / "out", as_="folder")
+    assert not mine.exists() and alive.is_dir() and elsewhere.is_dir()
+    assert len(files_in(tmp_path / "out")) == 19
+
+
+def test_an_export_fills_an_empty_folder_that_is_there(photographs, tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path / "out")
+    ddkit.export(str(photographs), ".", as_="folder")
+    assert len(files_in(tmp_path / "out")) == 19 and (tmp_path / "out").samefile(os.curdir)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["00000", "00001", "00002", "classes.txt"]
+
+
+def test_exported_files_are_not_synced_one_by_one(photographs, tmp_path, monkeypatch):
+    calls, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: (calls.append(file), fsync(file)))
+    ddkit.export(str(photographs), tmp_path / "out", as_="folder")
+    assert len(calls) < 5

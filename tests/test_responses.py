@@ -5,8 +5,8 @@ import errno
 import pytest
 
 from ddkit.errors import DiskError, HubError
-from ddkit.hub.responses import OddAnswer
-from ddkit.hub.retries import patient
+from ddkit.hub.responses import InvalidResponse
+from ddkit.hub.retries import with_retries
 
 
 def failing(error, times=None):
@@ -25,7 +25,7 @@ def failing(error, times=None):
 def test_a_disk_is_a_disk(hub, number):
     call, calls = failing(OSError(number, "no", "/some/file"))
     with pytest.raises(DiskError, match="cannot write /some/file.*(make room|make it writable)"):
-        patient("fetching x", "lab/x", call)
+        with_retries("fetching x", "lab/x", call)
     assert len(calls) == 1
 
 
@@ -33,17 +33,17 @@ def test_a_disk_is_a_disk(hub, number):
 def test_an_answer_that_cannot_be_read(hub, error):
     call, calls = failing(error)
     with pytest.raises(HubError, match="cannot be read"):
-        patient("reading x", "lab/x", call)
+        with_retries("reading x", "lab/x", call)
     assert len(calls) == 1
 
 
 def test_an_odd_answer_is_not_asked_for_again(hub):
-    call, calls = failing(OddAnswer("it asks to wait 1000000000 s"))
+    call, calls = failing(InvalidResponse("it asks to wait 1000000000 s"))
     with pytest.raises(HubError, match="asks to wait 1000000000 s"):
-        patient("reading x", "lab/x", call)
+        with_retries("reading x", "lab/x", call)
     assert len(calls) == 1
 
 
 def test_what_passes_is_tried_again(hub):
     call, calls = failing(ConnectionResetError("reset"), times=2)
-    assert patient("reading x", "lab/x", call, repeated=True) == "done" and len(calls) == 3
+    assert with_retries("reading x", "lab/x", call, repeated=True) == "done" and len(calls) == 3

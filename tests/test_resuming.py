@@ -272,6 +272,20 @@ def test_a_method_of_a_file_counts_by_what_is_in_it(tmp_path, options, teacher):
     assert distill(tmp_path / "o", ipc=2, method=str(mine)).ipc == 2
 
 
+def test_an_edited_method_of_a_file_is_run_as_it_is_now_by_workers_too(tmp_path, options):
+    import ddkit
+
+    mine = tmp_path / "mine.py"
+    text = (Path(ddkit.__file__).parent / "distillers" / "random.py").read_text()
+    text = text.replace('"random"', '"mine"', 1).replace("classes_a_unit=16", "classes_a_unit=2")
+    mine.write_text(text)
+    asked = options | {"method": str(mine), "ipc": 1}
+    first = distill(tmp_path / "first", **(asked | {"workers": 2}))
+    mine.write_text(text.replace(".numpy()", ".numpy() // 2"))
+    two, one = (distill(tmp_path / f"by-{n}", **(asked | {"workers": n})) for n in (2, 1))
+    assert first.content != two.content == one.content
+
+
 def test_a_protocol_of_a_file_counts_by_what_is_in_it(tmp_path, options):
     mine = tmp_path / "own.toml"
     shipped = Path(training.__file__).parents[1] / "protocols" / "demo.toml"

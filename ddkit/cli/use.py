@@ -100,11 +100,11 @@ def evaluate(
 
     o.only_with_val(val, split=split, same_order=same_order)
     ref = None if val is None else ValidationRef(data=val, split=split, same_order=same_order)
-    told = "ddkit " + shlex.join(public_name(argument) for argument in sys.argv[1:])
+    command = "ddkit " + shlex.join(public_name(argument) for argument in sys.argv[1:])
     report = run(
         directories, val=ref, data=data, archs=arch or [], runs=runs, protocol=protocol, ipc=ipc, epochs=epochs,
         labels=labels, teacher=teacher, baseline=None if baseline == "none" else baseline, device=device,
-        workers=workers, command=told,
+        workers=workers, command=command,
     )  # fmt: skip
     rows = []
     for r in report:

@@ -65,14 +65,14 @@ def progress(title: str, total: int, unit: str = "") -> Iterator[Advance]:
 
     title = one_printable_line(title)
     if sys.stderr is None or not sys.stderr.isatty():
-        state = {"done": 0, "earlier": 0, "told": started}
+        state = {"done": 0, "earlier": 0, "reported": started}
 
         def advance_lines(n: int, earlier: bool = False) -> None:
             state["done"] += n
             state["earlier"] += n if earlier else 0
             now = time.monotonic()
-            if state["done"] >= total or now - state["told"] >= 30:
-                state["told"] = now
+            if state["done"] >= total or now - state["reported"] >= 30:
+                state["reported"] = now
                 left = (now - started) / max(state["done"] - state["earlier"], 1) * (total - state["done"])
                 eta = f", about {duration(left)} left" if total > state["done"] >= total / 50 else ""
                 note(f"{title}: {of_total(state['done'])} in {duration(now - started)}{eta}")

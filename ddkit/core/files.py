@@ -251,10 +251,10 @@ def locked(path: Path, what: str, run: Mapping[str, Any] | None = None, *, wait:
     with disk_errors(place):
         place.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(place, thread_local=False)
-        told = False
+        noted = False
         while True:
             try:
-                lock.acquire(timeout=0 if not told else POLL_S, poll_interval=0.05)
+                lock.acquire(timeout=0 if not noted else POLL_S, poll_interval=0.05)
                 break
             except Timeout:
                 holder = _holder(place)
@@ -263,9 +263,9 @@ def locked(path: Path, what: str, run: Mapping[str, Any] | None = None, *, wait:
                     raise OtherRun(
                         f"{path} is being written by {who}, for another run; wait for it, or choose another name"
                     ) from None
-                if not told:
+                if not noted:
                     note(f"{path}: {who} is {what}; waiting for it")
-                    told = True
+                    noted = True
     try:
         with disk_errors(path):
             text = json.dumps({"host": host(), "process": os.getpid(), "run": run}, default=str)

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 from ddkit.core.console import be_quiet
 from ddkit.core.device import keep_memory, threads
-from ddkit.errors import WorldError
+from ddkit.errors import EnvironmentFailure
 
 Result_co = TypeVar("Result_co", covariant=True)
 
@@ -83,7 +83,7 @@ def run(jobs: Iterable[AnyJob], *, workers: int) -> Iterator[tuple[AnyJob, Any]]
     """Yield (job, what it returned) in the order of finishing.
 
     jobs: sent to other processes when `workers` > 1. Each has one CPU thread, so results do not depend on `workers`.
-    Raises what a job raises, and WorldError when a worker process dies.
+    Raises what a job raises, and EnvironmentFailure when a worker process dies.
     """
     waiting = list(jobs)
     finished: set[str] = set()
@@ -119,7 +119,7 @@ def run(jobs: Iterable[AnyJob], *, workers: int) -> Iterator[tuple[AnyJob, Any]]
                 finished.add(job.id)
                 yield job, result
     except BrokenProcessPool as error:
-        raise WorldError(
+        raise EnvironmentFailure(
             "a worker process died (out of memory?); run the same command again, it continues; --workers 1 needs less"
         ) from error
     finally:

@@ -139,7 +139,7 @@ def train(
         out: The checkpoint, with `.jsonl` and `.png` beside it. Default ./NAME-ARCH[-LABELS][-sSEED].safetensors.
         device: "auto" or a torch device name.
         push_to: Publish the student as this model repository "ORG/NAME" (networks of timm).
-        on_estimate: Told the expected seconds after 20 steps.
+        on_estimate: receives the expected seconds after 20 steps.
 
     Returns:
         The student's job, with the paths of its files, and its result.

@@ -73,8 +73,8 @@ def records_follow(records: list[RowRecord], codec: str) -> bool:
 
 
 def _misplaced(records: list[RowRecord], offsets: np.ndarray) -> np.ndarray:
-    told = np.array([(record.image.offset, record.views.offset) for record in records], np.int64).reshape(-1, 2)
-    found: np.ndarray = (told != offsets.reshape(-1, 3)[:, 1:]).any(axis=1)
+    listed = np.array([(record.image.offset, record.views.offset) for record in records], np.int64).reshape(-1, 2)
+    found: np.ndarray = (listed != offsets.reshape(-1, 3)[:, 1:]).any(axis=1)
     return found
 
 

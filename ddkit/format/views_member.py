@@ -80,11 +80,11 @@ def _unpacked(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     buffer = bytearray(data)  # arrays of it may be written to, which torch asks for
     tensors: dict[str, np.ndarray] = {}
     at = 0
-    for name, told in sorted(header.items(), key=lambda entry: entry[1]["data_offsets"]):
-        (dtype, width), shape = _DTYPES[told["dtype"]], told["shape"]
+    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        (dtype, width), shape = _DTYPES[entry["dtype"]], entry["shape"]
         count = math.prod(shape)
-        whole = all(type(n) is int for n in (*shape, *told["data_offsets"])) and len(shape) > 0 < count <= len(data)
-        if not whole or told["data_offsets"] != [at, at + count * width]:
+        whole = all(type(n) is int for n in (*shape, *entry["data_offsets"])) and len(shape) > 0 < count <= len(data)
+        if not whole or entry["data_offsets"] != [at, at + count * width]:
             raise ValueError(f"tensor {name[:40]!r} does not follow the one before")
         tensors[name] = np.frombuffer(buffer, dtype, count, start + at).reshape(shape)
         at += count * width
@@ -105,12 +105,12 @@ def _header(data: bytes) -> tuple[dict[str, Any], int]:
 
 def _metadata(header: dict[str, Any]) -> dict[str, Any]:
     """Takes the metadata out of a header: one key, `ddkit`, with a canonical JSON table."""
-    told = header.pop("__metadata__")
-    if set(told) != {"ddkit"}:
-        raise ValueError(f"metadata keys {sorted(told)!r:.80}")
+    entry = header.pop("__metadata__")
+    if set(entry) != {"ddkit"}:
+        raise ValueError(f"metadata keys {sorted(entry)!r:.80}")
     try:
-        metadata = json.loads(told["ddkit"])
-        if not isinstance(metadata, dict) or canonical(metadata, indent=None) != told["ddkit"]:
+        metadata = json.loads(entry["ddkit"])
+        if not isinstance(metadata, dict) or canonical(metadata, indent=None) != entry["ddkit"]:
             raise ValueError("metadata that is no canonical JSON table")  # a key twice, NaN, blanks
     except RecursionError as error:
         raise ValueError("metadata that is nested too deeply") from error

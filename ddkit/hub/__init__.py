@@ -25,7 +25,7 @@ from ddkit.hub.repositories import (
     tags,
     whoami,
 )
-from ddkit.hub.retries import StaleParent, patient, pause, url
+from ddkit.hub.retries import StaleParent, with_retries, pause, url
 
 __all__ = [
     "Content",
@@ -44,7 +44,7 @@ __all__ = [
     "merge_request",
     "open_request",
     "parse_id",
-    "patient",
+    "with_retries",
     "pause",
     "remote",
     "same",

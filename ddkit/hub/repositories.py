@@ -13,8 +13,8 @@ from ddkit.core.console import note
 from ddkit.core.files import read_limited
 from ddkit.core.front_matter import LARGEST_CARD, front_matter
 from ddkit.errors import HubError, HubFile, HubNone, OptionError
-from ddkit.hub.responses import COMMIT, OddAnswer
-from ddkit.hub.retries import StaleParent, api, is_transient, patient, status_of, words
+from ddkit.hub.responses import COMMIT, InvalidResponse
+from ddkit.hub.retries import StaleParent, api, is_transient, with_retries, status_of, words
 
 _REPO = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*)(@(?P<revision>[\w./-]+))?")
 
@@ -78,19 +78,19 @@ def remote(repo: str, revision: str | None = None, kind: str = "dataset") -> Rem
         }
         return Remote(info.sha, files, not info.private)
 
-    return patient(f"reading {repo}", repo, read, kind)
+    return with_retries(f"reading {repo}", repo, read, kind)
 
 
 def head(repo: str, revision: str | None = None) -> str:
     """The commit a revision of a dataset is at."""
-    info = patient(f"reading {repo}", repo, lambda: _commit(api().dataset_info(repo, revision=revision).sha))
+    info = with_retries(f"reading {repo}", repo, lambda: _commit(api().dataset_info(repo, revision=revision).sha))
     return str(info)
 
 
 def _commit(sha: Any) -> str:
-    """A commit as the Hub names it: also the name of a folder in the client's cache. Raises OddAnswer."""
+    """A commit as the Hub names it: also the name of a folder in the client's cache. Raises InvalidResponse."""
     if not isinstance(sha, str) or not COMMIT.fullmatch(sha):
-        raise OddAnswer(f"{str(sha)[:60]!r} is no commit")
+        raise InvalidResponse(f"{str(sha)[:60]!r} is no commit")
     return sha
 
 
@@ -127,7 +127,7 @@ def fetch(
         return Path(found)
 
     try:
-        return patient(f"fetching {path}", repo, get, kind, repeated=True, most=most)
+        return with_retries(f"fetching {path}", repo, get, kind, repeated=True, most=most)
     except HubError:
         if into is not None or again:
             raise
@@ -163,12 +163,12 @@ def licence(repo: str, revision: str | None = None) -> str | None:
 
 def whoami(repo: str) -> str:
     """The name behind the token, asked before something is written to `repo`. Raises HubAccess without one."""
-    return str(patient("asking who you are", repo, lambda: api().whoami().get("name", "")))
+    return str(with_retries("asking who you are", repo, lambda: api().whoami().get("name", "")))
 
 
 def create(repo: str, *, private: bool, kind: str = "dataset") -> None:
     """Make the repository where it is not there."""
-    patient(
+    with_retries(
         f"creating {repo}",
         repo,
         lambda: api().create_repo(repo, repo_type=kind, private=private or None, exist_ok=True),
@@ -178,25 +178,25 @@ def create(repo: str, *, private: bool, kind: str = "dataset") -> None:
 
 def create_branch(repo: str, branch: str) -> None:
     """Make a branch where it is not there."""
-    patient(
+    with_retries(
         f"branch {branch}", repo, lambda: api().create_branch(repo, branch=branch, repo_type="dataset", exist_ok=True)
     )
 
 
 def set_gated(repo: str, gated: str) -> None:
     """Ask readers for their consent first: `auto` or `manual`."""
-    patient(f"gating {repo}", repo, lambda: api().update_repo_settings(repo, repo_type="dataset", gated=gated))
+    with_retries(f"gating {repo}", repo, lambda: api().update_repo_settings(repo, repo_type="dataset", gated=gated))
 
 
 def tags(repo: str) -> dict[str, str]:
     """Tags -> commit."""
-    found = patient(f"reading {repo}", repo, lambda: api().list_repo_refs(repo, repo_type="dataset"))
+    found = with_retries(f"reading {repo}", repo, lambda: api().list_repo_refs(repo, repo_type="dataset"))
     return {ref.name: ref.target_commit for ref in found.tags}
 
 
 def tag(repo: str, name: str, commit: str) -> None:
     """Name a commit; a tag that is there stays."""
-    patient(
+    with_retries(
         f"tag {name}",
         repo,
         lambda: api().create_tag(repo, tag=name, revision=commit, repo_type="dataset", exist_ok=True),
@@ -248,7 +248,7 @@ class Upload:
                     self.repo, part, repo_type=self.kind, revision=revision, create_pr=create_pr, free_memory=False
                 )
 
-            patient(f"sending {part[0].path_in_repo}", self.repo, preupload, self.kind)
+            with_retries(f"sending {part[0].path_in_repo}", self.repo, preupload, self.kind)
             advance(sum(operation.upload_info.size for operation in part))
 
     def commit(self, message: str, *, parent: str | None, revision: str | None = None, create_pr: bool = False) -> Any:
@@ -268,12 +268,12 @@ class Upload:
                     raise StaleParent(words(error)) from error
                 raise
 
-        return patient(f"committing to {self.repo}", self.repo, once, self.kind)
+        return with_retries(f"committing to {self.repo}", self.repo, once, self.kind)
 
 
 def open_request(repo: str, title: str) -> int:
     """Open a pull request to collect several commits in; returns its number."""
-    opened = patient(
+    opened = with_retries(
         "opening a pull request", repo, lambda: api().create_pull_request(repo, title, repo_type="dataset")
     )
     return int(opened.num)
@@ -289,4 +289,4 @@ def merge_request(repo: str, number: int) -> None:
         if discussion.status != "merged":
             api().merge_pull_request(repo, number, repo_type="dataset")
 
-    patient(f"merging pull request {number}", repo, merge)
+    with_retries(f"merging pull request {number}", repo, merge)

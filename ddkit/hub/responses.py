@@ -24,12 +24,12 @@ COMMIT = re.compile(r"[0-9a-f]{7,64}")
 _ETAG = re.compile(r"[A-Za-z0-9_+=-][A-Za-z0-9._+=-]{0,199}")
 
 
-class OddAnswer(RuntimeError):
+class InvalidResponse(RuntimeError):
     """An answer that no Hub gives; nothing of it is used."""
 
 
 @dataclass
-class Watch:
+class CallState:
     """One call of ours, its repetitions included. most: bytes that its file may have, None where that is not known;
     declared: sizes that the server told, by path; pages: of its listing; stalls: how often a body stopped."""
 
@@ -39,45 +39,45 @@ class Watch:
     stalls: int = 0
 
 
-_CALL: ContextVar[Watch | None] = ContextVar("ddkit_hub_call", default=None)
+_CALL: ContextVar[CallState | None] = ContextVar("ddkit_hub_call", default=None)
 
 
 @contextmanager
-def guarded(watch: Watch) -> Iterator[None]:
+def in_call(state: CallState) -> Iterator[None]:
     """What the client asks for in this block belongs to one call of ours, and to what was seen of it before."""
-    token = _CALL.set(watch)
+    token = _CALL.set(state)
     try:
         yield
     finally:
         _CALL.reset(token)
 
 
-def look_at(response: Any) -> None:
-    """A hook of the HTTP client: raises OddAnswer for headers that nobody should act on, and bounds the body."""
-    headers, call = response.headers, _CALL.get() or Watch()
+def check_response(response: Any) -> None:
+    """A hook of the HTTP client: raises InvalidResponse for headers that nobody should act on, and bounds the body."""
+    headers, call = response.headers, _CALL.get() or CallState()
     for name in ("ETag", "X-Linked-ETag"):
         value = headers.get(name)
         if value is not None and not _ETAG.fullmatch(value.removeprefix("W/").strip('"')):
-            raise OddAnswer(f"{name} {value[:60]!r} is no name of a file")
+            raise InvalidResponse(f"{name} {value[:60]!r} is no name of a file")
     commit = headers.get("X-Repo-Commit")
     if commit is not None and not COMMIT.fullmatch(commit):
-        raise OddAnswer(f"X-Repo-Commit {commit[:60]!r} is no commit")
+        raise InvalidResponse(f"X-Repo-Commit {commit[:60]!r} is no commit")
     if (asked := _asked_pause(headers)) > LONGEST_PAUSE_S:
-        raise OddAnswer(f"it asks to wait {asked:.0f} s")
+        raise InvalidResponse(f"it asks to wait {asked:.0f} s")
     if headers.get("Content-Encoding", "identity").strip().lower() not in ("identity", ""):
-        raise OddAnswer(f"it is encoded as {headers['Content-Encoding'][:40]!r}, which was not asked for")
+        raise InvalidResponse(f"it is encoded as {headers['Content-Encoding'][:40]!r}, which was not asked for")
     path = response.request.url.path
     if "/tree/" in path:
         call.pages += 1
         if call.pages > MOST_PAGES:
-            raise OddAnswer(f"its list of files has more than {MOST_PAGES} pages")
+            raise InvalidResponse(f"its list of files has more than {MOST_PAGES} pages")
     is_file = "/resolve/" in path or bool(call.declared)  # large ones come from another address than was asked first
     size = _number(headers.get("X-Linked-Size") or headers.get("Content-Length"))
     if response.request.method == "HEAD":
         if is_file and size is not None and 200 <= response.status_code < 400:
             call.declared[path] = size
             if call.most is not None and size > call.most:
-                raise OddAnswer(f"the file has {size} bytes, at most {call.most} are due")
+                raise InvalidResponse(f"the file has {size} bytes, at most {call.most} are due")
         return
     if is_file and response.status_code in (200, 206):
         bounds = [bound for bound in (call.most, call.declared.get(path)) if bound is not None]
@@ -98,8 +98,8 @@ def _number(text: str | None) -> int | None:
     return int(text) if text is not None and re.fullmatch(r"\d{1,18}", text) else None
 
 
-def _bounded(stream: Any, most: int | None, seconds: float | None, call: Watch) -> Any:
-    """A response's body that ends in OddAnswer where it is longer than `most` bytes, takes longer than `seconds`, or
+def _bounded(stream: Any, most: int | None, seconds: float | None, call: CallState) -> Any:
+    """A response's body that ends in InvalidResponse where it is longer than `most` bytes, takes longer than `seconds`, or
     stops again and again."""
     import httpx2
 
@@ -116,14 +116,14 @@ def _bounded(stream: Any, most: int | None, seconds: float | None, call: Watch) 
                     call.stalls += 1
                     if call.stalls < MOST_STALLS:
                         raise
-                    raise OddAnswer("it stops in the middle of a file, and does not go on") from error
+                    raise InvalidResponse("it stops in the middle of a file, and does not go on") from error
                 seen += len(chunk)
                 if seen > PROGRESS:
                     call.stalls = 0
                 if most is not None and seen > most:
-                    raise OddAnswer(f"it sends more than the {most} bytes that are due")
+                    raise InvalidResponse(f"it sends more than the {most} bytes that are due")
                 if seconds is not None and time.monotonic() - began > seconds:
-                    raise OddAnswer(f"it is not whole after {seconds:.0f} s")
+                    raise InvalidResponse(f"it is not whole after {seconds:.0f} s")
                 yield chunk
 
         def close(self) -> None:

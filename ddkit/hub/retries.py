@@ -17,13 +17,19 @@ from ddkit.core.console import note
 from ddkit.core.files import FULL
 from ddkit.core.worker_state import STATE
 from ddkit.errors import DiskError, HubAccess, HubError, HubFile, HubNone, OptionError
-from ddkit.hub.responses import LONGEST_PAUSE_S, OddAnswer, Watch, guarded, look_at
+from ddkit.hub.responses import LONGEST_PAUSE_S, InvalidResponse, CallState, in_call, check_response
 
 Result = TypeVar("Result")
 
 PAUSES_S = (1.0, 2.0, 4.0, 8.0, 15.0)  # before each further try of what the Hub may do a moment later
 TIMEOUT_S = 120.0  # without a byte: a commit may take a minute, and the client itself would wait for ever
-_ODD = (KeyError, TypeError, AttributeError, IndexError, RecursionError)  # what the client raises for odd answers
+_CLIENT_ERRORS = (
+    KeyError,
+    TypeError,
+    AttributeError,
+    IndexError,
+    RecursionError,
+)  # what the client raises for odd answers
 LOCAL = (*FULL, errno.EACCES, errno.EROFS, errno.EPERM)
 _TRANSIENT = {408, 409, 425, 429, 500, 502, 503, 504}
 
@@ -52,13 +58,13 @@ def _new_client() -> Any:
         ours = http.default_client_factory()
         ours.timeout = httpx2.Timeout(TIMEOUT_S, connect=20.0)
         ours.headers["Accept-Encoding"] = "identity"  # so that a body is as long as it is said to be
-        ours.event_hooks = {**ours.event_hooks, "response": [*ours.event_hooks["response"], look_at]}
+        ours.event_hooks = {**ours.event_hooks, "response": [*ours.event_hooks["response"], check_response]}
         return ours
 
     set_client_factory(client)
     disable_progress_bars()
     if not constants.HF_DEBUG:
-        logging.set_verbosity_error()  # what it says of its retries, `patient` says in the end
+        logging.set_verbosity_error()  # what it says of its retries, `with_retries` says in the end
     return HfApi(library_name="ddkit")
 
 
@@ -74,8 +80,8 @@ def status_of(error: BaseException) -> int | None:
     for e in _causes(error):
         status = getattr(getattr(e, "response", None), "status_code", None)
         if status is None and type(e) is ConnectionError:  # hf_xet tells it in words
-            told = re.search(r"\((\d{3}) ", str(e))
-            status = int(told[1]) if told else None
+            match = re.search(r"\((\d{3}) ", str(e))
+            status = int(match[1]) if match else None
         if status is not None:
             found: int | None = status
             return found
@@ -100,9 +106,9 @@ def is_transient(error: BaseException) -> bool:
 
     chain = list(_causes(error))
     status = status_of(error)
-    if status is not None and not any(isinstance(e, OddAnswer) for e in chain):
+    if status is not None and not any(isinstance(e, InvalidResponse) for e in chain):
         return status in _TRANSIENT or _wrong_bytes(error)
-    if any(type(e).__name__ == "OfflineModeIsEnabled" or isinstance(e, OddAnswer) for e in chain):
+    if any(type(e).__name__ == "OfflineModeIsEnabled" or isinstance(e, InvalidResponse) for e in chain):
         return False
     if any(isinstance(e, httpx2.UnsupportedProtocol) for e in chain):
         return False
@@ -118,7 +124,7 @@ def _pause(error: BaseException, planned_s: float) -> float:
     return planned_s
 
 
-def patient(
+def with_retries(
     what: str,
     repo: str,
     call: Callable[[], Result],
@@ -136,12 +142,20 @@ def patient(
     from huggingface_hub.errors import EntryNotFoundError, HFValidationError, XetDownloadError
 
     # what the client raises for what the Hub answered, or did not: RuntimeError of uploads, ValueError of batches
-    answers = (OSError, RuntimeError, ValueError, httpx2.HTTPError, EntryNotFoundError, XetDownloadError, *_ODD)
+    answers = (
+        OSError,
+        RuntimeError,
+        ValueError,
+        httpx2.HTTPError,
+        EntryNotFoundError,
+        XetDownloadError,
+        *_CLIENT_ERRORS,
+    )
     handled = sys.exception()  # what somebody is dealing with while we are called: none of our answers
-    seen = Watch(most)
+    seen = CallState(most)
     for tries, planned_s in enumerate((*PAUSES_S, None), start=1):
         try:
-            with guarded(seen):
+            with in_call(seen):
                 return call()
         except StaleParent:
             raise
@@ -228,15 +242,15 @@ def _explained(error: Exception, what: str, repo: str, tries: int, kind: str) ->
 def _not_the_hubs(chain: Sequence[BaseException], what: str, status: int | None) -> Exception | None:
     """The one line for what has another cause than the Hub's own word: an answer that is none, a disk that is full."""
     for e in chain:
-        if isinstance(e, OddAnswer):
+        if isinstance(e, InvalidResponse):
             return HubError(f"{what}: {_host()} gives an answer that is not used: {e}; tell its owner, or try later")
         if isinstance(e, OSError) and status is None and e.errno in LOCAL:
             place = e.filename or "the client's cache ($HF_HOME)"
             step = "make room" if e.errno in FULL else "make it writable"
             return DiskError(f"{what}: cannot write {place} ({e.strerror}); {step} and run the same command again")
-    if isinstance(chain[-1], _ODD):
-        kind, told = type(chain[-1]).__name__, str(chain[-1])[:100]
-        return HubError(f"{what}: the answer of {_host()} cannot be read ({kind}: {told}); try again later")
+    if isinstance(chain[-1], _CLIENT_ERRORS):
+        kind, text = type(chain[-1]).__name__, str(chain[-1])[:100]
+        return HubError(f"{what}: the answer of {_host()} cannot be read ({kind}: {text}); try again later")
     return None
 
 

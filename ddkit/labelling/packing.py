@@ -85,9 +85,9 @@ class PackJob:
         def samples() -> Iterator[Sample]:
             nonlocal sums, seconds
             for unit in self.labels:
-                tensors, told = unit.file.read()
+                tensors, metadata = unit.file.read()
                 sums = sums + tensors["fidelity"]
-                seconds += told["seconds"]
+                seconds += metadata["seconds"]
                 for i in range(unit.start, unit.stop):
                     kinds.add(rows.origins[i].kind)
                     labels = {name: tensors[name][i - unit.start] for name in codec.TENSORS}

@@ -43,7 +43,7 @@ class Fit:
     batches: epoch -> (inputs float [B,3,S,S], target [B,…]) pairs; loss: (logits, target) -> scalar; state: where to
     resume from; key: stands for all that decides the weights, a state saved under another one is not continued; log:
     metrics.jsonl, a line an epoch; measure: accuracy in percent, logged every `measure_every` epochs and never used to
-    choose; on_epoch: called with the epochs that are done; on_estimate: told the expected seconds of the whole after 20
+    choose; on_epoch: called with the epochs that are done; on_estimate: receives the expected seconds of the whole after 20
     steps.
     """
 

@@ -64,7 +64,7 @@ def distill(out: str | Path, **options: Any) -> Manifest:
         InputError: Inputs that cannot work (exit code 2).
         Refused: It would replace, or take more than an hour (3).
         IntegrityError: Bytes differ from what was written (4).
-        WorldError: The environment failed: disk, network, a diverged loss (1).
+        EnvironmentFailure: The environment failed: disk, network, a diverged loss (1).
     """
     asked, directory = DistillOptions.of(options), Path(out)
     work_dir(directory)

@@ -67,7 +67,7 @@ class Choices:
 def resolve(out: Path, asked: DistillOptions) -> Run:
     """Check everything that can be checked before the first byte is written, then write the record.
 
-    out: the directory of the set, locked by this process. Raises InputError, Refused, IntegrityError, WorldError.
+    out: the directory of the set, locked by this process. Raises InputError, Refused, IntegrityError, EnvironmentFailure.
     """
     _check_place(out, asked.data)
     known = find_record(out)

@@ -88,7 +88,7 @@ class SynthesisInputs:
 
     def distiller(self) -> Distiller:
         """The method."""
-        return STATE.keep("method", self.method, lambda: find_distiller(self.method))
+        return STATE.keep("method", (self.method, self.key), lambda: find_distiller(self.method))
 
     def context(self) -> Context:
         """What all units of the increment may use, opened once in each process."""

@@ -21,7 +21,7 @@ from ddkit.networks.registry import check_network
 from ddkit.publishing.pictures import dataset_name, title
 from ddkit.publishing.pushing import Changes, bring
 from ddkit.publishing.rendering import card_text, citation, front_matter_text, render_template
-from ddkit.publishing.user_content import outside_of
+from ddkit.publishing.user_content import user_content_of
 from ddkit.specs import TeacherSpec
 from ddkit.students.training import StudentJob, StudentResult
 
@@ -170,7 +170,7 @@ def _config(network: nn.Module, spec: TeacherSpec) -> bytes:
 
 
 def _card(name: str, spec: TeacherSpec, repo: str, story: Story, theirs: str | None) -> str:
-    outside = outside_of(theirs, lambda matter: {k: v for k, v in matter.items() if k not in _FRONT_KEYS})
+    user_content = user_content_of(theirs, lambda matter: {k: v for k, v in matter.items() if k not in _FRONT_KEYS})
     front: dict[str, Any] = {"license": story.license} if story.license else {}
     front |= {
         "library_name": "timm",
@@ -186,8 +186,8 @@ def _card(name: str, spec: TeacherSpec, repo: str, story: Story, theirs: str | N
         task = {"type": "image-classification"}
         front["model-index"] = [{"name": repo, "results": [{"task": task, "dataset": data, "metrics": [metric]}]}]
     facts = {
-        "front_matter": front_matter_text(front | outside.matter),
-        "outside": outside,
+        "front_matter": front_matter_text(front | user_content.matter),
+        "user_content": user_content,
         "title": story.title,
         "story": story.text,
         "facts": story.facts,

@@ -18,7 +18,7 @@ from ddkit.format.manifest_file import check_links, is_set, read_manifest, work_
 from ddkit.format.results import merged_results
 from ddkit.format.verification import set_problems
 from ddkit.publishing.rendering import card_files, card_text, taken_apart
-from ddkit.publishing.user_content import Outside, merged
+from ddkit.publishing.user_content import UserContent, merged
 from ddkit.sets.opening import fetch_listed, largest_files, remote_manifest
 
 
@@ -56,7 +56,7 @@ def _pull(out: Path, repo: str, commit: str, wanted: Manifest) -> Manifest:
     if problems := set_problems(wanted):
         raise IntegrityError(f"{repo} at {commit[:12]}: {problems[0]}; it was damaged there, tell its owner")
     theirs = taken_apart(_card(repo, commit), out, f"the card of {repo}")
-    ours = taken_apart(card_text(out / "README.md"), out, str(out / "README.md")) if before else Outside()
+    ours = taken_apart(card_text(out / "README.md"), out, str(out / "README.md")) if before else UserContent()
     for name, content in card_files(wanted, merged(ours, theirs)).items():
         write_bytes(out / name, content)
     write_manifest(out, wanted)  # last: its being there means complete

@@ -248,10 +248,10 @@ def _rendered(published: Manifest, repo: str, there: hub.Remote, extra: str | No
     """The manifest and the files rendered from it, what people wrote on either card kept."""
     theirs = card_text(hub.fetch(repo, CARD, revision=there.head, most=LARGEST_CARD)) if CARD in there.files else None
     here = taken_apart(card_text(published.root / CARD), published.root, str(published.root / CARD))
-    outside = merged(here, taken_apart(theirs, published.root, f"the card of {repo}"))
+    user_content = merged(here, taken_apart(theirs, published.root, f"the card of {repo}"))
     if extra is not None:
-        outside = replace(outside, extra=extra)
-    return {FILE: published.to_bytes(), **card_files(published, outside)}
+        user_content = replace(user_content, extra=extra)
+    return {FILE: published.to_bytes(), **card_files(published, user_content)}
 
 
 @dataclass(frozen=True)

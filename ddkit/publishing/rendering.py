@@ -24,7 +24,7 @@ from ddkit.format.manifest_file import work_beside
 from ddkit.format.results import ResultEntry
 from ddkit.publishing.escaping import code, fenced, markdown, web_address
 from ddkit.publishing.pictures import preview_grid, source_name, title
-from ddkit.publishing.user_content import Outside, digest, outside_of, seal
+from ddkit.publishing.user_content import UserContent, digest, user_content_of, with_digest
 from ddkit.sources.classes import unique_names
 from ddkit.text import plain_name, printable
 
@@ -56,7 +56,7 @@ def render_template(name: str, facts: Mapping[str, Any]) -> str:
         autoescape=False,  # noqa: S701 (Markdown, not HTML)
     )
     environment.filters |= {"text": markdown, "code": code, "fenced": fenced}
-    return seal(environment.get_template(name).render(facts))
+    return with_digest(environment.get_template(name).render(facts))
 
 
 def their_matter(matter: dict[str, Any]) -> dict[str, Any]:
@@ -76,15 +76,15 @@ def front_matter_text(front: Mapping[str, Any]) -> str:
     return text
 
 
-def render_card(manifest: Manifest, outside: Outside | None = None) -> str:
+def render_card(manifest: Manifest, user_content: UserContent | None = None) -> str:
     """README.md as text, around it what people wrote. A value that the manifest lacks is an error."""
-    outside = outside or Outside()
+    user_content = user_content or UserContent()
     results = sorted(manifest.results, key=lambda r: (r.ipc, r.arch, r.protocol, r.of, r.labels))
     headline, random = _headline(manifest, results)
     classes, codec, source_id = len(manifest.classes), manifest.image.codec, manifest.source.id
     facts = {
-        "front_matter": front_matter_text(_with_theirs(front_matter(manifest), outside.matter)),
-        "outside": outside,
+        "front_matter": front_matter_text(_with_theirs(front_matter(manifest), user_content.matter)),
+        "user_content": user_content,
         "title": title(manifest),
         "m": manifest,
         "rows": manifest.rows(),
@@ -243,31 +243,31 @@ def card_text(path: Path) -> str | None:
     return data.decode("utf-8", "surrogateescape")
 
 
-def card_files(manifest: Manifest, outside: Outside) -> dict[str, bytes]:
+def card_files(manifest: Manifest, user_content: UserContent) -> dict[str, bytes]:
     """README.md, `_info.json` and `preview.png` of a set, as bytes."""
     return {
         "_info.json": info_json(manifest).encode(),
         "preview.png": preview_grid(manifest, heading=False),
-        "README.md": render_card(manifest, outside).encode("utf-8", "surrogateescape"),
+        "README.md": render_card(manifest, user_content).encode("utf-8", "surrogateescape"),
     }
 
 
-def taken_apart(card: str | None, root: Path, what: str) -> Outside:
+def taken_apart(card: str | None, root: Path, what: str) -> UserContent:
     """What people wrote on a card. One that cannot be taken apart is kept whole in OUT.work of the set `root`.
 
     what: the card's name, where that is told.
     """
-    outside = outside_of(card, their_matter)
-    if outside.broken and card is not None:
+    user_content = user_content_of(card, their_matter)
+    if user_content.broken and card is not None:
         work = work_beside(root)
         refuse_links(work.parent, [work.name])
         kept = work / f"README-{digest(card)}.md"
         write_bytes(kept, card.encode("utf-8", "surrogateescape"))
-        note(f"{what}: {outside.broken}; it is made anew, what it held is in {kept}")
-        return Outside(matter=outside.matter)
-    if outside.overwritten:
+        note(f"{what}: {user_content.broken}; it is made anew, what it held is in {kept}")
+        return UserContent(matter=user_content.matter)
+    if user_content.overwritten:
         note(f"{what}: what was written inside ddkit's marks is replaced; write before or after them, it stays there")
-    return outside
+    return user_content
 
 
 def publish_files(manifest: Manifest) -> None:

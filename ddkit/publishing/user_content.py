@@ -21,7 +21,7 @@ MARKS = ("ddkit:start", "ddkit:end", "ddkit:extra")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outside:
+class UserContent:
     """Text before and after ddkit's part, front matter that is not ddkit's, and what `--card-extra` put inside.
 
     edited: whether it is no longer what it was when the card was rendered; overwritten: whether ddkit's own part was
@@ -51,7 +51,7 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:12]
 
 
-def seal(card: str) -> str:
+def with_digest(card: str) -> str:
     """A rendered card with the digest of ddkit's part filled in, where the template left `inside`."""
     start, end = _START.search(card), _END.search(card)
     assert start and end
@@ -62,29 +62,29 @@ def _inside(part: str) -> str:
     return digest(_EXTRA.sub("", _RECORDED.sub("", part, count=1)).strip())
 
 
-def outside_of(card: str | None, theirs: Callable[[dict[str, Any]], dict[str, Any]]) -> Outside:
+def user_content_of(card: str | None, theirs: Callable[[dict[str, Any]], dict[str, Any]]) -> UserContent:
     """What is not ddkit's of a README.md. theirs: of the front matter, what ddkit does not write.
 
     A card without any of ddkit's marks is all somebody's own.
     """
     if card is None:
-        return Outside()
+        return UserContent()
     if len(card) > LARGEST_CARD:
-        return Outside(broken=f"it is larger than any card ({LARGEST_CARD} bytes)")
+        return UserContent(broken=f"it is larger than any card ({LARGEST_CARD} bytes)")
     card = card.replace("\r\n", "\n")
     try:
         matter, body = front_matter(card)
     except ValueError as error:
-        return Outside(broken=f"its front matter is not usable ({error})")
+        return UserContent(broken=f"its front matter is not usable ({error})")
     matter = theirs(matter)
     starts, ends = list(_START.finditer(body)), list(_END.finditer(body))
     if not starts and not ends and not _RECORDED.search(body):
-        return Outside(after=_lines(body), matter=matter, edited=True)
+        return UserContent(after=_lines(body), matter=matter, edited=True)
     if len(starts) != 1 or len(ends) != 1 or starts[0].end() > ends[0].start():
-        return Outside(matter=matter, broken=f"it has {len(starts)} start and {len(ends)} end marks of ddkit")
+        return UserContent(matter=matter, broken=f"it has {len(starts)} start and {len(ends)} end marks of ddkit")
     part = body[starts[0].end() : ends[0].start()]
     extra, recorded = _EXTRA.search(part), _RECORDED.search(part)
-    found = Outside(
+    found = UserContent(
         before=_lines(body[: starts[0].start()]),
         after=_lines(body[ends[0].end() :]),
         extra=extra[1] if extra else "",
@@ -100,14 +100,14 @@ def _lines(text: str) -> str:
     return f"{text.strip()}\n\n" if text.strip() else ""
 
 
-def merged(here: Outside, there: Outside) -> Outside:
+def merged(here: UserContent, there: UserContent) -> UserContent:
     """One text of the local card and the Hub's: whichever was written since it was rendered; both where both were."""
     extra = here.extra or there.extra
     if there.empty or (here.edited and not there.edited):
         return replace(here, extra=extra)
     if here.empty or not here.edited or here.digest == there.digest:
         return replace(there, extra=extra)
-    return Outside(
+    return UserContent(
         before=_joined(there.before, here.before),
         after=_joined(there.after, here.after),
         extra=extra,

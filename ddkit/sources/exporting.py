@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import contextlib
+import os
+import re
+import shutil
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import yaml
 
-from ddkit.core.console import progress
-from ddkit.core.files import atomic_file, is_temporary, write_bytes
-from ddkit.errors import OtherRun, SourceError, unknown
+from ddkit.core.console import note, progress
+from ddkit.core.files import atomic_file, disk_errors, host, is_abandoned, is_temporary, write_bytes
+from ddkit.errors import OptionError, OtherRun, SourceError, first_few, unknown
 from ddkit.format.images import encode_image
 from ddkit.sources.classes import match_classes, unique_names
 from ddkit.sources.images import Source, SourceRef, reopen
 from ddkit.sources.packed import pack_split, suffix_of, write_index
 from ddkit.sources.tables import splits_of
 from ddkit.specs import ClassName
+from ddkit.text import one_printable_line
 
 Rows = Iterator[tuple[bytes | np.ndarray, int]]  # image and label
+FolderNames = Literal["numbers", "names"]
+CLASSES_FILE = "classes.txt"
+LONGEST_FOLDER = 200  # bytes of a class folder's name, of the 255 that most file systems take
 PARQUET_ROWS = 1000  # of a row group: what a reader takes into memory at once
 
 
@@ -27,18 +37,26 @@ def export(
     out: str | Path,
     *,
     as_: str = "shards",
+    folder_names: FolderNames = "numbers",
     image_column: str | None = None,
     label_column: str | None = None,
 ) -> int:
     """Write a source, or the images of a set, into the new folder `out`, every labelled split; returns the image count.
 
-    as_: `shards`, tar files of images and classes, which are a source again also where `datasets` is not installed;
-    `folder`, class folders numbered in label order with `classes.txt`, below the split's name where there are several;
-    `parquet`, one file a split with columns image and label, which `load_dataset` opens. Images keep their bytes.
+    data: the source or set. as_: `shards`, tar files of images and classes, which are a source again also where
+    `datasets` is not installed; `folder`, class folders, below the split's name where there are several, with the names
+    of the classes in label order in `classes.txt`; `parquet`, one file a split with columns image and label, which
+    `load_dataset` opens. Images keep their bytes. folder_names: what class folders are called: `numbers`, in label
+    order, or `names`, those of the classes, changed where a folder cannot have them. image_column, label_column: of a
+    table, where ddkit cannot tell which. `out` is there, whole, at the end of an export, or not at all.
     Raises SourceError, OptionError, OtherRun (out is not empty), ImagesUnreadable, DiskError.
     """
     if as_ not in WRITERS:
         raise unknown("--as", as_, WRITERS)
+    if folder_names not in ("numbers", "names"):
+        raise unknown("--folder-names", folder_names, ("numbers", "names"))
+    if folder_names == "names" and as_ != "folder":
+        raise OptionError(f"--folder-names names is for --as folder; --as {as_} writes no class folders")
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(not is_temporary(path) for path in out.iterdir())):
         raise OtherRun(f"{out} is not empty; give the name of a new directory")
@@ -51,8 +69,40 @@ def export(
         raise SourceError(f"{data} has no labelled images; nothing to export")
     names = next(iter(splits.values())).classes
     rows = {split: _rows(source, names, split) for split, source in splits.items()}
-    WRITERS[as_](out, names, rows)
+    with _all_or_nothing(out) as unfinished:
+        if as_ == "folder":
+            _as_folder(unfinished, names, rows, folder_names)
+        else:
+            WRITERS[as_](unfinished, names, rows)
     return sum(len(source) for source in splits.values())
+
+
+@contextlib.contextmanager
+def _all_or_nothing(out: Path) -> Iterator[Path]:
+    """A temporary folder beside `out` that becomes `out` where nothing fails. One that a killed process of this machine
+    left is removed. Where `out` is there already (perhaps another disk, or the current folder) it is filled instead."""
+    with disk_errors(out):
+        inside = out.is_dir()
+        parent = out if inside else out.absolute().parent
+        parent.mkdir(parents=True, exist_ok=True)
+        begin = f".{out.absolute().name[:40]}.export."
+        unfinished = parent / f"{begin}{host()}.{os.getpid()}.tmp"
+        for path in [path for path in parent.iterdir() if path.name.startswith(begin) and path.is_dir()]:
+            if path == unfinished or is_abandoned(path):
+                shutil.rmtree(path)
+        unfinished.mkdir()
+    try:
+        yield unfinished
+        with disk_errors(out):
+            if hasattr(os, "sync"):
+                os.sync()  # once: to wait for every file of many takes longer than to write them
+            if inside:
+                for path in sorted(unfinished.iterdir(), key=lambda path: path.is_file()):  # classes.txt says: whole
+                    path.rename(out / path.name)
+            else:
+                unfinished.rename(out)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _rows(source: Source, names: list[ClassName], split: str) -> Rows:
@@ -77,14 +127,48 @@ def _as_shards(out: Path, names: list[ClassName], splits: dict[str, Rows]) -> No
     write_index(out, [{"name": c.name, "id": c.id} for c in names], packed)
 
 
-def _as_folder(out: Path, names: list[ClassName], splits: dict[str, Rows]) -> None:
+def _as_folder(
+    out: Path, names: list[ClassName], splits: dict[str, Rows], folder_names: FolderNames = "numbers"
+) -> None:
     width = max(5, len(str(len(names) - 1)))
+    numbers = [f"{label:0{width}d}" for label in range(len(names))]
+    folders = numbers if folder_names == "numbers" else _folders_by_name(unique_names(names))
     for split, rows in splits.items():
         root = out / split if len(splits) > 1 else out
+        made: set[int] = set()
         for i, (image, label) in enumerate(rows):
             data = _bytes(image)
-            write_bytes(root / f"{label:0{width}d}" / f"{i:08d}.{suffix_of(data)}", data)
-    write_bytes(out / "classes.txt", "".join(f"{c.name}\n" for c in names).encode())
+            with disk_errors(out):
+                if label not in made:
+                    (root / folders[label]).mkdir(parents=True)
+                    made.add(label)
+                (root / folders[label] / f"{i:08d}.{suffix_of(data)}").write_bytes(data)
+    write_bytes(out / CLASSES_FILE, "".join(f"{c.name}\n" for c in names).encode())
+
+
+def _folders_by_name(names: Sequence[str]) -> list[str]:
+    """A folder name for each class: its own without what some file system refuses, each once, whatever the case."""
+    taken: set[str] = {CLASSES_FILE}
+    folders: list[str] = []
+    for label, name in enumerate(names):
+        plain = (
+            re.sub(r'[/\\:*?"<>|]+', "-", one_printable_line(name)).encode()[:LONGEST_FOLDER].decode("utf-8", "ignore")
+        )
+        plain = plain.strip(". ") or f"class {label}"
+        folder, number = plain, label
+        while _caseless(folder) in taken:
+            folder, number = f"{plain} ({number})", number + 1
+        taken.add(_caseless(folder))
+        folders.append(folder)
+    changed = [f"{folder} for {name}" for name, folder in zip(names, folders) if folder != name]
+    if changed:
+        note(f"classes whose names cannot be those of folders get others: {first_few(changed)}")
+    return folders
+
+
+def _caseless(name: str) -> str:
+    """What two names have in common that are one to a file system which ignores case."""
+    return unicodedata.normalize("NFC", name.casefold())
 
 
 def _as_parquet(out: Path, names: list[ClassName], splits: dict[str, Rows]) -> None:

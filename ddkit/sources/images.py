@@ -272,10 +272,13 @@ class Source:
             place = self._checked()[0]
             listed = f"; all are in {place}" if len(bad) > NAMED and place.is_file() else ""
             raise ImagesUnreadable(
-                f"{total} do not decode: {first_few(names, NAMED)} ({reason}){listed}; repair or remove them, or leave them out with --skip-bad"
+                f"{total} do not decode: {first_few(names, NAMED)} ({reason}){listed}; repair or remove them, "
+                "or leave them out with --skip-bad"
             )
-        told = f"left out {total} that do not decode: {first_few(names)} ({reason})"
-        STATE.keep("told unreadable", (self.fingerprint, told), lambda: note(told))  # once in this process
+        message = f"left out {total} that do not decode: {first_few(names)} ({reason})"
+        STATE.keep(
+            "unreadable noted", (self.fingerprint, message), lambda: note(message)
+        )  # once, though it is opened twice
         return Source(replace(self.ref, skip=tuple(sorted(bad))), self._table)
 
     def name_rows(self, rows: Sequence[int]) -> list[str]:
@@ -324,7 +327,7 @@ def open_source(
     split: default `train`, else the only one; rehash: do not take hashes of files from the cache. Raises SourceError,
     ClassesError (fewer than two classes, or without images).
     """
-    STATE.drop("source")  # the files may have changed since this process opened them
+    STATE.drop("source", "unreadable noted")  # the files may have changed since this process opened them
     splits = splits_of(data)
     if split is None:
         split = "train" if "train" in splits else next(iter(splits))

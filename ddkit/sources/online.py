@@ -51,7 +51,7 @@ def _look_up(data: str) -> Online:
     repo, revision = named
     commit = hub.head(repo, revision)
     try:
-        builder = hub.patient(f"looking up {data}", repo, lambda: _builder(repo, commit))
+        builder = hub.with_retries(f"looking up {data}", repo, lambda: _builder(repo, commit))
     except _Unopenable as error:
         reason = " ".join(str(error).split())
         raise SourceError(f"{data} on the Hub cannot be opened: {reason[:300]}; --data takes a folder, too") from error

@@ -118,7 +118,7 @@ def train_student(
 ) -> StudentResult:
     """Train one student and write its checkpoint and log. Continues a killed training to the same weights.
 
-    on_epoch: called with the epochs that are done; on_estimate: told the expected seconds after 20 steps. Raises
+    on_epoch: called with the epochs that are done; on_estimate: receives the expected seconds after 20 steps. Raises
     OtherRun where another process writes the same checkpoint.
     """
     with locked(job.checkpoint, "training", {"key": job.result_key}, wait=False), threads(_threads(job)):

@@ -126,7 +126,7 @@ def train_stage_student(unit: Unit, context: Context, settings: Student, workers
         network.load_state_dict(weights)
     done = 0
 
-    def told(epochs: int, earlier: bool = False) -> None:
+    def report(epochs: int, earlier: bool = False) -> None:
         nonlocal done
         done += epochs
         context.progress.report(done * len(loader))
@@ -134,7 +134,7 @@ def train_stage_student(unit: Unit, context: Context, settings: Student, workers
     job = Fit(
         spec=spec, epochs=spec.epochs, steps_an_epoch=len(loader), batches=batches, seed=seed,
         loss=lambda out, target: soft_label_loss(out, target, spec.temperature), device=context.device,
-        state=context.progress.state, key=context.progress.key, on_epoch=told,
+        state=context.progress.state, key=context.progress.key, on_epoch=report,
     )  # fmt: skip
     with threads(spec.threads):
         history = fit(network, job)

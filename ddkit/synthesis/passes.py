@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ddkit.teachers.teacher import Teacher
 
 CHUNK = 256  # images in one forward pass; fixed, because results depend on it in the last bits
-Told = Callable[[], None]  # called after each chunk
+Report = Callable[[], None]  # called after each chunk
 
 
 def chunks(images: int) -> int:
@@ -24,19 +24,19 @@ def chunks(images: int) -> int:
     return -(-images // CHUNK)
 
 
-def _each(source: Source, net: Teacher, work: Callable[[Tensor], Tensor], told: Told) -> Tensor:
+def _each(source: Source, net: Teacher, work: Callable[[Tensor], Tensor], report: Report) -> Tensor:
     """`work` on the evaluation view of every image, chunk by chunk, on the CPU: [n,…]."""
     parts, images = [], np.arange(len(source))
     for start in range(0, len(images), CHUNK):
         pixels = source.squares(images[start : start + CHUNK], net.spec.transform)
         parts.append(work(net.normalise(pixels)).cpu())
-        told()
+        report()
     return torch.cat(parts)
 
 
-def predictions(source: Source, net: Teacher, told: Told) -> dict[str, np.ndarray]:
+def predictions(source: Source, net: Teacher, report: Report) -> dict[str, np.ndarray]:
     """top1: int64 [n]; own: log-probability of the own class, float32 [n]; margin: own logit minus the best other."""
-    logits = _each(source, net, net.logits, told)
+    logits = _each(source, net, net.logits, report)
     labels = torch.from_numpy(source.labels)[:, None]
     own = logits.gather(1, labels)
     other = logits.scatter(1, labels, -torch.inf).amax(1)
@@ -47,9 +47,9 @@ def predictions(source: Source, net: Teacher, told: Told) -> dict[str, np.ndarra
     }
 
 
-def features(source: Source, net: Teacher, told: Told) -> dict[str, np.ndarray]:
+def features(source: Source, net: Teacher, report: Report) -> dict[str, np.ndarray]:
     """features: float32 [n,F], what the last linear layer reads."""
-    return {"features": _each(source, net, net.features, told).numpy()}
+    return {"features": _each(source, net, net.features, report).numpy()}
 
 
 @torch.inference_mode()

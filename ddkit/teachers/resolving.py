@@ -138,7 +138,7 @@ class TeacherChoice:
         """The teacher trained on a source, or a library's network fine-tuned on it; made once and kept in the cache.
 
         It is kept by source, size, architecture, recipe, seed and kind of device. what: whose classes, for messages;
-        on_estimate: told the expected seconds after 20 steps. Raises TeacherError, OptionError, Diverged, DiskError.
+        on_estimate: receives the expected seconds after 20 steps. Raises TeacherError, OptionError, Diverged, DiskError.
         """
         training = self.training(source, seed=seed, device=device)
         training.run(on_estimate)
@@ -201,7 +201,7 @@ class Training:
         return self.spec.epochs_for(images, drop_last=True) * (images // self.spec.batch_for(images))
 
     def run(self, on_estimate: Callable[[float], None] | None) -> None:
-        """Train it where it is not in the cache. on_estimate: told the expected seconds after 20 steps."""
+        """Train it where it is not in the cache. on_estimate: receives the expected seconds after 20 steps."""
         with locked(self.path, "training the teacher", {"key": self.key}):
             if _is_whole(self.path):
                 note(f"teacher: {self.arch} for this source is in the cache ({self.path})")

@@ -69,7 +69,7 @@ def train_teacher(
 
     init: a pretrained network of the same architecture to begin with: its head is replaced, its normalisation stays,
     and at the end its BatchNorm statistics are measured anew on the source. state: the unfinished training, resumed
-    from when it is there and saved under the same `key`, and removed at the end. on_estimate: told the expected
+    from when it is there and saved under the same `key`, and removed at the end. on_estimate: receives the expected
     seconds after 20 steps.
     Raises OptionError, TeacherError, Diverged, DiskError.
     """
@@ -258,7 +258,7 @@ def teach(
         skip_bad: Leave out images that do not decode.
         rehash: Read every file of the source again instead of trusting cached hashes.
         device: "auto" or a torch device name.
-        on_estimate: Told the expected seconds after 20 steps.
+        on_estimate: receives the expected seconds after 20 steps.
 
     Returns:
         What the checkpoint says of itself.
