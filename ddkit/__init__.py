@@ -1,6 +1,6 @@
 """ddkit distils a large labelled image dataset into a tiny synthetic one, replays it exactly, and publishes it.
 
-Importing this package loads no torch: the names below are looked up on first use.
+Importing the package does not import torch: public names are imported on first use.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`python -m ddkit` is `ddkit`."""
+"""Entry point of `python -m ddkit`."""
 
 from ddkit.cli import main
 

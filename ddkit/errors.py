@@ -1,24 +1,24 @@
-"""The exception hierarchy. A message names the thing, the value and the next step, in one line.
+"""The exception hierarchy. A message is one line that names the subject, the value and the next step.
 
 DdkitError                    exit code
-├── InputError                2   these inputs cannot work; the user can mend it
-│   ├── OptionError               an unknown or impossible option, recipe key, protocol, method, network
-│   ├── SourceError               the source cannot be opened, or its columns or splits are unclear
-│   ├── ImagesUnreadable          images that do not decode: all of them, listed once
+├── InputError                2   the inputs cannot work; the user can correct them
+│   ├── OptionError               an unknown or impossible option, recipe key, protocol, method or network
+│   ├── SourceError               the source cannot be opened, or its columns or splits are ambiguous
+│   ├── ImagesUnreadable          images that do not decode, all listed at once
 │   ├── ClassesError              classes that do not match, are too few, or have too few images
-│   ├── TeacherError              a teacher or checkpoint that cannot serve
-│   ├── SetError                  a directory that is no distilled set, or cannot serve as asked
-│   └── HubAccess                 no such repository, no token, or one that may not do this
-│       ├── HubNone                   no such repository or revision, or none that this token may see
+│   ├── TeacherError              a teacher or checkpoint that cannot be used
+│   ├── SetError                  a directory that is not a distilled set, or cannot be used as requested
+│   └── HubAccess                 no such repository, no token, or a token without the permission
+│       ├── HubNone                   the repository or revision does not exist or is not visible to this token
 │       └── HubFile                   the repository has no such file
-├── Refused                   3   possible, but it would replace, publish or spend: needs a flag
-│   ├── OtherRun                  another recipe, seed or source stands in OUT
+├── Refused                   3   possible, but replaces, publishes or costs something: needs a flag
+│   ├── OtherRun                  the output belongs to another recipe, seed or source, or another process writes it
 │   ├── TooCostly                 more than an hour or 20 GB without --yes
 │   └── FormatVersion             written by a newer ddkit
 ├── IntegrityError            4   bytes differ from the manifest
-└── EnvironmentFailure                1   the environment failed
-    ├── DiskError                 no space, no permission
-    ├── HubError                  the Hub or the way to it fails, also after several tries
+└── EnvironmentFailure        1   the environment failed
+    ├── DiskError                 no space, or no permission
+    ├── HubError                  the Hub or the connection to it fails, also after retries
     └── Diverged                  a loss became NaN or infinite
 """
 
@@ -32,10 +32,16 @@ from ddkit.text import one_printable_line
 
 
 class DdkitError(Exception):
-    """Base of all errors a user can meet.
+    """Base of all errors that are reported to the user.
 
-    `str(error)` is one printable line of at most LONGEST characters, which names options as the Python API does;
-    `command_line` is the same line with options as the commands have them (`--ipc`), which is what they print.
+    `str(error)` is one printable line of at most LONGEST characters, with options written as in the Python API.
+
+    Args:
+        message: The message, with options written as on the command line (`--ipc`).
+
+    Attributes:
+        command_line: The message as the commands print it, with options written as on the command line.
+        exit_code: Exit code of the commands.
     """
 
     exit_code = 1
@@ -53,8 +59,13 @@ _RENAMED = {"set": "settings"}
 
 
 def python_wording(text: str) -> str:
-    """A message with options as keywords: `--skip-bad` is `skip_bad=True`, `--ipc` is `ipc`. Commands between backticks
-    stay as they are typed."""
+    """Write the options in a message as keywords of the Python API: `--skip-bad` -> `skip_bad=True`, `--ipc` -> `ipc`.
+
+    Commands between backticks are kept.
+
+    Args:
+        text: The message.
+    """
 
     def keyword(found: re.Match[str]) -> str:
         name = found[1].replace("-", "_")
@@ -66,83 +77,97 @@ def python_wording(text: str) -> str:
 
 
 class InputError(DdkitError):
+    """The inputs cannot work; the user can correct them."""
+
     exit_code = 2
 
 
 class OptionError(InputError):
-    pass
+    """An option, recipe key, protocol, method or network is unknown or impossible."""
 
 
 class SourceError(InputError):
-    pass
+    """The source cannot be opened, or its columns or splits are ambiguous."""
 
 
 class ImagesUnreadable(InputError):
-    pass
+    """Images do not decode; the message lists them."""
 
 
 class ClassesError(InputError):
-    pass
+    """Classes do not match, are too few, or have too few images."""
 
 
 class TeacherError(InputError):
-    pass
+    """A teacher or checkpoint cannot be used."""
 
 
 class SetError(InputError):
-    pass
+    """A directory is not a distilled set, or cannot be used as requested."""
 
 
 class HubAccess(InputError):
-    pass
+    """The repository does not exist, or the token is missing or lacks the permission."""
 
 
 class HubNone(HubAccess):
-    pass
+    """The repository or revision does not exist, or is not visible to this token."""
 
 
 class HubFile(HubAccess):
-    pass
+    """The repository has no such file."""
 
 
 class Refused(DdkitError):
+    """The operation is possible, but replaces, publishes or costs something and needs a flag."""
+
     exit_code = 3
 
 
 class OtherRun(Refused):
-    pass
+    """The output belongs to another recipe, seed or source, or another process writes it."""
 
 
 class TooCostly(Refused):
-    pass
+    """The run needs more than an hour or 20 GB and was not confirmed with --yes."""
 
 
 class FormatVersion(Refused):
-    pass
+    """The file was written by a newer ddkit."""
 
 
 class IntegrityError(DdkitError):
+    """Bytes differ from the manifest."""
+
     exit_code = 4
 
 
 class EnvironmentFailure(DdkitError):
+    """The environment failed."""
+
     exit_code = 1
 
 
 class DiskError(EnvironmentFailure):
-    pass
+    """The disk has no space, or a path cannot be written."""
 
 
 class HubError(EnvironmentFailure):
-    pass
+    """The Hub or the connection to it fails, also after retries."""
 
 
 class Diverged(EnvironmentFailure):
-    pass
+    """A loss became NaN or infinite."""
 
 
 def unknown(kind: str, name: str, valid: Iterable[str]) -> OptionError:
-    """The error for a name that is not in a closed list: names it, the nearest valid one, and all valid ones."""
+    """Return the error for a name that is not in a closed list; it names the closest match and all valid names.
+
+    Args:
+        kind: What is named, as in "protocol".
+        name: The unknown name.
+        valid: All valid names.
+    """
     names = sorted(valid)
     near = difflib.get_close_matches(name, names, n=1)
     hint = f" (did you mean {near[0]}?)" if near else ""
@@ -150,7 +175,12 @@ def unknown(kind: str, name: str, valid: Iterable[str]) -> OptionError:
 
 
 def first_few(items: Iterable[object], n: int = 5) -> str:
-    """`a, b, c and 7 more`: a list short enough for one line."""
+    """Join items for a message: `a, b, c and 7 more`.
+
+    Args:
+        items: The items.
+        n: How many are shown.
+    """
     all_items = [str(item) for item in items]
     shown = ", ".join(all_items[:n])
     return shown if len(all_items) <= n else f"{shown} and {len(all_items) - n} more"

@@ -1,4 +1,4 @@
-"""What can be set, as frozen dataclasses. No torch here; defaults live nowhere else."""
+"""Settings and metadata as frozen dataclasses, which hold all defaults. Does not import torch."""
 
 from __future__ import annotations
 
@@ -17,11 +17,16 @@ from ddkit.errors import OptionError, unknown
 
 @dataclass(frozen=True, kw_only=True)
 class ViewSpec:
-    """The augmentation policy that views are drawn by: torchvision's RandomResizedCrop, a flip, and the papers' CutMix.
+    """The augmentation policy of views: RandomResizedCrop as in torchvision, flip, and CutMix as in the papers.
 
-    scale: share of the image's area a crop covers, (low, high); ratio: width over height, (low, high);
-    flip: probability; mix: none, cutmix or mixup with Beta(mix_alpha, mix_alpha);
-    patches: `shuffle` permutes the columns, then the rows of a stitched grid (RDED); count: views stored per image.
+    Attributes:
+        scale: Share of the image's area that a crop covers, (low, high).
+        ratio: Width over height of a crop, (low, high).
+        flip: Probability of a horizontal flip.
+        mix: How a second image is mixed in.
+        mix_alpha: The mixing weight is drawn from Beta(mix_alpha, mix_alpha).
+        patches: `shuffle` permutes the columns, then the rows of a stitched grid (RDED).
+        count: Views stored per image.
     """
 
     scale: tuple[float, float] = (0.08, 1.0)
@@ -38,30 +43,43 @@ class ViewSpec:
         if not 0 < self.ratio[0] <= self.ratio[1]:
             raise ValueError(f"ratio is {list(self.ratio)}; it must be 0 < low <= high")
         if not 0 <= self.flip <= 1:
-            raise ValueError(f"flip is {self.flip}; it is a probability")
+            raise ValueError(f"flip is {self.flip}; it must be a probability")
         if self.mix_alpha <= 0:
             raise ValueError(f"mix_alpha is {self.mix_alpha}; it must be above 0")
         if self.count < 1:
             raise ValueError(f"views is {self.count}; at least 1 is needed")
 
     def comparable(self) -> dict[str, Any]:
-        """All but the count, as JSON values: what must agree before results can be compared.
-
-        A key that the policy does not use (the mixing alpha where nothing is mixed) is left out.
-        """
+        """Return, as JSON values, what comparable results share: all but the count and a `mix_alpha` without effect."""
         unused = {"count"} | ({"mix_alpha"} if self.mix == "none" else set())
         return {key: value for key, value in to_plain(self).items() if key not in unused}
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSpec:
-    """How a network is trained. Epochs are at least `epochs` and as many as give `min_steps` steps.
+    """How a network is trained.
 
-    batch: images a step; `batch_from` = (n, b): b instead from n images on; batch_scale multiplies it; never above the
-    images there are. lr is the peak. schedule: cosine to 0 by step, half-cosine (RDED: lr/2*(1+cos(pi*e/(2E))) by
-    epoch, ends at lr/2), onecycle (linear up over `warmup` of the steps, linear down to 0), constant.
-    precision: arithmetic of the forward pass. threads: CPU threads where the weights reach published bytes.
-    augment (real images only): none, shift (4 pixels), crop-flip (shift + flip), rrc-flip (RandomResizedCrop + flip).
+    Attributes:
+        loss: Kullback–Leibler divergence at `temperature`, the same times its square, or cross-entropy.
+        temperature: Temperature of the softmax.
+        optimiser: AdamW, or SGD with Nesterov momentum.
+        lr: Peak learning rate.
+        head_lr: Peak learning rate of the last linear layer; default: `lr`.
+        weight_decay: Weight decay of parameters with more than one dimension.
+        momentum: Momentum of SGD.
+        schedule: cosine to 0 by step, half-cosine (RDED: lr/2*(1+cos(pi*e/(2E))) by epoch, ends at lr/2), onecycle
+            (linear up over `warmup` of the steps, linear down to 0), or constant.
+        warmup: Share of the steps in which the learning rate rises linearly.
+        epochs: Smallest number of epochs.
+        min_steps: Smallest number of steps; there are as many epochs as these need.
+        batch: Images per step, at most the size of the set.
+        batch_from: (n, b): batches of b from n images on.
+        batch_scale: Factor on the batch.
+        label_smoothing: Label smoothing of teachers.
+        precision: Arithmetic of the forward pass.
+        threads: CPU threads of trainings whose weights affect published bytes.
+        augment: For real images only: none, shift (4 pixels), crop-flip (shift + flip), rrc-flip (RandomResizedCrop +
+            flip).
     """
 
     loss: Literal["kl", "kl-t2", "ce"] = "kl"
@@ -98,14 +116,14 @@ class TrainSpec:
             raise ValueError(f"batch_from is {list(self.batch_from)}; both numbers must be at least 1")
 
     def batch_for(self, images: int) -> int:
-        """Images a step for a set of `images` images."""
+        """Return the images per step for a set of `images` images."""
         batch = self.batch
         if self.batch_from is not None and images >= self.batch_from[0]:
             batch = self.batch_from[1]
         return min(batch * self.batch_scale, images)
 
     def epochs_for(self, images: int, *, drop_last: bool = False) -> int:
-        """Epochs for a set of `images` images; drop_last: an epoch has whole batches only."""
+        """Return the epochs for a set of `images` images; `drop_last`: an epoch has complete batches only."""
         batch = self.batch_for(images)
         steps = images // batch if drop_last else -(-images // batch)
         return max(self.epochs, -(-self.min_steps // steps))
@@ -113,8 +131,19 @@ class TrainSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """Views and student training, with overrides by dataset, IPC, both ([dataset."x".ipc."10".train]) and
-    architecture, in that order: what makes results comparable."""
+    """The views and the student training that make results comparable (docs/protocols.md).
+
+    Overrides apply in the order dataset, IPC, both ([dataset."x".ipc."10".train]), architecture.
+
+    Attributes:
+        name: Name of the protocol, as in results.
+        about: Description.
+        views: Fields of ViewSpec.
+        train: Fields of TrainSpec.
+        dataset: Overrides by name of a dataset.
+        ipc: Overrides by IPC.
+        arch: Overrides by shell pattern of an architecture.
+    """
 
     name: str
     about: str = ""
@@ -126,12 +155,14 @@ class Protocol:
 
     @classmethod
     def load(cls, name: str | Protocol) -> Protocol:
-        """A shipped protocol by name, or one by its TOML file; one at hand is itself. Raises OptionError."""
+        """Load the protocol of a shipped name or TOML file `name`; a Protocol is returned as is. Raises OptionError."""
         if isinstance(name, Protocol):
             return name
         stem, data = load_toml(name, "protocols", "protocol")
         if name != stem and cls.is_shipped(stem):
-            raise OptionError(f"protocol file {name} has the name of a shipped protocol; rename it, as results name it")
+            raise OptionError(
+                f"protocol file {name} has the name of a shipped protocol; rename it: results name protocols"
+            )
         protocol = cls.from_table({"name": stem} | data, f"protocol {name}")
         if name != stem and cls.is_shipped(protocol.name):
             raise OptionError(f"protocol file {name} says that its name is {protocol.name}, a shipped one; rename it")
@@ -139,14 +170,14 @@ class Protocol:
 
     @classmethod
     def shipped(cls, name: str) -> Protocol:
-        """A shipped protocol; no file is opened for a name that came with a set. Raises OptionError."""
+        """Load a shipped protocol; never opens a file for a `name` from a set. Raises OptionError."""
         if not cls.is_shipped(name):
             raise unknown("protocol", name, (path.stem for path in (PACKAGE / "protocols").glob("*.toml")))
         return cls.load(name)
 
     @classmethod
     def from_table(cls, tables: Mapping[str, Any], where: str) -> Protocol:
-        """A protocol from its tables, each override checked. where: for messages. Raises OptionError."""
+        """Build a protocol from `tables` and check all overrides; `where`: for messages. Raises OptionError."""
         protocol = from_plain(cls, tables, where)
         name = protocol.name
         for table, keys in (("dataset", {"views", "train", "ipc"}), ("ipc", {"train"}), ("arch", {"train"})):
@@ -157,7 +188,7 @@ class Protocol:
                 for part in override:
                     if part not in keys:
                         raise unknown(f"table in {where}:", part, keys)
-                protocol._train_from(override.get("train", {}), where)  # a wrong key shows now, not after an hour
+                protocol._train_from(override.get("train", {}), where)  # report a wrong key on loading
                 for ipc, inner in override.get("ipc", {}).items():
                     for part in inner if isinstance(inner, dict) else ():
                         if part != "train":
@@ -172,14 +203,15 @@ class Protocol:
 
     @staticmethod
     def is_shipped(name: str) -> bool:
+        """Return whether `name` is the name of a shipped protocol."""
         return name in {path.stem for path in (PACKAGE / "protocols").glob("*.toml")}
 
     def definition(self) -> dict[str, Any] | None:
-        """What a manifest must hold of a protocol that came from a file, so that the set stands alone."""
+        """Return the tables of a protocol from a file, which the manifest stores; None for a shipped one."""
         return None if self.is_shipped(self.name) else to_plain(self)
 
     def view_spec(self, *, patches: int = 1, dataset: str | None = None, count: int | None = None) -> ViewSpec:
-        """The views of this protocol for one dataset. patches: N of the stitched grid; "1/factor" means 1/sqrt(N)."""
+        """Return the policy for `dataset` with `count` views; in a grid of N `patches`, "1/factor" is 1/sqrt(N)."""
         merged = dict(self.views) | self.dataset.get(dataset or "", {}).get("views", {})
         share = 1 / math.isqrt(patches)
         if isinstance(scale := merged.get("scale"), list):
@@ -194,7 +226,14 @@ class Protocol:
         return from_plain(TrainSpec, dict(self.train) | override, where)
 
     def train_spec(self, *, ipc: int, arch: str, dataset: str | None = None, epochs: int | None = None) -> TrainSpec:
-        """The training of this protocol: [train], then the overrides of the dataset, the IPC and the architecture."""
+        """Return the training of this protocol, with the overrides of dataset, IPC and architecture.
+
+        Args:
+            ipc: Images per class that are trained on.
+            arch: Architecture of the student.
+            dataset: Name of the dataset.
+            epochs: Replaces `epochs`, and sets `min_steps` to 0.
+        """
         merged = dict(self.train) | self.dataset.get(dataset or "", {}).get("train", {})
         merged |= self.ipc.get(str(ipc), {}).get("train", {})
         merged |= self.dataset.get(dataset or "", {}).get("ipc", {}).get(str(ipc), {}).get("train", {})
@@ -207,7 +246,7 @@ class Protocol:
 
 
 def protocol_label(protocol: str, epochs: int | None) -> str:
-    """The protocol's name in results: an --epochs override is part of it (`cudd+epochs=600`)."""
+    """Return the name of `protocol` in results, with an override of `epochs` (`cudd+epochs=600`)."""
     return protocol if epochs is None else f"{protocol}+epochs={epochs}"
 
 
@@ -216,11 +255,16 @@ def protocol_label(protocol: str, epochs: int | None) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Every hyperparameter of making the images; holds no IPC and no view settings.
+    """All hyperparameters of making the images; contains no IPC and no view settings.
 
-    method: a distiller; config: its settings; protocol: the one it names; teacher: the network `--teacher train`
-    trains; dataset: the name protocols override by; sources: ids of the datasets that it
-    is for.
+    Attributes:
+        name: Name of the recipe.
+        method: A distiller.
+        protocol: The protocol used by default.
+        teacher: The network that `--teacher train` trains.
+        dataset: The name by which protocols override.
+        sources: Ids of the datasets that the recipe is for.
+        config: Settings of the distiller.
     """
 
     name: str
@@ -233,22 +277,26 @@ class Recipe:
 
     @classmethod
     def load(cls, name: str) -> Recipe:
-        """A shipped recipe by name, or one by its TOML file. Raises OptionError."""
+        """Load a recipe by the `name` of a shipped one or the path of a TOML file. Raises OptionError."""
         stem, data = load_toml(name, "recipes", "recipe")
         return from_plain(cls, {"name": stem} | data, f"recipe {name}")
 
     @classmethod
     def shipped(cls) -> list[Recipe]:
-        """All shipped recipes, by name."""
+        """Return all shipped recipes, sorted by name."""
         return [cls.load(path.stem) for path in sorted((PACKAGE / "recipes").glob("*.toml"))]
 
     @classmethod
     def choose(cls, method: str, source: str, size: int) -> Recipe:
-        """The shipped recipe for a method and a source: by the source's id, else by its size.
+        """Choose the recipe for a method and a source: by the source's id, else by the size of its images.
 
-        method: a distiller's name; source: as it was given; size: of the images, pixels. A paper's recipe for a dataset
-        is taken for that dataset alone. A method without any shipped recipe gets its own defaults and the protocol
-        `common`.
+        A recipe for particular datasets is used for no others. A method without a shipped recipe gets its own defaults
+        and the protocol `common`.
+
+        Args:
+            method: Name of a distiller.
+            source: The source, as the user gave it.
+            size: Side of the images, in pixels.
         """
         mine = [recipe for recipe in cls.shipped() if recipe.method == method]
         for recipe in mine:
@@ -263,7 +311,7 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassName:
-    """One class: its name as people write it, and its WordNet id where it has one."""
+    """A class: its `name`, and its WordNet `id` if it has one."""
 
     name: str
     id: str | None = None
@@ -271,7 +319,16 @@ class ClassName:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetSpec:
-    """What a source is, for the record: the id as given, the split, and the sha256 over its content."""
+    """Metadata of a source.
+
+    Attributes:
+        id: The id, as the user gave it; of a dataset on the Hub, its repository.
+        split: The split.
+        fingerprint: sha256 over its content.
+        revision: Commit of a dataset on the Hub.
+        holdout: Share of the images that is held out.
+        licence: Licence of a dataset on the Hub.
+    """
 
     id: str
     split: str
@@ -290,14 +347,27 @@ class EvalTransform:
 
     @classmethod
     def for_size(cls, size: int) -> EvalTransform:
-        """The size//7*8 rule (32 -> 32, 64 -> 72, 224 -> 256)."""
+        """Return the transform that resizes to `size` // 7 * 8, at least `size` (32 -> 32, 64 -> 72, 224 -> 256)."""
         return cls(resize=max(size, size // 7 * 8), crop=size)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherSpec:
-    """What a checkpoint says of itself. mean and std are the network's own, per channel, for pixels in [0, 1]; accuracy
-    is in percent, on `measured_on`."""
+    """Metadata of a checkpoint.
+
+    Attributes:
+        arch: Architecture.
+        num_classes: Number of classes.
+        image_size: Side of its input, in pixels.
+        mean: Mean per channel that it normalises with, for pixels in [0, 1].
+        std: Standard deviation, likewise.
+        classes: Names of the classes, in label order.
+        class_ids: Their WordNet ids.
+        accuracy: Accuracy on `measured_on`, in percent.
+        measured_on: Name and size of the evaluation data.
+        eval: Evaluation transform; default: by `image_size`.
+        hash: sha256 of the weights.
+    """
 
     arch: str
     num_classes: int
@@ -313,14 +383,16 @@ class TeacherSpec:
 
     @property
     def measured_images(self) -> int | None:
-        """On how many images the accuracy was measured, None where that is not known."""
+        """Number of images that the accuracy was measured on, None if unknown."""
         found = re.search(r"\((\d{1,9}) images\)", self.measured_on or "")
         return int(found[1]) if found else None
 
     @property
     def transform(self) -> EvalTransform:
+        """Evaluation transform."""
         return self.eval or EvalTransform.for_size(self.image_size)
 
     def class_names(self) -> list[ClassName]:
+        """Return the classes with their ids, in label order."""
         ids = self.class_ids or (None,) * len(self.classes)
         return [ClassName(name=name, id=id_) for name, id_ in zip(self.classes, ids)]

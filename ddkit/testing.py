@@ -1,4 +1,4 @@
-"""The contract test for distillers, ours and anyone's: `check_distiller(module)`."""
+"""Contract test for distillers, shipped and third-party: `check_distiller(module)`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,14 @@ from ddkit.specs import TeacherSpec
 
 
 def untrained_teacher(path: Path, *, arch: str = "convnet3", classes: int = 10, size: int = 32) -> Path:
-    """Write a checkpoint with seeded random weights for the built-in `digits` (or as many numbered classes)."""
+    """Write a checkpoint with seeded random weights, by default for the built-in `digits`; returns its path.
+
+    Args:
+        path: The file.
+        arch: Architecture.
+        classes: Number of classes, which are named 0, 1, 2, …
+        size: Side of the input images, in pixels.
+    """
     spec = TeacherSpec(
         arch=arch, num_classes=classes, image_size=size, mean=(0.3, 0.3, 0.3), std=(0.3, 0.3, 0.3),
         classes=tuple(str(i) for i in range(classes)),
@@ -33,11 +40,18 @@ def untrained_teacher(path: Path, *, arch: str = "convnet3", classes: int = 10, 
 
 
 def check_distiller(module: ModuleType | str, settings: Mapping[str, Any] | None = None) -> None:
-    """Put a distiller through what every distiller promises; raises AssertionError saying what it breaks.
+    """Check that a distiller fulfils the contract of distillers.
 
-    module: the module, its name, or its file. settings: of its Config, to make it quick. It must: name its parts; plan
-    units named KIND-PREFIX-N; make uint8 images of the right shape; depend on the seed and on nothing global; leave
-    the global generators alone; continue after units were lost to the same bytes; grow to the same bytes as one run.
+    It must name its parts; plan units named KIND-PREFIX-N; make uint8 images of the right shape; depend on the seed and
+    on no global state; leave the global generators unchanged; reproduce the same bytes after units are lost; and
+    reproduce, when it grows, the bytes of one run.
+
+    Args:
+        module: The module, its name, or its file.
+        settings: Settings of its Config, to make the check quick.
+
+    Raises:
+        AssertionError: The distiller breaks the contract; the message says how.
     """
     name = module if isinstance(module, str) else str(module.__file__)
     part = find_distiller(name)
@@ -59,12 +73,12 @@ def check_distiller(module: ModuleType | str, settings: Mapping[str, Any] | None
         for unit in (path.stem.split("-") for path in made):
             assert len(unit) == 3 and unit[1] in ("1", "2"), f"{name}: unit {'-'.join(unit)} is not KIND-PREFIX-N"
         torch.manual_seed(12345)
-        np.random.seed(12345)  # noqa: NPY002 (that is the point)
+        np.random.seed(12345)  # noqa: NPY002 (checks that global state is not used)
         random.seed(12345)
         before = _global_state()
         again = run("again", ipc=2, prefixes=(1, 2))
         assert _global_state() == before, f"{name} draws from a global random generator; use context.rng"
-        assert _content(again) == _content(whole), f"{name}: the same seed made other bytes; use context.rng"
+        assert _content(again) == _content(whole), f"{name}: the same seed gave other bytes; use context.rng"
         grown = run("grown", ipc=1)
         grown = run("grown", ipc=2)
         assert _content(grown) == _content(whole), f"{name}: growing 1 -> 2 is not the run with prefixes 1,2"
@@ -73,9 +87,9 @@ def check_distiller(module: ModuleType | str, settings: Mapping[str, Any] | None
         for path in (*units.glob("images-*"), *units.glob("label-*"), *units.glob("pack-*"), *made[::2]):
             path.unlink()
         resumed = run("whole", ipc=2)
-        assert _content(resumed) == _content(again), f"{name}: after units were lost, other bytes were made"
+        assert _content(resumed) == _content(again), f"{name}: after units were lost, the bytes differ"
         other = run("other", ipc=2, prefixes=(1, 2), seed=1)
-        assert _content(other) != _content(whole), f"{name}: another seed made the same bytes"
+        assert _content(other) != _content(whole), f"{name}: another seed gave the same bytes"
 
 
 def _content(manifest: Manifest) -> str:

@@ -572,7 +572,7 @@ class Handler(BaseHTTPRequestHandler):
         return {"upload": {"href": href, "header": header}, "verify": {"href": verify}}
 
     def transfer(self, repo: Repo, sha256: str) -> Reply:
-        """PUT of an object, or of a part of it; POST puts the parts group_jobs."""
+        """PUT of an object, or of a part of it; POST puts the parts together."""
         parts = repo.parts.setdefault(sha256, {})
         if "part" in self.query:
             parts[int(self.query["part"])] = self.body

@@ -239,11 +239,16 @@ def test_results_of_a_part_are_said_to_be_of_a_part(rded_set, tmp_path):
     root = Path(shutil.copytree(rded_set.root, tmp_path / "copy"))
     result = {
         "of": "this", "ipc": 1, "arch": "convnet3", "protocol": "rded", "labels": "stored", "val": "digits:test",
-        "seeds": [0], "n_sets": 1, "n_students": 1, "values": [[50.0]], "mean": 50.0, "std": 0.0, "difference": None,
-        "total_bytes": 1000, "seconds": 3.0, "command": "ddkit evaluate x --ipc 1", "hardware": "a machine",
+        "seeds": [0, 1], "n_sets": 1, "n_students": 2, "values": [[50.0, 50.0]], "mean": 50.0, "std": 0.0,
+        "difference": None, "total_bytes": 1000, "seconds": 3.0, "command": "ddkit evaluate x --ipc 1",
+        "hardware": "a machine",
     }  # fmt: skip
     text = render_card(write_manifest(root, rded_set.changed(results=results(result))))
     assert "the first 1 images per class, 10 images" in text and "these 10" not in text
+    assert "| images per class |" in text.split("## Results")[1]
+    one = result | {"seeds": [0], "n_students": 1, "values": [[50.0]]}  # too little to lead with, told all the same
+    text = render_card(write_manifest(root, rded_set.changed(results=results(one))))
+    assert "reaches 50.00" not in text and "one student" in text and "these 10" not in text
     assert "| images per class |" in text.split("## Results")[1]
 
 

@@ -263,7 +263,7 @@ def test_stopped_and_again_makes_the_same_bytes(tmp_path, teacher, undisturbed, 
     assert not (out / "ddkit.json").exists()
     if how == "SIGINT":
         assert process.returncode == 130 and "Traceback" not in told
-        assert told.splitlines()[-1] == "error: stopped; run the same command again, it continues"
+        assert told.splitlines()[-1] == "error: stopped; run the same command again to continue"
     else:
         assert process.returncode == -signal.SIGKILL
     again = distill(out, workers=1)

@@ -166,7 +166,7 @@ def test_who_may_read(hub, there, tmp_path, monkeypatch):
 def test_what_is_no_set_is_said_in_one_line(hub, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     hub.add_repo("dataset", "lab/plain", {"train.csv": b"1,2"})
-    for name, words in (("lab/plain", "no ddkit set"), ("lab/none", "no directory here, and on the Hub: no dataset")):
+    for name, words in (("lab/plain", "not a ddkit set"), ("lab/none", "not a directory, and on the Hub: no dataset")):
         with pytest.raises((SetError, HubAccess), match=words) as told:
             ReplayLoader(name, batch_size=1)
         assert "\n" not in str(told.value)
@@ -207,7 +207,7 @@ def test_a_manifest_that_cannot_be_true_is_refused_by_everyone(hub, there, tmp_p
     data["self"] = self_hash(data)
     repo.commit("main", "lie", {"ddkit.json": repo.store("ddkit.json", json.dumps(data).encode())})
     for read in (lambda: pull(there, tmp_path / "got"), lambda: train(there, epochs=1), lambda: verify_set(there)):
-        with pytest.raises(IntegrityError, match="tell its owner") as told:
+        with pytest.raises(IntegrityError, match="report it to its owner") as told:
             read()
         assert "\n" not in str(told.value)
     assert not (tmp_path / "got").exists() and not list(tmp_path.glob("*evil*"))

@@ -113,7 +113,7 @@ def test_pull_request_branch_tag_private_and_gated(hub, way, mine):
 
 def test_private_is_never_public(hub, mine):
     push(mine, "lab/digits", license="mit")
-    with pytest.raises(Refused, match="is there and public"):
+    with pytest.raises(Refused, match="exists and is public"):
         push(mine, "lab/digits", private=True)
     push(mine, "lab/hidden", license="mit", private=True)
     assert push(mine, "lab/hidden", private=True).send == {}
@@ -153,12 +153,12 @@ def test_a_foreign_repository_is_refused(hub, mine):
 
 REFUSALS = [
     ("digits", {}, OptionError, "ORG/NAME"),
-    ("lab/a--b", {}, OptionError, "no repository"),
+    ("lab/a--b", {}, OptionError, "not a repository"),
     ("lab/digits", {"license": "MIT"}, OptionError, "did you mean mit"),
     ("lab/digits", {"license": None}, Refused, "--license"),
     ("lab/digits", {"license": "other"}, OptionError, "--license-name"),
     ("lab/digits", {"gated": "yes"}, OptionError, "auto, manual"),
-    ("lab/digits", {"card_extra": "nowhere.md"}, OptionError, "no text file"),
+    ("lab/digits", {"card_extra": "nowhere.md"}, OptionError, "not a text file"),
     ("carol/digits", {}, HubAccess, "may not do that in carol/digits"),
 ]
 
@@ -276,7 +276,7 @@ def test_what_was_measured_elsewhere_stays(hub, mine, tmp_path):
     write_manifest(other, read_manifest(other).changed(results=(read_dataclass(ResultEntry, result),)))
     push(other, "lab/digits", license="mit")
     push(mine, "lab/digits", license="mit")
-    assert json.loads((mine / "ddkit.json").read_text())["results"] == [result]
+    assert json.loads((mine / "ddkit.json").read_text())["results"] == [result | {"val_images": None}]
     assert b"50.00" in hub.repos["dataset", "lab/digits"].read("README.md")
 
 

@@ -116,7 +116,7 @@ def test_the_command_ends_with_its_code_and_goes_on(random_set, tmp_path, number
         time.sleep(0.05)
     process.send_signal(number)
     _, told = process.communicate(timeout=30)
-    assert process.returncode == code and "it continues" in told.splitlines()[-1]
+    assert process.returncode == code and "to continue" in told.splitlines()[-1]
     done = log.read_text().count("\n")
     again = subprocess.Popen(argv, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     while log.read_text().count("\n") <= done:

@@ -138,7 +138,7 @@ def test_holdout_is_stratified_seeded_and_by_content(photographs):
     assert held.counts.tolist() == [2, 2, 2] and sorted([*kept.rows, *held.rows]) == list(range(18))
     validation, _ = open_validation(str(photographs), source.classes, split="train", source=held.spec())
     assert validation.source.rows.tolist() == held.rows.tolist() and validation.name.endswith("holdout")
-    with pytest.raises(SourceError, match="nothing of it was held out"):
+    with pytest.raises(SourceError, match="no images were held out"):
         open_validation(str(photographs), source.classes, split="train", source=source.spec())
 
 
@@ -219,7 +219,7 @@ def test_labels_and_images_that_are_none_or_odd(tmp_path):
         open_source(str(tmp_path / "none"))
     bad = Features({"image": Value("int64"), "label": Value("int64")})
     parquet(tmp_path / "ints" / "a.parquet", image=[1, 2], label=[0, 1], features=bad)
-    with pytest.raises(SourceError, match="no images; name another with image_column") as told:
+    with pytest.raises(SourceError, match="not images; name another with image_column") as told:
         open_source(str(tmp_path / "ints"))
     assert "--image-column" in told.value.command_line
     named = Features({"image": Image(), "label": ClassLabel(names=["a", "b"])})
@@ -229,7 +229,7 @@ def test_labels_and_images_that_are_none_or_odd(tmp_path):
         open_source(str(tmp_path / "holes")).without_unreadable(skip_bad=False)
     (tmp_path / "garbage").mkdir()
     (tmp_path / "garbage" / "a.tar").write_bytes(b"\x01" * 2000)
-    with pytest.raises(SourceError, match="no plain, whole tar file"):
+    with pytest.raises(SourceError, match="not a complete, uncompressed tar file"):
         open_source(str(tmp_path / "garbage"))
 
 
@@ -250,7 +250,7 @@ def test_what_is_no_source(tmp_path, made):
         path.write_text("hello")
     with pytest.raises(
         SourceError,
-        match={"nothing": "no such folder", "empty": "empty", "loose": "not in class", "file": "no parquet"}[made],
+        match={"nothing": "no such folder", "empty": "empty", "loose": "not in class", "file": "not a parquet"}[made],
     ):
         open_source(str(path))
 

@@ -1,4 +1,4 @@
-"""The commands: parse, call, print. Heavy imports stand inside commands, so `ddkit --help` is fast."""
+"""The command line. Commands import heavy modules when they run, so that `ddkit --help` is fast."""
 
 from ddkit.cli.app import main
 

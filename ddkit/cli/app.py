@@ -1,4 +1,4 @@
-"""The app and its way out: every user error is one line `error: …`, with the exit codes of errors.py."""
+"""The Typer app, and its error handling: each error is one line `error: …`, with the exit codes of errors.py."""
 
 from __future__ import annotations
 
@@ -55,37 +55,39 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, _terminated)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a name that a terminal cannot show is spelt out
-    for library in (r"PIL\b", r"torchvision\b"):  # what is wrong with an image or a network is said in one line
+            stream.reconfigure(errors="backslashreplace")  # escape characters that the terminal cannot show
+    for library in (r"PIL\b", r"torchvision\b"):  # ddkit reports problems with images and networks itself
         warnings.filterwarnings("ignore", module=library)
     sys.exit(run())
 
 
 def run() -> int:
-    """Run the command line; returns the exit code."""
+    """Run the command line and return the exit code."""
     try:
         code = app(standalone_mode=False)
         if sys.stdout is not None:
             sys.stdout.flush()
-        if code == INTERRUPTED:  # Typer makes this of a KeyboardInterrupt inside a command
-            return _fail("stopped; run the same command again, it continues", INTERRUPTED)
+        if code == INTERRUPTED:  # Typer returns it for a KeyboardInterrupt inside a command
+            return _fail("stopped; run the same command again to continue", INTERRUPTED)
         return code if isinstance(code, int) else 0
     except DdkitError as error:
         return _fail(error.command_line, error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("stopped; run the same command again, it continues", INTERRUPTED)
+        return _fail("stopped; run the same command again to continue", INTERRUPTED)
     except typer.Exit as stop:
         return stop.exit_code
     except BrokenPipeError:
-        return _fail("whoever read the output went away before its end; what was made is there", 1)
+        return _fail("the reader of the output closed it early; all results are complete", 1)
     except MemoryError:
         return _fail("out of memory; use fewer --workers or a smaller source", 1)
     except OSError as error:
-        return _fail(f"{error.filename or 'the system'}: {error.strerror or error}; mend that and run it again", 1)
+        return _fail(
+            f"{error.filename or 'the system'}: {error.strerror or error}; fix that and run the same command again", 1
+        )
     except typer.TyperException as usage:
         message = usage.format_message() if hasattr(usage, "format_message") else str(usage)
         return _fail(f"{message.rstrip('.')}; see ddkit --help", 2) if message else 2
-    except Exception as bug:  # whatever it is, a person gets one line, and the traceback when they ask for it
+    except Exception as bug:  # one line for any other error; --debug adds the traceback
         return _fail(f"unexpected {type(bug).__name__}: {bug}; this is a defect: run it with --debug and report it", 1)
     finally:
         engine = sys.modules.get("ddkit.engine")
@@ -100,16 +102,16 @@ def _fail(message: str, code: int) -> int:
         if sys.stdout is not None:
             sys.stdout.flush()
     except (OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python itself fails at its end, in several lines
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python's flush at exit prints a traceback
     line = _without_token("error: " + " ".join(printable(message).split()))
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # nobody may be there to read it
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # stderr may be closed
         sys.stderr.write(line[: DdkitError.LONGEST + 20] + "\n")
         sys.stderr.flush()
     return code
 
 
 def _without_token(text: str) -> str:
-    """No library's message shall carry the Hub's token to a screen or a log."""
+    """Remove the Hub's token from a message, so that it reaches neither screen nor log."""
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         if token := os.environ.get(name):
             text = text.replace(token, "***")
@@ -121,5 +123,5 @@ def _terminated(number: int, frame: FrameType | None) -> NoReturn:
     if engine is not None:
         engine.stop(kill=True)
     with contextlib.suppress(OSError, ValueError, AttributeError):
-        sys.stderr.write("error: terminated; run the same command again, it continues\n")
+        sys.stderr.write("error: terminated; run the same command again to continue\n")
     sys.exit(128 + number)

@@ -1,4 +1,4 @@
-"""Panel Look: inspect, preview, list, env."""
+"""Commands of the panel "Look": inspect, preview, list, env."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @command("Look")
 def inspect(directory: o.SetOrId) -> None:
-    """What the manifest says of a set; on the Hub nothing else is fetched."""
+    """Show the manifest of a set; for a set on the Hub, nothing else is fetched."""
     from ddkit.publishing.looking import inspect as run
 
     manifest = run(directory)
@@ -33,9 +33,9 @@ def preview(
     losses: Annotated[bool, typer.Option("--losses", help="the loss curves, term by term")] = False,
     out: Annotated[str | None, typer.Option("--out", help="the picture (default ./NAME-preview.png)")] = None,
 ) -> None:
-    """Two pictures: the images class by class, and what the views of some look like with their soft labels.
+    """Draw two pictures: the images class by class, and some views with their soft labels.
 
-    With --origins or --losses one picture of what OUT.work keeps of the making.
+    With --origins or --losses, these are drawn instead, from the data in OUT.work.
     """
     from ddkit.publishing.looking import preview as run
 
@@ -49,7 +49,7 @@ def preview(
 def list_(
     what: Annotated[str | None, typer.Argument(help="methods, recipes, protocols, networks or codecs")] = None,
 ) -> None:
-    """What there is: methods, recipes, protocols, networks, codecs."""
+    """List the available methods, recipes, protocols, networks or codecs."""
     from ddkit.publishing.looking import KINDS
     from ddkit.publishing.looking import list_ as run
 
@@ -64,7 +64,7 @@ def list_(
 
 @command("Look")
 def env() -> None:
-    """Versions and hardware, for a bug report."""
+    """Show versions and hardware, for bug reports."""
     from ddkit.core.device import device_class, hardware, pick_device, versions
     from ddkit.core.files import cache_dir
 
@@ -75,11 +75,11 @@ def env() -> None:
 
 
 def _facts(m: Manifest) -> list[tuple[str, str]]:
-    """What a manifest says, in lines for people."""
+    """Return the rows of the table that `inspect` prints."""
     from ddkit.core.console import one_line, size_words
     from ddkit.distillers import recorded_settings
 
-    settings = one_line(recorded_settings(m.method, m.recipe.config))  # all of a method that is not here
+    settings = one_line(recorded_settings(m.method, m.recipe.config))  # of a method that is not installed, all settings
     return [
         ("name", m.name),
         ("images", f"{m.rows()} of {len(m.classes)} classes, {m.image.size} px"),

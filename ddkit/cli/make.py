@@ -1,4 +1,4 @@
-"""Panel Make: demo, distill, teach, relabel, import."""
+"""Commands of the panel "Make": demo, distill, teach, relabel, import."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ddkit.errors import OptionError
 
 @command("Make")
 def demo() -> None:
-    """The whole line on handwritten digits, in the current folder: distil, train, compare, draw. Two minutes."""
+    """Run every step on handwritten digits in the current folder: distil, train, compare, draw. Two minutes."""
     from ddkit.evaluation.demonstration import run_demo
 
     result = run_demo(Path("demo"))
@@ -29,7 +29,7 @@ def demo() -> None:
 
 @command("Make")
 def distill(
-    out: Annotated[str, typer.Argument(help="the directory to make; run again it continues")],
+    out: Annotated[str, typer.Argument(help="the directory to create; run again to continue")],
     data: o.Data = None,
     method: Annotated[str | None, typer.Option("--method", help="see `ddkit list methods`; or ./mine.py")] = None,
     ipc: Annotated[int | None, typer.Option("--ipc", help="images per class (default 10)")] = None,
@@ -55,15 +55,13 @@ def distill(
     device: o.Device = "auto",
     workers: o.Workers = None,
     yes: o.Yes = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="start over where OUT holds another run of ours")
-    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace another ddkit set or run in OUT")] = False,
     baseline: Annotated[
         bool,
         typer.Option("--baseline", help="also make `random` with the same teacher, views and seed, in OUT.work"),
     ] = False,
 ) -> None:
-    """Distil a source into OUT: a directory that load_dataset opens. A larger --ipc extends what is there."""
+    """Distil a source into OUT: a directory that load_dataset opens. A larger --ipc extends an existing set."""
     from ddkit.core.console import size_words
     from ddkit.evaluation.baselines import make_baseline
     from ddkit.pipeline import distill as run
@@ -110,7 +108,7 @@ def teach(
     yes: o.Yes = False,
     push_to: o.PushTo = None,
 ) -> None:
-    """Train a teacher on a source, or fine-tune a trained network (--init). Run again after a kill, it goes on."""
+    """Train a teacher on a source, or fine-tune a trained network (--init). An interrupted training continues."""
     from ddkit.core.serialization import to_plain
     from ddkit.pipeline.costs import time_limit
     from ddkit.publishing.model_repositories import check_model, push_model, teacher_story
@@ -150,13 +148,13 @@ def relabel(
     codec: o.Codec = None,
     mix_within: Annotated[
         str | None,
-        typer.Option("--mix-within", help="mix within groups of classes only: 5x200:SEED, or a file CLASS<tab>GROUP"),
+        typer.Option("--mix-within", help="mix only within groups of classes: 5x200:SEED, or a file CLASS<tab>GROUP"),
     ] = None,
     seed: o.Seed = None,
     device: o.Device = "auto",
     workers: o.Workers = None,
 ) -> None:
-    """The images of a set with new views and labels: another protocol, teacher or number of views."""
+    """Make a set from the images of another, with new views and labels: another protocol, teacher or view count."""
     from ddkit.pipeline import relabel as run
 
     manifest = run(
@@ -171,8 +169,8 @@ def relabel(
 @command("Make", "import")
 def import_(
     source: Annotated[str, typer.Argument(help="class folders, zips of them, parquet, tar, or ORG/NAME")],
-    out: Annotated[str, typer.Argument(help="the new set; run again it continues")],
-    method: Annotated[str, typer.Option("--method", help="under which name the images were made, as in sre2l")],
+    out: Annotated[str, typer.Argument(help="the new set; run again to continue")],
+    method: Annotated[str, typer.Option("--method", help="the method that made the images, such as sre2l")],
     teacher: Annotated[
         str, typer.Option("--teacher", help="FILE.safetensors, timm:NAME[@FILE], torchvision:NAME[@FILE]")
     ],
@@ -180,7 +178,7 @@ def import_(
     views: o.Views = None,
     codec: o.Codec = None,
     reencode: Annotated[
-        bool, typer.Option("--reencode", help="make unlike images alike: PNG, upright, square, --size pixels")
+        bool, typer.Option("--reencode", help="convert all images to upright, square PNGs of --size pixels")
     ] = False,
     size: o.Size = None,
     seed: o.Seed = None,
@@ -190,7 +188,7 @@ def import_(
     device: o.Device = "auto",
     workers: o.Workers = None,
 ) -> None:
-    """Take finished synthetic images, bytes kept: relabel them under a protocol and pack them as a set."""
+    """Make a set of finished synthetic images: keep their bytes, label them under a protocol, and pack them."""
     from ddkit.pipeline import import_images as run
 
     manifest = run(

@@ -1,4 +1,4 @@
-"""Options that several commands share, with one help text each."""
+"""Options shared by several commands, each with one help text."""
 
 from __future__ import annotations
 
@@ -28,11 +28,13 @@ Holdout = Annotated[
     typer.Option("--holdout", help="share of images kept for measuring (default 0.1 where there is no labelled split)"),
 ]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="leave out images that do not decode, and count them")]
-Rehash = Annotated[bool, typer.Option("--rehash", help="read every file of the source again, none from the cache")]
+Rehash = Annotated[
+    bool, typer.Option("--rehash", help="hash every file of the source again instead of using the cache")
+]
 Size = Annotated[int | None, typer.Option("--size", help="pixels (default: the teacher's, else by the source)")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, mps")]
 Workers = Annotated[
-    int | None, typer.Option("--workers", help="processes (default: the cores); the bytes do not depend on it")
+    int | None, typer.Option("--workers", help="worker processes (default: one per core); results do not depend on it")
 ]
 Seed = Annotated[int | None, typer.Option("--seed", help="default 0")]
 Protocol = Annotated[str | None, typer.Option("--protocol", help="see `ddkit list protocols`; or a TOML file")]
@@ -42,32 +44,46 @@ Teacher = Annotated[
     str | None,
     typer.Option("--teacher", help="FILE.safetensors, timm:NAME[@FILE], torchvision:NAME[@FILE] or train[:ARCH]"),
 ]
-Val = Annotated[
-    str | None, typer.Option("--val", help="images to measure on (default: the holdout, where it is at hand)")
-]
+Val = Annotated[str | None, typer.Option("--val", help="images to measure on (default: the holdout, if available)")]
 SameOrder = Annotated[bool, typer.Option("--same-order", help="trust the order of --val's classes, not their names")]
 Ipc = Annotated[int | None, typer.Option("--ipc", help="only the first N images per class (a prefix of the set)")]
 Epochs = Annotated[int | None, typer.Option("--epochs", help="instead of the protocol's")]
 Labels = Annotated[str, typer.Option("--labels", help="stored, hard, or online (needs --teacher)")]
 PushTo = Annotated[
     str | None,
-    typer.Option("--push-to", help="publish the network, for all to see, as the model ORG/NAME (networks of timm)"),
+    typer.Option("--push-to", help="publish the network as the public model repository ORG/NAME (timm networks only)"),
 ]
-Yes = Annotated[bool, typer.Option("--yes", help="go ahead above an hour or 20 GB")]
+Yes = Annotated[bool, typer.Option("--yes", help="continue above an hour or 20 GB")]
 
 
 def numbers(text: str | None, option: str) -> tuple[int, ...] | None:
-    """`5,10,20` as (5, 10, 20). Raises OptionError."""
+    """Parse `5,10,20` as (5, 10, 20).
+
+    Args:
+        text: Value of the option, or None.
+        option: Name of the option, for messages.
+
+    Raises:
+        OptionError: The value is not a list of numbers.
+    """
     if text is None:
         return None
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
-        raise OptionError(f"{option} is {text!r}; give numbers with commas between, as in 5,10,20") from error
+        raise OptionError(f"{option} is {text!r}; give comma-separated numbers such as 5,10,20") from error
 
 
 def only_with_val(val: str | None, **given: object) -> None:
-    """Raises OptionError for an option about `--val` without it."""
+    """Check that options about `--val` are given only together with it.
+
+    Args:
+        val: Value of `--val`.
+        given: Values of the other options by name.
+
+    Raises:
+        OptionError: One is given without `--val`.
+    """
     if val is None and (names := [name for name, value in given.items() if value]):
         raise OptionError(
             f"--{names[0].replace('_', '-')} says how to read --val, which is not given; give --val SOURCE"

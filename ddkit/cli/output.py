@@ -1,4 +1,4 @@
-"""What every command has in common: --json, --quiet, --debug; results on stdout; errors as one line."""
+"""Options and output common to all commands: --json, --quiet, --debug; results on stdout."""
 
 from __future__ import annotations
 
@@ -27,7 +27,12 @@ _COMMON = {
 
 
 class State:
-    """What was asked of this call's output."""
+    """Output options of the current call.
+
+    Attributes:
+        as_json: Whether --json is given.
+        debug: Whether --debug is given.
+    """
 
     as_json = False
     debug = "--debug" in sys.argv
@@ -35,7 +40,13 @@ class State:
 
 @dataclass(frozen=True)
 class Command:
-    """One command. panel: of the help; name: where it is not the function's."""
+    """One command.
+
+    Attributes:
+        panel: Panel of the help page.
+        name: Name of the command; None: the function's.
+        function: The command's function.
+    """
 
     panel: str
     name: str | None
@@ -48,7 +59,9 @@ COMMANDS: list[Command] = []
 def command(panel: str, name: str | None = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a function as a command that also takes --json, --quiet and --debug.
 
-    panel: of the help; name: of the command where it is not the function's.
+    Args:
+        panel: Panel of the help page.
+        name: Name of the command. Default: the function's.
     """
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -59,7 +72,11 @@ def command(panel: str, name: str | None = None) -> Callable[[Callable[..., Any]
 
 
 def with_common_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A command with the options that all of them have."""
+    """Add --json, --quiet and --debug to a command.
+
+    Args:
+        function: The command's function.
+    """
 
     @functools.wraps(function)
     def call(*args: Any, as_json: bool = False, quiet: bool = False, debug: bool = False, **kwargs: Any) -> Any:
@@ -78,31 +95,48 @@ def with_common_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def say(text: str) -> None:
-    """A line of result, on stdout (not with --json)."""
+    """Print a line of the result on stdout (not with --json).
+
+    Args:
+        text: The line.
+    """
     if not State.as_json:
         _write(printable(text) + "\n")
 
 
 def document(value: Any) -> None:
-    """The result as JSON, with --json."""
+    """Print the result as JSON on stdout (only with --json).
+
+    Args:
+        value: A JSON value.
+    """
     if State.as_json:
         _write(json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
 def _write(text: str) -> None:
-    """Text on stdout. Raises OSError where there is none."""
+    """Write text to stdout. Raises OSError if stdout is closed."""
     if sys.stdout is None:
         raise OSError(errno.EBADF, "it is closed", "stdout")
     sys.stdout.write(text)
 
 
 def next_step(line: str) -> None:
-    """What to type next."""
+    """Print the command to run next.
+
+    Args:
+        line: The command.
+    """
     say(f"next: {line}")
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Columns in line, for people and for grep."""
+    """Format a table with aligned columns.
+
+    Args:
+        header: Column names.
+        rows: Cells of each row.
+    """
     cells = [[one_printable_line(str(cell)) for cell in row] for row in (header, *rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in cells]
@@ -110,7 +144,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def push_command(directory: str, manifest: Manifest) -> str:
-    """The command that publishes a set, with the repository and licence that are known."""
+    """Return the command that publishes a set, with its repository and licence if they are known.
+
+    Args:
+        directory: The set.
+        manifest: Its manifest.
+    """
     repo = manifest.repo or f"YOUR_NAME/{manifest.name}"
     licence = "" if manifest.license else " --license LICENCE"
     return f"ddkit push {directory} {repo}{licence}"

@@ -1,4 +1,4 @@
-"""Panel Publish: card, push, pull, verify."""
+"""Commands of the panel "Publish": card, push, pull, verify."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ddkit.cli.output import command, document, next_step, push_command, say
 
 @command("Publish")
 def card(directory: Annotated[str, typer.Argument(help="a distilled set")]) -> None:
-    """Render README.md, _info.json and preview.png of a set from its manifest; what you wrote on it stays."""
+    """Render README.md, _info.json and preview.png of a set from its manifest; your own text on the card is kept."""
     from ddkit.format.manifest_file import read_manifest
     from ddkit.publishing.looking import card as run
 
@@ -31,14 +31,14 @@ def push(
     repo: Annotated[str, typer.Argument(help="ORG/NAME on the Hub")],
     license: Annotated[
         str | None,
-        typer.Option("--license", help="mit, cc-by-4.0, …, or other; needed at the first push, then remembered"),
+        typer.Option("--license", help="mit, cc-by-4.0, …, or other; required at the first push, then remembered"),
     ] = None,
     license_name: Annotated[str | None, typer.Option("--license-name", help="with --license other")] = None,
     license_link: Annotated[str | None, typer.Option("--license-link", help="with --license other")] = None,
     private: Annotated[bool, typer.Option("--private", help="a new repository is private")] = False,
     gated: Annotated[str | None, typer.Option("--gated", help="auto or manual: readers agree to terms first")] = None,
     into_existing: Annotated[
-        bool, typer.Option("--into-existing", help="also into a repository with files that are no ddkit set")
+        bool, typer.Option("--into-existing", help="also push into a repository that holds other files")
     ] = False,
     card_extra: Annotated[
         str | None, typer.Option("--card-extra", help="a Markdown file, shown at the end of the card")
@@ -49,7 +49,7 @@ def push(
     commit_message: Annotated[str | None, typer.Option("--commit-message", help="default: the set's name")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be sent and deleted")] = False,
 ) -> None:
-    """Publish a set on the Hub with its card, in one commit. Run again, it sends only what is new."""
+    """Publish a set on the Hub with its card, in one commit. A second push sends only changed files."""
     from ddkit.publishing.pushing import push as run
     from ddkit.publishing.pushing import summary
 
@@ -69,11 +69,11 @@ def push(
 @command("Publish")
 def pull(
     source: Annotated[str, typer.Argument(help="ORG/NAME[@REVISION] on the Hub")],
-    directory: Annotated[str, typer.Argument(help="the directory to make; run again it continues")],
+    directory: Annotated[str, typer.Argument(help="the directory to create; run again to continue")],
     ipc: o.Ipc = None,
     revision: Annotated[str | None, typer.Option("--revision", help="a branch, tag or commit")] = None,
 ) -> None:
-    """Fetch a set, or the first N images per class of it, and compare every byte with its manifest."""
+    """Download a set, or the first N images per class of it, and verify every file against its manifest."""
     from ddkit.core.console import size_words
     from ddkit.publishing.pulling import pull as run
 
@@ -87,13 +87,14 @@ def pull(
 @command("Publish")
 def verify(
     directory: o.SetOrId,
-    full: Annotated[bool, typer.Option("--full", help="of a set on the Hub: download and read every row")] = False,
+    full: Annotated[bool, typer.Option("--full", help="download a set on the Hub and read every row")] = False,
     teacher: Annotated[
-        str | None, typer.Option("--teacher", help="the set's teacher: some views are labelled again and compared")
+        str | None, typer.Option("--teacher", help="the set's teacher: label some views again and compare")
     ] = None,
 ) -> None:
-    """Compare every shard and every row of a set with its manifest; on the Hub its sha256, without a download."""
+    """Verify every shard and row of a set against its manifest; on the Hub by sha256, without a download."""
     from ddkit.errors import IntegrityError
+    from ddkit.format.damage import REMEDY
     from ddkit.format.verification import stale_files
     from ddkit.pipeline.relabelling import label_problems
     from ddkit.sets.opening import is_remote, open_set, verify_set
@@ -107,11 +108,11 @@ def verify(
         say(problem)
     if problems:
         more = f" (and {len(problems) - 1} more problems above)" if len(problems) > 1 else ""
-        step = "tell its owner" if away else "fetch or make the set again"
+        step = "report it to its owner" if away else REMEDY
         raise IntegrityError(f"{directory}: {problems[0]}{more}; {step}")
     if not away and (stale := stale_files(manifest)):
-        say(f"{', '.join(stale)} does not belong to this manifest; `ddkit card {directory}` renders it anew")
+        say(f"{', '.join(stale)} does not match this manifest; run `ddkit card {directory}` to render it again")
     rows = f"{manifest.rows()} rows in {len(manifest.shards)} shards"
-    how = " by the Hub's sha256 (--full downloads them)" if away and not full else ""
-    say(f"{directory}: {rows} are as the manifest says{how}")
+    how = ", compared by the Hub's sha256 (--full downloads and reads them)" if away and not full else ""
+    say(f"{directory}: {rows} match the manifest{how}")
     next_step(f"ddkit train {directory}")

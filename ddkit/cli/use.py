@@ -1,4 +1,4 @@
-"""Panel Use: train, evaluate."""
+"""Commands of the panel "Use": train, evaluate, export."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def train(
     yes: o.Yes = False,
     push_to: o.PushTo = None,
 ) -> None:
-    """Train a student from a distilled set alone; the last epoch is the result."""
+    """Train a student on a distilled set alone; the weights after the last epoch are the result."""
     from ddkit.evaluation.students import train as run
     from ddkit.pipeline.costs import time_limit
     from ddkit.sets.opening import is_remote
@@ -74,24 +74,20 @@ def evaluate(
     ],
     val: o.Val = None,
     data: o.Data = None,
-    arch: Annotated[
-        list[str] | None, typer.Option("--arch", help="several are allowed (default: the teacher's)")
-    ] = None,
+    arch: Annotated[list[str] | None, typer.Option("--arch", help="may be repeated (default: the teacher's)")] = None,
     runs: Annotated[int, typer.Option("--runs", help="students of each set and network")] = 3,
     protocol: o.Protocol = None,
     ipc: o.Ipc = None,
     epochs: o.Epochs = None,
     labels: o.Labels = "stored",
     teacher: o.Teacher = None,
-    baseline: Annotated[
-        str, typer.Option("--baseline", help="random (where the source is at hand) or none")
-    ] = "random",
+    baseline: Annotated[str, typer.Option("--baseline", help="random (needs the source) or none")] = "random",
     split: o.Split = None,
     same_order: o.SameOrder = False,
     device: o.Device = "auto",
     workers: o.Workers = None,
 ) -> None:
-    """Sets x networks x seeds as one table: mean ± std, and the paired difference to random with its interval."""
+    """Evaluate sets x networks x seeds in one table: mean ± std, and the paired difference to random (95 %)."""
     from ddkit.core.serialization import to_plain
     from ddkit.evaluation.tables import evaluate as run
     from ddkit.format.manifest_file import read_manifest
@@ -110,7 +106,7 @@ def evaluate(
     for r in report:
         d = r.difference
         interval = f"{d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}]" if d else "-"
-        spread = f" ± {r.std:.2f}" if r.n_students > 1 else ""  # one student has none
+        spread = f" ± {r.std:.2f}" if r.n_students > 1 else ""  # a single student has no spread
         accuracy, students = f"{r.mean:.2f}{spread}", f"{r.n_sets} x {r.n_students // r.n_sets}"
         what = [r.of, r.ipc, r.arch, r.protocol, r.labels]
         rows.append([*what, accuracy, students, interval, r.total_bytes, f"{r.seconds:.0f}"])
@@ -131,7 +127,7 @@ def export(
     image_column: o.ImageColumn = None,
     label_column: o.LabelColumn = None,
 ) -> None:
-    """The images and classes of a set or source as tar shards, class folders or parquet; bytes are kept."""
+    """Write the images and classes of a set or source as tar shards, class folders or parquet; bytes are kept."""
     from ddkit.sources.exporting import export as run
 
     count = run(source, out, as_=as_, image_column=image_column, label_column=label_column)

@@ -1,1 +1,1 @@
-"""What every room may use, with no word of datasets: serialization, files, device, console, seeds, signals."""
+"""General utilities, independent of datasets: serialization, files, devices, console output, seeds, signals."""

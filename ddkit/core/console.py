@@ -1,4 +1,4 @@
-"""Notes and progress on stderr for the person who waits, and numbers in words."""
+"""Notes and progress bars on stderr, and durations and sizes as text."""
 
 from __future__ import annotations
 
@@ -11,29 +11,32 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ddkit.text import one_printable_line
 
-if TYPE_CHECKING:
-    pass
-
 
 class _Console:
-    """Progress and notes go to stderr; results never do."""
+    """Whether notes and progress are switched off. Both go to stderr; results never do."""
 
     quiet = False
 
 
 def be_quiet(quiet: bool) -> None:
-    """Switch notes and progress off or on."""
+    """Switch notes and progress off (`quiet` true) or on."""
     _Console.quiet = quiet
 
 
 def note(message: str) -> None:
-    """One line for the person who waits, on stderr. Where nobody can read it, it is not told."""
+    """Write one line for the user to stderr.
+
+    Does nothing where notes are switched off or stderr is closed; the first failed write switches them off.
+
+    Args:
+        message: The text; control characters are removed and line breaks become spaces.
+    """
     if _Console.quiet or sys.stderr is None:
         return
     try:
         sys.stderr.write(one_printable_line(message) + "\n")
         sys.stderr.flush()
-    except (OSError, ValueError):  # closed, or its reader went away: the work goes on
+    except (OSError, ValueError):  # stderr is closed or its reader has exited; the work continues
         _Console.quiet = True
 
 
@@ -44,16 +47,30 @@ def _stderr() -> Any:
 
 
 class Advance(Protocol):
-    """Says that n more are done."""
+    """Callback that reports finished items to a progress bar.
+
+    Args:
+        n: Number of items, or bytes, finished since the last call.
+        earlier: Whether an earlier run finished them; they then do not count towards the rate.
+    """
 
     def __call__(self, n: int, /, earlier: bool = False) -> None: ...
 
 
 @contextlib.contextmanager
 def progress(title: str, total: int, unit: str = "") -> Iterator[Advance]:
-    """A bar with rate and ETA. Yields `advance(n)`. Without a terminal: a line every 30 seconds, and one at the end.
+    """Show a progress bar with rate and estimated time left while the block runs.
 
-    advance(n, earlier=True): an earlier run did them, so they say nothing of this one's speed.
+    Without a terminal, prints a line at most every 30 seconds and one at the end. Shows nothing where progress is
+    switched off or `total` is 0.
+
+    Args:
+        title: Name of the work.
+        total: Number of items, or of bytes.
+        unit: What is counted, as in "images"; "bytes" is shown in kB, MB or GB.
+
+    Yields:
+        The callback that reports finished items.
     """
     if _Console.quiet or total == 0:
         yield lambda n, earlier=False: None
@@ -107,7 +124,14 @@ def progress(title: str, total: int, unit: str = "") -> Iterator[Advance]:
 
 @contextlib.contextmanager
 def watched_progress(title: str, total: int, unit: str, done: Callable[[], int]) -> Iterator[None]:
-    """A bar over work that other processes do: `done()`, how much of it is there, is asked every second."""
+    """Show a progress bar for work that other processes do while the block runs.
+
+    Args:
+        title: Name of the work.
+        total: Number of items, or of bytes.
+        unit: What is counted, as in `progress`.
+        done: Returns how much is finished; called every second.
+    """
     over = threading.Event()
     with progress(title, total, unit) as advance:
         first = done()
@@ -134,7 +158,7 @@ def watched_progress(title: str, total: int, unit: str, done: Callable[[], int])
 
 
 def duration(seconds: float) -> str:
-    """`45 s`, `3 min 20 s`, `2 h 5 min`."""
+    """Format `seconds` as `45 s`, `3 min 20 s` or `2 h 5 min`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 5400:
@@ -143,7 +167,7 @@ def duration(seconds: float) -> str:
 
 
 def size_words(size_bytes: float) -> str:
-    """`512 B`, `3.4 MB`, `1.2 GB` (powers of ten)."""
+    """Format `size_bytes` as `512 B`, `3.4 MB` or `1.2 GB` (powers of ten)."""
     for unit in ("B", "kB", "MB"):
         if size_bytes < 1000:
             return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
@@ -152,5 +176,5 @@ def size_words(size_bytes: float) -> str:
 
 
 def one_line(values: Mapping[str, object]) -> str:
-    """`factor=1, crops=5`: settings as people read them."""
+    """Format settings, `values`, as `factor=1, crops=5`."""
     return ", ".join(f"{key}={value}" for key, value in values.items())

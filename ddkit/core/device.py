@@ -1,4 +1,4 @@
-"""Where code runs: device, CPU threads, memory, versions."""
+"""Devices, CPU threads, memory and library versions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,14 @@ if TYPE_CHECKING:
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """`auto` (CUDA, then MPS, then CPU) or a torch device name. Raises OptionError for one that is not here."""
+    """Return a torch device that is checked to be usable.
+
+    Args:
+        name: `auto` (CUDA, then MPS, then CPU) or a torch device name.
+
+    Raises:
+        OptionError: The device is unknown or cannot be used on this machine.
+    """
     import torch
 
     if name == "auto":
@@ -36,7 +43,13 @@ def pick_device(name: str = "auto") -> torch.device:
 
 @contextlib.contextmanager
 def threads(n: int) -> Iterator[None]:
-    """Run with exactly `n` CPU threads: on CPU the bytes of a result depend on their number (docs/format.md)."""
+    """Run the block with exactly `n` CPU threads.
+
+    On a CPU the bytes of a result depend on the number of threads (docs/format.md).
+
+    Args:
+        n: Number of threads of torch.
+    """
     import torch
 
     before = torch.get_num_threads()
@@ -48,10 +61,15 @@ def threads(n: int) -> Iterator[None]:
 
 
 def each_on_one_thread(work: Callable[[int], None], n: int, *, large: bool) -> None:
-    """work(0) … work(n-1), each on one CPU thread; where it is much, several of them side by side.
+    """Call `work(0)` to `work(n - 1)`, each on one CPU thread.
 
-    Small operations that share threads inside one image collapse on a busy machine, so cores are filled across images.
-    large: whether it is worth as many threads as torch may use here.
+    Small operations become very slow when several threads share one of them on a busy machine, so the cores are used
+    for different items instead.
+
+    Args:
+        work: Called with the index of an item, for example an image.
+        n: Number of items.
+        large: Whether to run items in parallel, in up to `torch.get_num_threads()` threads; else one after the other.
     """
     import torch
 
@@ -70,26 +88,36 @@ ALLOCATOR_VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIB
 
 
 def keep_memory() -> None:
-    """Have the C library keep freed memory for the next step: else steps on a CPU may give their tensors back to the
-    system and get them anew, page by page, each time. glibc only; its own variables go first."""
+    """Have the C library keep freed memory for reuse by the next step.
+
+    Without this, training steps on a CPU may return the memory of their tensors to the system and map it again, page by
+    page, each time. Applies to glibc only, and not where one of ALLOCATOR_VARIABLES is set.
+    """
     if sys.platform != "linux" or any(name in os.environ for name in ALLOCATOR_VARIABLES):
         return
     import ctypes
 
-    trim_threshold, mmap_threshold = -1, -3  # malloc.h
+    trim_threshold, mmap_threshold = -1, -3  # option numbers of mallopt, from malloc.h
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(mmap_threshold, 32 * 2**20)  # the most it takes
+        mallopt(mmap_threshold, 32 * 2**20)  # the largest value that mallopt accepts
         mallopt(trim_threshold, 2**31 - 1)
 
 
 def cores() -> int:
-    """CPU cores this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def device_class(device: torch.device) -> str:
-    """What equal bytes need besides the seed: the vector instructions of the CPU, or the architecture of the GPU."""
+    """Return the class of hardware within which equal seeds give equal bytes.
+
+    Args:
+        device: The device that computes.
+
+    Returns:
+        The vector instruction set of a CPU, or the compute capability of a GPU.
+    """
     import torch
 
     if device.type == "cuda":
@@ -100,7 +128,7 @@ def device_class(device: torch.device) -> str:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device computes in bfloat16 itself; elsewhere it is slower than float32."""
+    """Return whether `device` computes in bfloat16 natively; otherwise it is slower than float32."""
     import torch
 
     if device.type == "cuda":
@@ -110,7 +138,7 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def hardware(device: torch.device) -> str:
-    """The machine in words, for results."""
+    """Return a description of the machine for results: the GPU of `device`, else CPU model and number of cores."""
     import torch
 
     if device.type == "cuda":
@@ -123,7 +151,7 @@ def hardware(device: torch.device) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of ddkit and of what its results rest on; libraries that are not installed are left out."""
+    """Return the versions of Python, ddkit and the installed libraries that affect results, by name."""
     found = {"python": platform.python_version(), "ddkit": __version__}
     names = ("torch", "torchvision", "timm", "datasets", "huggingface_hub", "safetensors", "pillow", "numpy")
     for name in names:
@@ -133,7 +161,7 @@ def versions() -> dict[str, str]:
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most memory so far, bytes: of the device where it is a GPU, else of this process."""
+    """Return the peak memory so far, in bytes: of `device` if it is a GPU, else of this process."""
     import torch
 
     if device.type == "cuda":

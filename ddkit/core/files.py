@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, sealed with their hash, read within limits, by one writer at a time."""
+"""Files: atomic writing, sealed files (with key and checksum), size limits, links, locks."""
 
 from __future__ import annotations
 
@@ -20,34 +20,51 @@ from ddkit.core.console import note
 from ddkit.errors import DdkitError, DiskError, IntegrityError, OtherRun
 
 SEAL = "ddkit-sealed 1"
-LONGEST_NAME = 255  # bytes, of most file systems
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a full disk says
-POLL_S = 0.5  # between two looks at a lock that another process holds
+LONGEST_NAME = 255  # bytes of a file name on most file systems
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk or quota full, or file too large
+POLL_S = 0.5  # seconds between attempts to take a lock that another process holds
 
 # ------------------------------------------------------------------ writing
 
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals (full disk, no permission) into one line."""
+    """Convert OSError in the block (full disk, no permission) to a one-line DiskError.
+
+    Args:
+        path: The file or folder that is written, for the message.
+
+    Raises:
+        DiskError: The operating system refuses to write.
+    """
     try:
         yield
     except OSError as error:
         free = f"{shutil.disk_usage(_existing(path)).free / 1e6:.0f} MB free"
         advice = "make room and run the same command again; nothing is lost"
         if error.errno not in FULL:
-            advice = "choose a place that can be written"
+            advice = "choose a writable place"
         raise DiskError(f"cannot write {path}: {error.strerror or error} ({free}); {advice}") from error
 
 
 def _existing(path: Path) -> Path:
-    """The nearest folder at or above `path` that is there."""
+    """Return the nearest existing folder at or above `path`."""
     return next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.is_dir())
 
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Write a file that is either whole or not there: temporary name, fsync, rename, fsync of the folder."""
+    """Write a file atomically: temporary file, fsync, rename, fsync of the folder.
+
+    Args:
+        path: The final path; missing folders are created.
+
+    Yields:
+        The temporary path, which the block must write.
+
+    Raises:
+        DiskError: The file cannot be written.
+    """
     temporary = _temporary(path)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,18 +84,26 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write `data` atomically. Raises DiskError."""
+    """Write a file atomically.
+
+    Args:
+        path: The file.
+        data: Its content.
+
+    Raises:
+        DiskError: The file cannot be written.
+    """
     with atomic_file(path) as temporary:
         temporary.write_bytes(data)
 
 
 def host() -> str:
-    """This machine's name, as part of a file name."""
+    """Return the name of this machine, as part of a file name."""
     return re.sub(r"[^A-Za-z0-9-]", "-", platform.node())[:40] or "host"
 
 
 def _temporary(path: Path) -> Path:
-    """`.NAME.HOST.PROCESS.tmp`, so that no machine takes another's temporary file for its own."""
+    """Return `.NAME.HOST.PROCESS.tmp`: on a shared disk each machine recognises its own temporary files."""
     tail = f".{host()}.{os.getpid()}.tmp"
     name = path.name
     if len(os.fsencode(name)) + len(tail) + 1 > LONGEST_NAME:
@@ -87,12 +112,12 @@ def _temporary(path: Path) -> Path:
 
 
 def is_temporary(path: Path) -> bool:
-    """True for what a killed `atomic_file` leaves behind."""
+    """Return whether `path` is named like the temporary files that a killed `atomic_file` leaves behind."""
     return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
 def is_abandoned(path: Path) -> bool:
-    """True for a temporary file whose writer ran on this machine and runs no longer."""
+    """Return whether `path` is a temporary file of a process on this machine that no longer runs."""
     parts = path.name.split(".")
     if not is_temporary(path) or len(parts) < 5 or parts[-3] != host() or not parts[-2].isdigit():
         return False
@@ -100,7 +125,7 @@ def is_abandoned(path: Path) -> bool:
 
 
 def _runs(process: int) -> bool:
-    """Whether a process of this machine is there."""
+    """Whether a process with this id exists on this machine."""
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
@@ -114,12 +139,29 @@ def _runs(process: int) -> bool:
 
 
 def write_sealed(path: Path, payload: bytes, key: str = "-") -> None:
-    """Write `payload` atomically below a line with its sha256 and `key`, which stands for all that decides it."""
+    """Write a file atomically, with a header line that holds its sha256 and its key.
+
+    Args:
+        path: The file.
+        payload: Its content below the header.
+        key: Hash of everything that determines the payload.
+
+    Raises:
+        DiskError: The file cannot be written.
+    """
     write_bytes(path, f"{SEAL} {_seal(payload, key)} {key}\n".encode() + payload)
 
 
 def read_sealed(path: Path, key: str | None = "-") -> bytes | None:
-    """The payload of a sealed file; None where it is not there, damaged, or written under another key (None: any)."""
+    """Return the payload of a sealed file.
+
+    Args:
+        path: The file.
+        key: The key it must have been written with; None accepts any.
+
+    Returns:
+        The payload, or None if the file is missing, damaged, a link, or has another key.
+    """
     try:
         if path.is_symlink() or not path.is_file():
             return None
@@ -132,7 +174,15 @@ def read_sealed(path: Path, key: str | None = "-") -> bytes | None:
 
 
 def read_sealed_json(path: Path, key: str | None = "-") -> Any:
-    """The JSON value of a sealed file, None as `read_sealed`."""
+    """Return the JSON value of a sealed file.
+
+    Args:
+        path: The file.
+        key: The key it must have been written with; None accepts any.
+
+    Returns:
+        The value, or None as for `read_sealed`.
+    """
     payload = read_sealed(path, key)
     return None if payload is None else json.loads(payload)
 
@@ -143,19 +193,26 @@ def _seal(payload: bytes, key: str) -> str:
     return digest.hexdigest()
 
 
-# ------------------------------------------------------------------ the user's own directory
+# ------------------------------------------------------------------ cache directory and signatures
 
 
 def cache_dir() -> Path:
-    """Where teachers and fingerprints are kept: $DDKIT_CACHE, else ddkit under the user's cache directory."""
+    """Return the cache directory of teachers and fingerprints: $DDKIT_CACHE, else `ddkit` in the user's cache."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("DDKIT_CACHE") or Path(base) / "ddkit")
 
 
 def sign(text: str) -> str:
-    """A signature that this user alone can make: tells a file of ours from one that came with somebody's set.
+    """Sign a text with a key that only this user has.
 
-    The key lies in the cache directory; where none can be kept there, signatures match nothing ("").
+    The signature distinguishes files that this user wrote from files that came with another user's set. The key is
+    kept in the cache directory.
+
+    Args:
+        text: The text to sign.
+
+    Returns:
+        The HMAC-SHA256, in hex; "", which `is_signed` rejects, if no key can be stored.
     """
     path = cache_dir() / "signing-key"
     key = read_sealed(path)
@@ -170,25 +227,43 @@ def sign(text: str) -> str:
 
 
 def is_signed(text: str, signature: str) -> bool:
-    """Whether `sign` made this signature for this user."""
+    """Return whether this user signed a text.
+
+    Args:
+        text: The text.
+        signature: What `sign` returned for it.
+    """
     return bool(signature) and hmac.compare_digest(sign(text), signature)
 
 
-# ------------------------------------------------------------------ what may be read and followed
+# ------------------------------------------------------------------ limits and links
 
 
-STAMPS = ("size", "mtime_ns", "ctime_ns", "ino")  # of a file: what tells that it is still the one that was read
+STAMPS = ("size", "mtime_ns", "ctime_ns", "ino")  # fields of os.stat that show whether a file has changed
 
 
 def stamp(path: Path) -> tuple[str, ...]:
-    """Where a file lies and what tells that it is still the same: also where its size and time were put back after it
-    was changed, the time of that change differs."""
+    """Return the absolute path and the STAMPS of a file, which show whether it has changed.
+
+    The ctime changes even if size and mtime are restored after an edit.
+
+    Args:
+        path: The file.
+    """
     stat = path.stat()
     return str(path.absolute()), *(str(getattr(stat, f"st_{name}")) for name in STAMPS)
 
 
 def read_limited(path: Path, most: int) -> bytes | None:
-    """The bytes of a regular file, None where it is larger than `most` bytes (or grows while it is read)."""
+    """Read a regular file of limited size.
+
+    Args:
+        path: The file.
+        most: Largest size, in bytes.
+
+    Returns:
+        The content, or None if the file is larger than `most` or grows beyond it while it is read.
+    """
     with open(path, "rb") as file:
         if os.fstat(file.fileno()).st_size > most:
             return None
@@ -197,22 +272,28 @@ def read_limited(path: Path, most: int) -> bytes | None:
 
 
 def file_sha256(path: Path) -> str:
-    """sha256, hex, of a file, read in pieces."""
+    """Return the sha256, in hex, of the file at `path`, read in chunks."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def refuse_links(root: Path, names: Iterable[str], blobs: Path | None = None) -> None:
-    """Raises IntegrityError where an entry of `root`, or anything below it, is a link: it would lead out of the set.
+    """Check that a folder contains no symbolic links, which could lead out of the set.
 
-    names: the entries that are looked at; blobs: the Hub client's folder of contents, where its own cache links to.
+    Args:
+        root: The folder.
+        names: Entries of `root` to check, with everything below them.
+        blobs: The blob folder of the Hub client's cache; links to files in it are allowed.
+
+    Raises:
+        IntegrityError: There is a link.
     """
     for name in names:
         path = root / name
         for link in (path,) if path.is_symlink() else _links(path) if path.is_dir() else ():
             try:
                 target = link.resolve()
-            except (OSError, RuntimeError):  # a ring of links
+            except (OSError, RuntimeError):  # links that form a cycle
                 target = link
             if blobs is None or target.parent != blobs or not target.is_file():
                 raise IntegrityError(
@@ -222,7 +303,7 @@ def refuse_links(root: Path, names: Iterable[str], blobs: Path | None = None) ->
 
 
 def _links(folder: Path) -> Iterator[Path]:
-    """Links below a folder; none is followed."""
+    """The symbolic links below a folder; none is followed."""
     folders = [str(folder)]
     while folders:
         with os.scandir(folders.pop()) as entries:
@@ -233,16 +314,25 @@ def _links(folder: Path) -> Iterator[Path]:
                     folders.append(entry.path)
 
 
-# ------------------------------------------------------------------ one writer at a time
+# ------------------------------------------------------------------ locks
 
 
 @contextlib.contextmanager
 def locked(path: Path, what: str, run: Mapping[str, Any] | None = None, *, wait: bool = True) -> Iterator[None]:
-    """Hold the lock beside `path` (`.NAME.lock`, with host, process and `run` in it) while the block runs.
+    """Hold a lock on a path while the block runs.
 
-    what: what is done to `path`, for messages. run: what decides the result; where another process holds the lock for
-    a run in which one of these values differs, OtherRun is raised, else its end is waited for. wait: False never waits.
-    Raises OtherRun, DiskError.
+    The lock is the file `.NAME.lock` beside `path`; it records host, process and `run`.
+
+    Args:
+        path: The file or folder to lock.
+        what: What this process does, for messages of the processes that wait, as in "distilling".
+        run: What determines the result. If the process that holds the lock differs in one of these values, OtherRun is
+            raised; else this process waits for it.
+        wait: Whether to wait at all; if false, OtherRun is raised while the lock is held.
+
+    Raises:
+        OtherRun: Another process holds the lock.
+        DiskError: The lock cannot be written.
     """
     from filelock import FileLock, Timeout
 
@@ -261,7 +351,7 @@ def locked(path: Path, what: str, run: Mapping[str, Any] | None = None, *, wait:
                 who = f"process {holder.get('process', '?')} on {holder.get('host', '?')}"
                 if not wait or _differs(holder.get("run"), run):
                     raise OtherRun(
-                        f"{path} is being written by {who}, for another run; wait for it, or choose another name"
+                        f"{path} is being written by {who} for another run; wait until it ends, or choose another name"
                     ) from None
                 if not noted:
                     note(f"{path}: {who} is {what}; waiting for it")
@@ -273,12 +363,12 @@ def locked(path: Path, what: str, run: Mapping[str, Any] | None = None, *, wait:
         yield
     finally:
         with contextlib.suppress(OSError):
-            place.unlink()  # while it is held: whoever waits sees that the name is gone, and tries anew
+            place.unlink()  # before the release: waiting processes see that the name is gone, and retry
         lock.release()
 
 
 def _holder(place: Path) -> dict[str, Any]:
-    """What the holder of a lock wrote into it; {} while it writes."""
+    """What the process that holds a lock wrote into it; {} if that is incomplete."""
     try:
         found = json.loads(place.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -287,7 +377,7 @@ def _holder(place: Path) -> dict[str, Any]:
 
 
 def _differs(theirs: Any, ours: Mapping[str, Any] | None) -> bool:
-    """Whether two runs give different values for the same thing."""
+    """Whether two runs have different values for the same key; None matches any value."""
     if not isinstance(theirs, dict) or ours is None:
         return False
     plain = json.loads(json.dumps(dict(ours), default=str))

@@ -7,14 +7,19 @@ from collections.abc import Iterable
 from typing import Any
 
 LARGEST_CARD = 4 * 2**20  # bytes of a card (README.md)
-DEEPEST_YAML, MOST_YAML = 40, 200_000  # levels, and values after what aliases stand for was put in
+DEEPEST_YAML, MOST_YAML = 40, 200_000  # nesting levels; values after alias expansion
 _FRONT = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)(?:\r?\n|(?<=\n))---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 
 
 def load_yaml(text: str) -> Any:
-    """The value of a YAML document that came from anyone.
+    """Parse an untrusted YAML document.
 
-    Raises ValueError, besides for what is no YAML, for one that is deep, or grows large where its aliases are followed.
+    Args:
+        text: The document.
+
+    Raises:
+        ValueError: It is not YAML, is nested more than DEEPEST_YAML levels deep, or holds more than MOST_YAML values
+            after its aliases are expanded.
     """
     import yaml
 
@@ -27,12 +32,12 @@ def load_yaml(text: str) -> Any:
 
 
 def _check_yaml(yaml: Any, events: Iterable[Any]) -> None:
-    sizes: dict[str, int] = {}  # of what an anchor names
+    sizes: dict[str, int] = {}  # number of values below each anchor
     open_: list[tuple[str | None, int]] = [(None, 0)]
     for event in events:
         if isinstance(event, yaml.AliasEvent):
             if event.anchor not in sizes:
-                raise ValueError("an alias that stands for itself, or for nothing")
+                raise ValueError("an alias that refers to itself or to nothing")
             anchor, size = None, sizes[event.anchor]
         elif isinstance(event, yaml.ScalarEvent):
             anchor, size = event.anchor, 1
@@ -53,7 +58,17 @@ def _check_yaml(yaml: Any, events: Iterable[Any]) -> None:
 
 
 def front_matter(card: str) -> tuple[dict[str, Any], str]:
-    """(front matter, the rest) of a card. Raises ValueError for front matter that is no table, or as `load_yaml`."""
+    """Split a card into front matter and text.
+
+    Args:
+        card: The content of README.md.
+
+    Returns:
+        (front matter, text); the front matter is {} if the card has none.
+
+    Raises:
+        ValueError: The front matter is not a mapping, or as in `load_yaml`.
+    """
     found = _FRONT.match(card)
     if found is None:
         return {}, card.removeprefix("\ufeff")

@@ -1,4 +1,4 @@
-"""The only source of randomness: counter-based generators named by a path, never the global generator."""
+"""Random generators: counter-based, identified by a seed and a path; global generators are never used."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ import numpy as np
 
 
 def rng(seed: int, *path: str | int) -> np.random.Generator:
-    """A generator that depends on (seed, path) alone, so any draw can be made alone, anywhere, in any order.
+    """Return a generator that depends on (seed, path) alone, so that draws can be made in any order and on any machine.
 
-    The Philox key is the first 128 bits of sha256 over the seed and the path. `rng(0, "view", 7)` and
-    `rng(0, "view", 8)` are independent streams; neither depends on what was drawn before.
+    The Philox key is the first 128 bits of the sha256 over seed and path. `rng(0, "view", 7)` and `rng(0, "view", 8)`
+    are independent streams; neither depends on what was drawn before.
+
+    Args:
+        seed: Seed of the run.
+        *path: Names and indices that identify the stream.
     """
     name = "\x1f".join([str(int(seed)), *(f"{type(part).__name__[0]}{part}" for part in path)])
     digest = hashlib.sha256(name.encode()).digest()
@@ -20,17 +24,34 @@ def rng(seed: int, *path: str | int) -> np.random.Generator:
 
 
 def torch_seed(seed: int, *path: str | int) -> int:
-    """A 63-bit seed for a `torch.Generator`, by the same rule as `rng`."""
+    """Return a 63-bit seed for a `torch.Generator`.
+
+    Args:
+        seed: Seed of the run.
+        *path: Names and indices that identify the stream, as in `rng`.
+    """
     return int(rng(seed, *path).integers(0, 2**63 - 1))
 
 
 def permutation(seed: int, n: int, *path: str | int) -> np.ndarray:
-    """A permutation of range(n), int64, named by (seed, path)."""
+    """Return a permutation of range(n), int64.
+
+    Args:
+        seed: Seed of the run.
+        n: Number of elements.
+        *path: Names and indices that identify the stream, as in `rng`.
+    """
     return rng(seed, *path).permutation(n)
 
 
 def nested_choice(seed: int, items: Sequence[int] | np.ndarray, *path: str | int) -> np.ndarray:
-    """`items` in one seeded order: every shorter choice is a prefix of a longer one."""
+    """Return items in a seeded order whose first k elements are the choice of k, so smaller choices are prefixes.
+
+    Args:
+        seed: Seed of the run.
+        items: The items.
+        *path: Names and indices that identify the stream, as in `rng`.
+    """
     items = np.asarray(items)
     found: np.ndarray = items[permutation(seed, len(items), *path)]
     return found

@@ -1,4 +1,4 @@
-"""JSON, TOML and dataclasses: canonical text, strict reading, fingerprints. Imports no torch."""
+"""JSON, TOML and dataclasses: canonical text, strict parsing, fingerprints. Does not import torch."""
 
 from __future__ import annotations
 
@@ -23,16 +23,20 @@ T = TypeVar("T")
 
 
 def canonical(value: object, indent: int | None = 2) -> str:
-    """Canonical JSON: sorted keys; two-space indent, or with `indent=None` no blanks at all."""
+    """Return canonical JSON of `value`: sorted keys; `indent` spaces of indentation, None omits all whitespace."""
     separators = (",", ":") if indent is None else None
     return json.dumps(value, sort_keys=True, indent=indent, separators=separators, allow_nan=False)
 
 
 def strict_json(text: bytes | str) -> Any:
-    """A JSON value that came from anyone.
+    """Parse untrusted JSON.
 
-    Raises ValueError, besides for what is no JSON, for NaN, infinities and numbers that overflow to them, a key that
-    stands twice in one object, unpaired surrogates, and nesting deeper than Python reads.
+    Args:
+        text: The document; bytes are decoded as UTF-8.
+
+    Raises:
+        ValueError: It is not JSON, or has NaN, infinities, numbers that overflow, duplicate keys in an object, unpaired
+            surrogates, or more than DEEPEST levels.
     """
     text = text.decode("utf-8") if isinstance(text, bytes) else text
     try:
@@ -51,7 +55,7 @@ DEEPEST = 60  # levels of JSON or TOML
 
 
 def _depth(value: Any) -> int:
-    """Levels of a value, without recursion; stops counting behind DEEPEST."""
+    """Nesting levels of a value, without recursion; stops counting beyond DEEPEST."""
     level, depth = [value], 0
     while level and depth <= DEEPEST:
         depth += 1
@@ -80,55 +84,63 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     table = dict(pairs)
     if len(table) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)[:40]!r} stands there twice")
+        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)[:40]!r} appears twice")
     return table
 
 
 def fingerprint(value: object) -> str:
-    """sha256, hex, of the canonical JSON of `value`."""
+    """Return the sha256, in hex, of the canonical JSON of `value`."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """A condition on a value, written into its type: `Annotated[int, between(1, 10)]`."""
+    """A condition on a value, as part of its type: `Annotated[int, between(1, 10)]`.
+
+    Attributes:
+        holds: Returns whether a value meets the condition.
+    """
 
     holds: Callable[[Any], bool]
 
 
 def between(low: float, high: float) -> Check:
-    """A number from `low` to `high`; False for NaN."""
+    """Check for a number from `low` to `high`; NaN fails."""
     return Check(lambda value: low <= value <= high)
 
 
 def one_of(*values: str) -> Check:
-    """One of some texts."""
+    """Check for one of the strings `values`."""
     return Check(lambda value: value in values)
 
 
 def matching(pattern: str, longest: int = 10_000) -> Check:
-    """A text of at most `longest` characters that the regular expression matches as a whole."""
+    """Check for a string of at most `longest` characters that the regular expression `pattern` matches as a whole."""
     compiled = re.compile(pattern)
     return Check(lambda value: len(value) <= longest and compiled.fullmatch(value) is not None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Extensible:
-    """Base of dataclasses in files that a newer version may have written: unknown keys are kept and written back."""
+    """Base of dataclasses that are read from files of newer versions too.
+
+    Attributes:
+        unknown_keys: Keys that this version does not know; they are kept and written back.
+    """
 
     unknown_keys: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
 
     def changed(self, **values: Any) -> Self:
-        """A copy with other values of some fields."""
+        """Return a copy in which the fields named in `values` have these values."""
         return dataclasses.replace(self, **values)
 
 
 class Mismatch(ValueError):
-    """A value that is not of the type that is wanted. `str(mismatch)` names the key and the value."""
+    """A value does not have the required type. `str(mismatch)` names the key and the value."""
 
 
 class UnknownKey(Mismatch):
-    """A key that a dataclass does not have. valid: those it has."""
+    """`key` is not a field of the dataclass; `valid` lists its fields."""
 
     def __init__(self, key: str, valid: list[str]) -> None:
         super().__init__(f"unknown key {key[:80]!r}")
@@ -136,7 +148,7 @@ class UnknownKey(Mismatch):
 
 
 def to_plain(spec: Any) -> Any:
-    """A dataclass (or container of them) as JSON values; tuples become lists."""
+    """Convert `spec`, a dataclass or a container of them, to JSON values; tuples become lists."""
     if dataclasses.is_dataclass(spec) and not isinstance(spec, type):
         known = {f.name: to_plain(getattr(spec, f.name)) for f in dataclasses.fields(spec) if f.name != "unknown_keys"}
         return {**spec.unknown_keys, **known} if isinstance(spec, Extensible) else known
@@ -148,9 +160,15 @@ def to_plain(spec: Any) -> Any:
 
 
 def from_plain(cls: type[T], data: Mapping[str, Any], where: str) -> T:
-    """Build dataclass `cls` from JSON or TOML values that the user wrote. where: what they belong to, for messages.
+    """Build a dataclass from JSON or TOML values that the user wrote.
 
-    Raises OptionError for an unknown key (listing the valid ones), a missing one, or a value of another type.
+    Args:
+        cls: The dataclass.
+        data: Its fields.
+        where: What `data` belongs to, for messages.
+
+    Raises:
+        OptionError: A key is unknown (the message lists the valid ones) or missing, or a value has another type.
     """
     try:
         return read_dataclass(cls, data)
@@ -161,11 +179,17 @@ def from_plain(cls: type[T], data: Mapping[str, Any], where: str) -> T:
 
 
 def read_dataclass(cls: type[T], data: Mapping[str, Any], path: str = "") -> T:
-    """Build dataclass `cls` from JSON values: the one strict reader, for what the user wrote and for untrusted files.
+    """Build a dataclass from JSON values, strictly: used for the user's settings and for untrusted files.
 
-    Integers are taken for floats and lists for tuples, nothing else is converted. Keys that `cls` does not have are
-    kept in an Extensible dataclass and refused in others. path: the key of `data` in what it is a part of.
-    Raises Mismatch, naming the first key that is missing, unknown, of another type, or against its Check.
+    Accepts integers for floats and lists for tuples, and converts nothing else.
+
+    Args:
+        cls: The dataclass. Unknown keys are kept if it is Extensible, else refused.
+        data: Its fields.
+        path: The key of `data` in the enclosing value, for messages.
+
+    Raises:
+        Mismatch: A key is missing, unknown, of another type, or fails its Check; the message names the first one.
     """
     hints, known = _hints(cls), _fields(cls)
     extra = {key: value for key, value in data.items() if key not in known}
@@ -190,7 +214,7 @@ def _hints(cls: type) -> dict[str, Any]:
 
 
 def _fields(cls: type) -> dict[str, bool]:
-    """The fields of a dataclass that a file may hold -> whether each has to be there."""
+    """The fields of a dataclass that a file may hold, each with whether it is required."""
     return STATE.keep("fields", cls, lambda: _read_fields(cls), most=200)
 
 
@@ -204,7 +228,7 @@ def _read_fields(cls: type) -> dict[str, bool]:
 
 
 def _coerce(value: Any, hint: Any, where: str) -> Any:
-    """`value` as the type `hint`. where: its path, for messages. Raises Mismatch."""
+    """Return `value` as the type `hint`; `where` is its path, for messages. Raises Mismatch."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return value
@@ -231,7 +255,7 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
 
 
 def _coerce_union(value: Any, hint: Any, args: tuple[Any, ...], where: str) -> Any:
-    """`value` as one of several types."""
+    """Return `value` as one of several types. Raises Mismatch."""
     if value is None and type(None) in args:
         return None
     kinds = [arg for arg in args if arg is not type(None)]
@@ -244,7 +268,7 @@ def _coerce_union(value: Any, hint: Any, args: tuple[Any, ...], where: str) -> A
 
 
 def _coerce_container(value: Any, hint: Any, where: str) -> Any:
-    """`value` as a tuple or a table."""
+    """Return `value` as a tuple or a dict. Raises Mismatch."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is tuple and isinstance(value, list | tuple):
         kinds = list(args[:1] * len(value) if args[1:] == (Ellipsis,) else args)
@@ -264,13 +288,28 @@ def _shown(value: Any) -> str:
 
 
 def _name_of(hint: Any) -> str:
-    if typing.get_origin(hint) is Annotated:
+    """What a type is called in messages: `a table`, `a list`, `int`, `int or None`."""
+    origin = typing.get_origin(hint)
+    if origin is Annotated:
         return _name_of(typing.get_args(hint)[0])
-    return getattr(hint, "__name__", str(hint)) if typing.get_origin(hint) is None else str(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join("None" if arg is type(None) else _name_of(arg) for arg in typing.get_args(hint))
+    if origin is dict or dataclasses.is_dataclass(hint):
+        return "a table"
+    if origin is tuple:
+        return "a list"
+    return str(getattr(hint, "__name__", hint))
 
 
 def parse_settings(pairs: list[str]) -> dict[str, Any]:
-    """`["factor=2", "stitch=random"]` as `{"factor": 2, "stitch": "random"}`: values read as TOML, else as text."""
+    """Parse settings of the command line: `["factor=2", "stitch=random"]` -> `{"factor": 2, "stitch": "random"}`.
+
+    Args:
+        pairs: `KEY=VALUE` each; values are read as TOML, else as strings.
+
+    Raises:
+        OptionError: A pair is not KEY=VALUE.
+    """
     settings = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
@@ -284,9 +323,13 @@ def parse_settings(pairs: list[str]) -> dict[str, Any]:
 
 
 def nest(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """`{"crop.min": 0.1, "crop": {"flip": 0}}` as `{"crop": {"min": 0.1, "flip": 0}}`; later keys win.
+    """Nest dotted keys: `{"crop.min": 0.1, "crop": {"flip": 0}}` -> `{"crop": {"min": 0.1, "flip": 0}}`.
 
-    Raises OptionError where a key is both a value and a table.
+    Args:
+        settings: Values and tables by dotted key; later keys win.
+
+    Raises:
+        OptionError: A key is both a value and a table.
     """
     nested: dict[str, Any] = {}
     for key, value in flatten(settings).items():
@@ -303,7 +346,12 @@ def nest(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested tables as dotted keys: `{"crop": {"min": 0.1}}` -> `{"crop.min": 0.1}`."""
+    """Flatten nested tables to dotted keys: `{"crop": {"min": 0.1}}` -> `{"crop.min": 0.1}`.
+
+    Args:
+        settings: The tables.
+        prefix: Prepended to every key.
+    """
     flat: dict[str, Any] = {}
     for key, value in settings.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
@@ -311,9 +359,18 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def load_toml(name: str, folder: str, kind: str) -> tuple[str, dict[str, Any]]:
-    """The shipped `folder/NAME.toml`, or a TOML file by path. Returns (name, content).
+    """Load a shipped TOML file by name, or any by path.
 
-    Raises OptionError when there is neither, or the file is not TOML.
+    Args:
+        name: The stem of a shipped file, or the path of a `.toml` file.
+        folder: Folder of the package with the shipped files, as in "recipes".
+        kind: What the file defines, for messages.
+
+    Returns:
+        (stem of the file, content).
+
+    Raises:
+        OptionError: There is no such file, or it is not TOML.
     """
     shipped = {path.stem: path for path in sorted((PACKAGE / folder).glob("*.toml"))}
     path = shipped.get(name, Path(name))
@@ -324,11 +381,11 @@ def load_toml(name: str, folder: str, kind: str) -> tuple[str, dict[str, Any]]:
     try:
         return path.stem, _toml(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise OptionError(f"{kind} file {name} is not TOML: {error}; mend it") from error
+        raise OptionError(f"{kind} file {name} is not valid TOML: {error}; correct it") from error
 
 
 def _toml(text: str) -> dict[str, Any]:
-    """A TOML document. Raises TOMLDecodeError also for one that is nested deeper than settings can be."""
+    """Parse TOML. Raises TOMLDecodeError also for documents nested deeper than DEEPEST levels."""
     try:
         found = tomllib.loads(text)
     except RecursionError as error:

@@ -1,4 +1,4 @@
-"""Signals during a training: it stops after its next step, with its state saved, instead of in the middle of one."""
+"""Deferred signals: a training that is interrupted finishes its current step and saves its state first."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ SAVING = getattr(signal, "SIGUSR1", None)  # not on Windows
 
 
 class _Deferred:
-    """What arrived and was not obeyed yet; the handlers that were there before; how many trainings are open."""
+    """The pending signal, the handlers before `deferred`, and the number of open `deferred` blocks."""
 
     arrived: int | None = None
-    before: dict[int, Any] = {}  # noqa: RUF012 (one for the process)
+    before: dict[int, Any] = {}  # noqa: RUF012 (shared by the whole process)
     open = 0
 
 
 def _arrive(number: int, frame: FrameType | None) -> None:
-    if _Deferred.arrived == number and number in STOPPING:  # asked twice: at once
+    if _Deferred.arrived == number and number in STOPPING:  # second request: stop at once
         _hand_on(number, frame)
     _Deferred.arrived = number
 
@@ -40,10 +40,10 @@ def _hand_on(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """While open, SIGINT, SIGTERM and SIGUSR1 wait until `pending` is asked and `obey` called.
+    """Defer SIGINT, SIGTERM and SIGUSR1 while the block runs; it polls `pending` and calls `obey`.
 
-    Nothing changes outside the main thread or in worker processes (their parent ends them). What is ignored stays
-    ignored: a shell ignores SIGINT for a command it starts with `&`.
+    Has no effect outside the main thread or in worker processes (their parent stops them). Ignored signals stay
+    ignored: a shell ignores SIGINT for a command started with `&`. A second SIGINT or SIGTERM takes effect at once.
     """
     ours = threading.current_thread() is threading.main_thread() and multiprocessing.parent_process() is None
     if ours and _Deferred.open == 0:
@@ -62,12 +62,12 @@ def deferred() -> Iterator[None]:
 
 
 def pending() -> bool:
-    """Whether a signal waits: save, then `obey`."""
+    """Return whether a signal is pending; the caller then saves its state and calls `obey`."""
     return _Deferred.arrived is not None
 
 
 def obey() -> None:
-    """Do what the waiting signal asks for: SIGUSR1 goes on, the others end as they would have."""
+    """Perform the pending signal: SIGINT and SIGTERM run their previous handlers, SIGUSR1 does nothing more."""
     number, _Deferred.arrived = _Deferred.arrived, None
     if number in STOPPING:
         _hand_on(number, None)

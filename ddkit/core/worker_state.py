@@ -1,7 +1,7 @@
-"""What a process keeps open between calls: opened sources, networks, decoded shards. The only cache in memory.
+"""Per-process cache of opened sources, networks and decoded shards. The only in-memory cache.
 
-Worker processes run many units of the same run; what several units need is opened once and kept here, under a key that
-stands for all that decides it, and dropped when newer things of its kind come.
+A worker process runs many units of the same run. Objects that several units need are opened once and kept under a key
+of everything that determines them, until newer objects of the same kind replace them.
 """
 
 from __future__ import annotations
@@ -14,15 +14,19 @@ T = TypeVar("T")
 
 
 class WorkerState:
-    """Values by kind and key; of each kind the most recently used ones are kept."""
+    """Cached values by kind and key; each kind keeps its most recently used values."""
 
     def __init__(self) -> None:
         self._kept: dict[str, OrderedDict[Hashable, Any]] = {}
 
     def keep(self, kind: str, key: Hashable, make: Callable[[], T], most: int = 1) -> T:
-        """The value that was kept under `key`, else `make()`, which is kept from now on.
+        """Return the cached value, or create and cache it.
 
-        kind: what it is, as in "teacher"; most: values of this kind that are kept.
+        Args:
+            kind: Kind of value, as in "teacher".
+            key: Everything that determines the value.
+            make: Creates the value.
+            most: Number of values of this kind that are kept.
         """
         values = self._kept.setdefault(kind, OrderedDict())
         if key not in values:
@@ -35,9 +39,9 @@ class WorkerState:
         return found
 
     def drop(self, *kinds: str) -> None:
-        """Forget everything of some kinds; of all kinds where none is named."""
+        """Remove all values of the given `kinds`; without arguments, of all kinds."""
         for kind in kinds or tuple(self._kept):
             self._kept.pop(kind, None)
 
 
-STATE = WorkerState()  # of this process
+STATE = WorkerState()  # the cache of this process

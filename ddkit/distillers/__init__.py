@@ -1,6 +1,7 @@
-"""The methods: one file, one method, found by its file name. Methods never import each other.
+"""The methods: one file each, found by its file name. Methods never import each other.
 
-Also found: the entry-point group `ddkit.distillers`, and `--method ./mine.py` (command line only).
+Methods of other packages are found by the entry-point group `ddkit.distillers`; the command line also takes a file,
+`--method ./mine.py`.
 """
 
 from __future__ import annotations
@@ -26,15 +27,19 @@ _HOOKS = ("prefixes", "patches", "real_pixels", "costs", "log")
 
 
 def distiller_names() -> list[str]:
-    """The methods there are: shipped, and of installed packages."""
+    """Return the sorted names of the available methods: those of ddkit and those of installed packages."""
     shipped = [module.name for module in pkgutil.iter_modules(__path__)]
     return sorted({*shipped, *(entry.name for entry in entry_points(group="ddkit.distillers"))})
 
 
 def find_distiller(name: str) -> Distiller:
-    """The method called `name`, or the one in a Python file, which only the command line may name.
+    """Load a method by its name, or from a Python file.
 
-    Raises OptionError for an unknown name (listing all), a file that is not there, or a module that lacks a part.
+    Args:
+        name: Name of a method, or path of a `.py` file. Only the command line may name a file.
+
+    Raises:
+        OptionError: The name is unknown, the file does not exist, or the module lacks a required attribute.
     """
     if not name.endswith(".py"):
         return installed_distiller(name)
@@ -43,8 +48,16 @@ def find_distiller(name: str) -> Distiller:
 
 
 def installed_distiller(name: str) -> Distiller:
-    """The shipped method called `name`, or one of an installed package: the only kinds that a manifest or a record can
-    name. No file is looked for. Raises OptionError, as `find_distiller`."""
+    """Load a method of ddkit or of an installed package by its name; never a file.
+
+    Manifests and run records come from others, so the methods that they name are loaded by this function.
+
+    Args:
+        name: Name of the method.
+
+    Raises:
+        OptionError: The name is unknown, or the module lacks a required attribute.
+    """
     if name in {m.name for m in pkgutil.iter_modules(__path__)}:
         module = importlib.import_module(f"{__name__}.{name}")
     else:
@@ -56,11 +69,11 @@ def installed_distiller(name: str) -> Distiller:
 
 
 def _distiller(module: ModuleType, name: str, code: str | None) -> Distiller:
-    """What a module offers as a method. Raises OptionError for one that lacks a part."""
+    """Build the Distiller of a module. Raises OptionError if a required attribute is missing."""
     if missing := [part for part in _NEEDED if not hasattr(module, part)]:
-        raise OptionError(f"distiller {name} lacks {', '.join(missing)}; CONTRIBUTING.md shows a whole one")
+        raise OptionError(f"distiller {name} lacks {', '.join(missing)}; CONTRIBUTING.md shows a complete distiller")
     if not dataclasses.is_dataclass(module.Config):
-        raise OptionError(f"distiller {name}: Config is no dataclass; CONTRIBUTING.md shows a whole one")
+        raise OptionError(f"distiller {name}: Config is not a dataclass; CONTRIBUTING.md shows a complete distiller")
     hooks = {hook: getattr(module, hook) for hook in _HOOKS if hasattr(module, hook)}
     return Distiller(
         name=module.NAME, paper=module.PAPER, cost=module.COST, config_type=getattr(module, "Config"),  # noqa: B009 (mypy takes it for an instance)
@@ -71,23 +84,28 @@ def _distiller(module: ModuleType, name: str, code: str | None) -> Distiller:
 
 def _from_file(path: Path) -> ModuleType:
     if not path.is_file():
-        raise OptionError(f"no distiller file {path}; give a Python file, or one of {', '.join(distiller_names())}")
+        raise OptionError(f"no distiller file {path}; give a Python file or one of {', '.join(distiller_names())}")
     name = f"ddkit_user_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
+    sys.modules[name] = module  # dataclasses look up their module there
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # other people's code: whatever it raises
-        raise OptionError(f"distiller {path} cannot be imported ({type(error).__name__}: {error}); mend it") from error
+    except Exception as error:  # user code may raise anything
+        raise OptionError(f"distiller {path} cannot be imported ({type(error).__name__}: {error}); fix it") from error
     return module
 
 
 def make_config(distiller: Distiller, settings: Mapping[str, Any]) -> Any:
-    """The method's Config with some settings, nested or with dotted keys.
+    """Build the Config of a method.
 
-    Raises OptionError for an unknown key, listing the valid ones.
+    Args:
+        distiller: The method.
+        settings: Settings that differ from the defaults, nested or with dotted keys.
+
+    Raises:
+        OptionError: A key is unknown (the message lists the valid ones) or a value is invalid.
     """
     flat, known = flatten(settings), config_keys(distiller)
     if wrong := [key for key in flat if key not in known]:
@@ -96,16 +114,26 @@ def make_config(distiller: Distiller, settings: Mapping[str, Any]) -> Any:
 
 
 def config_keys(distiller: Distiller) -> dict[str, Any]:
-    """The settings of a method with their defaults, tables as dotted keys."""
+    """Return the default settings of `distiller`, with dotted keys."""
     return flatten(to_plain(distiller.config_type()))
 
 
 def other_settings(distiller: Distiller, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of a complete configuration (dotted keys) that are not the method's defaults."""
+    """Return the settings that differ from the method's defaults.
+
+    Args:
+        distiller: The method.
+        config: A complete configuration with dotted keys.
+    """
     defaults = config_keys(distiller)
     return {key: value for key, value in config.items() if defaults.get(key) != value}
 
 
 def recorded_settings(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """`other_settings` of a set, which lacks those that came later; all it has where the method is not here."""
+    """Return the settings in a manifest that differ from the method's defaults; all of them for an unknown method.
+
+    Args:
+        name: Name of the method.
+        config: The configuration in the manifest, with dotted keys. Settings added since it was written are missing.
+    """
     return other_settings(installed_distiller(name), config) if name in distiller_names() else dict(config)

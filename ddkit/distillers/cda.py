@@ -1,4 +1,4 @@
-"""CDA: SRe2L with a curriculum of crops, from the whole image to small parts of it. Nothing else changes.
+"""CDA: SRe2L with a crop curriculum, from the whole image to small parts of it.
 
 Source: arXiv 2311.18838 (TMLR 2024) and its scripts (docs/methods.md).
 """
@@ -19,6 +19,6 @@ COST = "as SRe2L; the paper: 29 hours for ImageNet-1K at IPC 50 on one RTX 4090"
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Inversion):
-    """As Inversion; crops go from global to local."""
+    """Settings of Inversion, with crops from global to local."""
 
     crop: Crop = field(default_factory=lambda: Crop(direction="global-to-local"))

@@ -1,7 +1,7 @@
-"""CUDD: a curriculum of stages, each from real images that the last stage's student gets wrong, optimised against it.
+"""CUDD: a curriculum of stages. Each starts from real images that the previous stage's student gets wrong.
 
-Source: arXiv 2405.09150, algorithm 1, and its scripts (docs/methods.md). This file only joins two parts:
-synthesis/curriculum (stages, student, selection) and an inner method, synthesis/inner.
+Source: arXiv 2405.09150, algorithm 1, and its scripts (docs/methods.md). Composed of
+synthesis/curriculum (stages, students, selection) and an inner method of synthesis/inner.
 """
 
 from __future__ import annotations
@@ -22,8 +22,13 @@ COST = "as SRe2L, twice from the second stage on, and a student a stage; the pap
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Inversion):
-    """As Inversion, with CUDD's start and terms. stages: where they end (`curriculum.stage_ends`); inner: what makes a
-    stage's images; among: how images are chosen within a selection rule (`curriculum.select`); student: the feedback.
+    """Settings of Inversion, with CUDD's initialisation and loss terms as defaults, and those of the curriculum.
+
+    Attributes:
+        stages: Rule for where stages end (`curriculum.stage_ends`).
+        inner: Inner method, which makes the images of a stage.
+        among: How images are chosen among those that a selection rule allows (`curriculum.select`).
+        student: How the student of a stage is trained.
     """
 
     init: Literal["noise", "real", "patch"] = "real"
@@ -44,27 +49,27 @@ class Config(Inversion):
 
     @property
     def method(self) -> InnerMethod:
-        """What makes a stage's images."""
+        """The inner method."""
         return find_inner(self.inner, self)
 
 
 def prefixes(config: Config, ipc: int) -> tuple[int, ...]:
-    """CUDD's stages."""
+    """Return the stages for `ipc` images per class; `config` holds the rule."""
     return curriculum.stage_ends(config.stages, ipc)
 
 
 def patches(config: Config) -> int:
-    """Patches an image is stitched of: the inner method's."""
+    """Return the number of patches of an image: 1 unless the inner method stitches."""
     return config.method.patches()
 
 
 def real_pixels(config: Config) -> str:
-    """The inner method's."""
+    """Return what the inner method of `config` leaves of real images."""
     return config.method.real_pixels()
 
 
 def units(plan: Plan) -> list[Unit]:
-    """The stage's student, the selection, and the inner method's units."""
+    """Return the units of a stage: student, selection, and those of the inner method. plan: the increment."""
     config: Config = plan.config
     plan.need_images(plan.last, f"cudd with {plan.last} images per class")
     feedback = curriculum.feedback_units(plan, config.student)
@@ -75,7 +80,7 @@ def units(plan: Plan) -> list[Unit]:
 
 
 def costs(plan: Plan, probe: Probe) -> dict[str, float]:
-    """The inner method, the student, and a pass over the source for each of the two networks."""
+    """Return the expected seconds of the inner method, the student, and the passes of both networks over the source."""
     config: Config = plan.config
     student = plan.first > 0 and config.student.epochs > 0
     found = {
@@ -89,12 +94,12 @@ def costs(plan: Plan, probe: Probe) -> dict[str, float]:
 
 
 def log(plan: Plan, result: Any) -> dict[str, Any]:
-    """Counts of the selection rules, and how right the student was."""
+    """Return the images that each selection rule gave, and the accuracy of the student on the source."""
     return curriculum.stage_log(plan, result)
 
 
 def run(unit: Unit, context: Context) -> Any:
-    """Train the student, select, or make images."""
+    """Train the stage student, select real images, or make images, depending on the kind of the unit."""
     config: Config = context.config
     if unit.kind == "student":
         return curriculum.train_stage_student(unit, context, config.student, config.threads)
@@ -105,7 +110,7 @@ def run(unit: Unit, context: Context) -> Any:
 
 
 def _recover(unit: Unit, context: Context, config: Config) -> Iterator[Synthetic | None]:
-    """The inner method's images, each with the rule that its real images were selected by."""
+    """Yield the images of the inner method, each with the selection rule of its real images."""
     found = context.result(unit.needs[0])
     chosen = {label: curriculum.chosen(found, label) for label in unit.labels}
     selected = {label: mine.images for label, mine in chosen.items()}

@@ -1,4 +1,4 @@
-"""Herding: real images whose mean in the teacher's features is nearest to their class's mean."""
+"""Herding: real images whose mean feature, under the teacher, is nearest to the mean of their class."""
 
 from ddkit.synthesis.coresets import Config, coreset, costs, herding
 

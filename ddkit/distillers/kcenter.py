@@ -1,4 +1,4 @@
-"""k-center greedy: real images that leave no other far away in the teacher's features."""
+"""k-center greedy: real images that minimise the largest distance to any other image in the teacher's features."""
 
 from ddkit.synthesis.coresets import Config, coreset, costs, k_center
 

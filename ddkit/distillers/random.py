@@ -1,4 +1,4 @@
-"""Random real images: the baseline every method is measured against. IPC-k is a prefix of IPC-K."""
+"""Random real images: the baseline for every method. Smaller sets are prefixes of larger ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COST = "seconds: images are only read"
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """No settings: the seed decides."""
+    """No settings."""
 
 
 def units(plan: Plan) -> list[Unit]:

@@ -1,9 +1,9 @@
-"""RDED: the most realistic crops of real images, by the teacher's loss, stitched factor x factor. No optimisation.
+"""RDED: crops of real images with the lowest teacher loss, stitched factor x factor. Nothing is optimised.
 
-Source: arXiv 2312.03526 (CVPR 2024); pool, crops and ranked stitching as in the authors' scripts (docs/methods.md). For
-each class and increment: a pool of min(n, max(pool, 1.5*N*IPC)) images in one nested seeded order, the best
-k = ceil(N*IPC / pool) crops of each without those of earlier increments, of these the N*IPC with the least loss; image i
-is stitched of those with ranks i, n+i, 2n+i, ….
+Source: arXiv 2312.03526 (CVPR 2024); pool, crops and ranked stitching follow the authors' scripts (docs/methods.md).
+For each class and increment, with N patches per image: take a pool of min(n, max(pool, 1.5*N*IPC)) images in a nested
+seeded order; keep the best k = ceil(N*IPC / pool) crops of each image that no earlier increment used; of these, take
+the N*IPC crops with the lowest loss. Image i is stitched from the crops of ranks i, n+i, 2n+i, ….
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ COST = "one teacher pass over pool x crops patches of each class; the paper: 40 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Patches):
-    """As Patches."""
+    """Settings of Patches."""
 
 
 def units(plan: Plan) -> list[Unit]:
@@ -39,18 +39,18 @@ def units(plan: Plan) -> list[Unit]:
 
 
 def patches(config: Config) -> int:
-    """Patches an image is stitched of."""
+    """Return the number of patches of an image, factor²."""
     return config.factor**2
 
 
 def costs(plan: Plan, probe: Probe) -> dict[str, float]:
-    """Every crop of the pools goes through the teacher once."""
+    """Return the expected seconds: every crop of the pools goes through the teacher once."""
     crops = sum(pool_and_keep(plan.config, n, plan.last)[0] * plan.config.crops for n in plan.counts)
     return {"recover": crops * probe.each / probe.workers}
 
 
 def log(plan: Plan, result: Any) -> dict[str, Any]:
-    """Pool size and crops kept per image, by class."""
+    """Return the pool size and the crops kept per image, by class."""
     found = [pool_and_keep(plan.config, n, plan.last) for n in plan.counts]
     return {"pool": [pool for pool, _ in found], "crops_kept": [keep for _, keep in found]}
 

@@ -1,4 +1,4 @@
-"""Where units run. Knows no unit's meaning: it takes a pure function and items, and returns results as they come."""
+"""Execution of units, independent of what they compute: runs jobs and yields their results as they finish."""
 
 from ddkit.engine.local import run, stop
 

@@ -10,20 +10,30 @@ import torch
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Interleaved = Generator[None, None, Result]  # yields where its work so far is launched
-PIXELS_TOGETHER = 2**18  # of the batches that a GPU works on together: sixteen of 16 images at 32 pixels
-MOST = 16  # jobs together: torch has 32 streams, and each job and its recording take one
+Interleaved = Generator[None, None, Result]  # yields after launching kernels
+PIXELS_TOGETHER = 2**18  # total over the batches of a group: sixteen batches of 16 images of 32 x 32 pixels
+MOST = 16  # jobs in a group: torch has 32 streams, and each job needs one for itself and one for capture
 
 
 def interleave(jobs: Sequence[Interleaved[Result]], device: torch.device) -> list[Result]:
-    """Run jobs one step of each after the other; returns their results in order.
+    """Run jobs interleaved: one step of each in turn, until all have finished.
 
-    On a CUDA device each has a stream of its own. Raises what a job raises, which ends the others too.
+    On a CUDA device each job has its own stream.
+
+    Args:
+        jobs: Generators that yield after launching kernels and return a result.
+        device: The device they run on.
+
+    Returns:
+        Results in the order of `jobs`.
+
+    Raises:
+        Exception: As raised by a job; the other jobs are not continued.
     """
     cuda = device.type == "cuda" and len(jobs) > 1
     streams = [torch.cuda.Stream(device) if cuda else None for _ in jobs]
     for stream in streams:
-        if stream is not None:  # what they share was made before
+        if stream is not None:  # wait for shared tensors computed on the current stream
             stream.wait_stream(torch.cuda.current_stream(device))
     results: dict[int, Result] = {}
     try:
@@ -36,15 +46,18 @@ def interleave(jobs: Sequence[Interleaved[Result]], device: torch.device) -> lis
                         except StopIteration as end:
                             results[number] = end.value
     finally:
-        if device.type == "cuda":  # a failed job frees memory that the others may still write to
+        if device.type == "cuda":  # a failed job frees memory that running kernels may still write to
             torch.cuda.synchronize(device)
     return [results[number] for number in range(len(jobs))]
 
 
 def group_jobs(items: Sequence[Item], pixels: Sequence[float], device: str) -> list[list[Item]]:
-    """Items in groups to interleave: on a CUDA device as many as leave it room, elsewhere each by itself.
+    """Group items whose jobs are interleaved: on a CUDA device up to PIXELS_TOGETHER and MOST, elsewhere one per group.
 
-    pixels: of the batch of each item.
+    Args:
+        items: The items, in order.
+        pixels: Pixels in the batch of each item.
+        device: Name of the device.
     """
     groups: list[list[Item]] = []
     room = 0.0

@@ -1,4 +1,4 @@
-"""Units on this machine: in this process, or side by side in worker processes (loky), one thread each."""
+"""Runs units on this machine: in this process, or in parallel worker processes (loky) with one thread each."""
 
 from __future__ import annotations
 
@@ -17,12 +17,17 @@ from ddkit.errors import EnvironmentFailure
 
 Result_co = TypeVar("Result_co", covariant=True)
 
-LEAK = "LOKY_MAX_MEMORY_LEAK_SIZE"  # bytes
+LEAK = "LOKY_MAX_MEMORY_LEAK_SIZE"  # environment variable, in bytes
 _pools: dict[int, Any] = {}
 
 
 class Job(Protocol[Result_co]):
-    """A unit to run, as plain data: it is pickled to a worker process. needs: ids of jobs that must be done before."""
+    """A unit to run, as plain data that is pickled to a worker process; `run` returns its result.
+
+    Attributes:
+        id: Unique name of the job.
+        needs: Ids of jobs that must finish first.
+    """
 
     @property
     def id(self) -> str: ...
@@ -34,7 +39,7 @@ class Job(Protocol[Result_co]):
 
 
 def _begin_worker(parent: int) -> None:
-    """Set a worker up: one CPU thread, no notes, SIGINT ignored (the parent ends it), exit with the parent."""
+    """Initialise a worker: one CPU thread, no notes, SIGINT ignored (the parent ends it), exit with the parent."""
     import torch
 
     keep_memory()
@@ -51,7 +56,7 @@ def _begin_worker(parent: int) -> None:
 
 
 def _pool(workers: int) -> Any:
-    """The worker processes, started once and kept: importing torch costs seconds.
+    """Return the worker processes, which are started once and kept, since importing torch takes seconds.
 
     loky rather than multiprocessing: its workers do not import the caller's script again, so a script without
     `if __name__ == "__main__"` works.
@@ -59,19 +64,23 @@ def _pool(workers: int) -> Any:
     if workers not in _pools:
         from loky import ProcessPoolExecutor
 
-        env = {LEAK: os.environ.get(LEAK, "1e12")}  # kept memory is no leak: loky would restart its workers
+        env = {LEAK: os.environ.get(LEAK, "1e12")}  # otherwise loky mistakes kept memory for a leak
         _pools[workers] = ProcessPoolExecutor(workers, initializer=_begin_worker, initargs=(os.getpid(),), env=env)
     return _pools[workers]
 
 
 def _in_folder(folder: str, job: Job[Result_co]) -> Result_co:
-    """`job.run()` in the caller's folder: paths in a job may be relative, and a worker outlives a chdir."""
+    """Run `job` in the caller's working directory: its paths may be relative, and the caller may have changed it."""
     os.chdir(folder)
     return job.run()
 
 
 def stop(kill: bool = False) -> None:
-    """End the worker processes. kill: at once; units are files or nothing, so no work is damaged."""
+    """Stop the worker processes.
+
+    Args:
+        kill: Stop them at once. Units are written atomically, so none is left damaged.
+    """
     while _pools:
         _pools.popitem()[1].shutdown(wait=True, kill_workers=kill)
 
@@ -80,10 +89,16 @@ AnyJob = TypeVar("AnyJob", bound=Job[Any])
 
 
 def run(jobs: Iterable[AnyJob], *, workers: int) -> Iterator[tuple[AnyJob, Any]]:
-    """Yield (job, what it returned) in the order of finishing.
+    """Run jobs and yield (job, result) in the order of finishing.
 
-    jobs: sent to other processes when `workers` > 1. Each has one CPU thread, so results do not depend on `workers`.
-    Raises what a job raises, and EnvironmentFailure when a worker process dies.
+    Args:
+        jobs: Jobs to run; a job starts once those that it needs have finished.
+        workers: Number of processes; 1 runs the jobs in this process. Each job has one CPU thread, so results do not
+            depend on it.
+
+    Raises:
+        EnvironmentFailure: A worker process died.
+        Exception: As raised by a job.
     """
     waiting = list(jobs)
     finished: set[str] = set()
@@ -95,7 +110,7 @@ def run(jobs: Iterable[AnyJob], *, workers: int) -> Iterator[tuple[AnyJob, Any]]
             waiting.remove(job)
         return free
 
-    if workers <= 1 or len(waiting) <= 1 or importlib.util.find_spec("loky") is None:  # a bare GPU machine has no loky
+    if workers <= 1 or len(waiting) <= 1 or importlib.util.find_spec("loky") is None:  # loky may not be installed
         keep_memory()
         while batch := ready():
             for job in batch:
@@ -120,7 +135,7 @@ def run(jobs: Iterable[AnyJob], *, workers: int) -> Iterator[tuple[AnyJob, Any]]
                 yield job, result
     except BrokenProcessPool as error:
         raise EnvironmentFailure(
-            "a worker process died (out of memory?); run the same command again, it continues; --workers 1 needs less"
+            "a worker process died (out of memory?); run the same command again to continue, with fewer --workers"
         ) from error
     finally:
         if running:

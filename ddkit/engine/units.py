@@ -1,5 +1,7 @@
-"""Units on disk: the result of each is one sealed file in OUT.work, so that a finished one is never done again, and a
-damaged one or another run's is seen and made again."""
+"""Results of units on disk: one sealed file each in OUT.work.
+
+A finished unit is not run again; a file that is damaged or belongs to another run is detected and recreated.
+"""
 
 from __future__ import annotations
 
@@ -20,42 +22,56 @@ from ddkit.errors import IntegrityError
 class UnitFile:
     """The result of one unit, or the state of a training: named tensors and metadata.
 
-    key: stands for all that decides it; a file that was written under another key, or whose bytes are no longer what
-    was written, does not count. None: only to look at it, whatever its key.
+    Attributes:
+        path: The file.
+        key: Hash of everything that determines the result. A file with another key or a wrong checksum counts as
+            missing. None accepts any key, for inspection.
     """
 
     path: Path
     key: str | None
 
     def is_good(self) -> bool:
-        """Whether the unit is done: its file is there and whole."""
+        """Return whether the unit is done: its file exists, and its key and checksum match."""
         return read_sealed(self.path, self.key) is not None
 
     def write(self, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> None:
-        """Write the result, atomically. (safetensors writes the buffer of a strided array as if it were contiguous.)
+        """Write the result atomically.
 
-        metadata: JSON values. Raises DiskError.
+        Arrays are made contiguous first: safetensors writes the buffer of a strided array as if it were contiguous.
+
+        Args:
+            tensors: Arrays by name.
+            metadata: JSON values by name.
+
+        Raises:
+            DiskError: The file cannot be written.
         """
         whole = {name: np.asarray(array, order="C") for name, array in tensors.items()}
         write_sealed(self.path, save(whole, {"ddkit": json.dumps(metadata, sort_keys=True)}), self.key or "-")
 
     def read(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """(tensors, metadata). Raises IntegrityError, naming the file, where it is damaged or not there."""
+        """Return (tensors, metadata).
+
+        Raises:
+            IntegrityError: The file is missing, damaged or of another run; the message names it.
+        """
         payload = read_sealed(self.path, self.key)
         if payload is None:
             raise IntegrityError(
-                f"{self.path} is damaged or not of this run; run the same command again, it is made anew"
+                f"{self.path} is damaged or belongs to another run; run the same command again to recreate it"
             )
         return load(payload), _metadata(payload[8 : 8 + int.from_bytes(payload[:8], "little")])
 
     def tensors(self) -> dict[str, np.ndarray]:
-        """The named tensors; raises as `read`."""
+        """Return the arrays by name; raises as `read`."""
         return self.read()[0]
 
     def metadata(self) -> dict[str, Any]:
-        """The metadata alone, without comparing all bytes: for times and other facts that decide nothing.
+        """Return the metadata without verifying the checksum, for timings and other values that do not affect results.
 
-        Raises IntegrityError where the file is not there or its beginning is damaged.
+        Raises:
+            IntegrityError: The file is missing or its header is damaged.
         """
         try:
             with open(self.path, "rb") as file:
@@ -66,11 +82,18 @@ class UnitFile:
             raise IntegrityError(f"{self.path} cannot be read ({error}); run the same command again") from error
 
     def write_json(self, value: Any) -> None:
-        """Write a result that is one JSON value, atomically. Raises DiskError."""
+        """Write a result that is one JSON value, atomically.
+
+        Args:
+            value: The value.
+
+        Raises:
+            DiskError: The file cannot be written.
+        """
         write_sealed(self.path, json.dumps(value, sort_keys=True).encode(), self.key or "-")
 
     def read_json(self) -> Any:
-        """The JSON value, None where the unit is not done."""
+        """Return the JSON value, or None if the unit is not done."""
         return read_sealed_json(self.path, self.key)
 
 
@@ -81,28 +104,47 @@ def _metadata(header: bytes) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class UnitStore:
-    """The units of one set: the only code that knows where they lie. work: OUT.work."""
+    """The units of one set, and the layout of their files.
+
+    Attributes:
+        work: The directory OUT.work.
+    """
 
     work: str
 
     def unit(self, name: str, key: str) -> UnitFile:
-        """The result of a unit. key: stands for all that decides it."""
+        """Return the file of a unit's result.
+
+        Args:
+            name: Name of the unit.
+            key: Hash of everything that determines the result.
+        """
         return UnitFile(Path(self.work) / "units" / f"{name}.unit", key)
 
     def losses(self, name: str, key: str | None) -> UnitFile:
-        """The loss curves of a unit: name -> float32 per step."""
+        """Return the file of a unit's loss curves: float32 per step, by name.
+
+        Args:
+            name: Name of the unit.
+            key: Key of the unit; None accepts any.
+        """
         return UnitFile(Path(self.work) / "losses" / f"{name}.unit", key)
 
     def pass_over_source(self, name: str, key: str) -> UnitFile:
-        """Tensors of one pass of a network over the source, shared by units."""
+        """Return the file of the tensors of one pass of a network over the source, which units share.
+
+        Args:
+            name: Name of the pass.
+            key: Hash of everything that determines the tensors.
+        """
         return UnitFile(Path(self.work) / "once" / f"{name}-{key[:12]}.unit", key)
 
     def synthesised(self) -> list[UnitFile]:
-        """The images that a method made, with what they began as, in the order of prefixes: only to look at."""
+        """Return the files of synthesised images and their initialisations, by prefix, for inspection."""
         return [UnitFile(path, None) for path in _by_numbers(Path(self.work) / "units", "recover-*.unit")]
 
     def all_losses(self) -> dict[str, UnitFile]:
-        """The loss curves there are, by unit, in the order of prefixes: only to look at."""
+        """Return the existing files of loss curves by unit, in the order of prefixes, for inspection."""
         return {path.stem: UnitFile(path, None) for path in _by_numbers(Path(self.work) / "losses", "*.unit")}
 
 

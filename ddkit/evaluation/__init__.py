@@ -1,4 +1,4 @@
-"""What a set is worth: one student (`single`), or sets x networks x seeds with baselines (`tables`).
+"""Evaluates sets: one student (`students`), or sets x networks x seeds with baselines (`tables`).
 
-The last room before the commands: it distils baselines and relabels through the pipeline.
+Only the commands depend on this package; it distils baselines and relabels sets through the pipeline.
 """

@@ -1,4 +1,4 @@
-"""The baseline `random` of a set: as many real images, with the same teacher, views and seed."""
+"""The `random` baseline of a set: as many real images, with the same teacher, views and seed."""
 
 from __future__ import annotations
 
@@ -12,10 +12,16 @@ from ddkit.sources.tables import at_hand
 
 
 def make_baseline(manifest: Manifest, data: str | None = None, teacher: str | None = None) -> Manifest | None:
-    """`random` with the set's teacher, views and seed, in OUT.work; None where source or teacher are not at hand.
+    """Make the `random` baseline of a set in OUT.work, with the set's teacher, views and seed.
 
-    manifest: of the set; data, teacher: as the options of `distill`, where OUT.work does not know them. What is made
-    with another source or teacher than the set is no baseline of it.
+    Args:
+        manifest: The set.
+        data: The source, as for `distill`. Default: the one recorded in OUT.work.
+        teacher: The teacher, as for `distill`; used if OUT.work does not record it.
+
+    Returns:
+        The baseline; the set itself if its method is `random`; None if source or teacher are unavailable or are not
+        the set's own.
     """
     record = load_record(manifest.root)
     unnamed = record.unnamed() if record else []
@@ -42,6 +48,6 @@ def make_baseline(manifest: Manifest, data: str | None = None, teacher: str | No
         ("teacher", manifest.teacher.hash, made.teacher.hash),
     ):
         if ours != theirs:
-            note(f"{manifest.root}: no baseline random, the {what} at hand is not the set's own")
+            note(f"{manifest.root}: no baseline random, the available {what} is not the one the set was made with")
             return None
     return made

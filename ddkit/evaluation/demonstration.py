@@ -1,4 +1,4 @@
-"""`ddkit demo`: digits distilled by CUDD and by random choice, four students, one table, one picture."""
+"""`ddkit demo`: distils digits with CUDD and by random selection, trains four students, draws a table and a picture."""
 
 from __future__ import annotations
 
@@ -21,6 +21,14 @@ from ddkit.students.training import StudentJob
 
 @dataclass(frozen=True)
 class DemoResult:
+    """The result of the demo.
+
+    Attributes:
+        header: Column names of the table.
+        rows: Rows of the table, one per student.
+        picture: Absolute path of the picture.
+    """
+
     header: tuple[str, ...]
     rows: list[tuple[str, ...]]
     picture: Path
@@ -35,19 +43,27 @@ def run_demo(
     settings: Mapping[str, Any] | None = None,
     workers: int | None = None,
 ) -> DemoResult:
-    """Make `out` (CUDD) and `out`-random, IPC 10 at 32 px, and train convnet3 from both with stored and hard labels.
+    """Make `out` (CUDD) and `out`-random, IPC 10 at 32 px, and train convnet3 on each with stored and hard labels.
 
-    teacher, epochs, views, settings, workers: other than the demo's own, to be quicker.
+    The other parameters shorten the demo.
+
+    Args:
+        out: The directory of the CUDD set; the picture is `out`.png.
+        teacher: The teacher, as for `distill`.
+        epochs: Epochs of each student. Default: the protocol's.
+        views: Stored views per image. Default: the protocol's.
+        settings: Settings of CUDD by dotted key.
+        workers: Number of processes. Default: the number of cores.
     """
     options: dict[str, Any] = {
         "data": "digits", "ipc": 10, "size": 32, "protocol": "demo", "teacher": teacher, "views": views,
         "workers": workers,
     }  # fmt: skip
-    note("1/3  CUDD: five images of each digit are optimised, a student learns from them, five more against it")
+    note("1/3  CUDD: five images of each digit, a student trained on them, and five more that the student gets wrong")
     sets = {"cudd": distill(out, method="cudd", settings=settings, **options)}
-    note("2/3  random: ten real images of each digit, the same teacher and views")
+    note("2/3  random: ten real images of each digit, with the same teacher and views")
     sets["random"] = distill(out.with_name(out.name + "-random"), method="random", **options)
-    note("3/3  four students from 100 images each, measured on 355 images they never saw")
+    note("3/3  four students, each trained on 100 images and measured on 355 held-out images")
     jobs = {
         (name, labels): _student(manifest, labels, work_dir(out) / "students" / f"{name}-{labels}", epochs)
         for name, manifest in sets.items()

@@ -1,4 +1,4 @@
-"""Mean, spread, and the paired difference with its 95 % interval."""
+"""Mean, standard deviation, and paired difference with its 95 % confidence interval."""
 
 from __future__ import annotations
 
@@ -9,17 +9,27 @@ from ddkit.format.results import Difference
 
 
 def mean_std(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and sample standard deviation (0 for a single value)."""
+    """Return mean and sample standard deviation (0 for a single value).
+
+    Args:
+        values: At least one value.
+    """
     mean = sum(values) / len(values)
     spread = sum((v - mean) ** 2 for v in values)
     return mean, math.sqrt(spread / (len(values) - 1)) if len(values) > 1 else 0.0
 
 
 def paired_difference(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> Difference | None:
-    """Mean difference of pairs (same set number and seed) with its 95 % interval by Student's t, in points.
+    """Mean of the paired differences (same set number and seed), with its 95 % confidence interval by Student's t.
 
-    ours, theirs: one list of accuracies a set. None where there are fewer than two pairs. With three sets or more the
-    pairs are set means, since students of one set are not independent.
+    With three or more sets, each pair is a set mean, since students of one set are not independent.
+
+    Args:
+        ours: Accuracies in percent, one list per set.
+        theirs: Accuracies of the baseline, in the same order.
+
+    Returns:
+        The difference in percentage points, or None for fewer than two pairs.
     """
     pairs = [[a - b for a, b in zip(x, y)] for x, y in zip(ours, theirs)]
     values = [sum(p) / len(p) for p in pairs] if len(pairs) >= 3 else [d for p in pairs for d in p]

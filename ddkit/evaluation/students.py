@@ -1,4 +1,4 @@
-"""One student from one distilled set: `ddkit train`."""
+"""Trains one student on one distilled set: `ddkit train`."""
 
 from __future__ import annotations
 
@@ -31,8 +31,19 @@ LABELS = ("stored", "hard", "online")
 
 @dataclass(frozen=True, kw_only=True)
 class StudentOptions:
-    """How students of a set are trained; the fields are the parameters of `train`. measure_every: epochs between logged
-    accuracies, 0 = at the end only."""
+    """How students of a set are trained; None: the default of `train`.
+
+    Attributes:
+        arch: The network.
+        protocol: A protocol's name or TOML file.
+        labels: "stored", "hard" or "online".
+        ipc: Images per class, a prefix of the set.
+        epochs: Number of epochs.
+        teacher: Teacher of online labels.
+        val: Source to measure on.
+        device: A torch device name.
+        measure_every: Epochs between logged accuracies; 0: only after the last one.
+    """
 
     arch: str | None = None
     protocol: str | None = None
@@ -46,9 +57,16 @@ class StudentOptions:
 
 
 def plan_students(manifest: Manifest, options: StudentOptions, seeds: Sequence[int], out: Path) -> list[StudentJob]:
-    """The jobs of students that differ in their seed, checked once: network, protocol, views, teacher, validation.
+    """Return the jobs of students that differ in their seed, after checking network, protocol, views, teacher and val.
 
-    out: their checkpoint without suffix. Raises OptionError, SetError, TeacherError, SourceError, ClassesError.
+    Args:
+        manifest: The set.
+        options: How they are trained.
+        seeds: Seed of each student.
+        out: Path of their checkpoint, without suffix.
+
+    Raises:
+        OptionError, SetError, TeacherError, SourceError, ClassesError.
     """
     labels, ipc = options.labels, options.ipc
     if labels not in LABELS:
@@ -85,7 +103,7 @@ def _decisive(
     manifest: Manifest, arch: str, spec: TrainSpec, policy: ViewSpec | None, labels: str,
     teacher: ResolvedTeacher | None, ipc: int | None,
 ) -> list[Any]:  # fmt: skip
-    """What decides the weights of a student, besides its seed and device, as JSON values."""
+    """Return everything that determines a student's weights except seed and device, as JSON values."""
     m = manifest
     seen = [m.content, *map(to_plain, (m.classes, m.image, m.views, m.normalisation, m.eval))]
     labeller = None
@@ -95,7 +113,11 @@ def _decisive(
 
 
 def default_validation(manifest: Manifest) -> ValidationRef | None:
-    """The holdout, where one was made and OUT.work still knows where the source is; else None."""
+    """Return the holdout of a set; None if it has none or OUT.work does not record an available source.
+
+    Args:
+        manifest: The set.
+    """
     if manifest.location.hub_id is not None or manifest.source.holdout is None:
         return None
     record = load_record(manifest.root)
@@ -122,24 +144,25 @@ def train(
     push_to: str | None = None,
     on_estimate: Callable[[float], None] | None = None,
 ) -> tuple[StudentJob, StudentResult]:
-    """Train a student from a distilled set alone. A training that was stopped goes on only where nothing that decides
-    its weights has changed.
+    """Train a student on a distilled set alone.
+
+    An interrupted training is resumed only if everything that determines its weights is unchanged.
 
     Args:
         source: The set: a directory, or "ORG/NAME" on the Hub.
         arch: The network. Default: the teacher's.
-        val: A source to measure on. Default: the holdout where it is at hand, else nothing is measured.
+        val: A source to measure on. Default: the holdout if its source is available, else nothing is measured.
         protocol: A protocol's name or TOML file. Default: the one the set recommends.
-        labels: "stored", "hard" (classes alone, fresh views without mixing) or "online" (fresh views, labelled by
+        labels: "stored", "hard" (classes only, new views without mixing) or "online" (new views, labelled by
             `teacher`).
-        teacher: For online labels: a checkpoint, "timm:NAME[@FILE]" or "torchvision:NAME[@FILE]".
+        teacher: Teacher of online labels: a checkpoint, "timm:NAME[@FILE]" or "torchvision:NAME[@FILE]".
         ipc: Train on the first images per class, a prefix of the set. Default: all.
-        epochs: Instead of the protocol's.
-        seed: Of the student's initial weights and of the order of rows.
+        epochs: Number of epochs. Default: the protocol's.
+        seed: Seed of the student's initialisation and of the row order.
         out: The checkpoint, with `.jsonl` and `.png` beside it. Default ./NAME-ARCH[-LABELS][-sSEED].safetensors.
         device: "auto" or a torch device name.
-        push_to: Publish the student as this model repository "ORG/NAME" (networks of timm).
-        on_estimate: receives the expected seconds after 20 steps.
+        push_to: Publish the student as this model repository "ORG/NAME" (timm networks only).
+        on_estimate: Called with the expected seconds after 20 steps.
 
     Returns:
         The student's job, with the paths of its files, and its result.
@@ -157,7 +180,7 @@ def train(
     if path.suffix != ".safetensors":
         raise OptionError(f"--out is {path}; a checkpoint is a .safetensors file")
     if path.is_file():
-        note(f"{path} is there and will be replaced; --out gives another name")
+        note(f"{path} exists and will be replaced; use --out for another name")
     options = StudentOptions(
         arch=arch, protocol=protocol, labels=labels, ipc=ipc, epochs=epochs, teacher=teacher, val=ref, device=str(where)
     )

@@ -1,4 +1,4 @@
-"""Sets x networks x seeds -> one table (`ddkit evaluate`). Students run side by side; finished ones are read back."""
+"""Evaluates sets x networks x seeds as one table (`ddkit evaluate`); finished students are loaded, not retrained."""
 
 from __future__ import annotations
 
@@ -48,27 +48,29 @@ def evaluate(
     workers: int | None = None,
     command: str = "ddkit.evaluate",
 ) -> EvalReport:
-    """Train students of each network on each set and measure them. Results replace those of the same measurement in
-    every set's manifest, and its card is rendered anew.
+    """Train students of each network on each set and measure them.
+
+    The results are written into each set's manifest, where they replace those of the same measurement, and its card
+    is rendered again.
 
     Args:
-        directories: The sets, or one; sets that differ only in seed are one row.
+        directories: One set, or several; sets that differ only in seed share a row.
         val: Images to measure on. Default: the holdout.
-        data: The source, for the baseline, where it is not known beside the set.
+        data: The source, for the baseline, if OUT.work does not record it.
         archs: Networks. Default: the teacher's.
-        runs: Students of each set and network, seeds 0 to runs - 1.
+        runs: Students per set and network, with seeds 0 to runs - 1.
         protocol: A protocol's name or TOML file. Default: the one the set recommends.
         ipc: Train on the first images per class, a prefix of the set.
-        epochs: Instead of the protocol's.
+        epochs: Number of epochs. Default: the protocol's.
         labels: "stored", "hard" or "online".
-        teacher: For online labels, and to relabel sets whose views do not serve `protocol`.
+        teacher: Teacher for online labels, and for relabelling sets whose views do not match `protocol`.
         baseline: "random", or None.
         device: "auto" or a torch device name.
-        workers: Processes. Default: the cores.
-        command: How it was called, for the results.
+        workers: Number of processes. Default: the number of cores.
+        command: The command that was called, recorded in the results.
 
     Returns:
-        One ResultEntry for each row of the table.
+        One ResultEntry per row of the table.
 
     Raises:
         InputError, IntegrityError.
@@ -80,7 +82,7 @@ def evaluate(
     sets, where = _open_sets([directories] if isinstance(directories, str | Path) else directories), pick_device(device)
     ref = ValidationRef(data=val) if isinstance(val, str) else val or default_validation(sets[0])
     if ref is None:
-        raise OptionError(f"{sets[0].root} has no holdout at hand; give images to measure on with --val SOURCE")
+        raise OptionError(f"{sets[0].root} has no holdout available; give images to measure on with --val SOURCE")
     rows = [_labelled_for(row, protocol, labels, teacher) for row in _rows(sets, baseline, data, teacher)]
     options = StudentOptions(
         protocol=protocol, labels=labels, ipc=ipc, epochs=epochs, teacher=teacher, val=ref, device=str(where)
@@ -104,9 +106,11 @@ def evaluate(
 
 
 def _open_sets(directories: Sequence[str | Path]) -> list[Manifest]:
-    """The sets, one named twice once. Raises SetError for one that is not a directory."""
+    """Read the manifests of the sets, without duplicates. Raises SetError for a Hub id."""
     if away := [d for d in directories if hub.parse_id(str(d))]:
-        raise SetError(f"{away[0]} is no directory; results are written into the set: `ddkit pull {away[0]} DIR` first")
+        raise SetError(
+            f"{away[0]} is not a directory; results are written into the set, so run `ddkit pull {away[0]} DIR` first"
+        )
     different = {Path(directory).resolve(): directory for directory in directories}
     sets = [read_manifest(directory) for directory in different.values()]
     for manifest in sets:
@@ -116,8 +120,11 @@ def _open_sets(directories: Sequence[str | Path]) -> list[Manifest]:
 
 @dataclass(frozen=True)
 class _Row:
-    """One line of the table: sets that differ only in seed. of: this or random; about: the given sets it says something
-    of; labels: other than asked, where the sets were relabelled."""
+    """One row of the table: sets that differ only in seed.
+
+    of: "this" or "random"; about: the given sets that the row belongs to; labels: "relabelled", or None for the
+    labels that were asked for.
+    """
 
     of: str
     sets: list[Manifest]
@@ -127,7 +134,7 @@ class _Row:
 
 @dataclass(frozen=True)
 class _Cell:
-    """One line of the table for one network. jobs: its students, by set and seed."""
+    """One row of the table for one network. jobs: its students, by set and seed."""
 
     row: _Row
     arch: str
@@ -142,7 +149,7 @@ class _Cell:
         command: str,
         hardware: str,
     ) -> ResultEntry:
-        """What its students reached. found: by `job.out`."""
+        """Return the result of its students. found: their results by `job.out`."""
         first = self.row.sets[0]
         return accuracy_entry(
             [[found[job.out] for job in seeds] for seeds in self.jobs], of=self.row.of, ipc=options.ipc or first.ipc,
@@ -154,7 +161,7 @@ class _Cell:
 
 
 def _rows(sets: Sequence[Manifest], baseline: str | None, data: str | None, teacher: str | None) -> list[_Row]:
-    """The lines of the table: sets that differ only in seed together, then their baselines."""
+    """Return the rows of the table: the given sets grouped by `_groups`, then their baselines."""
     rows = [_Row("this", group, [m.root for m in group]) for group in _groups(sets)]
     baselines = [make_baseline(m, data, teacher) for m in sets] if baseline else []
     by_root = {m.root: b for m, b in zip(sets, baselines) if b is not None and b.root != m.root}
@@ -164,7 +171,7 @@ def _rows(sets: Sequence[Manifest], baseline: str | None, data: str | None, teac
 
 
 def _groups(sets: Sequence[Manifest]) -> list[list[Manifest]]:
-    """Sets that differ only in seed, together, whichever version made them."""
+    """Group sets that differ only in seed (and in the ddkit version that made them)."""
     groups: dict[str, list[Manifest]] = {}
     for m in sets:
         recipe = to_plain(m.recipe) | {"config": recorded_settings(m.method, m.recipe.config)}
@@ -177,7 +184,7 @@ def _groups(sets: Sequence[Manifest]) -> list[list[Manifest]]:
 
 
 def _labelled_for(row: _Row, protocol: str | None, labels: str, teacher: str | None) -> _Row:
-    """The row's sets, relabelled in OUT.work where their views do not serve the protocol and a teacher is given."""
+    """Return the row with its sets relabelled in OUT.work if their views do not match the protocol."""
     if labels != "stored" or protocol is None:
         return row
     problems = [problem for m in row.sets if (problem := policy_problem(m, m.protocol(protocol)))]
@@ -199,7 +206,7 @@ def _labelled_for(row: _Row, protocol: str | None, labels: str, teacher: str | N
 
 
 def _students(manifest: Manifest, options: StudentOptions, seeds: Sequence[int]) -> list[StudentJob]:
-    """The jobs of some students, kept in OUT.work/students under names made of all that decides them."""
+    """Return the jobs of some students; files in OUT.work/students, named by the hash of their inputs."""
     jobs = []
     for job in plan_students(manifest, options, seeds, Path(".")):
         arch = job.arch.replace(":", "-").replace("/", "-")
@@ -209,7 +216,15 @@ def _students(manifest: Manifest, options: StudentOptions, seeds: Sequence[int])
 
 
 def run_students(jobs: Sequence[StudentJob], workers: int) -> dict[str, StudentResult]:
-    """Train students side by side, or some together on a GPU; returns results by `job.out`. workers: processes."""
+    """Train students in parallel, on a GPU interleaved.
+
+    Args:
+        jobs: The students.
+        workers: Number of processes.
+
+    Returns:
+        The results by `job.out`.
+    """
     total, sizes = 0, []
     for job in jobs:
         Path(job.out).parent.mkdir(parents=True, exist_ok=True)
@@ -228,7 +243,7 @@ def run_students(jobs: Sequence[StudentJob], workers: int) -> dict[str, StudentR
 
 
 def _compared(cells: Sequence[_Cell], entries: Sequence[ResultEntry]) -> list[ResultEntry]:
-    """The entries, each with its paired difference to its baseline's."""
+    """Return the entries, each with its paired difference to its baseline."""
     baselines = {
         (tuple(cell.row.about), cell.arch): entry for cell, entry in zip(cells, entries) if cell.row.of == "random"
     }
@@ -239,12 +254,12 @@ def _compared(cells: Sequence[_Cell], entries: Sequence[ResultEntry]) -> list[Re
 
 
 def _write_results(sets: Sequence[Manifest], cells: Sequence[_Cell], report: Sequence[ResultEntry]) -> None:
-    """Write the entries into the manifest and the card of every set they are about, as it is now."""
+    """Write the entries into the current manifest and card of every set they belong to."""
     for measured in sets:
         with locked(measured.root, "writing results"):
             manifest = read_manifest(measured.root)
             if manifest.content != measured.content:
-                note(f"{measured.root} was changed while it was measured; its results are not written into it")
+                note(f"{measured.root} changed while it was measured; the results are not written into it")
                 continue
             mine = [entry for cell, entry in zip(cells, report) if measured.root in cell.row.about]
             results = merged_results(mine, manifest.results)

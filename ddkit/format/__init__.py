@@ -1,2 +1,4 @@
-"""What a set is: views (integers and pixels), codecs, shards, the manifest, and checking them. docs/format.md says it
-in full. Nothing here knows of teachers, sources or methods."""
+"""The format of a set: views, label codecs, shards, the manifest, and verification. Specified in docs/format.md.
+
+This package does not depend on teachers, sources or methods.
+"""

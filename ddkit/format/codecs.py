@@ -1,7 +1,7 @@
-"""How soft labels are stored. A codec turns logits [V,C] into named tensors and back, and states its error.
+"""Codecs for soft labels. A codec turns logits [V,C] into named tensors and back.
 
-A codec is a class with NAME, ABOUT, `encode` and `decode`; `find_codec` knows them by name. Softmax ignores a constant,
-so logits are stored minus their mean over the classes.
+`find_codec` looks codecs up by name. Softmax ignores a constant, so logits are stored minus their mean over the
+classes.
 """
 
 from __future__ import annotations
@@ -18,38 +18,70 @@ TEMPERATURES = (1.0, 4.0, 20.0)
 
 
 class Codec(Protocol):
-    """encode: float32 [V,C] -> named tensors; decode: back to float32 [V,C], centred, for students that learn at a
-    temperature, with the tensors that all rows of a set share; TENSORS: the names it writes.
+    """Interface of a codec.
 
-    shapes: name -> (dtype, shape) of the tensors of one row; problem: why the tensors [n,V,…] of some rows cannot be
-    labels, or None; thorough: also where no student would notice.
+    Attributes:
+        NAME: Name of the codec in the manifest.
+        ABOUT: One-line description that states its error.
+        TENSORS: Names of the tensors that `encode` returns.
     """
 
     NAME: str
     ABOUT: str
     TENSORS: tuple[str, ...]
 
-    def encode(self, logits: np.ndarray) -> dict[str, np.ndarray]: ...
+    def encode(self, logits: np.ndarray) -> dict[str, np.ndarray]:
+        """Encode the logits of one row.
+
+        Args:
+            logits: float32 [V,C].
+        """
+        ...
 
     def decode(
         self,
         tensors: Mapping[str, np.ndarray],
         temperature: float = 20.0,
         shared: Mapping[str, np.ndarray] | None = None,
-    ) -> np.ndarray: ...
+    ) -> np.ndarray:
+        """Decode to centred logits, float32 [V,C].
 
-    def shapes(self, views: int, classes: int) -> dict[str, tuple[np.dtype, tuple[int, ...]]]: ...
+        Args:
+            tensors: The tensors of a row.
+            temperature: Temperature at which students learn.
+            shared: Tensors that all rows of a set share.
+        """
+        ...
 
-    def problem(self, tensors: Mapping[str, np.ndarray], thorough: bool) -> str | None: ...
+    def shapes(self, views: int, classes: int) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
+        """Return the dtype and shape of each tensor of a row.
+
+        Args:
+            views: V, the number of views.
+            classes: C, the number of classes.
+        """
+        ...
+
+    def problem(self, tensors: Mapping[str, np.ndarray], thorough: bool) -> str | None:
+        """Return why tensors are not valid labels, or None.
+
+        Args:
+            tensors: The tensors [n,V,...] of n rows.
+            thorough: Also find errors that do not affect students.
+        """
+        ...
 
 
-ONE_THREAD = 32_000  # values: torch shares out more among threads, which is slow inside a row (and on a busy machine)
-CENTRED = 2.0**-10  # the most that the mean of rounded, centred logits is off, as a share of the largest
-LARGEST = float(np.finfo(np.float16).max)  # centred logit that every codec holds
+ONE_THREAD = 32_000  # values per torch operation: larger ones use several threads, which is slower for this check
+CENTRED = 2.0**-10  # tolerance for the mean of rounded, centred logits, relative to the largest logit
+LARGEST = float(np.finfo(np.float16).max)  # largest centred logit that every codec can store
 
 
 class Fp16:
-    """`logits` f16 [V,C]. Error at most 2^-11 of the centred logit (its rounding), 2^-25 below 2^-14."""
+    """Stores logits [V,C] as float16.
+
+    The error is at most 2^-11 of the centred logit (rounding), or 2^-25 below 2^-14.
+    """
 
     NAME = "fp16"
     ABOUT = "every logit in half precision: 2 bytes a class and view, error at most 0.05 % of the logit"
@@ -72,10 +104,10 @@ class Fp16:
 
     def problem(self, tensors: Mapping[str, np.ndarray], thorough: bool) -> str | None:
         logits = tensors["logits"]  # [n,V,C]
-        # not finite: 0x7C00 and above, with the sign 0xFC00 and above; two maxima of integers tell it without a copy
+        # inf and NaN are 0x7C00 and above, or 0xFC00 and above with the sign bit; integer maxima need no copy
         if logits.view(np.int16).max() >= 0x7C00 or logits.view(np.uint16).max() >= 0xFC00:
             return "logits that are not finite"
-        first = logits[:, 0].astype(np.float32)  # softmax ignores what a view is off by: a look at one is enough
+        first = logits[:, 0].astype(np.float32)  # softmax ignores an offset: one view per row suffices
         if (np.abs(first.mean(-1)) > CENTRED * (1 + np.abs(first).max(-1))).any():
             return "logits that are not centred"
         views = torch.from_numpy(logits.reshape(-1, logits.shape[-1]))
@@ -92,14 +124,20 @@ _CODECS: dict[str, Codec] = {codec.NAME: codec for codec in (Fp16(),)}
 
 
 def codec_names() -> dict[str, str]:
-    """The codecs there are, with one line each."""
+    """Return the available codecs: name to one-line description."""
     return {name: codec.ABOUT for name, codec in _CODECS.items()}
 
 
 def find_codec(name: str, *, stored: bool = False) -> Codec:
-    """The codec called `name`. stored: it comes from a set, so an unknown one means a newer ddkit.
+    """Return a codec by name.
 
-    Raises OptionError listing the codecs there are, or FormatVersion for a stored one.
+    Args:
+        name: Name of the codec.
+        stored: Whether the name comes from a set; an unknown one then means that the set needs a newer ddkit.
+
+    Raises:
+        OptionError: The codec is unknown; the message lists the available codecs.
+        FormatVersion: The codec is unknown and `stored` is true.
     """
     if name in _CODECS:
         return _CODECS[name]
@@ -109,7 +147,15 @@ def find_codec(name: str, *, stored: bool = False) -> Codec:
 
 
 def fidelity_sums(logits: np.ndarray, decoded: np.ndarray) -> np.ndarray:
-    """Sums over views, float64 [5]: KL(teacher || decoded) in nats at T = 1, 4, 20; top-1 agreements; views."""
+    """Compare decoded with original logits.
+
+    Args:
+        logits: The teacher's logits [...,C].
+        decoded: The decoded logits, same shape.
+
+    Returns:
+        Sums over views, float64 [5]: KL(teacher || decoded) in nats at T = 1, 4, 20; top-1 agreements; views.
+    """
     sums = []
     for temperature in TEMPERATURES:
         p, q = (_log_softmax(z.astype(np.float64) / temperature) for z in (logits, decoded))

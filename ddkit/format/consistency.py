@@ -1,4 +1,4 @@
-"""What the values of a manifest must be to each other: prefixes, shards, views, results."""
+"""Checks of a manifest that involve several values: prefixes, shards, views, results."""
 
 from __future__ import annotations
 
@@ -14,15 +14,19 @@ LARGEST_ROW = 2**28  # bytes of the labels of one image
 
 
 def manifest_problem(manifest: Manifest) -> str | None:
-    """The first thing in a manifest that no set can say, or None."""
+    """Return the first inconsistency in a manifest, or None.
+
+    Args:
+        manifest: A manifest whose single values are valid.
+    """
     return _shards_problem(manifest) or _pixels_problem(manifest) or _results_problem(manifest)
 
 
 def _shards_problem(manifest: Manifest) -> str | None:
-    """Prefixes, and the shards of which they are made."""
+    """The first inconsistency between prefixes and shards, or None."""
     prefixes, shards, classes = list(manifest.prefixes), manifest.shards, len(manifest.classes)
     if sorted(set(prefixes)) != prefixes or prefixes[-1] != manifest.ipc:
-        return f"prefixes are {first_few(prefixes)}, which do not rise to its ipc {manifest.ipc}"
+        return f"prefixes are {first_few(prefixes)}, which do not increase up to its ipc {manifest.ipc}"
     if manifest.shard_rows != shard_rows(manifest.image.size):
         return f"shard_rows is {manifest.shard_rows}, {shard_rows(manifest.image.size)} at {manifest.image.size} px"
     order = [shard.prefix for shard in shards]
@@ -45,21 +49,24 @@ def _shards_problem(manifest: Manifest) -> str | None:
     for shard in shards:
         for entry in (shard, shard.images):
             if entry and (entry.bytes > shard.rows * most + 20480 or entry.bytes > LARGEST_SHARD):
-                return f"{entry.path} has {entry.bytes} bytes, more than {shard.rows} rows can take"
+                return f"{entry.path} has {entry.bytes} bytes, more than {shard.rows} rows can have"
     return None
 
 
 def largest_row(side: int, views: int, classes: int) -> int:
-    """The most bytes that a row takes in a tar: an image that no codec compresses, its metadata, views and labels.
+    """Return an upper bound for the bytes of a row in a tar: an incompressible image, its metadata, views and labels.
 
-    side: of the stored images, pixels; views: of each image.
+    Args:
+        side: Side of the stored images in pixels.
+        views: Views per image.
+        classes: Number of classes.
     """
     image = 6 * side * side + 2**20
     return image + views * (4 * classes + 300) + 2**16
 
 
 def _pixels_problem(manifest: Manifest) -> str | None:
-    """The images, the augmentation policy of their views, and how networks see them."""
+    """The first problem with the images, the augmentation policy, the protocol or the normalisation, or None."""
     views, image, classes = manifest.views, manifest.image, len(manifest.classes)
     try:
         assert views.policy
@@ -84,10 +91,11 @@ def _pixels_problem(manifest: Manifest) -> str | None:
 
 
 def _results_problem(manifest: Manifest) -> str | None:
+    """The first inconsistency in the results, or None."""
     for i, result in enumerate(manifest.results):
         values = result.values
         if result.n_students < result.n_sets or (values is not None and len(values) != result.n_sets):
             return f"results[{i}] is of {result.n_sets} sets and {result.n_students} students"
         if result.ipc not in manifest.prefixes:
-            return f"results[{i}] is of ipc {result.ipc}, which is no prefix"
+            return f"results[{i}] is of ipc {result.ipc}, which is not a prefix"
     return None

@@ -1,4 +1,4 @@
-"""How the files of a shard differ from the manifest: by size, by headers, by hash; and which row and member it hits."""
+"""Compares the files of a shard with the manifest by size, headers and hash, and finds the damaged row and member."""
 
 from __future__ import annotations
 
@@ -21,48 +21,81 @@ from ddkit.format.row_records import (
     records_problem,
 )
 
+REMEDY = "fetch or create the set again"  # end of messages about damaged shards
+
 
 def open_shard(manifest: Manifest, shard: ShardEntry) -> tuple[Tar, list[RowRecord]]:
-    """The mapped tar and the row records of one shard, after comparing every byte of both with the manifest.
+    """Compare every byte of a shard and its row records with the manifest.
 
-    Raises IntegrityError naming the shard and, where it can be told, the row and the member.
+    Args:
+        manifest: Manifest of the set.
+        shard: The shard to open.
+
+    Returns:
+        The mapped tar and the row records.
+
+    Raises:
+        IntegrityError: A file is damaged; the message names the shard and, if possible, the row and the member.
     """
     if problem := shard_problem(manifest, shard):
-        raise IntegrityError(f"{manifest.where}: {problem}; fetch or make the set again")
+        raise IntegrityError(f"{manifest.where}: {problem}; {REMEDY}")
     return mapped(manifest.root / shard.path), row_records(manifest, shard)
 
 
 def mapped(path: Path) -> Tar:
-    """A file as bytes that are read when they are looked at."""
+    """Return the file at `path` as memory-mapped bytes."""
     with open(path, "rb") as file:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def row_records(manifest: Manifest, shard: ShardEntry) -> list[RowRecord]:
-    """The row records of a shard, whose hash was compared."""
+    """Return the row records of a shard, whose hash has been checked.
+
+    Args:
+        manifest: Manifest of the set.
+        shard: The shard.
+    """
     path = shard.rows_path
     return parse_rows((manifest.root / path).read_bytes(), path)
 
 
 def open_images(manifest: Manifest, shard: ShardEntry) -> list[tuple[RowRecord, bytes]]:
-    """The records and encoded images of one shard, from its tar without labels where it has one, checked as above."""
+    """Return the row records and encoded images of a shard after comparing them with the manifest.
+
+    The images are read from the tar without labels if there is one.
+
+    Args:
+        manifest: Manifest of the set.
+        shard: The shard to read.
+
+    Raises:
+        IntegrityError: A file is damaged.
+    """
     if shard.images is None:
         tar, records = open_shard(manifest, shard)
         return [(record, member(tar, record.image)) for record in records]
     if problem := images_problem(manifest, shard):
-        raise IntegrityError(f"{manifest.where}: {problem}; fetch or make the set again")
+        raise IntegrityError(f"{manifest.where}: {problem}; {REMEDY}")
     return images_beside(manifest, shard)
 
 
 def images_beside(manifest: Manifest, shard: ShardEntry) -> list[tuple[RowRecord, bytes]]:
-    """The images of a shard's tar without labels, whose bytes were compared."""
+    """Return the row records and images of a shard's tar without labels, whose hash has been checked.
+
+    Args:
+        manifest: Manifest of the set.
+        shard: A shard with such a tar.
+
+    Raises:
+        IntegrityError: An image is not the one in the shard.
+    """
     assert shard.images is not None
     records, tar = row_records(manifest, shard), mapped(manifest.root / shard.images.path)
     images = [(record, member(tar, place)) for record, place in zip(records, image_ranges(records))]
     for record, image in images:
         if hashlib.sha256(image).hexdigest() != record.image.sha256:
             what = f"{shard.images.path}: row {row_key(record.row)} is not the image of {shard.path}"
-            raise IntegrityError(f"{manifest.where}: {what}; fetch or make the set again")
+            raise IntegrityError(f"{manifest.where}: {what}; {REMEDY}")
     return images
 
 
@@ -70,7 +103,12 @@ def images_beside(manifest: Manifest, shard: ShardEntry) -> list[tuple[RowRecord
 
 
 def images_problem(manifest: Manifest, shard: ShardEntry) -> str | None:
-    """What is wrong with the bytes of a shard's images without labels, or None."""
+    """Return the first damage to a shard's tar without labels, or None.
+
+    Args:
+        manifest: Manifest of the set.
+        shard: The shard.
+    """
     if shard.images is None:
         return None
     if problem := _records_problem(manifest, shard):
@@ -92,7 +130,7 @@ def images_problem(manifest: Manifest, shard: ShardEntry) -> str | None:
 
 
 def _records_problem(manifest: Manifest, shard: ShardEntry) -> str | None:
-    """What is wrong with the row records of a shard, or None."""
+    """The damage to the row records of a shard, or None."""
     path = shard.rows_path
     file = manifest.root / path
     if not file.is_file():
@@ -103,7 +141,12 @@ def _records_problem(manifest: Manifest, shard: ShardEntry) -> str | None:
 
 
 def shard_problem(manifest: Manifest, shard: ShardEntry) -> str | None:
-    """What is wrong with a shard's bytes, or None."""
+    """Return the first damage to a shard or its row records, or None.
+
+    Args:
+        manifest: Manifest of the set.
+        shard: The shard.
+    """
     problem = open_layout(manifest, shard)
     if isinstance(problem, str):
         return problem
@@ -111,8 +154,15 @@ def shard_problem(manifest: Manifest, shard: ShardEntry) -> str | None:
 
 
 def open_layout(manifest: Manifest, shard: ShardEntry) -> tuple[Tar, list[RowRecord]] | str:
-    """The mapped tar and the row records of a shard, of which all was compared but the hash of the tar; or the first
-    thing that is wrong with its row records, its size or its headers."""
+    """Check a shard except for the hash of its tar.
+
+    Args:
+        manifest: Manifest of the set.
+        shard: The shard to open.
+
+    Returns:
+        The mapped tar and the row records; or, as a string, the first damage to row records, size or headers.
+    """
     file = manifest.root / shard.path
     if not file.is_file():
         return f"{shard.path} is missing"
@@ -130,7 +180,13 @@ def open_layout(manifest: Manifest, shard: ShardEntry) -> tuple[Tar, list[RowRec
 
 
 def damage(manifest: Manifest, shard: ShardEntry, what: str | None = None) -> str:
-    """In which way a tar differs from a manifest whose row records are good."""
+    """Describe how a tar differs from the manifest. The row records must be intact.
+
+    Args:
+        manifest: Manifest of the set.
+        shard: The damaged shard.
+        what: A difference that is already known, for when no row or member can be named.
+    """
     tar, size = manifest.root / shard.path, (manifest.root / shard.path).stat().st_size
     alike = [other for other in manifest.shards if other.path != shard.path and size == other.bytes]
     found = file_sha256(tar) if alike else ""
@@ -141,7 +197,7 @@ def damage(manifest: Manifest, shard: ShardEntry, what: str | None = None) -> st
 
 
 def _where(manifest: Manifest, shard: ShardEntry, size: int, what: str | None) -> str:
-    """The first wrong row and member of a shard whose row records are good."""
+    """The first wrong row and member of a shard whose row records are intact."""
     note = f"{size} bytes instead of {shard.bytes}; " if size != shard.bytes else ""
     if size == 0:
         return f"{note}it is empty"
@@ -161,7 +217,7 @@ def _where(manifest: Manifest, shard: ShardEntry, size: int, what: str | None) -
 
 
 def _missing_row(tar: Tar, records: list[RowRecord]) -> str | None:
-    """The key of a row that a well-formed tar lacks; None where none does or the tar is not well-formed."""
+    """The key of a row missing from a well-formed tar; None if none is missing or the tar is not well-formed."""
     keys: set[bytes] = set()
     at = 0
     while at + 512 <= len(tar) and tar[at] and len(keys) <= len(records):

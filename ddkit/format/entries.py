@@ -1,4 +1,4 @@
-"""What a set is made of: shards and their files, rows, and where the bytes of a row lie."""
+"""Shards, their files, rows, and the byte ranges of a row's members."""
 
 from __future__ import annotations
 
@@ -17,7 +17,13 @@ FileBytes = Annotated[int, between(1, 10**15)]
 
 @dataclass(frozen=True, kw_only=True)
 class ImagesEntry(Extensible):
-    """The `images/` tar of a shard: its images and classes without labels. bytes: of the file."""
+    """The `images/` tar of a shard: its images and classes without labels.
+
+    Attributes:
+        path: Path relative to the set.
+        bytes: Size of the tar.
+        sha256: Hash of the tar.
+    """
 
     path: FileName
     bytes: FileBytes
@@ -26,8 +32,17 @@ class ImagesEntry(Extensible):
 
 @dataclass(frozen=True, kw_only=True)
 class ShardEntry(Extensible):
-    """One shard in the manifest. prefix: whose increment its rows belong to; bytes: of the tar; rows_sha256: of its row
-    records; images: its tar without labels, None where the set has none."""
+    """A shard as listed in the manifest.
+
+    Attributes:
+        path: Path relative to the set.
+        prefix: Prefix whose increment the rows belong to.
+        rows: Number of rows.
+        bytes: Size of the tar.
+        sha256: Hash of the tar.
+        rows_sha256: Hash of the row records.
+        images: The tar of images without labels; None if the set has none.
+    """
 
     path: FileName
     prefix: Count
@@ -39,14 +54,17 @@ class ShardEntry(Extensible):
 
     @property
     def rows_path(self) -> str:
-        """Where its row records are, relative to the set."""
+        """Path of the row records, relative to the set."""
         return rows_path(self.path)
 
 
 def files_of(shards: Iterable[ShardEntry], *, labels: bool = True, images: bool = True) -> dict[str, str]:
-    """Path -> sha256 of the files of some shards.
+    """Return a mapping from path to sha256 of the files of some shards. Row records are always included.
 
-    labels: include the shards themselves; without, only those that have no `images/` tar. images: include those tars.
+    Args:
+        shards: The shards.
+        labels: Include every shard; False includes only shards without an `images/` tar.
+        images: Include the `images/` tars.
     """
     files = {}
     for shard in shards:
@@ -60,7 +78,13 @@ def files_of(shards: Iterable[ShardEntry], *, labels: bool = True, images: bool 
 
 @dataclass(frozen=True)
 class ByteRange:
-    """Bytes of one member in a tar: where its data begins, how many bytes it has, and their sha256 in hex."""
+    """The data of one member in a tar.
+
+    Attributes:
+        offset: Where the data begins, in bytes.
+        length: Number of bytes.
+        sha256: Hash of the data, in hex.
+    """
 
     offset: int
     length: int
@@ -69,7 +93,14 @@ class ByteRange:
 
 @dataclass(frozen=True)
 class RowRecord:
-    """One line of a `.rows` file: where the members of a row lie in the tar."""
+    """One line of a `.rows` file: where the members of a row lie in the tar.
+
+    Attributes:
+        row: Row number.
+        label: Class index.
+        image: Byte range of the image.
+        views: Byte range of the views member.
+    """
 
     row: int
     label: int
@@ -79,10 +110,14 @@ class RowRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Where an image comes from.
+    """The source of an image.
 
-    kind: noise, real, patches or import. rows: row numbers in the source split; of an import, file names. crops: of
-    patches, which crop of each row. rule: what selected the real images (CUDD). other: keys of a newer version.
+    Attributes:
+        kind: "noise", "real", "patches" or "import".
+        rows: Row numbers in the source split; for "import", file names.
+        crops: For "patches": number of the crop that was taken of each row.
+        rule: The rule that selected the real images (CUDD).
+        other: Unknown keys, written by a newer version.
     """
 
     kind: str
@@ -93,7 +128,7 @@ class Origin:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Origin:
-        """The origin in a row's metadata, which was checked."""
+        """Return the origin in `value`, a JSON value that has been validated."""
         crops = value.get("crops")
         return cls(
             kind=value["kind"], rows=tuple(value["rows"]), crops=None if crops is None else tuple(crops),
@@ -102,7 +137,7 @@ class Origin:
         )  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
-        """As it stands in a row's metadata."""
+        """Return the JSON value for a row's metadata."""
         known: dict[str, Any] = {"kind": self.kind, "rows": list(self.rows)}
         known |= {} if self.crops is None else {"crops": list(self.crops)}
         known |= {} if self.rule is None else {"rule": self.rule}
@@ -111,11 +146,17 @@ class Origin:
 
 @dataclass(frozen=True, kw_only=True)
 class RowMetadata:
-    """The metadata of a row, beside its tensors.
+    """The metadata of a row, stored beside its tensors.
 
-    codec: of its labels; first: row number of the first row of its shard; size: output side of a view, pixels; mean,
-    std: of the teacher, per channel; stage: position of its prefix in the manifest's list, from 1; rank: IPC rank
-    within the class.
+    Attributes:
+        codec: Codec of the labels.
+        first: Row number of the first row of the shard.
+        size: Side of a view in pixels.
+        mean: Mean per channel of the teacher's normalisation.
+        std: Standard deviation per channel of the teacher's normalisation.
+        stage: Position of the row's prefix in the manifest's list, from 1.
+        rank: IPC rank within the class, from 0.
+        origin: Source of the image.
     """
 
     codec: str
@@ -129,7 +170,7 @@ class RowMetadata:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> RowMetadata:
-        """The metadata of a row, which was checked."""
+        """Return the metadata in `value`, a JSON value that has been validated."""
         return cls(
             codec=value["codec"], first=value["first"], size=value["size"], mean=tuple(value["mean"]),
             std=tuple(value["std"]), stage=value["stage"], rank=value["rank"],
@@ -137,7 +178,7 @@ class RowMetadata:
         )  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
-        """As it stands in the file."""
+        """Return the JSON value as stored in the views member."""
         return {
             "format": FORMAT, "codec": self.codec, "first": self.first, "size": self.size, "mean": list(self.mean),
             "std": list(self.std), "stage": self.stage, "rank": self.rank, "origin": self.origin.to_json(),
@@ -145,31 +186,43 @@ class RowMetadata:
 
 
 def shard_rows(size: int) -> int:
-    """The most rows a shard of `size` x `size` images holds (1508 at 224 pixels, 8130 at 64)."""
+    """Return the maximum number of rows in a shard of `size` x `size` images (1508 at 224 pixels, 8130 at 64)."""
     return min(max(256_000_000 // (3 * size * size + 19200), 256), 16384)
 
 
 def shard_sizes(rows: int, most: int) -> list[int]:
-    """Rows of each shard of a prefix: as few shards as hold them, sizes differing by at most one, larger first."""
+    """Return the number of rows in each shard of an increment.
+
+    There are as few shards as possible; their sizes differ by at most one, larger ones first.
+
+    Args:
+        rows: Rows of the increment.
+        most: Maximum number of rows in a shard.
+    """
     count = -(-rows // most)
     return [rows // count + (i < rows % count) for i in range(count)]
 
 
 def shard_path(prefix: int, number: int) -> str:
-    """`data/train-ipc005-00000.tar`"""
+    """Return the path of a shard, such as `data/train-ipc005-00000.tar`.
+
+    Args:
+        prefix: Prefix whose increment the shard belongs to.
+        number: Number of the shard within the increment.
+    """
     return f"data/train-ipc{prefix:03d}-{number:05d}.tar"
 
 
 def images_path(path: str) -> str:
-    """`images/train-ipc005-00000.tar`, the images and classes of a shard without its labels."""
+    """Return the `images/` tar of the shard `path`, such as `images/train-ipc005-00000.tar`."""
     return f"images/{path.removeprefix('data/')}"
 
 
 def rows_path(path: str) -> str:
-    """`data/train-ipc005-00000.rows`, the row records of a shard."""
+    """Return the row records of the shard `path`, such as `data/train-ipc005-00000.rows`."""
     return path.removesuffix(".tar") + ".rows"
 
 
 def row_key(row: int) -> str:
-    """The key of a row: its number in eight digits."""
+    """Return the key of the row with number `row`: eight decimal digits."""
     return f"{row:08d}"

@@ -1,4 +1,4 @@
-"""What single values of an untrusted manifest may be, as annotated types: names, texts, counts, numbers."""
+"""Annotated types of the values in an untrusted manifest: names, texts, counts, numbers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ddkit.core.serialization import Check, between, matching, one_of
 from ddkit.format.images import IMAGE_FORMATS, LARGEST_PIXELS
 
 LONGEST_TEXT = 10_000  # characters
-NAME = re.compile(r"\w[\w.-]{0,199}")  # also part of a file's name: no folders, no control characters
+NAME = re.compile(r"\w[\w.-]{0,199}")  # also used in file names: no path separators, no control characters
 FILE = re.compile(r"(data|images)/train-ipc\d{3,}-\d{5}\.(tar|rows)")
 
 
@@ -19,7 +19,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_setting(value: Any) -> bool:
-    """Whether a value can be one of a method's settings: a scalar, or a list or table of them."""
+    """Whether a value can be a setting of a method: a scalar, or a list or table of settings."""
     if isinstance(value, list):
         return all(_is_setting(item) for item in value)
     if isinstance(value, dict):
@@ -30,7 +30,7 @@ def _is_setting(value: Any) -> bool:
 
 
 def _is_log(value: Any) -> bool:
-    """Whether a value can be what a method logs of a prefix; the card reads one list of it."""
+    """Whether a value can be a method's log of a prefix; the card reads its list `crops_kept`."""
     kept = value.get("crops_kept", []) if isinstance(value, dict) else None
     return isinstance(kept, list) and _is_setting(value) and all(type(k) is int and 0 <= k <= 10**9 for k in kept)
 
@@ -44,14 +44,14 @@ Sha256 = Annotated[str, matching(r"[0-9a-f]{64}")]
 FileName = Annotated[str, Check(lambda text: FILE.fullmatch(text) is not None)]
 Install = Annotated[str, matching(r"pip install (-U )?ddkit(\[[\w,-]+\])?(==[\w.]+)?")]
 Repository = Annotated[str, matching(r"(?!.*\.\.)[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*")]
-Link = Annotated[str, matching(r"https?://\S{1,2000}|[\w./ -]{1,200}")]  # an address, or a file of the repository
+Link = Annotated[str, matching(r"https?://\S{1,2000}|[\w./ -]{1,200}")]  # a URL, or a file in the repository
 Architecture = Annotated[str, matching(r"[\w.:/@+-]{1,200}")]
 ProtocolName = Annotated[str, matching(r"[^/\\\x00-\x1f\x7f-\x9f]{1,200}")]  # never a path
 PrefixText = Annotated[str, matching(r"[0-9]{1,9}")]
 
 Count = Annotated[int, between(1, 10**9)]
 Side = Annotated[int, between(1, math.isqrt(LARGEST_PIXELS))]
-ViewSide = Annotated[int, between(1, 2048)]  # what networks take: a batch of views has to fit into memory
+ViewSide = Annotated[int, between(1, 2048)]  # limits the memory that a batch of views takes
 ViewCount = Annotated[int, between(1, 10**6)]
 Group = Annotated[int, between(0, 10**6)]
 Seed = Annotated[int, between(-(2**63), 2**63)]

@@ -1,4 +1,4 @@
-"""The stored image: encoded and decoded by one pair of functions, so that everyone sees the same pixels."""
+"""Encoding, decoding and checking of stored images. All code uses these functions, so all readers get equal pixels."""
 
 from __future__ import annotations
 
@@ -12,22 +12,30 @@ from PIL import Image
 
 from ddkit.errors import IntegrityError, unknown
 
-IMAGE_FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}  # what a set may hold
-WRITTEN = ("png",)  # what ddkit encodes itself: lossless, and with a checksum of its own
-LARGEST_PIXELS = 50_000_000  # of any image that comes from outside: decoding takes about ten bytes a pixel
-ORIENTATION = 0x0112  # of EXIF: readers treat it differently, so a stored image has none
+IMAGE_FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}  # formats that a set may use
+WRITTEN = ("png",)  # formats that ddkit encodes: lossless and with checksums
+LARGEST_PIXELS = 50_000_000  # limit for untrusted images: decoding takes about ten bytes per pixel
+ORIENTATION = 0x0112  # EXIF tag: readers treat it differently, so stored images must not have it
 _PNG_TEXT = {b"eXIf", b"iTXt", b"tEXt", b"zTXt"}  # chunks that can hold an orientation
 _PNG_CRITICAL = {b"IHDR", b"PLTE", b"IDAT", b"IEND"}
 _PNG_FRAMES = {b"acTL", b"fcTL", b"fdAT"}
 IMAGE_ERRORS = (
     *(OSError, SyntaxError, ValueError, IndexError, KeyError, TypeError, AttributeError, EOFError, OverflowError),
     *(struct.error, zlib.error, MemoryError, Image.DecompressionBombError, Image.DecompressionBombWarning),
-)  # what Pillow raises for bytes that are no image
-_JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # in entropy-coded data: neither stuffing nor a restart
+)  # raised by Pillow for bytes that are not a valid image
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # a marker, but neither stuffing nor a restart
 
 
 def encode_image(pixels: np.ndarray, codec: str = "png") -> bytes:
-    """uint8 [3,H,W] -> the bytes of the published member, lossless. Same pixels and same Pillow, same bytes."""
+    """Encode an image losslessly. Equal pixels and equal versions of Pillow give equal bytes.
+
+    Args:
+        pixels: uint8 [3,H,W].
+        codec: Image format, one of WRITTEN.
+
+    Raises:
+        OptionError: ddkit does not write this format.
+    """
     if codec not in WRITTEN:
         raise unknown("image format", codec, WRITTEN)
     buffer = io.BytesIO()
@@ -36,30 +44,46 @@ def encode_image(pixels: np.ndarray, codec: str = "png") -> bytes:
 
 
 def check_image(data: bytes, codec: str, where: str, side: int) -> None:
-    """See that the bytes of a published member are an image as `decode_image` takes it, and that of a PNG every line is
-    there and nothing else, which Pillow does not tell. Raises IntegrityError naming `where`."""
+    """Check that bytes are an image that `decode_image` accepts.
+
+    A PNG must also contain every line and no further data, which Pillow does not check.
+
+    Args:
+        data: Bytes of the image.
+        codec: Image format.
+        where: Name of the row in messages.
+        side: Width and height in pixels.
+
+    Raises:
+        IntegrityError: The image is not valid.
+    """
     try:
         kinds, end = _png_chunks(data) if codec == "png" else (_PNG_TEXT, 0)
         plain = not kinds & _PNG_TEXT and end == len(data) and data[24:29] == b"\x08\x02\0\0\0"
         extent = struct.unpack(">II", data[16:24])
-        if plain and extent == (side, side):  # what ddkit writes: no other decoder is needed to know it
+        if plain and extent == (side, side):  # a PNG as ddkit writes it: Pillow is not needed
             if not _png_is_whole(data, side, side):
-                raise ValueError("it does not hold as many pixels as it says")
+                raise ValueError("it holds fewer pixels than its header says")
             return
         decode_image(data, codec, where, side)
         if codec == "png" and not _png_is_whole(data, side, side):
-            raise ValueError("it does not hold as many pixels as it says")
+            raise ValueError("it holds fewer pixels than its header says")
     except IMAGE_ERRORS as error:
         raise IntegrityError(f"{where}: the image does not decode ({error}); fetch the set again") from error
 
 
 def decode_image(data: bytes, codec: str, where: str, side: int | None = None) -> np.ndarray:
-    """The bytes of a published member -> uint8 [3,side,side], not to be written to.
+    """Decode an image to uint8 [3,side,side], as a read-only array.
 
-    side: None takes any extent up to LARGEST_PIXELS.
+    Args:
+        data: Bytes of the image.
+        codec: Image format.
+        where: Name of the row in messages.
+        side: Width and height in pixels; None accepts any size up to LARGEST_PIXELS.
 
-    Raises IntegrityError naming `where` for what does not decode, and for what readers could see differently: another
-    size, mode or depth than 8-bit RGB, an EXIF orientation, several frames, something behind the image.
+    Raises:
+        IntegrityError: The image does not decode, or other readers could decode it differently: another size, mode or
+            depth than 8-bit RGB, an EXIF orientation, several frames, or data after the end of the image.
     """
     try:
         problem, pixels = _decoded(data, codec, side)
@@ -71,12 +95,13 @@ def decode_image(data: bytes, codec: str, where: str, side: int | None = None) -
 
 
 def _decoded(data: bytes, codec: str, side: int | None) -> tuple[str | None, np.ndarray | None]:
+    """(problem, pixels) of an image; one of them is None."""
     orientable = True
     if codec == "png":
         kinds, end = _png_chunks(data)
         orientable = bool(kinds & _PNG_TEXT)
-        if data[24:26] != b"\x08\x02":  # of IHDR: bits a channel, colour type
-            return "is no 8-bit RGB", None
+        if data[24:26] != b"\x08\x02":  # IHDR: bits per channel, colour type
+            return "is not 8-bit RGB", None
     else:
         end = _jpeg_end(data) if codec == "jpg" else _webp_end(data)
     if end != len(data):
@@ -85,7 +110,7 @@ def _decoded(data: bytes, codec: str, side: int | None) -> tuple[str | None, np.
         if image.size != (side or image.width, side or image.height) or image.width * image.height > LARGEST_PIXELS:
             return f"is {image.width}x{image.height}, not {side}x{side}", None
         if image.format != IMAGE_FORMATS[codec] or image.mode != "RGB":
-            return f"is {image.format} of mode {image.mode}, no RGB {IMAGE_FORMATS[codec]}", None
+            return f"is {image.format} of mode {image.mode}, not an RGB {IMAGE_FORMATS[codec]}", None
         if getattr(image, "n_frames", 1) != 1:
             return "has several frames", None
         pixels = np.asarray(image).transpose(2, 0, 1)
@@ -95,13 +120,13 @@ def _decoded(data: bytes, codec: str, side: int | None) -> tuple[str | None, np.
 
 
 def _png_chunks(data: bytes) -> tuple[set[bytes], int]:
-    """The kinds of chunks of a PNG, each compared with its checksum, and where it ends: behind its first IEND.
+    """(types of chunks, offset of the end) of a PNG. The end is behind the first IEND; checksums are verified.
 
-    Raises ValueError where it does not begin with one IHDR of 13 bytes, holds chunks that readers must know and may
-    not, or frames of an animation, or has no end.
+    Raises ValueError if the PNG does not begin with one IHDR of 13 bytes, has an unknown critical chunk or an animation
+    frame, or has no end.
     """
     if data[8:16] != b"\0\0\0\x0dIHDR" or data[26:28] != b"\0\0" or data[28:29] not in (b"\0", b"\1"):
-        raise ValueError("it does not begin as a PNG does")
+        raise ValueError("it does not begin like a PNG")
     at, kinds = 8, set[bytes]()
     while at + 12 <= len(data):
         length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
@@ -117,7 +142,7 @@ def _png_chunks(data: bytes) -> tuple[set[bytes], int]:
 
 
 def _png_is_whole(data: bytes, width: int, height: int) -> bool:
-    """Whether the packed lines of a PNG are as many as its extent asks for, and nothing is packed behind them."""
+    """Whether the compressed data of a PNG holds exactly the lines of an image of this size and nothing more."""
     packed, at = [], 8
     while at + 12 <= len(data):
         length = int.from_bytes(data[at : at + 4], "big")
@@ -126,12 +151,12 @@ def _png_is_whole(data: bytes, width: int, height: int) -> bool:
     due = sum(h * (1 + 3 * w) for w, h in _png_passes(width, height, data[28] == 1) if w and h)
     unpacking = zlib.decompressobj()
     lines = unpacking.decompress(packed[0] if len(packed) == 1 else b"".join(packed), due + 1)
-    filters = lines[:: 1 + 3 * width] if data[28] == 0 else b""  # the first byte of each line says how it was filtered
+    filters = lines[:: 1 + 3 * width] if data[28] == 0 else b""  # the first byte of each line is its filter type
     return len(lines) == due and unpacking.eof and not unpacking.unused_data and max(filters, default=0) <= 4
 
 
 def _png_passes(width: int, height: int, interlaced: bool) -> list[tuple[int, int]]:
-    """Width and height of the parts in which a PNG holds its lines (Adam7: seven)."""
+    """Width and height of the passes of a PNG: one, or the seven of Adam7 if it is interlaced."""
     if not interlaced:
         return [(width, height)]
     starts = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
@@ -139,7 +164,7 @@ def _png_passes(width: int, height: int, interlaced: bool) -> list[tuple[int, in
 
 
 def _jpeg_end(data: bytes) -> int:
-    """Where a JPEG ends: behind the end marker of its own image, not of a thumbnail's. Raises ValueError without."""
+    """Offset of the end of a JPEG: behind its own end marker, not that of a thumbnail. Raises ValueError if missing."""
     at = 2
     while 0 < at + 2 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
@@ -153,7 +178,7 @@ def _jpeg_end(data: bytes) -> int:
 
 
 def _webp_end(data: bytes) -> int:
-    """Where a WebP ends. Raises ValueError for one that does not hold exactly one still image."""
+    """Offset of the end of a WebP. Raises ValueError if it does not hold exactly one still image."""
     at, kinds = 12, list[bytes]()
     while at + 8 <= len(data):
         kind, length = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
@@ -167,6 +192,7 @@ def _webp_end(data: bytes) -> int:
 
 
 def _turned(exif: bytes) -> bool:
+    """Whether EXIF data contains an orientation other than the default."""
     found = Image.Exif()
     found.load(exif if exif.startswith(b"Exif") else b"Exif\0\0" + exif)
     return found.get(ORIENTATION, 1) not in (0, 1)

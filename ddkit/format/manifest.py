@@ -1,4 +1,4 @@
-"""The manifest of a set as objects: what these dataclasses accept is what a `ddkit.json` may say (docs/format.md)."""
+"""The manifest of a set as dataclasses; their field types define what a valid `ddkit.json` is (docs/format.md)."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from ddkit.specs import ClassName, DatasetSpec, EvalTransform, Protocol, ViewSpe
 
 @dataclass(frozen=True, kw_only=True)
 class License(Extensible):
-    """Under which licence a set is published. id: as the Hub knows it; name, link: of the licence `other`."""
+    """The licence of a set: `id` as on the Hub; `name` and `link` if the id is "other"."""
 
     id: Line
     name: Line | None
@@ -52,7 +52,7 @@ class License(Extensible):
 
 @dataclass(frozen=True, kw_only=True)
 class ClassInfo(ClassName, Extensible):
-    """One class. id: its WordNet id, where it has one."""
+    """A class: its `name`, and its WordNet id as `id` if it has one."""
 
     name: Words
     id: Line | None = None
@@ -60,7 +60,7 @@ class ClassInfo(ClassName, Extensible):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageInfo(Extensible):
-    """The stored images. size: their side, pixels; patches: N of the stitched grid they are made of, 1 = none."""
+    """The stored images: `size` x `size` pixels, stitched of `patches` patches (1: not stitched)."""
 
     size: Side
     mode: Literal["RGB"] = "RGB"
@@ -70,10 +70,14 @@ class ImageInfo(Extensible):
 
 @dataclass(frozen=True, kw_only=True)
 class ViewInfo(Extensible):
-    """The stored views: the augmentation policy they were drawn by (ViewSpec), and how.
+    """The stored views and the augmentation policy they were drawn from (see ViewSpec for the other fields).
 
-    count: of each image; size: output side, pixels; mix_groups: the mixing group of each class; protocol: whose policy
-    it is; backend: the kind of device that labelled, cpu, cuda, ….
+    Attributes:
+        count: Views per image.
+        size: Side of a view in pixels.
+        mix_groups: Mixing group of each class; None: no groups.
+        protocol: Name of the protocol that the policy comes from.
+        backend: Device type that labelled: "cpu", "cuda", ...
     """
 
     count: ViewCount
@@ -90,13 +94,13 @@ class ViewInfo(Extensible):
 
     @functools.cached_property
     def policy(self) -> ViewSpec:
-        """The augmentation policy. Raises ValueError where it is none."""
+        """The augmentation policy. Raises ValueError if the values are not a valid policy."""
         return ViewSpec(**{f.name: getattr(self, f.name) for f in fields(ViewSpec)})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Normalisation(Extensible):
-    """Mean and standard deviation per channel, for pixels in [0, 1]: the teacher's."""
+    """The teacher's normalisation: mean and standard deviation per channel, for pixels in [0, 1]."""
 
     mean: tuple[Number, Number, Number]
     std: tuple[Number, Number, Number]
@@ -104,7 +108,7 @@ class Normalisation(Extensible):
 
 @dataclass(frozen=True, kw_only=True)
 class EvalInfo(EvalTransform, Extensible):
-    """How images are prepared for evaluation: shorter side to `resize`, centre `crop`, pixels."""
+    """Transform for evaluation: resize the shorter side to `resize` pixels, then take a centre crop of side `crop`."""
 
     resize: Side
     crop: Side
@@ -112,7 +116,7 @@ class EvalInfo(EvalTransform, Extensible):
 
 @dataclass(frozen=True, kw_only=True)
 class Fidelity(Extensible):
-    """Decoded labels against the teacher's own: mean KL divergence in nats at T = 1, 4, 20; share of equal top-1."""
+    """Decoded against original labels: mean KL divergence in nats at temperature 1, 4, 20; share of equal top-1."""
 
     kl_t1: Number
     kl_t4: Number
@@ -122,8 +126,14 @@ class Fidelity(Extensible):
 
 @dataclass(frozen=True, kw_only=True)
 class LabelInfo(Extensible):
-    """The soft labels. temperature: at which students of the recommended protocol learn them; group: rows that one
-    forward pass of the teacher saw together in batch mode (always 1)."""
+    """The soft labels.
+
+    Attributes:
+        codec: Name of the codec.
+        fidelity: Error of the codec over all views.
+        temperature: Temperature at which the recommended protocol trains students.
+        group: Rows that one forward pass of the teacher saw together in batch mode; always 1.
+    """
 
     codec: Name
     fidelity: Fidelity
@@ -133,8 +143,15 @@ class LabelInfo(Extensible):
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeInfo(Extensible):
-    """How the images were made. name: of the recipe; config: every setting of the method, by dotted key; dataset: the
-    name protocols override by; classes: as the subset was chosen."""
+    """How the images were made.
+
+    Attributes:
+        name: The recipe.
+        config: All settings of the method, by dotted key.
+        dataset: Dataset name by which protocols select overrides.
+        classes: The selection of classes as the user gave it.
+        paper: The method's paper.
+    """
 
     name: Line | None
     config: dict[Words, Setting]
@@ -145,7 +162,7 @@ class RecipeInfo(Extensible):
 
 @dataclass(frozen=True, kw_only=True)
 class Recommended(Extensible):
-    """How to train from the set. definition: the protocol itself, where it is not one that ddkit ships."""
+    """How to train from the set; `definition` holds the protocol itself if ddkit does not ship it."""
 
     protocol: ProtocolName
     definition: dict[Words, Setting] | None = None
@@ -155,7 +172,7 @@ class Recommended(Extensible):
 
 @dataclass(frozen=True, kw_only=True)
 class LogInfo(Extensible):
-    """skipped: source images that did not decode; plan: what the method recorded of each prefix."""
+    """Log of a run: `skipped`, the source images that did not decode; `plan`, the method's record of each prefix."""
 
     skipped: tuple[Words, ...]
     plan: dict[PrefixText, Log]
@@ -163,7 +180,14 @@ class LogInfo(Extensible):
 
 @dataclass(frozen=True, kw_only=True)
 class Cost(Extensible):
-    """Seconds of each part, over all units and resumes; the most memory of a unit, bytes; milliseconds an image."""
+    """What a run took, summed over all units and resumed runs.
+
+    Attributes:
+        teach, select, recover, relabel, student: Seconds per part.
+        peak_memory_bytes: Largest memory use of one unit.
+        ms_per_image: Milliseconds per image for select, recover and student together.
+        device: Device class.
+    """
 
     teach: Seconds
     select: Seconds
@@ -177,7 +201,7 @@ class Cost(Extensible):
 
 @dataclass(frozen=True, kw_only=True)
 class SourceInfo(DatasetSpec, Extensible):
-    """What the set was made from. holdout: the share that was kept for measuring; fingerprint: over its content."""
+    """The source dataset; `holdout` is the share kept for measuring, `fingerprint` a hash over the content."""
 
     id: Words
     split: Words
@@ -189,7 +213,7 @@ class SourceInfo(DatasetSpec, Extensible):
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherInfo(Extensible):
-    """A teacher that labelled the set. hash: of its weights; accuracy: percent; where: what it was asked for as."""
+    """A labelling teacher; `hash` is of its weights, `accuracy` in percent, `where` the teacher as the user gave it."""
 
     arch: Line
     hash: Sha256
@@ -202,7 +226,7 @@ class TeacherInfo(Extensible):
 
 @dataclass(frozen=True, kw_only=True)
 class RelabelledFrom(Extensible):
-    """The set whose images were labelled anew."""
+    """The set whose images were relabelled."""
 
     name: Line
     content: Sha256
@@ -211,7 +235,7 @@ class RelabelledFrom(Extensible):
 
 @dataclass(frozen=True, kw_only=True)
 class SubsetOf(Extensible):
-    """The published set that this is a part of."""
+    """The published set that this set is a part of."""
 
     repo: Repository
     revision: Line
@@ -221,7 +245,7 @@ class SubsetOf(Extensible):
 
 @dataclass(frozen=True)
 class Location:
-    """Where a set was opened: its directory, and the Hub id where it was opened by that."""
+    """Location of an opened set: its directory, and the Hub id if it was opened by one."""
 
     root: Path = Path()
     hub_id: str | None = None
@@ -229,9 +253,19 @@ class Location:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest(Extensible):
-    """Everything that `ddkit.json` says, and where the set lies.
+    """The content of `ddkit.json`, and the location of the set. Other fields are explained in docs/format.md.
 
-    real_pixels: what is left of real images: whole, crops, initial (what was optimised began as one), none or unknown.
+    Attributes:
+        created_by: Versions of ddkit, Python and libraries.
+        classes: The classes, in label order.
+        ipc: Images per class.
+        image_tars: Whether every shard has an `images/` tar.
+        fingerprint: Hash of everything that determines the published bytes, except the list of prefixes.
+        prefixes: IPC of each prefix, ascending.
+        shard_rows: Maximum number of rows in a shard.
+        real_pixels: What remains of real images: whole, crops, initial (optimised from a real image), none or unknown.
+        shards: The shards in row order.
+        location: Where the set was opened; not written to the file.
     """
 
     name: Name
@@ -266,7 +300,7 @@ class Manifest(Extensible):
     results: tuple[ResultEntry, ...] = ()
     location: Location = field(default=Location(), init=False, compare=False)
 
-    # -------------------------------------------------------------- where it lies
+    # -------------------------------------------------------------- location
 
     @property
     def root(self) -> Path:
@@ -275,36 +309,39 @@ class Manifest(Extensible):
 
     @property
     def where(self) -> str:
-        """What people call the set: the Hub id it was opened by, or the directory."""
+        """The set as messages name it: the Hub id it was opened by, or its directory."""
         return self.location.hub_id or str(self.root)
 
     def at(self, root: Path, hub_id: str | None = None) -> Manifest:
-        """The same manifest of a set that lies in `root`, opened by `hub_id` where it was."""
+        """Return a copy located in the directory `root`, opened by the Hub id `hub_id` (None: by its path)."""
         moved = replace(self)
         object.__setattr__(moved, "location", Location(root, hub_id))
         return moved
 
     def changed(self, **values: Any) -> Manifest:
-        """A copy with other values of some fields, at the same place."""
+        """Return a copy with other `values` of some fields and the same location."""
         return replace(self, **values).at(self.root, self.location.hub_id)
 
-    # -------------------------------------------------------------- what it says
+    # -------------------------------------------------------------- content
 
     @property
     def class_names(self) -> list[str]:
-        """The names of the classes, in label order."""
+        """The class names, in label order."""
         return [c.name for c in self.classes]
 
     @property
     def teacher(self) -> TeacherInfo:
-        """The teacher whose labels the set holds."""
+        """The teacher that labelled the set."""
         return self.teachers[0]
 
     def protocol(self, name: str | None = None) -> Protocol:
-        """A protocol, by default the recommended one, which the set may carry itself.
+        """Return a protocol, by default the recommended one, which may be defined in the manifest itself.
 
-        name: of a shipped protocol, or its TOML file; None: the recommended one. What the set itself names is data or
-        a shipped protocol, never a file. Raises OptionError.
+        Args:
+            name: A shipped protocol or a TOML file; None: the recommended one, which is never read from a file.
+
+        Raises:
+            OptionError: The protocol is unknown or not valid.
         """
         own = self.recommended
         if name in (None, own.protocol) and own.definition:
@@ -312,43 +349,48 @@ class Manifest(Extensible):
         return Protocol.shipped(own.protocol) if name in (None, own.protocol) else Protocol.load(name)
 
     def shards_of(self, ipc: int | None = None) -> list[ShardEntry]:
-        """The shards of the prefixes up to `ipc` (default: all). Raises SetError where no prefix is that IPC."""
+        """Return the shards of the prefix `ipc`, or all if it is None. Raises SetError if there is no such prefix."""
         if ipc is not None and ipc not in self.prefixes:
             have = ", ".join(str(p) for p in self.prefixes)
             raise SetError(f"{self.where} has no prefix of {ipc} images per class; it has {have}")
         return [shard for shard in self.shards if ipc is None or shard.prefix <= ipc]
 
     def files(self, ipc: int | None = None, *, labels: bool = True, images: bool = True) -> dict[str, str]:
-        """Path -> sha256 of what the set consists of, or a prefix of it (`entries.files_of`)."""
+        """Return a mapping from path to sha256 of the files of the set or of a prefix.
+
+        Args:
+            ipc: The prefix; default: the whole set.
+            labels, images: Which files to include, as in `entries.files_of`.
+        """
         return files_of(self.shards_of(ipc), labels=labels, images=images)
 
     def rows(self, ipc: int | None = None) -> int:
-        """Images in the set, or in a prefix of it."""
+        """Return the number of rows of the set, or of the prefix `ipc`."""
         return sum(shard.rows for shard in self.shards_of(ipc))
 
     def total_bytes(self, ipc: int | None = None) -> int:
-        """Bytes of the shards, or of those of a prefix."""
+        """Return the total size in bytes of the shards of the set, or of the prefix `ipc`."""
         return sum(shard.bytes for shard in self.shards_of(ipc))
 
-    # -------------------------------------------------------------- as a file
+    # -------------------------------------------------------------- serialisation
 
     @functools.cached_property
     def content(self) -> str:
-        """sha256 over the sorted `path sha256` lines of shards and row records: same run, same content."""
+        """sha256 over the sorted lines `path sha256` of all files; equal runs give equal content."""
         lines = sorted(f"{path} {sha256}\n" for path, sha256 in files_of(self.shards).items())
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
-        """As it stands in `ddkit.json`, with `format`, `content` and `self`."""
+        """Return the JSON value of `ddkit.json`, including `format`, `content` and `self`."""
         known = {key: value for key, value in to_plain(self).items() if key != "location"}
         data = known | {"format": FORMAT, "content": self.content}
         return data | {"self": self_hash(data)}
 
     def to_bytes(self) -> bytes:
-        """The bytes of `ddkit.json`."""
+        """Return the bytes of `ddkit.json`."""
         return (canonical(self.to_json()) + "\n").encode()
 
 
 def self_hash(data: dict[str, Any]) -> str:
-    """sha256 of the canonical JSON of a manifest without the key `self`."""
+    """Return the sha256 of the canonical JSON of the manifest `data` without its key `self`."""
     return hashlib.sha256(canonical({k: v for k, v in data.items() if k != "self"}).encode()).hexdigest()

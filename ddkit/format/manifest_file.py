@@ -1,4 +1,4 @@
-"""`ddkit.json`: read with every byte checked, and written last, by rename, so that its existence means complete."""
+"""Reading and writing `ddkit.json`. It is written last, by rename, so its existence means that the set is complete."""
 
 from __future__ import annotations
 
@@ -15,19 +15,23 @@ from ddkit.format.manifest import Manifest, self_hash
 
 FILE = "ddkit.json"
 OURS = (FILE, "data", "images", "README.md", "_info.json", "preview.png", "labels.safetensors", "teacher.safetensors")
-LARGEST_MANIFEST = 64 * 2**20  # bytes of a manifest
-MOST_VALUES = 1_000_000  # of its JSON: more take gigabytes when they are parsed
+LARGEST_MANIFEST = 64 * 2**20  # bytes
+MOST_VALUES = 1_000_000  # JSON values in a manifest: more take gigabytes to parse
 
 
 def is_set(root: Path) -> bool:
-    """Whether a directory holds a finished set."""
+    """Return whether the directory `root` holds a finished set."""
     return (root / FILE).is_file()
 
 
 def work_beside(root: Path) -> Path:
-    """OUT.work: what is unfinished, kept or private of a set, beside its directory; never pushed.
+    """Return OUT.work, the directory beside a set for its unfinished, cached and private files; it is never pushed.
 
-    Raises OptionError for the root of the file system.
+    Args:
+        root: Directory of the set.
+
+    Raises:
+        OptionError: `root` is the root of the file system.
     """
     named = root if root.name not in ("", "..") else root.resolve()
     if not named.name:
@@ -36,16 +40,29 @@ def work_beside(root: Path) -> Path:
 
 
 def write_manifest(root: Path, manifest: Manifest) -> Manifest:
-    """Write `ddkit.json` atomically; returns the manifest as of a set in `root`. Raises DiskError."""
+    """Write `ddkit.json` atomically and return the manifest, located in `root`.
+
+    Args:
+        root: Directory of the set.
+        manifest: Manifest to write.
+
+    Raises:
+        DiskError: The file cannot be written.
+    """
     write_bytes(root / FILE, manifest.to_bytes())
     return manifest.at(root)
 
 
 def read_manifest(root: str | Path) -> Manifest:
-    """Read and check `ddkit.json` of a directory.
+    """Read and validate the `ddkit.json` of a directory.
 
-    Raises SetError (no distilled set there), FormatVersion (written by a newer ddkit), IntegrityError (its bytes are
-    not what was written, or name files a set cannot have).
+    Args:
+        root: Directory of the set.
+
+    Raises:
+        SetError: The directory holds no finished set.
+        FormatVersion: The set was written by a newer ddkit.
+        IntegrityError: The file was changed, is not a valid manifest, or part of the set is a link.
     """
     root = Path(root)
     path = root / FILE
@@ -59,14 +76,22 @@ def read_manifest(root: str | Path) -> Manifest:
     text = read_limited(path, LARGEST_MANIFEST)
     if text is None:
         raise IntegrityError(
-            f"{path} is larger than any manifest ({size_words(LARGEST_MANIFEST)}); fetch the set again"
+            f"{path} is larger than a manifest can be ({size_words(LARGEST_MANIFEST)}); fetch the set again"
         )
     return parse_manifest(text, path).at(root)
 
 
 def check_links(root: Path) -> None:
-    """Raise IntegrityError where anything of a set is a link. Only the Hub client's cache, where a set lies as links
-    into its folder of contents, is read as it is."""
+    """Check that no file of a set is a link.
+
+    Links are accepted only in the cache of the Hub client, which stores files as links into its `blobs` folder.
+
+    Args:
+        root: Directory of the set.
+
+    Raises:
+        IntegrityError: A file is a link.
+    """
     cached = root.absolute().parent
     blobs = cached.parent / "blobs"
     is_cache = cached.name == "snapshots" and blobs.is_dir() and not blobs.is_symlink()
@@ -74,9 +99,17 @@ def check_links(root: Path) -> None:
 
 
 def parse_manifest(text: bytes, path: Path) -> Manifest:
-    """Validate an untrusted manifest. path: for messages. Raises FormatVersion, IntegrityError."""
+    """Parse and validate an untrusted manifest.
+
+    Args:
+        text: Bytes of the file.
+        path: Its path, for messages.
+
+    Raises:
+        FormatVersion, IntegrityError.
+    """
     if len(text) > LARGEST_MANIFEST or sum(text.count(mark) for mark in (b",", b"[", b"{")) > MOST_VALUES:
-        raise IntegrityError(f"{path} holds more values than any manifest; fetch the set again")
+        raise IntegrityError(f"{path} holds more values than a manifest can; fetch the set again")
     try:
         data = strict_json(text)
         version = data["format"]
@@ -93,11 +126,18 @@ def parse_manifest(text: bytes, path: Path) -> Manifest:
     try:
         return manifest_of(data)
     except Mismatch as error:
-        raise IntegrityError(f"{path} is not a valid manifest: {error}; fetch or make the set again") from error
+        raise IntegrityError(f"{path} is not a valid manifest: {error}; fetch or create the set again") from error
 
 
 def manifest_of(data: dict[str, Any]) -> Manifest:
-    """The manifest that JSON values are. Raises Mismatch for what no set can say."""
+    """Build a manifest from JSON values.
+
+    Args:
+        data: The JSON object of a `ddkit.json` whose format version is known.
+
+    Raises:
+        Mismatch: The values are not a valid manifest.
+    """
     own = {key: value for key, value in data.items() if key not in ("format", "self", "content")}
     if data["format"] < 1:
         raise Mismatch(f"format is {data['format']}")

@@ -1,4 +1,4 @@
-"""Reading the rows of a set, each compared with the format and the manifest before anybody uses it."""
+"""Reading the rows of a set and checking each of them against the format and the manifest before use."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from ddkit.core.device import cores
 from ddkit.core.files import file_sha256
 from ddkit.errors import IntegrityError
-from ddkit.format.damage import damage, open_images, open_layout
+from ddkit.format.damage import REMEDY, damage, open_images, open_layout
 from ddkit.format.entries import RowRecord, ShardEntry, row_key
 from ddkit.format.images import check_image, decode_image
 from ddkit.format.manifest import Manifest
@@ -26,14 +26,23 @@ from ddkit.format.views_member import DecodedRow
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-PART_ROWS = 32  # rows of a shard that one thread reads together
-AHEAD = 4  # parts that are read or wait while one is used
+PART_ROWS = 32  # rows that one thread reads as a unit
+AHEAD = 4  # parts that are read ahead
 
 
 @dataclass(frozen=True)
 class Part:
-    """Some rows of a shard, from position `start` on. pixels: uint8 [3,S,S] each; labels, ranks: int64 [n]; views: of
-    these rows; soft: the codec's tensors [n,V,…]. Of images alone ranks are 0, views None and soft empty."""
+    """Some consecutive rows of a shard.
+
+    Attributes:
+        start: Position of the first of them in the shard.
+        rows: Row numbers.
+        pixels: The images, uint8 [3,S,S] each; empty in a thorough check.
+        labels: Class indices, int64 [n].
+        ranks: IPC ranks within the class, int64 [n]; 0 if only images were read.
+        views: Views of these rows; None if only images were read.
+        soft: The codec's tensors [n,V,...]; empty if only images were read.
+    """
 
     start: int
     rows: list[int]
@@ -46,10 +55,15 @@ class Part:
 
 @dataclass
 class SetReader:
-    """Reads shards one by one, in order; `prefix_problem` then tells whether their rows make whole prefixes.
+    """Reads shards in order and checks their rows. `prefix_problem` then checks that the rows form complete prefixes.
 
-    thorough: for `verify`: compare each member with its record's hash, too, and look at every line of an
-    image and every view's labels; pixels are not decoded then. IntegrityErrors name shard, row and member.
+    IntegrityErrors name shard, row and member.
+
+    Attributes:
+        manifest: The set to read.
+        thorough: For `verify`: also compare each member with the hash in its row record, and check every line of each
+            image and the labels of every view. Pixels are not decoded then.
+        form: What all rows of the set have in common.
     """
 
     manifest: Manifest
@@ -61,8 +75,16 @@ class SetReader:
         self.form = RowFormat.of(self.manifest)
 
     def shard(self, shard: ShardEntry, first: int, pool: ThreadPoolExecutor) -> Iterator[Part]:
-        """The rows of a shard, whose first is row number `first`; the last part comes after all its bytes were
-        compared with the manifest. Raises IntegrityError."""
+        """Yield the rows of a shard. The last part is yielded only after all bytes were compared with the manifest.
+
+        Args:
+            shard: The shard to read.
+            first: Row number of its first row.
+            pool: Threads that decode parts ahead of use.
+
+        Raises:
+            IntegrityError: The shard is damaged or not valid.
+        """
         opened = open_layout(self.manifest, shard)
         if isinstance(opened, str):
             self._refuse(opened)
@@ -81,13 +103,22 @@ class SetReader:
                 yield self._noted(shard, next(done))
             last = self._noted(shard, next(done))
         except IntegrityError:
-            self._compare(shard, hashed)  # damage has a better name than what it does to a row
+            self._compare(shard, hashed)  # if the file is damaged, report that instead of its effect on a row
             raise
         self._compare(shard, hashed)
         yield last
 
     def images(self, shard: ShardEntry, first: int, pool: ThreadPoolExecutor) -> Iterator[Part]:
-        """As `shard`, images and classes alone, from the tar without labels where there is one."""
+        """Yield images and classes of a shard, from its tar without labels if there is one.
+
+        Args:
+            shard: The shard to read.
+            first: Row number of its first row.
+            pool: Threads that decode images.
+
+        Raises:
+            IntegrityError: The shard is damaged or not valid.
+        """
         entries = open_images(self.manifest, shard)
         self._numbered(shard, first, [record for record, _ in entries])
         for start in range(0, len(entries), PART_ROWS):
@@ -97,7 +128,13 @@ class SetReader:
             yield Part(start, [record.row for record, _ in mine], pixels, labels, np.zeros_like(labels), None, {})
 
     def prefix_problem(self, prefix: int) -> str | None:
-        """Whether the rows read of a prefix are its ranks of every class, each once; asked after its last shard."""
+        """Return why the rows of an increment do not have each rank of each class exactly once, or None.
+
+        To be called after the increment's last shard was read.
+
+        Args:
+            prefix: The increment's prefix.
+        """
         ends = (0, *self.manifest.prefixes)
         labels, ranks = (np.concatenate(arrays) for arrays in zip(*self._seen.pop(prefix)))
         low = ends[ends.index(prefix) - 1]
@@ -105,7 +142,7 @@ class SetReader:
         return None if problem is None else f"ipc {prefix}: {problem}"
 
     def _numbered(self, shard: ShardEntry, first: int, records: list[RowRecord]) -> list[RowRecord]:
-        """The row records, seen to be the rows that are due, of classes that there are."""
+        """Check the numbers, classes and sizes in the row records of a shard, and return the records."""
         last, classes = first + shard.rows - 1, len(self.manifest.classes)
         if [record.row for record in records] != list(range(first, last + 1)):
             self._refuse(f"{shard.path}: its rows are not {first} to {last}")
@@ -123,7 +160,7 @@ class SetReader:
         self, shard: ShardEntry, first: int, records: list[RowRecord], start: int, rows: int, tar: Tar,
         groups: np.ndarray | None,
     ) -> Part:  # fmt: skip
-        """The rows of `records`, which begin at position `start` of a shard of `rows`."""
+        """Read the rows of `records`, which begin at position `start` of a shard with `rows` rows."""
         read = [self._row(shard, first, record, tar) for record in records]
         views = Views.stack([row.views for row in read])
         position = np.arange(start, start + len(records))
@@ -141,6 +178,7 @@ class SetReader:
         return Part(start, [r.row for r in records], pixels, labels, ranks, views, soft)
 
     def _noted(self, shard: ShardEntry, part: Part) -> Part:
+        """Remember classes and ranks for `prefix_problem`."""
         self._seen.setdefault(shard.prefix, []).append((part.labels, part.ranks))
         return part
 
@@ -166,15 +204,16 @@ class SetReader:
         return decode_image(image, codec, _place(shard, record), side)
 
     def _compare(self, shard: ShardEntry, hashed: Future[str]) -> None:
+        """Compare the hash of a shard with the manifest."""
         if hashed.result() != shard.sha256:
             self._refuse(damage(self.manifest, shard))
 
     def _refuse(self, problem: str) -> NoReturn:
-        raise IntegrityError(f"{self.manifest.where}: {problem}; fetch or make the set again")
+        raise IntegrityError(f"{self.manifest.where}: {problem}; {REMEDY}")
 
 
 def _ahead(pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-    """work(item) of each, in order, a few of them in other threads before they are asked for."""
+    """Yield work(item) for each item in order, computing a few of them ahead in other threads."""
     waiting: deque[Future[Result]] = deque()
     for item in items:
         waiting.append(pool.submit(work, item))
@@ -189,9 +228,16 @@ def _place(shard: ShardEntry, record: RowRecord) -> str:
 
 
 def read_set(manifest: Manifest, ipc: int | None = None, *, labels: bool = True) -> Iterator[tuple[int, Part]]:
-    """(number of the shard, part) of every shard of a prefix, each row seen to be as the format and the manifest say.
+    """Yield the checked rows of a set or a prefix as (number of the shard, part).
 
-    labels: False reads images and classes alone. Raises IntegrityError naming shard, row and member.
+    Args:
+        manifest: The set to read.
+        ipc: The prefix to read; default: the whole set.
+        labels: False reads only images and classes.
+
+    Raises:
+        SetError: `ipc` is not a prefix of the set.
+        IntegrityError: A file is damaged or not valid; the message names shard, row and member.
     """
     reader, first = SetReader(manifest), 0
     shards = manifest.shards_of(ipc)
@@ -202,4 +248,4 @@ def read_set(manifest: Manifest, ipc: int | None = None, *, labels: bool = True)
             first += shard.rows
             last = number + 1 == len(shards) or shards[number + 1].prefix != shard.prefix
             if labels and last and (problem := reader.prefix_problem(shard.prefix)):
-                raise IntegrityError(f"{manifest.where}: {problem}; fetch or make the set again")
+                raise IntegrityError(f"{manifest.where}: {problem}; {REMEDY}")

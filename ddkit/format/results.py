@@ -1,4 +1,4 @@
-"""Measured results, as they stand in the manifest and on the card."""
+"""Measured results, as stored in the manifest and shown on the card."""
 
 from __future__ import annotations
 
@@ -9,16 +9,21 @@ from typing import Annotated
 from ddkit.core.serialization import Extensible, between, one_of
 from ddkit.format.fields import NOT_EMPTY, Architecture, Count, Line, Number, Percent, Seconds, StudentSeed, Words
 
-RESULT_KEY = ("of", "ipc", "arch", "protocol", "labels", "val", "seeds")  # measuring the same again replaces it
+# Identifies a measurement: a new result with the same values replaces the old one.
+RESULT_KEY = ("of", "ipc", "arch", "protocol", "labels", "val", "seeds")
 
-FEW = 100  # images of a measurement
+FEW = 100  # minimum number of images of a meaningful measurement
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference(Extensible):
-    """Mean of the paired differences to a baseline and its 95 % interval, in points.
+    """Mean of the paired differences to a baseline and its 95 % confidence interval, in percentage points.
 
-    pairs: how many there are; to: which baseline.
+    Attributes:
+        mean: Mean difference.
+        low, high: Bounds of the interval.
+        pairs: Number of pairs.
+        to: The baseline.
     """
 
     mean: Number
@@ -30,11 +35,27 @@ class Difference(Extensible):
 
 @dataclass(frozen=True, kw_only=True)
 class ResultEntry(Extensible):
-    """What students of one network reached. Accuracies in percent.
+    """Accuracy in percent of the students of one architecture.
 
-    of: what they were trained on; labels: the kind of labels; val: what they were measured on; val_images: how many
-    images that are; seeds: of the students; values: their accuracies, one list a set; std: over all students;
-    difference: to `random`, None where there is no such baseline; total_bytes: of the shards; seconds: of all trainings.
+    Attributes:
+        of: What the students were trained on.
+        ipc: The prefix that was used.
+        arch: Architecture of the students.
+        protocol: Protocol, with overrides.
+        labels: Kind of labels.
+        val: Dataset the accuracy was measured on.
+        val_images: Number of images it was measured on.
+        seeds: Seeds of the students.
+        n_sets: Number of sets.
+        n_students: Number of students over all sets.
+        values: Accuracies, one list per set.
+        mean: Mean accuracy over all students.
+        std: Standard deviation over all students.
+        difference: Paired difference to `random`; None without that baseline.
+        total_bytes: Size of the shards that were used.
+        seconds: Duration of all trainings.
+        command: Command that measured the result.
+        hardware: Hardware it was measured on.
     """
 
     of: Annotated[str, one_of("this", "random", "equal-bytes", "teacher")]
@@ -57,8 +78,10 @@ class ResultEntry(Extensible):
     hardware: Words
 
     def carries_a_claim(self) -> bool:
-        """Whether it rests on enough: two students or more, and where the images are counted, at least FEW of them, so
-        that one image is no more than a point."""
+        """Return whether the result has at least two students and, if `val_images` is known, at least FEW images.
+
+        With FEW images, one image changes the accuracy by at most one percentage point.
+        """
         return self.n_students >= 2 and (self.val_images is None or self.val_images >= FEW)
 
 
@@ -66,7 +89,12 @@ EvalReport = tuple[ResultEntry, ...]
 
 
 def merged_results(first: Sequence[ResultEntry], then: Sequence[ResultEntry]) -> tuple[ResultEntry, ...]:
-    """All measured rows of both; of the same measurement (RESULT_KEY) the one in `first`."""
+    """Combine two lists of results. Of two entries for the same measurement (RESULT_KEY), the one in `first` is kept.
+
+    Args:
+        first: Results that take precedence.
+        then: Results to add.
+    """
 
     def key(result: ResultEntry) -> tuple[object, ...]:
         return tuple(getattr(result, name) for name in RESULT_KEY)

@@ -1,4 +1,4 @@
-"""What a row of a set may hold: its tensors and metadata against the format, before anything is computed with them."""
+"""The format of a row: checks of its tensors and metadata before they are used."""
 
 from __future__ import annotations
 
@@ -17,18 +17,24 @@ from ddkit.format.manifest import Manifest
 from ddkit.format.views import UNMIXED, Views
 from ddkit.format.views_member import LARGEST_HEADER, DecodedRow, UnpackedRow, unpack_views
 
-KINDS = ("noise", "real", "patches", "import")  # of an origin
-_SHARED = ("size", "mean", "std")  # metadata that is the same in every row
+KINDS = ("noise", "real", "patches", "import")  # kinds of origins
+_SHARED = ("size", "mean", "std")  # metadata that is equal in all rows
 
 Shapes = dict[str, tuple[np.dtype, tuple[int, ...]]]
 
 
 @dataclass(frozen=True)
 class RowFormat:
-    """What every row of a set has in common.
+    """What all rows of a set have in common.
 
-    shapes: name -> (dtype, shape [V,…]) of the view tensors; soft: of the label tensors; height, width: of the stored
-    images, size: output side, pixels; patches: N of the stitched grid; shared: metadata that all rows have alike.
+    Attributes:
+        codec: Codec of the labels.
+        shapes: dtype and shape [V,...] of each view tensor.
+        soft: dtype and shape of each label tensor.
+        height: Height of the stored images in pixels.
+        width: Width of the stored images in pixels.
+        size: Side of a view in pixels.
+        shared: Metadata that is equal in all rows.
     """
 
     codec: Codec
@@ -41,7 +47,7 @@ class RowFormat:
 
     @classmethod
     def of(cls, manifest: Manifest) -> RowFormat:
-        """What the manifest says of every row."""
+        """Return the row format that `manifest` specifies. Raises FormatVersion for an unknown codec."""
         policy, side, size = manifest.views, manifest.image.size, manifest.views.size
         small = np.dtype(np.uint8 if max(side, size) <= 255 else np.int16)
         v = policy.count
@@ -61,9 +67,16 @@ class RowFormat:
 
     @classmethod
     def like(cls, row: UnpackedRow, codec: Codec, extent: tuple[int, int], where: str) -> RowFormat:
-        """What a first row says of all, where no manifest is at hand. extent: height and width of its image.
+        """Infer the row format from one row, without a manifest.
 
-        Raises IntegrityError where it is no row of any set.
+        Args:
+            row: A row as read.
+            codec: Codec of its labels.
+            extent: Height and width of its image in pixels.
+            where: Name of the row in messages.
+
+        Raises:
+            IntegrityError: The row cannot be of any set.
         """
         views, soft, meta = row.views, row.labels, row.metadata
         views_count, name = views.count, codec.TENSORS[0]
@@ -84,30 +97,35 @@ class RowFormat:
                     shape[1:2] if key == "patches" else ()) for key, (_, shape) in shapes.items())
         )  # fmt: skip
         if not good:
-            raise IntegrityError(f"{where}: its views are not as a ddkit set has them; fetch the set again")
+            raise IntegrityError(f"{where}: its views are not in the format of a ddkit set; fetch the set again")
         return cls(codec, shapes, wanted, height, width, int(size or 0), {key: meta.get(key) for key in _SHARED})
 
     @property
     def largest_image(self) -> int:
-        """Bytes of the largest stored image: one that no codec compresses, and its metadata."""
+        """Upper bound for the bytes of a stored image: incompressible pixels, and image metadata."""
         return 6 * self.height * self.width + 2**20
 
     @functools.cached_property
     def largest_views(self) -> int:
-        """Bytes of the largest views member: its tensors, and the JSON before them."""
+        """Upper bound for the bytes of a views member: tensors and header."""
         tensors = sum(dtype.itemsize * math.prod(shape) for dtype, shape in (self.shapes | self.soft).values())
         return tensors + 2 * self.shapes["flip"][1][0] + LARGEST_HEADER
 
     @functools.cached_property
     def plain(self) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """Both shapes, types by numpy's codes: compared for every row."""
+        """dtype, as a numpy type string, and shape of all tensors; compared with those of every row."""
         return {name: (dtype.str, shape) for name, (dtype, shape) in (self.shapes | self.soft).items()}
 
     def unpack(self, data: bytes, where: str, *, labels: bool = True) -> DecodedRow:
-        """One row of its views member. Raises IntegrityError where a type, a shape or the metadata is not that of the
-        set, or a label no number.
+        """Decode the views member of a row and check it.
 
-        where: for messages; labels: False leaves their values to `labels_problem`.
+        Args:
+            data: Bytes of the member.
+            where: Name of the row in messages.
+            labels: False does not check the values of labels; `labels_problem` does that for several rows at once.
+
+        Raises:
+            IntegrityError: A type, a shape or the metadata does not match the set, or the labels are not valid.
         """
         found = unpack_views(data, self.codec, where)
         problem = self.tensor_problem(found.views, found.labels) or self.metadata_problem(found.metadata)
@@ -118,7 +136,12 @@ class RowFormat:
         return DecodedRow(found.views, found.labels, RowMetadata.from_json(found.metadata))
 
     def labels_problem(self, soft: Mapping[str, np.ndarray], thorough: bool) -> tuple[int, str] | None:
-        """The first of some rows whose labels [n,V,…] no teacher gave, as (index, what), or None."""
+        """Return (index, problem) of the first row with labels that are not valid, or None.
+
+        Args:
+            soft: The codec's tensors [n,V,...] of n rows.
+            thorough: Also find errors that do not affect students.
+        """
         if self.codec.problem(soft, thorough) is None:
             return None
         n = len(next(iter(soft.values())))
@@ -126,7 +149,12 @@ class RowFormat:
         return next((i, problem) for i, one in enumerate(alone) if (problem := self.codec.problem(one, thorough)))
 
     def tensor_problem(self, views: Views, soft: Mapping[str, np.ndarray]) -> str | None:
-        """Which tensor of a row is not of the set's type and shape, or None."""
+        """Return which tensor of a row does not have the type and shape of the set, or None.
+
+        Args:
+            views: Views of the row (n = 1).
+            soft: Its label tensors [V,...].
+        """
         found = {name: (array.dtype.str, array.shape[1:]) for name, array in views.tensors().items()}
         found |= {name: (array.dtype.str, array.shape) for name, array in soft.items()}
         wanted = self.plain if "mean" not in soft else self.plain | {"mean": ("<f2", (views.count,))}
@@ -137,7 +165,7 @@ class RowFormat:
         return f"tensor {name[:40]!r} is {_shown(found.get(name))}, not {_shown(wanted.get(name))}"
 
     def metadata_problem(self, meta: Mapping[str, Any]) -> str | None:
-        """What a row's metadata says that cannot be, or None. Keys that came later are left alone."""
+        """Return which value in the row metadata `meta` is not valid, or None. Unknown keys are ignored."""
         fixed = {"format": FORMAT, "codec": self.codec.NAME} | dict(self.shared)
         if wrong := [key for key, value in fixed.items() if repr(meta.get(key)) != repr(value)]:  # 1 is not True or 1.0
             return f"metadata {wrong[0]} is {meta.get(wrong[0])!r:.80}, not {fixed[wrong[0]]}"
@@ -149,10 +177,13 @@ class RowFormat:
     def views_problem(
         self, views: Views, position: np.ndarray, rows: int, groups: np.ndarray | None = None
     ) -> tuple[int, str] | None:
-        """The first of some rows whose integers no view can have, as (index, what), or None.
+        """Return (index, problem) of the first row with integers that no view can have, or None.
 
-        views: of n rows, partners as positions in the shard; position: int [n], the rows' own; rows: of the shard;
-        groups: mixing group of each row of the shard.
+        Args:
+            views: Views of n rows, with partners as positions in the shard.
+            position: Positions of these rows in the shard, int [n].
+            rows: Number of rows in the shard.
+            groups: Mixing group of each row of the shard; None: no groups.
         """
         checks = [(_outside(views.box, self.height, self.width, 1), "a box that is not inside the image"),
                   (views.flip > 1, "a flip that is neither 0 nor 1")]  # fmt: skip
@@ -169,7 +200,7 @@ class RowFormat:
                 region = views.mix_box
                 checks.append((_outside(region, self.size, self.size, 0), "a mix_box that is not inside the view"))
                 empty = (region[..., 2] == 0) | (region[..., 3] == 0) | ~mixed
-                packed = region.view(np.uint32 if region.itemsize == 1 else np.uint64)[..., 0]  # all four at once
+                packed = region.view(np.uint32 if region.itemsize == 1 else np.uint64)[..., 0]  # four as one integer
                 checks.append((empty & (packed != 0), "a mix_box where nothing is mixed"))
             if views.mix_lam is not None:
                 lam = views.mix_lam
@@ -189,7 +220,7 @@ class RowFormat:
 
 
 def _is_origin(origin: Any) -> bool:
-    """Whether this says where an image comes from: kind, rows of the source (of an import: names), CUDD's rule."""
+    """Whether a JSON value is a valid origin (see entries.Origin)."""
     if not isinstance(origin, dict) or origin.get("kind") not in KINDS or not isinstance(origin.get("rows"), list):
         return False
     if not isinstance(origin.get("rule", ""), str):
@@ -203,7 +234,7 @@ def _is_origin(origin: Any) -> bool:
 
 
 def _outside(box: np.ndarray, height: int, width: int, least: int) -> np.ndarray:
-    """Which boxes [n,V,4] are not inside height x width, or have a side below `least`: bool [n,V]."""
+    """Which boxes [n,V,4] are not inside height x width or have a side below `least`: bool [n,V]."""
     wide_enough = np.int16 if box.dtype == np.uint8 else np.int32
     top, left, tall, wide = np.moveaxis(box, -1, 0).astype(wide_enough, order="C")
     wrong = (top + tall > height) | (left + wide > width)
@@ -220,7 +251,15 @@ def _shown(found: tuple[str, tuple[int, ...]] | None) -> str:
 
 
 def ranks_problem(labels: np.ndarray, ranks: np.ndarray, classes: int, low: int, high: int) -> str | None:
-    """Whether the rows of one prefix are ranks low … high-1 of every class, each once. labels, ranks: int [n]."""
+    """Return why the rows of an increment do not have each rank of each class exactly once, or None.
+
+    Args:
+        labels: Class indices, int [n].
+        ranks: IPC ranks within the class, int [n].
+        classes: Number of classes.
+        low: Lowest rank of the increment.
+        high: Highest rank of the increment plus 1.
+    """
     if ((labels < 0) | (labels >= classes)).any():
         return f"class {int(labels[(labels < 0) | (labels >= classes)][0])} is not one of the {classes}"
     if ((ranks < low) | (ranks >= high)).any():

@@ -1,4 +1,4 @@
-"""Row records (`.rows`): where the members of each row lie in a tar, and their hashes."""
+"""Row records (`.rows`): the byte ranges and hashes of the members of each row in a tar."""
 
 from __future__ import annotations
 
@@ -18,16 +18,21 @@ LONGEST_ROW = 8 + 1 + 9 + 2 * (17 + 17 + 65) + 1  # bytes of a line
 
 
 def parse_rows(data: bytes, where: str) -> list[RowRecord]:
-    """The row records of a shard, from the bytes of its `.rows` file. where: for messages.
+    """Parse a `.rows` file.
 
-    Raises IntegrityError for lines that are not as specified.
+    Args:
+        data: Bytes of the file.
+        where: Name of the file in messages.
+
+    Raises:
+        IntegrityError: A line is not a valid row record.
     """
     records = []
     *lines, rest = data.split(b"\n")
     for number, line in enumerate([*lines, rest] if rest else lines, start=1):
         found = _ROW.fullmatch(line)
         if found is None or number > len(lines):
-            raise IntegrityError(f"{where}: line {number} is no row record; fetch the set again")
+            raise IntegrityError(f"{where}: line {number} is not a row record; fetch the set again")
         key, label, at_image, image_bytes, image_sha, at_views, views_bytes, views_sha = found.groups()
         image = ByteRange(int(at_image), int(image_bytes), image_sha.decode())
         views = ByteRange(int(at_views), int(views_bytes), views_sha.decode())
@@ -36,7 +41,7 @@ def parse_rows(data: bytes, where: str) -> list[RowRecord]:
 
 
 def write_rows(records: Iterable[RowRecord]) -> bytes:
-    """The bytes of a `.rows` file: one tab-separated line a row."""
+    """Return the bytes of a `.rows` file: one tab-separated line for each of the `records`."""
     lines = []
     for r in records:
         fields = (row_key(r.row), r.label, *(v for m in (r.image, r.views) for v in (m.offset, m.length, m.sha256)))
@@ -45,7 +50,13 @@ def write_rows(records: Iterable[RowRecord]) -> bytes:
 
 
 def members(records: list[RowRecord], codec: str, *, labels: bool = True) -> tuple[list[str], np.ndarray]:
-    """Names and sizes (int64) of the members of a shard's tar in order; labels: False of its `images/` tar."""
+    """Return names and sizes (int64) of the members of a shard's tar, in order.
+
+    Args:
+        records: Row records of the shard.
+        codec: Image format.
+        labels: False: the members of its `images/` tar.
+    """
     names, sizes = [], []
     for record in records:
         key = row_key(record.row)
@@ -55,36 +66,54 @@ def members(records: list[RowRecord], codec: str, *, labels: bool = True) -> tup
 
 
 def records_problem(tar: Tar, records: list[RowRecord], codec: str) -> str | None:
-    """What differs between a mapped tar and its row records, but for the data of images and views; None where nothing.
+    """Return the first difference between a tar and its row records, or None.
 
-    Headers, order, classes, offsets, sizes, padding and the end are compared.
+    Headers, order, classes, offsets, sizes, padding and the end are compared, but not the data of images and views.
+
+    Args:
+        tar: The mapped tar.
+        records: Its row records.
+        codec: Image format.
     """
     names, sizes = members(records, codec)
     offsets = data_offsets(sizes)
     wrong = _misplaced(records, offsets)
     if wrong.any():
-        return f"row {row_key(records[int(wrong.argmax())].row)} is not where its record says"
+        return f"row {row_key(records[int(wrong.argmax())].row)} is not where its row record says"
     return layout_problem(tar, names, sizes) or _classes_problem(tar, records, offsets[::3])
 
 
 def records_follow(records: list[RowRecord], codec: str) -> bool:
-    """Whether the places in row records are those of members that follow one another."""
+    """Return whether the offsets in row records are those of members that follow one another in a tar.
+
+    Args:
+        records: Row records of a shard.
+        codec: Image format.
+    """
     return not _misplaced(records, data_offsets(members(records, codec)[1])).any()
 
 
 def _misplaced(records: list[RowRecord], offsets: np.ndarray) -> np.ndarray:
+    """Which records have other offsets than expected: bool [n]. offsets: of all members, int64 [3n]."""
     listed = np.array([(record.image.offset, record.views.offset) for record in records], np.int64).reshape(-1, 2)
     found: np.ndarray = (listed != offsets.reshape(-1, 3)[:, 1:]).any(axis=1)
     return found
 
 
 def images_layout_problem(tar: Tar, records: list[RowRecord], codec: str) -> str | None:
-    """As `records_problem`, of the tar with images alone."""
+    """Return the first difference between an `images/` tar and the row records, or None; compares as `records_problem`.
+
+    Args:
+        tar: The mapped tar.
+        records: Row records of the shard.
+        codec: Image format.
+    """
     names, sizes = members(records, codec, labels=False)
     return layout_problem(tar, names, sizes) or _classes_problem(tar, records, data_offsets(sizes)[::2])
 
 
 def _classes_problem(tar: Tar, records: list[RowRecord], offsets: np.ndarray) -> str | None:
+    """The first `cls` member that differs from its record, or None. offsets: of these members, int64 [n]."""
     for record, at in zip(records, offsets.tolist()):
         text = str(record.label).encode()
         if tar[at : at + len(text)] != text:
@@ -93,15 +122,20 @@ def _classes_problem(tar: Tar, records: list[RowRecord], offsets: np.ndarray) ->
 
 
 def image_ranges(records: list[RowRecord]) -> list[ByteRange]:
-    """Where the image of each row lies in the `images/` tar of its shard."""
+    """Return the byte ranges of the images in the `images/` tar of the shard with these `records`."""
     ranges, at = [], 0
     for record in records:
-        at += 3 * BLOCK  # the header and data of the class, the header of the image
+        at += 3 * BLOCK  # header and data of the class, header of the image
         ranges.append(ByteRange(at, record.image.length, record.image.sha256))
         at += -(-record.image.length // BLOCK) * BLOCK
     return ranges
 
 
 def member(tar: Tar, place: ByteRange) -> bytes:
-    """The bytes of one member of a mapped or read tar."""
+    """Return the data of one member.
+
+    Args:
+        tar: A tar, mapped or in memory.
+        place: Byte range of the member.
+    """
     return bytes(tar[place.offset : place.offset + place.length])

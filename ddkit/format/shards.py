@@ -1,4 +1,4 @@
-"""The deterministic writer of WebDataset shards (docs/format.md)."""
+"""Deterministic writer of WebDataset shards (docs/format.md)."""
 
 from __future__ import annotations
 
@@ -27,13 +27,25 @@ from ddkit.format.tars import BLOCK
 
 
 def labels_outweigh(label_bytes: int, image_bytes: int) -> bool:
-    """Whether a set with these bytes on its first prefix gets `images/` tars, for all its shards."""
+    """Return whether a set gets `images/` tars: whether labels take more than twice the bytes of the images.
+
+    Args:
+        label_bytes: Bytes of views and labels in the first increment.
+        image_bytes: Bytes of images in the first increment.
+    """
     return label_bytes > 2 * image_bytes
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One row as it is published. views: the bytes of its views member."""
+    """One row in its published form.
+
+    Attributes:
+        row: Row number.
+        label: Class index.
+        image: Bytes of the encoded image.
+        views: Bytes of the views member.
+    """
 
     row: int
     label: int
@@ -42,7 +54,7 @@ class Sample:
 
 
 class _Hashing(io.RawIOBase):
-    """A file that is hashed while it is written."""
+    """A file that hashes and counts the bytes written to it."""
 
     def __init__(self, file: io.BufferedIOBase) -> None:
         self._file, self.sha256, self.size = file, hashlib.sha256(), 0
@@ -62,9 +74,21 @@ class _Hashing(io.RawIOBase):
 def write_shard(
     root: Path, path: str, prefix: int, samples: Iterable[Sample], codec: str = "png", *, image_tar: bool = False
 ) -> ShardEntry:
-    """Write a shard, its row records and, with `image_tar`, its images without labels below `root`, each atomically.
+    """Write a shard, its row records and optionally its `images/` tar, each atomically.
 
-    path: of the shard in the set; prefix: whose increment its rows belong to; codec: of the images. Raises DiskError.
+    Args:
+        root: Directory of the set.
+        path: Path of the shard, relative to the set.
+        prefix: Prefix whose increment the rows belong to.
+        samples: The rows.
+        codec: Image format.
+        image_tar: Whether to write the `images/` tar.
+
+    Returns:
+        The shard's entry for the manifest.
+
+    Raises:
+        DiskError: A file cannot be written.
     """
     records: list[RowRecord] = []
     with contextlib.ExitStack() as stack:
@@ -92,7 +116,7 @@ def write_shard(
 
 @contextlib.contextmanager
 def _hashed_tar(path: Path) -> Iterator[tuple[tarfile.TarFile, _Hashing]]:
-    """A tar that is written atomically, and hashed while it is."""
+    """A tar that is written atomically and hashed while it is written."""
     with atomic_file(path) as temporary, open(temporary, "wb") as file:
         hashing = _Hashing(file)
         with tarfile.open(fileobj=hashing, mode="w", format=tarfile.USTAR_FORMAT) as tar:
@@ -100,7 +124,7 @@ def _hashed_tar(path: Path) -> Iterator[tuple[tarfile.TarFile, _Hashing]]:
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> ByteRange:
-    """Add a member; returns where its data lies."""
+    """Add a member and return the byte range of its data."""
     info = tarfile.TarInfo(name)
     info.size, info.mode = len(data), 0o644
     offset = tar.offset + BLOCK

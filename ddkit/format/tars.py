@@ -1,8 +1,9 @@
-"""The tar of a shard, byte for byte: what our writer writes around the members, and nothing else.
+"""The exact bytes of a shard's tar outside the data of its members.
 
-A tar may hold much that a reader does not expect: long names, links, devices, holes, a second archive behind the first.
-None of it is parsed here. From the names and sizes that the row records give, every header, every padding and the end
-follow, so they are computed and compared: a shard that passes reads alike in every tar reader.
+A tar may contain features that readers treat differently: long names, links, devices, sparse files, a second archive
+after the first. None of them is parsed here. The names and sizes in the row records determine every header, all
+padding and the end of the archive, so these are computed and compared. Every tar reader reads a shard that passes in
+the same way.
 """
 
 from __future__ import annotations
@@ -13,31 +14,38 @@ from typing import Any
 
 import numpy as np
 
-BLOCK = tarfile.BLOCKSIZE  # 512: a header takes one, data is padded to whole ones
-RECORD = tarfile.RECORDSIZE  # 10240: an archive is padded to whole ones
+BLOCK = tarfile.BLOCKSIZE  # 512 bytes: size of a header; data is padded to whole blocks
+RECORD = tarfile.RECORDSIZE  # 10240 bytes: an archive is padded to whole records
 _NAME, _SIZE, _CHECKSUM = slice(0, 100), slice(124, 136), slice(148, 156)
 
 
 def padded(sizes: np.ndarray) -> np.ndarray:
-    """Bytes that data of these sizes takes in a tar."""
+    """Return `sizes` rounded up to whole blocks."""
     return -(-sizes // BLOCK) * BLOCK
 
 
 def data_offsets(sizes: np.ndarray) -> np.ndarray:
-    """Where the data of members of these sizes begins, int64 [m], when they follow one another from the start."""
+    """Return where the data of consecutive members of these `sizes` begins, int64 [m]."""
     ends = np.cumsum(BLOCK + padded(sizes))
     found: np.ndarray = ends - padded(sizes)
     return found
 
 
 def tar_bytes(sizes: np.ndarray) -> int:
-    """Bytes of a tar of members of these sizes: two zero blocks at the end, padded to whole records."""
+    """Return the size of a tar with members of these `sizes`: two zero blocks at the end, padded to whole records."""
     end = int((BLOCK + padded(sizes)).sum()) + 2 * BLOCK
     return -(-end // RECORD) * RECORD
 
 
 def headers(names: Sequence[str], sizes: np.ndarray) -> np.ndarray:
-    """The ustar headers of regular members, uint8 [m,512]: mode 0644, no owner, mtime 0, as `shards.write_shard`."""
+    """Return the ustar headers of regular files as `shards.write_shard` writes them, uint8 [m,512].
+
+    The mode is 0644; owner and modification time are 0.
+
+    Args:
+        names: Names of the members.
+        sizes: Bytes of their data, int64 [m].
+    """
     info = tarfile.TarInfo("")
     info.mode = 0o644
     blank = np.frombuffer(info.tobuf(tarfile.USTAR_FORMAT), np.uint8)
@@ -55,9 +63,14 @@ def headers(names: Sequence[str], sizes: np.ndarray) -> np.ndarray:
 
 
 def layout_problem(tar: Any, names: Sequence[str], sizes: np.ndarray) -> str | None:
-    """What differs between a mapped tar and the one that our writer makes of members of these names and sizes, or None.
+    """Return the first difference between a tar and the one that ddkit would write, or None.
 
-    Compares all but the members' data: headers, padding, the end, and the size of the file.
+    Headers, padding, the end and the size of the file are compared, but not the data of the members.
+
+    Args:
+        tar: The mapped tar.
+        names: Names of the members.
+        sizes: Bytes of their data, int64 [m].
     """
     if len(tar) != tar_bytes(sizes):
         return f"{len(tar)} bytes instead of {tar_bytes(sizes)}"
@@ -65,15 +78,15 @@ def layout_problem(tar: Any, names: Sequence[str], sizes: np.ndarray) -> str | N
     blocks = np.frombuffer(tar, np.uint8).reshape(-1, BLOCK)
     differing = (blocks[at // BLOCK - 1] != headers(names, sizes)).any(axis=1)
     if differing.any():
-        return f"the header of {names[int(differing.argmax())]} is not as it is written"
-    rest = sizes % BLOCK  # bytes of data in a member's last block
+        return f"the header of {names[int(differing.argmax())]} is not as ddkit writes it"
+    rest = sizes % BLOCK  # bytes of data in each member's last block, 0 if it is full
     last = (at + padded(sizes)) // BLOCK - 1
     partial = np.flatnonzero(rest)
     padding = np.arange(BLOCK)[None, :] >= rest[partial][:, None]
     dirty = ((blocks[last[partial]] != 0) & padding).any(axis=1)
     if dirty.any():
-        return f"there is something behind {names[int(partial[dirty.argmax()])]}"
+        return f"there are bytes after {names[int(partial[dirty.argmax()])]}"
     end = int(at[-1] + padded(sizes)[-1]) if len(sizes) else 0
     if blocks[end // BLOCK :].any():
-        return "there is something behind the last member"
+        return "there are bytes after the last member"
     return None

@@ -1,4 +1,4 @@
-"""Checking a set against its manifest: every shard, every row, every member. Says which one is wrong."""
+"""Verifies a set against its manifest: every shard, row and member. Problems name the damaged part."""
 
 from __future__ import annotations
 
@@ -10,27 +10,40 @@ from ddkit.core.console import progress
 from ddkit.core.device import cores
 from ddkit.core.files import read_limited
 from ddkit.errors import IntegrityError
-from ddkit.format.damage import images_beside, images_problem, mapped, row_records
+from ddkit.format.damage import REMEDY, images_beside, images_problem, mapped, row_records
 from ddkit.format.entries import ShardEntry
 from ddkit.format.manifest import Manifest
 from ddkit.format.manifest_file import read_manifest
 from ddkit.format.reading import SetReader
 from ddkit.format.row_records import member
 
-LARGEST_RENDERED = 4 * 2**20  # bytes of a card or `_info.json` that are looked at
+LARGEST_RENDERED = 4 * 2**20  # bytes of a card or `_info.json` that are read
 
 
 def directory_problems(directory: str | Path, on_shard: Callable[[int], None] | None = None) -> list[str]:
-    """Compare a set with its manifest: bytes, row records, counts, and that every row reads as the format says.
+    """Compare a set with its manifest: hashes, row records, counts, and the content of every row.
 
-    Returns every problem, one line each, naming shard, row and member; an empty list means all is well.
-    Raises SetError, FormatVersion, or IntegrityError where the manifest itself cannot be trusted.
+    Args:
+        directory: Directory of the set.
+        on_shard: Called with 1 after each shard; default: a progress bar.
+
+    Returns:
+        All problems, one line each, naming shard, row and member; empty if the set is intact.
+
+    Raises:
+        SetError, FormatVersion.
+        IntegrityError: The manifest itself is damaged.
     """
     return set_problems(read_manifest(directory), on_shard)
 
 
 def set_problems(manifest: Manifest, on_shard: Callable[[int], None] | None = None) -> list[str]:
-    """As `directory_problems`, of a manifest at hand, which need not be written yet."""
+    """Verify the set of a manifest in memory, which need not be written yet; otherwise as `directory_problems`.
+
+    Args:
+        manifest: Manifest of the set.
+        on_shard: Called with 1 after each shard; default: a progress bar.
+    """
     problems: list[str] = []
     reader, first, good = SetReader(manifest, thorough=True), 0, True
     shards = manifest.shards
@@ -41,7 +54,7 @@ def set_problems(manifest: Manifest, on_shard: Callable[[int], None] | None = No
                     pass
                 problem = images_problem(manifest, shard) or _other_images(manifest, shard)
             except IntegrityError as error:
-                problem = bare(manifest, error)
+                problem = _without_remedy(manifest, error)
             good = good and problem is None
             last = number + 1 == len(shards) or shards[number + 1].prefix != shard.prefix
             if last and good:
@@ -53,14 +66,19 @@ def set_problems(manifest: Manifest, on_shard: Callable[[int], None] | None = No
     return problems
 
 
-def bare(manifest: Manifest, error: IntegrityError) -> str:
-    """What an error says is wrong, without the set's name and the next step."""
+def _without_remedy(manifest: Manifest, error: IntegrityError) -> str:
+    """Return the message of an error without the set's name and the suggested next step.
+
+    Args:
+        manifest: Manifest of the set.
+        error: An error about it.
+    """
     text = str(error).removeprefix(f"{manifest.where}: ")
-    return text.removesuffix("; fetch the set again").removesuffix("; fetch or make the set again")
+    return text.removesuffix("; fetch the set again").removesuffix(f"; {REMEDY}")
 
 
 def _other_images(manifest: Manifest, shard: ShardEntry) -> str | None:
-    """Whether the tar without labels holds other images than the shard."""
+    """Whether the tar without labels holds other images than the shard, as a message; None if not."""
     if shard.images is None:
         return None
     tar = mapped(manifest.root / shard.path)
@@ -71,8 +89,13 @@ def _other_images(manifest: Manifest, shard: ShardEntry) -> str | None:
 
 
 def stale_files(manifest: Manifest) -> list[str]:
-    """The rendered files (card, `_info.json`) that are missing or of another content than the manifest: no failure,
-    the next `distill` or `card` makes them anew."""
+    """Return the rendered files (card, `_info.json`) that are missing or do not contain the manifest's content hash.
+
+    They do not make a set invalid; the next `distill` or `card` writes them again.
+
+    Args:
+        manifest: Manifest of the set.
+    """
     content, stale = manifest.content, []
     for name in ("README.md", "_info.json"):
         path = manifest.root / name

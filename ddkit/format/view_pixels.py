@@ -1,8 +1,8 @@
-"""What a view looks like: crop, resize, flip, CutMix and Mixup of stored images, exactly as the integers say.
+"""The pixels of views: crop, resize, flip, CutMix and Mixup of stored images, as the stored integers specify.
 
-Teacher and student see the same pixels because both go through this file. On a CPU the one resampler is torch's
-antialiased bilinear interpolation of uint8; on other devices the same filter as two banded matrix products, whose
-result is within 1/255 of it.
+Labelling and replay both use this module, so teacher and student see the same pixels. On a CPU images are resized with
+torch's antialiased bilinear interpolation of uint8; on other devices the same filter is applied as two banded matrix
+products, whose result differs by at most 1/255.
 """
 
 from __future__ import annotations
@@ -19,23 +19,34 @@ from torch.nn.functional import interpolate
 from ddkit.core.device import each_on_one_thread
 from ddkit.format.views import Views
 
-LARGE = 2**20  # pixels of views that are worth several threads
+LARGE = 2**20  # output pixels of a batch from which on several threads are used
 
 
 def resample(image: Tensor, box: Sequence[int] | np.ndarray, size: int) -> Tensor:
-    """Crop `box` (top, left, height, width) of a uint8 [3,H,W] CPU image and resize it: uint8 [3,size,size]."""
+    """Crop an image and resize the crop: uint8 [3,size,size].
+
+    Args:
+        image: uint8 [3,H,W] on a CPU.
+        box: Top, left, height, width in pixels.
+        size: Side of the result in pixels.
+    """
     top, left, height, width = (int(v) for v in box)
     crop = image[:, top : top + height, left : left + width]
     if height == width == size:
-        return crop.clone()  # the resampler is the identity here (tested), at a fiftieth of the time
+        return crop.clone()  # resampling would be the identity (tested); this is 50 times faster
     return interpolate(crop[None], (size, size), mode="bilinear", antialias=True, align_corners=False)[0]
 
 
 def resample_banded(images: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """Crop and resize a batch on any device: float [B,3,H,W], int boxes [B,4] -> float [B,3,size,size], differentiable.
+    """Crop and resize a batch on any device, differentiably: float [B,3,size,size].
 
-    The antialiased triangle filter as two banded matrices, so that the backward pass is two matrix products as well,
-    which are deterministic where the backward of interpolation is not.
+    The antialiased triangle filter is applied as two banded matrices. The backward pass then consists of matrix
+    products too, which are deterministic; the backward pass of interpolation is not.
+
+    Args:
+        images: float [B,3,H,W].
+        boxes: int [B,4]: top, left, height, width in pixels.
+        size: Side of the result in pixels.
     """
     rows = resize_matrices(boxes[:, 0], boxes[:, 2], images.shape[2], size, images.dtype)
     columns = resize_matrices(boxes[:, 1], boxes[:, 3], images.shape[3], size, images.dtype)
@@ -45,9 +56,15 @@ def resample_banded(images: Tensor, boxes: Tensor, size: int) -> Tensor:
 def resize_matrices(
     start: Tensor, length: Tensor, extent: int, size: int, dtype: torch.dtype, antialias: bool = True
 ) -> Tensor:
-    """[B,size,extent]: the bilinear resize of `length` pixels from `start` to `size` pixels, as matrices.
+    """Return matrices [B,size,extent] that crop a line of pixels and resize the crop bilinearly.
 
-    antialias: the triangle grows with the reduction, as in `resample`; without, it always spans two pixels.
+    Args:
+        start: First pixel of each crop, int [B].
+        length: Pixels of each crop, int [B].
+        extent: Pixels of the line.
+        size: Pixels of the result.
+        dtype: Type of the matrices.
+        antialias: Widen the triangle filter when reducing, as `resample` does; False: it always spans two pixels.
     """
     ratio = (length.to(dtype) / size)[:, None, None]
     support = ratio.clamp(min=1) if antialias else torch.ones_like(ratio)
@@ -61,7 +78,12 @@ def resize_matrices(
 
 
 def unshuffle(image: Tensor, order: Sequence[int] | np.ndarray) -> Tensor:
-    """Rearrange a [..., H, W] image of N patches: patch j of the result is patch order[j] of `image`."""
+    """Permute the patches of an image: patch j of the result is patch order[j] of `image`.
+
+    Args:
+        image: [..., H, W], a square grid of N patches.
+        order: Permutation of 0 to N - 1.
+    """
     factor = math.isqrt(len(order))
     h, w = image.shape[-2] // factor, image.shape[-1] // factor
     result = torch.empty_like(image)
@@ -73,11 +95,16 @@ def unshuffle(image: Tensor, order: Sequence[int] | np.ndarray) -> Tensor:
 
 
 def apply(images: Tensor, views: Views, rows: np.ndarray, view_indices: np.ndarray, size: int) -> Tensor:
-    """The pixels of some views: uint8 [B,3,size,size] on the device of `images`, CutMix included, Mixup not.
+    """Compute the pixels of some views, with CutMix but without Mixup: uint8 [B,3,size,size] on the device of `images`.
 
-    images: uint8 [n,3,H,W], the shard's images; views: of the same n rows; rows: int [B], which of them;
-    view_indices: int [B], which view of each; size: output side, pixels. A CutMix partner shows its
-    own unmixed view of the same index.
+    A CutMix region shows the partner's own unmixed view with the same view index.
+
+    Args:
+        images: The stored images, uint8 [n,3,H,W].
+        views: Views of the same n rows.
+        rows: Positions of the rows to use, int [B].
+        view_indices: View index of each of them, int [B].
+        size: Side of a view in pixels.
     """
     pixels = _unmixed(images, views, rows, view_indices, size)
     if views.mix_box is None or views.partner is None:
@@ -105,7 +132,7 @@ def _between(line: Tensor, start: Tensor, length: Tensor) -> Tensor:
 
 
 def _unmixed(images: Tensor, views: Views, rows: np.ndarray, view_indices: np.ndarray, size: int) -> Tensor:
-    """Patches, crop, resize, flip: uint8 [B,3,size,size]."""
+    """Apply patch order, crop, resize and flip: uint8 [B,3,size,size]."""
     boxes, flips = views.box[rows, view_indices], views.flip[rows, view_indices]
     orders = None if views.patches is None else views.patches[rows, view_indices]
     if images.device.type == "cpu":
@@ -131,10 +158,13 @@ def _unmixed(images: Tensor, views: Views, rows: np.ndarray, view_indices: np.nd
 
 @dataclass(frozen=True)
 class ViewPixels:
-    """Some views before normalisation.
+    """The pixels of some views before normalisation.
 
-    pixels: uint8 [B,3,S,S], CutMix included; mixed: int [M], which of them Mixup mixes; partners: uint8 [M,3,S,S], the
-    unmixed views that are mixed in; weights: float32 [M], of the view itself.
+    Attributes:
+        pixels: uint8 [B,3,S,S], with CutMix.
+        mixed: Indices of the views that Mixup applies to, int [M].
+        partners: Unmixed views of their partners, uint8 [M,3,S,S].
+        weights: Weights of the views' own pixels, float32 [M].
     """
 
     pixels: Tensor
@@ -143,9 +173,11 @@ class ViewPixels:
     weights: np.ndarray | None = None
 
     def network_input(self, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-        """What a network sees: float32 [B,3,S,S], normalised, Mixup included.
+        """Return the network input: float32 [B,3,S,S], normalised, with Mixup.
 
-        mean, std: of the teacher, per channel, for pixels in [0, 1].
+        Args:
+            mean: Mean per channel of the teacher's normalisation, for pixels in [0, 1].
+            std: Standard deviation per channel of the teacher's normalisation.
         """
         inputs = normalise(self.pixels, mean, std)
         if self.partners is not None:
@@ -157,7 +189,11 @@ class ViewPixels:
 
 
 def view_pixels(images: Tensor, views: Views, rows: np.ndarray, view_indices: np.ndarray, size: int) -> ViewPixels:
-    """The pixels of some views, and what Mixup needs. Arguments as `apply`."""
+    """Compute the pixels of some views and those of their Mixup partners.
+
+    Args:
+        images, views, rows, view_indices, size: As in `apply`.
+    """
     pixels = apply(images, views, rows, view_indices, size)
     if views.mix_lam is None or views.partner is None:
         return ViewPixels(pixels, np.array([], int))
@@ -179,15 +215,24 @@ def network_input(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> Tensor:
-    """What a network sees of some views: float32 [B,3,size,size], normalised, CutMix or Mixup included.
+    """Compute the network input for some views: float32 [B,3,size,size], normalised, with CutMix or Mixup.
 
-    mean, std: of the teacher, per channel, for pixels in [0, 1]. The other arguments as `apply`.
+    Args:
+        images, views, rows, view_indices, size: As in `apply`.
+        mean: Mean per channel of the teacher's normalisation, for pixels in [0, 1].
+        std: Standard deviation per channel of the teacher's normalisation.
     """
     return view_pixels(images, views, rows, view_indices, size).network_input(mean, std)
 
 
 def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """uint8 [B,3,H,W] -> float32: / 255, minus mean, over std."""
+    """Normalise uint8 images to float32: divide by 255, subtract the mean, divide by the standard deviation.
+
+    Args:
+        pixels: uint8 [B,3,H,W].
+        mean: Mean per channel, for pixels in [0, 1].
+        std: Standard deviation per channel.
+    """
     shape = (1, 3, 1, 1)
     mean_t = torch.tensor(mean, dtype=torch.float32, device=pixels.device).view(shape)
     std_t = torch.tensor(std, dtype=torch.float32, device=pixels.device).view(shape)

@@ -1,4 +1,4 @@
-"""Views as integers: how they are drawn and held (docs/format.md)."""
+"""Views as integers: drawing them from an augmentation policy, and holding them (docs/format.md)."""
 
 from __future__ import annotations
 
@@ -11,16 +11,21 @@ import numpy as np
 from ddkit.core.seeds import rng
 from ddkit.specs import ViewSpec
 
-UNMIXED = 65535
-CROP_TRIES = 10  # of RandomResizedCrop, before it falls back to the centre
+UNMIXED = 65535  # value of `partner` for a view without mixing
+CROP_TRIES = 10  # tries of RandomResizedCrop before it falls back to a centre crop
 
 
 @dataclass(frozen=True)
 class Views:
-    """V views of n rows as integers (docs/format.md). Optional members are None for all rows of a set, or for none.
+    """V views of n rows as integers (docs/format.md). Optional arrays are None for all rows of a set or for none.
 
-    box: [n,V,4] top, left, height, width in pixels of the stored image; flip: [n,V] 0 or 1; partner: [n,V] position
-    in the shard, 65535 = not mixed; mix_box: [n,V,4] in output pixels; mix_lam: float32 [n,V]; patches: [n,V,N].
+    Attributes:
+        box: [n,V,4] crop: top, left, height, width in pixels of the stored image.
+        flip: [n,V] 1: mirrored left to right, 0: not.
+        partner: [n,V] position in the shard of the row that is mixed in, 65535: none.
+        mix_box: [n,V,4] region taken from the partner: top, left, height, width in pixels of the view.
+        mix_lam: float32 [n,V] weight of the row's own pixels.
+        patches: [n,V,N] order of the patches.
     """
 
     box: np.ndarray
@@ -35,26 +40,42 @@ class Views:
 
     @property
     def count(self) -> int:
+        """Number of views per row."""
         found: int = self.box.shape[1]
         return found
 
     def tensors(self) -> dict[str, np.ndarray]:
-        """The members that are there, by name."""
+        """Return the arrays that are not None, by name."""
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
 
     def rows(self, index: Sequence[int] | np.ndarray | slice) -> Views:
-        """The views of some rows (their partners still count in the shard)."""
+        """Return the views of some rows. Partners remain positions in the shard.
+
+        Args:
+            index: Positions of the rows.
+        """
         return Views(**{name: array[index] for name, array in self.tensors().items()})
 
     def partners(self, rows: np.ndarray, view_indices: np.ndarray) -> np.ndarray:
-        """int64 [B]: the rows mixed in, -1 = not mixed. (Readers that join shards store int64 and -1 themselves.)"""
+        """Return the position of the row mixed into each view, int64 [B], -1: none.
+
+        A `partner` array that is not uint16, as of joined shards, already uses -1.
+
+        Args:
+            rows: Positions of the rows, int [B].
+            view_indices: View index of each row, int [B].
+        """
         assert self.partner is not None
         partner = self.partner[rows, view_indices].astype(np.int64)
         return np.where(partner == UNMIXED, -1, partner) if self.partner.dtype == np.uint16 else partner
 
     @classmethod
     def stack(cls, parts: Sequence[Views]) -> Views:
-        """Rows of several parts, one after the other."""
+        """Concatenate the rows of several parts.
+
+        Args:
+            parts: Views with the same arrays.
+        """
         names = parts[0].tensors()
         return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
 
@@ -71,12 +92,21 @@ def draw(
     patches: int = 1,
     groups: np.ndarray | None = None,
 ) -> Views:
-    """The views of one shard: `policy.count` for each of its rows.
+    """Draw the views of one shard: `policy.count` for each of its rows.
 
-    first: row number of the shard's first row; height, width: of the stored images; size: output side; all in pixels.
-    patches: N of the stitched grid; groups: int [rows], partners come from the same group only (`mix_groups`).
-    Row r's integers depend on (seed, r, the shard's extent) alone, and view v does not depend on the count.
-    Source: torchvision's RandomResizedCrop; CutMix, arXiv 1905.04899; RDED, arXiv 2312.03526.
+    The integers of row r depend only on (seed, r, extent of the shard); view v does not depend on the number of views.
+    Sources: torchvision's RandomResizedCrop; CutMix, arXiv 1905.04899; RDED, arXiv 2312.03526.
+
+    Args:
+        policy: Augmentation policy.
+        seed: Seed of the run.
+        first: Row number of the shard's first row.
+        rows: Number of rows.
+        height: Height of the stored images in pixels.
+        width: Width of the stored images in pixels.
+        size: Side of a view in pixels.
+        patches: N of the stitched grid.
+        groups: Mixing group of each row, int [rows]; partners come from the same group. None: no groups.
     """
     small = max(height, width, size) <= 255
     dtype = np.uint8 if small else np.int16
@@ -84,8 +114,8 @@ def draw(
     parts = []
     members = _members(rows, groups)
     for row in range(rows):
-        # One row of uniforms a view, in a fixed layout: flip, partner, lambda, mix centre (2), 10 crop tries (4 each),
-        # column order, row order. Changing this layout changes every set that is made again.
+        # One row of uniforms per view, in a fixed layout: flip, partner, lambda, mix centre (2), 10 crop tries
+        # (4 each), column order, row order. Changing this layout changes the views of every set.
         u = rng(seed, "view", first + row).random((policy.count, 5 + 4 * CROP_TRIES + 2 * factor))
         tries, orders = u[:, 5 : 5 + 4 * CROP_TRIES], u[:, 5 + 4 * CROP_TRIES :]
         view: dict[str, np.ndarray] = {
@@ -114,7 +144,7 @@ def draw(
 
 
 def _members(rows: int, groups: np.ndarray | None) -> list[np.ndarray]:
-    """For each row, the positions it may be mixed with, its own among them (one shared array a group)."""
+    """For each row, the positions of its mixing group, including its own; rows of a group share one array."""
     if groups is None:
         return [np.arange(rows)] * rows
     by_group = {group: np.flatnonzero(groups == group) for group in np.unique(groups)}
@@ -122,7 +152,7 @@ def _members(rows: int, groups: np.ndarray | None) -> list[np.ndarray]:
 
 
 def _choose(members: np.ndarray, row: int, u: np.ndarray) -> np.ndarray:
-    """uint16: one of the members other than `row` for each uniform; 65535 where there is no other."""
+    """A member other than `row` for each uniform, uint16; 65535 if there is no other."""
     others = len(members) - 1
     if others == 0:
         return np.full(len(u), UNMIXED, np.uint16)
@@ -132,7 +162,7 @@ def _choose(members: np.ndarray, row: int, u: np.ndarray) -> np.ndarray:
 
 
 def _beta(u: np.ndarray, alpha: float) -> np.ndarray:
-    """Beta(alpha, alpha) by its inverse distribution, so that a lambda is a function of one uniform."""
+    """Beta(alpha, alpha) by its inverse distribution function, so that each lambda depends on one uniform."""
     if alpha == 1:
         return u
     from scipy.special import betaincinv
@@ -148,9 +178,19 @@ def crop_boxes(
     height: int,
     width: int,
 ) -> np.ndarray:
-    """Uniforms [V,10,4] -> boxes int64 [V,4]: the first of ten tries that fits, else the centre (torchvision's rule).
+    """Turn uniforms into crop boxes by the rule of torchvision's RandomResizedCrop.
 
-    scale: lowest and highest share of the area, each one number or [V,1]; ratio: width over height; pixels.
+    The first of ten tries that fits is used, or the centre if none fits.
+
+    Args:
+        u: Uniforms [V,10,4].
+        scale: Lowest and highest share of the area, each a number or an array [V,1].
+        ratio: Lowest and highest width over height.
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
+
+    Returns:
+        Boxes int64 [V,4]: top, left, height, width.
     """
     area = height * width * (scale[0] + (scale[1] - scale[0]) * u[..., 0])
     low, high = math.log(ratio[0]), math.log(ratio[1])
@@ -167,7 +207,7 @@ def crop_boxes(
 
 
 def _centre_box(ratio: tuple[float, float], height: int, width: int) -> np.ndarray:
-    """The largest centred box whose aspect ratio that `ratio` allows."""
+    """The largest centred box with an aspect ratio within `ratio`."""
     w, h = width, height
     if width / height < ratio[0]:
         h = min(height, max(1, round(width / ratio[0])))
@@ -177,7 +217,7 @@ def _centre_box(ratio: tuple[float, float], height: int, width: int) -> np.ndarr
 
 
 def _mix_boxes(lam: np.ndarray, centre_y: np.ndarray, centre_x: np.ndarray, size: int) -> np.ndarray:
-    """CutMix's regions [V,4]: side int(S*sqrt(1-lambda)), centre uniform, clipped to the image; 0 where empty."""
+    """CutMix regions [V,4]: side int(S*sqrt(1-lambda)), uniform centre, clipped to the view; zeros if empty."""
     side = (size * np.sqrt(1 - lam)).astype(np.int64)
     y, x = (centre_y * size).astype(np.int64), (centre_x * size).astype(np.int64)
     top, left = np.clip(y - side // 2, 0, size), np.clip(x - side // 2, 0, size)

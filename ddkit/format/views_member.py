@@ -19,14 +19,24 @@ from ddkit.format.views import Views
 
 
 def save_tensors(tensors: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None) -> bytes:
-    """Arrays as safetensors. (The library writes the buffer of a strided array as if it were contiguous.)"""
+    """Serialise arrays as safetensors.
+
+    Arrays are made contiguous first: the library writes the buffer of a strided array as if it were contiguous.
+
+    Args:
+        tensors: The arrays by name.
+        metadata: Text entries of the header.
+    """
     return _save({name: np.ascontiguousarray(array) for name, array in tensors.items()}, metadata)
 
 
 def pack_views(views: Views, labels: Mapping[str, np.ndarray], metadata: RowMetadata) -> bytes:
-    """The member `{key}.views.safetensors` of one row.
+    """Return the bytes of the views member of one row.
 
-    views: of this row alone (n = 1); labels: the codec's tensors [V,...].
+    Args:
+        views: Views of this row alone (n = 1).
+        labels: The codec's tensors [V,...].
+        metadata: Metadata of the row.
     """
     tensors = {name: np.ascontiguousarray(array[0]) for name, array in views.tensors().items()}
     tensors |= {name: np.ascontiguousarray(array) for name, array in labels.items()}
@@ -35,7 +45,13 @@ def pack_views(views: Views, labels: Mapping[str, np.ndarray], metadata: RowMeta
 
 @dataclass(frozen=True)
 class UnpackedRow:
-    """A views member as it was read: nothing of it is compared with the set yet. metadata: any JSON table."""
+    """A views member as read, not yet compared with the format of the set.
+
+    Attributes:
+        views: Views of this row alone (n = 1).
+        labels: The codec's tensors, and `mean` if present.
+        metadata: Any JSON object.
+    """
 
     views: Views
     labels: dict[str, np.ndarray]
@@ -44,10 +60,13 @@ class UnpackedRow:
 
 @dataclass(frozen=True)
 class DecodedRow:
-    """A row whose types, shapes and metadata are those of its set.
+    """A row whose types, shapes and metadata match its set.
 
-    views: of this row alone (n = 1); labels: the codec's tensors [V,...]; pixels: uint8 [3,S,S], None where the image
-    was not decoded.
+    Attributes:
+        views: Views of this row alone (n = 1).
+        labels: The codec's tensors [V,...].
+        metadata: Metadata of the row.
+        pixels: uint8 [3,S,S]; None if the image was not decoded.
     """
 
     views: Views
@@ -57,7 +76,16 @@ class DecodedRow:
 
 
 def unpack_views(data: bytes, codec: Codec, where: str) -> UnpackedRow:
-    """The inverse of `pack_views`; RowFormat checks types and values. where: for messages. Raises IntegrityError."""
+    """Read a views member, the inverse of `pack_views`. Types and values are checked by RowFormat.
+
+    Args:
+        data: Bytes of the member.
+        codec: Codec of the labels.
+        where: Name of the row in messages.
+
+    Raises:
+        IntegrityError: The bytes are not a views member.
+    """
     try:
         tensors, metadata = _unpacked(data)
         labels = {name: tensors.pop(name) for name in (*codec.TENSORS, *(["mean"] if "mean" in tensors else []))}
@@ -67,17 +95,20 @@ def unpack_views(data: bytes, codec: Codec, where: str) -> UnpackedRow:
     return UnpackedRow(views, labels, metadata)
 
 
-LARGEST_HEADER = 1_000_000  # bytes of the JSON before the tensors of one row
+LARGEST_HEADER = 1_000_000  # bytes of the header of a views member
 _DTYPES = {"U8": ("u1", 1), "U16": ("<u2", 2), "U32": ("<u4", 4), "I8": ("i1", 1), "I16": ("<i2", 2),
            "F16": ("<f2", 2), "F32": ("<f4", 4)}  # fmt: skip
 
 
 def _unpacked(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """(tensors, metadata) of safetensors bytes, read as strictly as they are written: tensors follow one another to
-    the end, and the one metadata key holds canonical JSON. Raises ValueError, KeyError, TypeError."""
+    """(tensors, metadata) of safetensors bytes, read as strictly as ddkit writes them.
+
+    Tensors must follow one another up to the end, and the one metadata key must hold canonical JSON. Raises ValueError,
+    KeyError, TypeError.
+    """
     header, start = _header(data)
     metadata = _metadata(header)
-    buffer = bytearray(data)  # arrays of it may be written to, which torch asks for
+    buffer = bytearray(data)  # writable, as torch requires of arrays it wraps
     tensors: dict[str, np.ndarray] = {}
     at = 0
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
@@ -89,34 +120,41 @@ def _unpacked(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         tensors[name] = np.frombuffer(buffer, dtype, count, start + at).reshape(shape)
         at += count * width
     if start + at != len(data):
-        raise ValueError("something behind the last tensor")
+        raise ValueError("bytes after the last tensor")
     return tensors, metadata
 
 
 def _header(data: bytes) -> tuple[dict[str, Any], int]:
-    """(the JSON before the tensors, where they begin) of safetensors bytes."""
+    """(header, offset of the first tensor) of safetensors bytes. Raises ValueError."""
     length = int.from_bytes(data[:8], "little")
     if length > min(LARGEST_HEADER, len(data) - 8):
         raise ValueError(f"a header of {length} bytes")
     if data[8:9] != b"{":
-        raise ValueError("a header that is no table")
+        raise ValueError("the header is not a table")
     return strict_json(data[8 : 8 + length]), 8 + length
 
 
 def _metadata(header: dict[str, Any]) -> dict[str, Any]:
-    """Takes the metadata out of a header: one key, `ddkit`, with a canonical JSON table."""
+    """Remove the metadata from a header and parse it: one key, `ddkit`, with a canonical JSON object."""
     entry = header.pop("__metadata__")
     if set(entry) != {"ddkit"}:
         raise ValueError(f"metadata keys {sorted(entry)!r:.80}")
     try:
         metadata = json.loads(entry["ddkit"])
         if not isinstance(metadata, dict) or canonical(metadata, indent=None) != entry["ddkit"]:
-            raise ValueError("metadata that is no canonical JSON table")  # a key twice, NaN, blanks
+            raise ValueError("metadata is not a canonical JSON object")  # duplicate keys, NaN, whitespace
     except RecursionError as error:
-        raise ValueError("metadata that is nested too deeply") from error
+        raise ValueError("metadata is nested too deeply") from error
     return metadata
 
 
 def read_metadata(data: bytes) -> dict[str, Any]:
-    """The JSON under `__metadata__.ddkit` of safetensors bytes. Raises ValueError, KeyError, TypeError."""
+    """Return the JSON object under `__metadata__.ddkit` of safetensors bytes.
+
+    Args:
+        data: Bytes of a views member.
+
+    Raises:
+        ValueError, KeyError, TypeError.
+    """
     return _metadata(_header(data)[0])

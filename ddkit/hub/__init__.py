@@ -1,5 +1,7 @@
-"""The Hugging Face Hub: the only room that imports `huggingface_hub`. It lists, fetches, uploads and commits files, and
-knows no distilled set. Whoever reads or publishes one comes in here."""
+"""The Hugging Face Hub: lists, fetches, uploads and commits files.
+
+The only package that imports `huggingface_hub`; it is independent of the format of distilled sets.
+"""
 
 from ddkit.hub.repositories import (
     Content,
@@ -25,7 +27,7 @@ from ddkit.hub.repositories import (
     tags,
     whoami,
 )
-from ddkit.hub.retries import StaleParent, with_retries, pause, url
+from ddkit.hub.retries import StaleParent, pause, url, with_retries
 
 __all__ = [
     "Content",

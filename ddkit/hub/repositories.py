@@ -1,4 +1,4 @@
-"""Repositories of the Hub: their names, what they hold, fetching, and committing."""
+"""Repositories of the Hub: ids, listings, downloads and commits."""
 
 from __future__ import annotations
 
@@ -14,14 +14,20 @@ from ddkit.core.files import read_limited
 from ddkit.core.front_matter import LARGEST_CARD, front_matter
 from ddkit.errors import HubError, HubFile, HubNone, OptionError
 from ddkit.hub.responses import COMMIT, InvalidResponse
-from ddkit.hub.retries import StaleParent, api, is_transient, with_retries, status_of, words
+from ddkit.hub.retries import StaleParent, api, is_transient, status_of, with_retries, words
 
 _REPO = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*)(@(?P<revision>[\w./-]+))?")
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """What the Hub says of a file: bytes, git's sha1 of it, and its sha256 where it is stored as a large file."""
+    """A file of a repository, as the Hub lists it.
+
+    Attributes:
+        size: Size in bytes.
+        blob: Git's sha1 of the file.
+        sha256: Its sha256, if it is stored as a large file (LFS), else None.
+    """
 
     size: int
     blob: str
@@ -30,8 +36,13 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Remote:
-    """A repository at a commit (`head`, None while it has none): path -> file; public: whether anyone may see it, None
-    where it is not there."""
+    """A repository at a commit.
+
+    Attributes:
+        head: The commit; None if the repository has none.
+        files: File by path.
+        public: Whether the repository is public; None if it does not exist.
+    """
 
     head: str | None
     files: Mapping[str, RemoteFile]
@@ -39,23 +50,46 @@ class Remote:
 
 
 def split_id(text: str) -> tuple[str, str | None] | None:
-    """`ORG/NAME[@REVISION]`, or its address on the Hub, as (repo, revision); None for anything else."""
+    """Split the id of a dataset.
+
+    Args:
+        text: `ORG/NAME[@REVISION]`, or the URL of the dataset on the Hub.
+
+    Returns:
+        (repository, revision or None), or None if `text` is not an id.
+    """
     found = _REPO.fullmatch(re.sub(r"^(https?://(huggingface\.co|hf\.co)|hf:/)/datasets/", "", text))
     return None if found is None else (found["repo"], found["revision"])
 
 
 def parse_id(text: str) -> tuple[str, str | None] | None:
-    """As `split_id`; None also for what is a path here."""
+    """Split the id of a dataset, unless it is an existing local path.
+
+    Args:
+        text: As in `split_id`.
+
+    Returns:
+        As `split_id`; also None if `text` is an existing path.
+    """
     return None if Path(text).exists() else split_id(text)
 
 
 def check_repo(text: str) -> str:
-    """A repository's id. Raises OptionError for what cannot be one."""
+    """Check the id of a repository; returns it.
+
+    Args:
+        text: `ORG/NAME`.
+
+    Raises:
+        OptionError: The Hub does not allow this id.
+    """
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}", text) or "--" in text or ".." in text:
         found = split_id(text)
         hint = f"; did you mean YOUR_NAME/{text}?" if re.fullmatch(r"[\w.-]+", text) else ""
-        hint = f"; did you mean {found[0]}?" if found else hint
-        raise OptionError(f"{text!r} is no repository; write ORG/NAME with letters, digits, '-', '_' and '.'{hint}")
+        hint = f"; did you mean {found[0]}?" if found and found[0] != text else hint
+        raise OptionError(
+            f"{text!r} is not a repository id; write ORG/NAME with letters, digits, '-', '_' and '.'{hint}"
+        )
     return text
 
 
@@ -63,7 +97,13 @@ def check_repo(text: str) -> str:
 
 
 def remote(repo: str, revision: str | None = None, kind: str = "dataset") -> Remote:
-    """What a repository holds at the head of a revision."""
+    """List a repository at the head of a revision.
+
+    Args:
+        repo: Id of the repository.
+        revision: Branch, tag or commit; default: the main branch.
+        kind: `dataset` or `model`.
+    """
 
     def read() -> Remote:
         info = api().repo_info(repo, repo_type=kind, revision=revision)
@@ -82,20 +122,29 @@ def remote(repo: str, revision: str | None = None, kind: str = "dataset") -> Rem
 
 
 def head(repo: str, revision: str | None = None) -> str:
-    """The commit a revision of a dataset is at."""
+    """Return the commit at `revision` (default: the main branch) of the dataset `repo`."""
     info = with_retries(f"reading {repo}", repo, lambda: _commit(api().dataset_info(repo, revision=revision).sha))
     return str(info)
 
 
 def _commit(sha: Any) -> str:
-    """A commit as the Hub names it: also the name of a folder in the client's cache. Raises InvalidResponse."""
+    """Check a commit hash, which also names a folder in the client's cache. Raises InvalidResponse."""
     if not isinstance(sha, str) or not COMMIT.fullmatch(sha):
-        raise InvalidResponse(f"{str(sha)[:60]!r} is no commit")
+        raise InvalidResponse(f"{str(sha)[:60]!r} is not a commit")
     return sha
 
 
 def find(repo: str, revision: str | None = None, kind: str = "dataset") -> Remote | None:
-    """As `remote`; None where there is no such repository or revision, or none that this token may see."""
+    """List a repository at the head of a revision, if it exists.
+
+    Args:
+        repo: Id of the repository.
+        revision: Branch, tag or commit; default: the main branch.
+        kind: `dataset` or `model`.
+
+    Returns:
+        The repository; None if it or the revision does not exist or is not visible to this token.
+    """
     try:
         return remote(repo, revision, kind)
     except HubNone:
@@ -112,10 +161,22 @@ def fetch(
     kind: str = "dataset",
     most: int | None = None,
 ) -> Path:
-    """A file of a repository, from the client's cache where it is there; a broken download is continued.
+    """Download a file of a repository, or take it from the client's cache; interrupted downloads are resumed.
 
-    into: a folder instead of the cache; again: download what is there already; most: bytes that it may have. Raises
-    HubFile where there is no such file, HubAccess, HubError, DiskError.
+    If the Hub cannot be reached, the file in the cache is used, with a note.
+
+    Args:
+        repo: Id of the repository.
+        path: Path of the file in the repository.
+        revision: Branch, tag or commit; default: the main branch.
+        into: Folder to download to instead of the cache.
+        again: Download even if the file exists locally.
+        kind: `dataset` or `model`.
+        most: Largest size to accept, in bytes; None: any.
+
+    Raises:
+        HubFile: The repository has no such file.
+        HubAccess, HubError, DiskError.
     """
     if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or "\\" in path:
         raise HubError(f"{repo} names a file {path!r}, which lies outside of it; nothing is fetched")
@@ -137,21 +198,21 @@ def fetch(
             found = None
         if found is None:
             raise
-        note(f"{repo}: the Hub cannot be reached; {path} as it is in the cache")
+        note(f"{repo}: the Hub cannot be reached; using {path} from the cache")
         return found
 
 
 def commit_of(fetched: Path, path: str) -> str:
-    """The commit that a file fetched into the cache is of."""
+    """Return the commit of `fetched`, a file in the client's cache whose path in the repository is `path`."""
     return fetched.parents[len(Path(path).parts) - 1].name
 
 
 def licence(repo: str, revision: str | None = None) -> str | None:
-    """What a dataset's card says of its licence."""
+    """Return the licence that the card of the dataset `repo` states at `revision`, or None."""
     try:
         card = read_limited(fetch(repo, "README.md", revision=revision, most=LARGEST_CARD), LARGEST_CARD)
         matter = front_matter((card or b"").decode("utf-8", "replace"))[0]
-    except (HubFile, ValueError):  # no card, or front matter that is none
+    except (HubFile, ValueError):  # no card, or invalid front matter
         return None
     said = matter.get("license")
     names = [name for name in (said if isinstance(said, list) else [said]) if isinstance(name, str)]
@@ -162,12 +223,25 @@ def licence(repo: str, revision: str | None = None) -> str | None:
 
 
 def whoami(repo: str) -> str:
-    """The name behind the token, asked before something is written to `repo`. Raises HubAccess without one."""
+    """Return the name of the token's account.
+
+    Args:
+        repo: The repository that is to be written, for messages.
+
+    Raises:
+        HubAccess: There is no valid token.
+    """
     return str(with_retries("asking who you are", repo, lambda: api().whoami().get("name", "")))
 
 
 def create(repo: str, *, private: bool, kind: str = "dataset") -> None:
-    """Make the repository where it is not there."""
+    """Create a repository unless it exists.
+
+    Args:
+        repo: Id of the repository.
+        private: Create it as private; false leaves the default of the account or organisation.
+        kind: `dataset` or `model`.
+    """
     with_retries(
         f"creating {repo}",
         repo,
@@ -177,25 +251,25 @@ def create(repo: str, *, private: bool, kind: str = "dataset") -> None:
 
 
 def create_branch(repo: str, branch: str) -> None:
-    """Make a branch where it is not there."""
+    """Create the branch `branch` of the dataset `repo` unless it exists."""
     with_retries(
         f"branch {branch}", repo, lambda: api().create_branch(repo, branch=branch, repo_type="dataset", exist_ok=True)
     )
 
 
 def set_gated(repo: str, gated: str) -> None:
-    """Ask readers for their consent first: `auto` or `manual`."""
+    """Require access requests for the dataset `repo`, approved as `gated` says: `auto` or `manual`."""
     with_retries(f"gating {repo}", repo, lambda: api().update_repo_settings(repo, repo_type="dataset", gated=gated))
 
 
 def tags(repo: str) -> dict[str, str]:
-    """Tags -> commit."""
+    """Return the commits of the dataset `repo` that have tags, by tag."""
     found = with_retries(f"reading {repo}", repo, lambda: api().list_repo_refs(repo, repo_type="dataset"))
     return {ref.name: ref.target_commit for ref in found.tags}
 
 
 def tag(repo: str, name: str, commit: str) -> None:
-    """Name a commit; a tag that is there stays."""
+    """Tag the commit `commit` of the dataset `repo` as `name`; an existing tag is left unchanged."""
     with_retries(
         f"tag {name}",
         repo,
@@ -204,7 +278,7 @@ def tag(repo: str, name: str, commit: str) -> None:
 
 
 def git_sha1(data: bytes) -> str:
-    """The name git gives a file with these bytes."""
+    """Return git's sha1, in hex, of a file with the content `data`."""
     return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
 
@@ -212,7 +286,13 @@ Content = Path | bytes
 
 
 def same(content: Content, sha256: str, there: RemoteFile | None) -> bool:
-    """Whether the Hub holds these bytes. sha256: of `content`."""
+    """Return whether the Hub has a file with this content.
+
+    Args:
+        content: The content, or the path of a local file.
+        sha256: Its sha256, in hex.
+        there: The file on the Hub; None if it does not exist.
+    """
     if there is None:
         return False
     if there.sha256 is not None:
@@ -224,7 +304,14 @@ def same(content: Content, sha256: str, there: RemoteFile | None) -> bool:
 
 
 class Upload:
-    """Files on their way into one commit: sent first (`send`), then named in `commit`, which alone makes them seen."""
+    """Files of one commit: `send` uploads large files, `commit` then makes all files visible at once.
+
+    Args:
+        repo: Id of the repository.
+        add: Content, or local path, by path in the repository.
+        delete: Paths to delete.
+        kind: `dataset` or `model`.
+    """
 
     def __init__(
         self, repo: str, add: Mapping[str, Content], delete: Iterable[str] = (), kind: str = "dataset"
@@ -239,7 +326,14 @@ class Upload:
         self._delete = [CommitOperationDelete(path) for path in delete]
 
     def send(self, revision: str | None, create_pr: bool, advance: Callable[[int], None], at_once: int = 16) -> None:
-        """Send what the Hub keeps as large files; what it has already is not sent again. advance: bytes."""
+        """Upload the files that the Hub stores as large files (LFS), except those it already has.
+
+        Args:
+            revision: The branch of the commit.
+            create_pr: Whether the commit opens a pull request.
+            advance: Called with the number of bytes of each group of files once it is uploaded.
+            at_once: Number of files in a group.
+        """
         for start in range(0, len(self._add), at_once):
             part = self._add[start : start + at_once]
 
@@ -252,9 +346,19 @@ class Upload:
             advance(sum(operation.upload_info.size for operation in part))
 
     def commit(self, message: str, *, parent: str | None, revision: str | None = None, create_pr: bool = False) -> Any:
-        """The commit, tried once: raises StaleParent where another came first or no clear answer came.
+        """Create the commit, without retries.
 
-        Returns the client's CommitInfo (oid, pr_url, pr_revision).
+        Args:
+            message: Commit message.
+            parent: The commit that the branch must be at.
+            revision: The branch.
+            create_pr: Whether to open a pull request.
+
+        Returns:
+            The client's CommitInfo (oid, pr_url, pr_revision).
+
+        Raises:
+            StaleParent: The branch is at another commit, or the response was lost.
         """
 
         def once() -> Any:
@@ -272,7 +376,7 @@ class Upload:
 
 
 def open_request(repo: str, title: str) -> int:
-    """Open a pull request to collect several commits in; returns its number."""
+    """Open a pull request on the dataset `repo`, named `title`, for several commits; returns its number."""
     opened = with_retries(
         "opening a pull request", repo, lambda: api().create_pull_request(repo, title, repo_type="dataset")
     )
@@ -280,7 +384,7 @@ def open_request(repo: str, title: str) -> int:
 
 
 def merge_request(repo: str, number: int) -> None:
-    """Make all commits of a pull request seen at once."""
+    """Merge pull request `number` of the dataset `repo`, which makes all its commits visible at once."""
 
     def merge() -> None:
         discussion = api().get_discussion_details(repo, number, repo_type="dataset")

@@ -1,7 +1,7 @@
-"""The client, with patience: what is worth repeating is repeated, the rest becomes one clear line.
+"""The Hub client, retries with back-off, and errors as one-line messages.
 
-The client retries some requests and not others (commits, creating, tagging: never). Tokens are its own business
-(`hf auth login`, HF_TOKEN): none passes through here.
+The client itself retries some requests, but never commits, creation or tags. It also manages tokens (`hf auth login`,
+HF_TOKEN); none is handled here.
 """
 
 from __future__ import annotations
@@ -17,69 +17,74 @@ from ddkit.core.console import note
 from ddkit.core.files import FULL
 from ddkit.core.worker_state import STATE
 from ddkit.errors import DiskError, HubAccess, HubError, HubFile, HubNone, OptionError
-from ddkit.hub.responses import LONGEST_PAUSE_S, InvalidResponse, CallState, in_call, check_response
+from ddkit.hub.responses import LONGEST_PAUSE_S, CallState, InvalidResponse, check_response, in_call
 
 Result = TypeVar("Result")
 
-PAUSES_S = (1.0, 2.0, 4.0, 8.0, 15.0)  # before each further try of what the Hub may do a moment later
-TIMEOUT_S = 120.0  # without a byte: a commit may take a minute, and the client itself would wait for ever
+PAUSES_S = (1.0, 2.0, 4.0, 8.0, 15.0)  # seconds before each retry of a transient error
+TIMEOUT_S = 120.0  # seconds without a byte: a commit may take a minute, and the client sets no limit itself
 _CLIENT_ERRORS = (
     KeyError,
     TypeError,
     AttributeError,
     IndexError,
     RecursionError,
-)  # what the client raises for odd answers
+)  # raised by the client for malformed responses
 LOCAL = (*FULL, errno.EACCES, errno.EROFS, errno.EPERM)
 _TRANSIENT = {408, 409, 425, 429, 500, 502, 503, 504}
 
 
 class StaleParent(Exception):
-    """Somebody else's commit came first, or the answer to ours was lost: look again before the next try."""
+    """Another commit came first, or the response to ours was lost: list the repository before retrying."""
 
 
 def url(repo: str, kind: str = "dataset") -> str:
-    """Where people find a repository."""
+    """Return the URL of a repository.
+
+    Args:
+        repo: Id of the repository.
+        kind: `dataset` or `model`.
+    """
     return f"{_host()}/{'' if kind == 'model' else f'{kind}s/'}{repo}"
 
 
 def api() -> Any:
-    """The client, set up once in each process."""
+    """Return the client, which is configured once per process."""
     return STATE.keep("hub client", "", _new_client)
 
 
 def _new_client() -> Any:
     import httpx2
     from huggingface_hub import HfApi, constants, set_client_factory
-    from huggingface_hub.utils import _http as http  # its hooks (offline mode, debug log) are part of its own client
+    from huggingface_hub.utils import _http as http  # its default client has hooks (offline mode, debug log)
     from huggingface_hub.utils import disable_progress_bars, logging
 
     def client() -> httpx2.Client:
         ours = http.default_client_factory()
         ours.timeout = httpx2.Timeout(TIMEOUT_S, connect=20.0)
-        ours.headers["Accept-Encoding"] = "identity"  # so that a body is as long as it is said to be
+        ours.headers["Accept-Encoding"] = "identity"  # so that a body has its announced length
         ours.event_hooks = {**ours.event_hooks, "response": [*ours.event_hooks["response"], check_response]}
         return ours
 
     set_client_factory(client)
     disable_progress_bars()
     if not constants.HF_DEBUG:
-        logging.set_verbosity_error()  # what it says of its retries, `with_retries` says in the end
+        logging.set_verbosity_error()  # `with_retries` reports failures itself
     return HfApi(library_name="ddkit")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what it came from, the innermost last."""
+    """An error and its causes, the innermost last."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
 def status_of(error: BaseException) -> int | None:
-    """The HTTP status that an error came from, None where no answer came."""
+    """Return the HTTP status that `error` came from, or None if there was no response."""
     for e in _causes(error):
         status = getattr(getattr(e, "response", None), "status_code", None)
-        if status is None and type(e) is ConnectionError:  # hf_xet tells it in words
+        if status is None and type(e) is ConnectionError:  # hf_xet states it in the message only
             match = re.search(r"\((\d{3}) ", str(e))
             status = int(match[1]) if match else None
         if status is not None:
@@ -89,19 +94,19 @@ def status_of(error: BaseException) -> int | None:
 
 
 def _wrong_bytes(error: BaseException) -> bool:
-    """Whether a large file did not arrive as it was sent."""
+    """Whether a large file arrived damaged."""
     return status_of(error) in (400, 422) and any("uploading" in str(e) for e in _causes(error))
 
 
 def _was_repeated(error: BaseException) -> bool:
-    """Whether the client, or hf_xet, has tried long enough itself: no connection at all, or no token for Xet."""
+    """Whether the client or hf_xet has already retried: no connection, or no token for Xet."""
     import httpx2
 
     return any(isinstance(e, httpx2.ConnectError) or type(e) is ConnectionError for e in _causes(error))
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same call may go well a moment later."""
+    """Return whether the call that raised `error` may succeed if it is repeated."""
     import httpx2
 
     chain = list(_causes(error))
@@ -116,7 +121,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def _pause(error: BaseException, planned_s: float) -> float:
-    """Seconds to wait: what was planned, or what the Hub asks for."""
+    """Seconds to wait before the next try: the planned pause, or the longer one that the Hub asks for."""
     for e in _causes(error):
         asked = str(getattr(getattr(e, "response", None), "headers", {}).get("Retry-After", ""))
         if asked.isdigit() and planned_s > 0:
@@ -133,15 +138,25 @@ def with_retries(
     repeated: bool = False,
     most: int | None = None,
 ) -> Result:
-    """`call()`, tried again after what passes. Raises HubAccess, HubFile, HubError, DiskError, each one clear line.
+    """Call a function, and retry it with back-off after transient errors.
 
-    repeated: the client itself tries again for long where there is no connection; most: bytes of the file that is
-    fetched, None where that is not known.
+    Args:
+        what: What the call does, for messages.
+        repo: Id of the repository, for messages.
+        call: The function.
+        kind: `dataset` or `model`.
+        repeated: Whether the client itself retries without a connection; the call is then not retried for that reason.
+        most: Largest size of the file that is fetched, in bytes; None if unknown.
+
+    Raises:
+        HubAccess, HubFile, HubError, DiskError: The call failed; the message is one line.
+        OptionError: `repo` is not a valid id.
+        StaleParent: As raised by `call`.
     """
     import httpx2
     from huggingface_hub.errors import EntryNotFoundError, HFValidationError, XetDownloadError
 
-    # what the client raises for what the Hub answered, or did not: RuntimeError of uploads, ValueError of batches
+    # raised by the client for failed requests; RuntimeError by uploads, ValueError by batches
     answers = (
         OSError,
         RuntimeError,
@@ -151,7 +166,7 @@ def with_retries(
         XetDownloadError,
         *_CLIENT_ERRORS,
     )
-    handled = sys.exception()  # what somebody is dealing with while we are called: none of our answers
+    handled = sys.exception()  # the exception that the caller is handling, which did not cause errors here
     seen = CallState(most)
     for tries, planned_s in enumerate((*PAUSES_S, None), start=1):
         try:
@@ -160,7 +175,7 @@ def with_retries(
         except StaleParent:
             raise
         except HFValidationError as error:
-            raise OptionError(f"{repo!r} is no repository the Hub can have ({words(error)}); write ORG/NAME") from error
+            raise OptionError(f"{repo!r} is not a valid repository id ({words(error)}); write ORG/NAME") from error
         except answers as error:
             for link in _causes(error):
                 if handled is not None and link.__context__ is handled:
@@ -174,12 +189,12 @@ def with_retries(
 
 
 def pause() -> None:
-    """Wait a moment before looking again."""
+    """Wait for the first back-off interval before repeating a request."""
     time.sleep(PAUSES_S[0])
 
 
 def words(error: BaseException) -> str:
-    """What the Hub said, in a line and without addresses of requests."""
+    """Return one line with the Hub's message in `error`, without request ids and URLs."""
     status = status_of(error)
     said = next((m for e in _causes(error) if (m := getattr(e, "server_message", None))), None)
     innermost = list(_causes(error))[-1]
@@ -190,7 +205,7 @@ def words(error: BaseException) -> str:
 
 
 def _explained(error: Exception, what: str, repo: str, tries: int, kind: str) -> Exception:
-    """The one line for a call that cannot go well."""
+    """Return the exception with a one-line message for a call that failed for good."""
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
@@ -199,6 +214,7 @@ def _explained(error: Exception, what: str, repo: str, tries: int, kind: str) ->
     )
 
     status, said = status_of(error), words(error)
+    tried = "1 attempt" if tries == 1 else f"{tries} attempts"
     chain = list(_causes(error))
     if known := _not_the_hubs(chain, what, status):
         return known
@@ -215,7 +231,7 @@ def _explained(error: Exception, what: str, repo: str, tries: int, kind: str) ->
     if any(isinstance(e, EntryNotFoundError) for e in chain) and status == 404:
         return HubFile(f"{repo} holds no such file ({what})")
     if re.search(r"quota|storage|payment", said, re.IGNORECASE) and status in (None, 400, 402, 403, 413, 422, 507):
-        return HubError(f"{what}: no room on the Hub for {repo} ({said}); free some or buy more, then run it again")
+        return HubError(f"{what}: no room on the Hub for {repo} ({said}); free space or buy more, then run it again")
     if status == 401:
         return _unknown_person(repo, kind, said)
     if status == 403:
@@ -229,28 +245,28 @@ def _explained(error: Exception, what: str, repo: str, tries: int, kind: str) ->
             "(`hf auth login`)"
         )
     if _wrong_bytes(error):
-        return HubError(f"{what}: it did not arrive whole ({said}, {tries} tries); run the same command again")
+        return HubError(f"{what}: it did not arrive complete ({said}, {tried}); run the same command again")
     if status == 400 or isinstance(error, ValueError):
-        return HubAccess(f"{what}: the Hub does not take it ({words(error)}); mend that and run it again")
+        return HubAccess(f"{what}: the Hub rejects it ({words(error)}); fix that and run the same command again")
     if status is None:
-        return HubError(
-            f"{what}: {_host()} cannot be reached ({said}, {tries} tries); run the same command again later"
-        )
-    return HubError(f"{what}: {said}, {tries} tries; nothing is lost, run the same command again later")
+        return HubError(f"{what}: {_host()} cannot be reached ({said}, {tried}); run the same command again later")
+    return HubError(f"{what}: {said}, {tried}; nothing is lost, run the same command again later")
 
 
 def _not_the_hubs(chain: Sequence[BaseException], what: str, status: int | None) -> Exception | None:
-    """The one line for what has another cause than the Hub's own word: an answer that is none, a disk that is full."""
+    """The exception for errors other than the Hub's own: an invalid response, a full disk."""
     for e in chain:
         if isinstance(e, InvalidResponse):
-            return HubError(f"{what}: {_host()} gives an answer that is not used: {e}; tell its owner, or try later")
+            return HubError(
+                f"{what}: {_host()} sent an invalid response: {e}; report it to its owner, or try again later"
+            )
         if isinstance(e, OSError) and status is None and e.errno in LOCAL:
             place = e.filename or "the client's cache ($HF_HOME)"
             step = "make room" if e.errno in FULL else "make it writable"
             return DiskError(f"{what}: cannot write {place} ({e.strerror}); {step} and run the same command again")
     if isinstance(chain[-1], _CLIENT_ERRORS):
         kind, text = type(chain[-1]).__name__, str(chain[-1])[:100]
-        return HubError(f"{what}: the answer of {_host()} cannot be read ({kind}: {text}); try again later")
+        return HubError(f"{what}: the response of {_host()} cannot be read ({kind}: {text}); try again later")
     return None
 
 
@@ -258,9 +274,7 @@ def _unknown_person(repo: str, kind: str, said: str) -> HubAccess:
     from huggingface_hub import get_token
 
     if get_token() is None:
-        return HubAccess(
-            f"{repo}: the Hub wants to know who you are; `hf auth login`, or set HF_TOKEN, and run it again"
-        )
+        return HubAccess(f"{repo}: the Hub needs a token; run `hf auth login` or set HF_TOKEN, then run it again")
     return HubAccess(
         f"{repo}: the Hub refuses your token ({said}): wrong, expired or revoked; `hf auth login` with a new one"
     )

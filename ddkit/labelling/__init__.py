@@ -1,1 +1,1 @@
-"""From encoded images to shards: views, the teacher on each of them, packing."""
+"""Labelling: draws views, computes the teacher's logits for them, and packs shards."""

@@ -1,4 +1,4 @@
-"""The encoded images of a shard, kept as one unit: the bytes that are published, before they are labelled."""
+"""The encoded images of a shard before labelling, stored as one unit."""
 
 from __future__ import annotations
 
@@ -15,11 +15,15 @@ from ddkit.format.entries import Origin, shard_path, shard_rows, shard_sizes
 
 @dataclass(frozen=True, kw_only=True)
 class ShardPlan:
-    """One shard to make.
+    """A shard to be made.
 
-    prefix: whose increment its rows belong to; stage: position of the prefix in the list, from 1; number: of the shard
-    within its prefix; first: row number of its first row; rows: how many it has; key: stands for all that decides its
-    images, views and labels.
+    Attributes:
+        prefix: Prefix whose increment the rows belong to.
+        stage: Position of the prefix in the list of prefixes, from 1.
+        number: Number of the shard within the increment.
+        first: Row number of the first row.
+        rows: Number of rows.
+        key: Hash of everything that determines the images, views and labels.
     """
 
     prefix: int
@@ -31,33 +35,47 @@ class ShardPlan:
 
     @property
     def name(self) -> str:
-        """`005-00000`: prefix and number, as part of the names of its units."""
+        """Prefix and number, such as `005-00000`; part of the names of its units."""
         return f"{self.prefix:03d}-{self.number:05d}"
 
     @property
     def path(self) -> str:
-        """Where it lies in the set."""
+        """Path of the shard, relative to the set."""
         return shard_path(self.prefix, self.number)
 
     def unit(self, store: UnitStore, name: str) -> UnitFile:
-        """One of its units."""
+        """Return the file of one of the shard's units.
+
+        Args:
+            store: Units of the set.
+            name: Name of the unit.
+        """
         return store.unit(name, fingerprint(asdict(self)))
 
     def encoded(self, store: UnitStore) -> UnitFile:
-        """The unit with its encoded images."""
+        """Return the unit in `store` that holds the encoded images."""
         return self.unit(store, f"images-{self.name}")
 
 
 def prefix_key(key: str, prefixes: Sequence[int]) -> str:
-    """What the units of an increment are sealed under. key: of the run; prefixes: up to this one."""
+    """Return the key of the units of an increment.
+
+    Args:
+        key: Key of the run.
+        prefixes: All prefixes up to that of the increment.
+    """
     return fingerprint([key, list(prefixes)])
 
 
 def plan_shards(*, size: int, rows: int, first: int, prefixes: Sequence[int], key: str) -> list[ShardPlan]:
-    """The shards of one increment: whole, of that prefix only.
+    """Plan the shards of one increment.
 
-    size: side of the images, pixels; rows: of the increment; first: number of its first row; prefixes: up to this one;
-    key: of the run.
+    Args:
+        size: Side of the stored images in pixels.
+        rows: Number of rows of the increment.
+        first: Row number of its first row.
+        prefixes: All prefixes up to that of the increment.
+        key: Key of the run.
     """
     plans, mine = [], prefix_key(key, prefixes)
     for number, n in enumerate(shard_sizes(rows, shard_rows(size))):
@@ -68,8 +86,14 @@ def plan_shards(*, size: int, rows: int, first: int, prefixes: Sequence[int], ke
 
 @dataclass(frozen=True)
 class EncodedRows:
-    """The rows of one shard before labelling. images: bytes of each, as published; labels: int64 [n]; ranks: int64 [n],
-    IPC rank within the class."""
+    """The rows of one shard before labelling.
+
+    Attributes:
+        images: Encoded images, as published.
+        labels: Class indices, int64 [n].
+        ranks: IPC ranks within the class, int64 [n].
+        origins: Sources of the images.
+    """
 
     images: list[bytes]
     labels: np.ndarray
@@ -78,7 +102,16 @@ class EncodedRows:
 
 
 def save_encoded(store: UnitStore, shard: ShardPlan, rows: EncodedRows) -> None:
-    """Write the encoded images of a shard. Raises DiskError."""
+    """Write the encoded images of a shard.
+
+    Args:
+        store: Units of the set.
+        shard: The shard.
+        rows: Its rows.
+
+    Raises:
+        DiskError: The file cannot be written.
+    """
     tensors: dict[str, np.ndarray] = {
         "data": np.frombuffer(b"".join(rows.images), np.uint8),
         "end": np.cumsum([len(image) for image in rows.images]).astype(np.int64),
@@ -89,7 +122,15 @@ def save_encoded(store: UnitStore, shard: ShardPlan, rows: EncodedRows) -> None:
 
 
 def load_encoded(store: UnitStore, shard: ShardPlan) -> EncodedRows:
-    """Read the encoded images of a shard. Raises IntegrityError where they are damaged."""
+    """Read the encoded images of a shard. The last two shards are cached per process.
+
+    Args:
+        store: Units of the set.
+        shard: The shard.
+
+    Raises:
+        IntegrityError: The file is missing or damaged.
+    """
     return STATE.keep("encoded shard", (store, shard), lambda: _read(shard.encoded(store)), most=2)
 
 

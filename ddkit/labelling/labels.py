@@ -1,4 +1,4 @@
-"""Labelling units: the teacher on every view of the decoded, published bytes of some rows."""
+"""Labelling units: compute the teacher's logits for every view of the decoded published images."""
 
 from __future__ import annotations
 
@@ -21,17 +21,28 @@ from ddkit.labelling.encoded import ShardPlan, load_encoded
 from ddkit.specs import ViewSpec
 from ddkit.teachers.teacher import Teacher
 
-UNIT_ROWS = 32  # rows of a labelling unit: part of what makes equal bytes
-FORWARD = 128  # views in one forward pass; fixed, because logits depend on it in the last bits
+UNIT_ROWS = 32  # rows of a labelling unit; changing it can change the bytes of labels
+FORWARD = 128  # views per forward pass; fixed, because the last bits of logits depend on it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Labelling:
-    """How a set is labelled, as plain data.
+    """The settings for labelling a set, as plain data.
 
-    out: directory of the set; work: OUT.work; teacher: its checkpoint; teacher_hash: of its weights; order: its output
-    column for each class, None = as it is; policy: the augmentation policy of the views; size: output side of a view,
-    pixels; patches: N of the stitched grid; groups: mixing group of each class, or None; device: a torch device name.
+    Attributes:
+        out: Directory of the set.
+        work: Its directory of unfinished and cached files, OUT.work.
+        teacher: Checkpoint of the teacher.
+        teacher_hash: Hash of its weights.
+        order: Output column of the teacher for each class; None: columns are in class order.
+        policy: Augmentation policy of the views.
+        seed: Seed of the views.
+        size: Side of a view in pixels.
+        image_codec: Image format.
+        codec: Codec of the labels.
+        patches: N of the stitched grid.
+        groups: Mixing group of each class; None: no groups.
+        device: torch device name.
     """
 
     out: str
@@ -50,22 +61,27 @@ class Labelling:
 
     @property
     def store(self) -> UnitStore:
-        """Where its units are kept."""
+        """The units of the set."""
         return UnitStore(self.work)
 
     @property
     def backend(self) -> str:
-        """The kind of device that labels: cpu, cuda, …"""
+        """Type of the device that labels: "cpu", "cuda", ..."""
         return self.device.partition(":")[0]
 
     def open_teacher(self) -> Teacher:
-        """The teacher on its device, opened once in each process."""
+        """Return the teacher on its device; it is loaded once per process."""
         key = (self.teacher, self.teacher_hash, self.order, self.device)
         return STATE.keep("teacher", key, lambda: Teacher.load(self.teacher, torch.device(self.device), self.order))
 
 
 def shard_pixels(how: Labelling, shard: ShardPlan) -> Tensor:
-    """The published bytes of a shard, decoded, on the labelling device: uint8 [n,3,H,W]."""
+    """Decode the published images of a shard, onto the labelling device: uint8 [n,3,H,W].
+
+    Args:
+        how: Settings for labelling.
+        shard: The shard.
+    """
 
     def decode() -> Tensor:
         rows = load_encoded(how.store, shard)
@@ -76,7 +92,12 @@ def shard_pixels(how: Labelling, shard: ShardPlan) -> Tensor:
 
 
 def shard_views(how: Labelling, shard: ShardPlan) -> Views:
-    """The views of all rows of a shard, drawn by the augmentation policy."""
+    """Draw the views of all rows of a shard from the augmentation policy.
+
+    Args:
+        how: Settings for labelling.
+        shard: The shard.
+    """
 
     def drawn() -> Views:
         rows, images = load_encoded(how.store, shard), shard_pixels(how, shard)
@@ -91,7 +112,14 @@ def shard_views(how: Labelling, shard: ShardPlan) -> Views:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelJob:
-    """Label every view of up to 32 rows of a shard, from row `start` of it on."""
+    """Labels every view of up to 32 rows of a shard.
+
+    Attributes:
+        how: Settings for labelling.
+        shard: The shard.
+        start: Position of the first row in the shard.
+        needs: Ids of jobs that must be done before.
+    """
 
     how: Labelling
     shard: ShardPlan
@@ -100,32 +128,37 @@ class LabelJob:
 
     @property
     def id(self) -> str:
-        """`label-PREFIX-SHARD-NUMBER`"""
+        """Id of the job: `label-PREFIX-SHARD-NUMBER`."""
         return f"label-{self.shard.name}-{self.start // UNIT_ROWS:04d}"
 
     @property
     def stop(self) -> int:
-        """The row after its last one."""
+        """Position after the last row."""
         return min(self.start + UNIT_ROWS, self.shard.rows)
 
     @property
     def views(self) -> int:
-        """How many views it labels."""
+        """Number of views to label."""
         return (self.stop - self.start) * self.how.policy.count
 
     @property
     def file(self) -> UnitFile:
-        """Its result: the codec's tensors [n,V,...] and `fidelity`, the sums of codecs.fidelity_sums."""
+        """The result: the codec's tensors [n,V,...], and `fidelity`, the sums of `codecs.fidelity_sums`."""
         return self.shard.unit(self.how.store, self.id)
 
     def run(self) -> None:
-        """Label the views and write the result. Raises Diverged where no codec can hold the logits."""
+        """Label the views and write the result.
+
+        Raises:
+            Diverged: Logits are not finite or too large for the codecs.
+            IntegrityError, DiskError.
+        """
         began = time.perf_counter()
         logits = self._logits()
         centred = logits - logits.mean(-1, keepdims=True)
         if (largest := float(np.abs(centred).max())) > LARGEST:
             raise Diverged(
-                f"the teacher {self.how.teacher} gives logits up to {largest:.3g}, more than labels can hold; train it "
+                f"the teacher {self.how.teacher} gives logits up to {largest:.3g}, which labels cannot store; train it "
                 "again, with weight decay or fewer epochs"
             )
         codec = find_codec(self.how.codec)
@@ -136,7 +169,7 @@ class LabelJob:
         self.file.write(tensors, {"seconds": round(time.perf_counter() - began, 4)})
 
     def _logits(self) -> np.ndarray:
-        """The teacher's logits on every view of every row: float32 [n,V,C]."""
+        """The teacher's logits for every view of every row: float32 [n,V,C]."""
         how, teacher = self.how, self.how.open_teacher()
         images, views = shard_pixels(how, self.shard), shard_views(how, self.shard)
         grid = np.meshgrid(np.arange(self.start, self.stop), np.arange(views.count), indexing="ij")
@@ -157,5 +190,10 @@ class LabelJob:
 
 
 def label_jobs(how: Labelling, shards: Sequence[ShardPlan]) -> list[LabelJob]:
-    """The labelling units of some shards."""
+    """Return the labelling jobs of some shards.
+
+    Args:
+        how: Settings for labelling.
+        shards: The shards.
+    """
     return [LabelJob(how=how, shard=shard, start=s) for shard in shards for s in range(0, shard.rows, UNIT_ROWS)]

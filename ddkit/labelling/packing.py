@@ -1,4 +1,4 @@
-"""Packing units: encoded images, views and labels become shards and row records of the set."""
+"""Packing units: write encoded images, views and labels as shards and row records of the set."""
 
 from __future__ import annotations
 
@@ -22,8 +22,14 @@ from ddkit.labelling.labels import LabelJob, Labelling, label_jobs, shard_views
 
 @dataclass(frozen=True, kw_only=True)
 class PackRecord(Extensible):
-    """What is known of a packed shard. fidelity: summed `codecs.fidelity_sums`; seconds: of labelling it; kinds: of the
-    origins of its images."""
+    """Information on a packed shard.
+
+    Attributes:
+        entry: The shard's entry for the manifest.
+        fidelity: Sums of `codecs.fidelity_sums` over its rows.
+        seconds: Time that labelling it took.
+        kinds: Kinds of the origins of its images.
+    """
 
     entry: ShardEntry
     fidelity: tuple[float, ...]
@@ -33,7 +39,14 @@ class PackRecord(Extensible):
 
 @dataclass(frozen=True, kw_only=True)
 class PackJob:
-    """Write one shard with its row records into the set, then the record that it is done."""
+    """Writes one shard with its row records into the set, then a record that it is complete.
+
+    Attributes:
+        how: Settings for labelling.
+        shard: The shard.
+        image_tar: Whether to write its `images/` tar.
+        needs: Ids of jobs that must be done before.
+    """
 
     how: Labelling
     shard: ShardPlan
@@ -42,29 +55,29 @@ class PackJob:
 
     @property
     def id(self) -> str:
-        """`pack-PREFIX-SHARD`"""
+        """Id of the job: `pack-PREFIX-SHARD`."""
         return f"pack-{self.shard.name}"
 
     @property
     def file(self) -> UnitFile:
-        """Its result: a PackRecord."""
+        """The result: a PackRecord."""
         return self.shard.unit(self.how.store, self.id)
 
     @property
     def labels(self) -> list[LabelJob]:
-        """The labelling units of its rows."""
+        """The labelling jobs of its rows."""
         return label_jobs(self.how, [self.shard])
 
     def record(self) -> PackRecord | None:
-        """What was written when the shard was packed; None where it was not. The shard itself is not looked at."""
+        """Return the record of the packed shard, or None if there is none. The shard itself is not read."""
         found = self.file.read_json()
         try:
             return None if found is None else read_dataclass(PackRecord, found)
-        except Mismatch:  # of a version that wrote other records
+        except Mismatch:  # written by a version with another record format
             return None
 
     def verified_record(self) -> PackRecord | None:
-        """The record of a packed shard whose files still hold the recorded bytes; all of them are hashed."""
+        """Return the record if the shard's files have the recorded hashes, else None. All files are hashed."""
         record = self.record()
         if record is None:
             return None
@@ -73,11 +86,23 @@ class PackJob:
         return record if whole else None
 
     def save(self, record: PackRecord) -> None:
-        """Write the record, which says that the shard is packed. Raises DiskError."""
+        """Write the record, which marks the shard as packed.
+
+        Args:
+            record: The record.
+
+        Raises:
+            DiskError: The file cannot be written.
+        """
         self.file.write_json(to_plain(record))
 
     def run(self) -> PackRecord:
-        """Pack the shard. Raises IntegrityError for a damaged unit, DiskError."""
+        """Pack the shard and return its record.
+
+        Raises:
+            IntegrityError: The result of a unit is damaged.
+            DiskError: A file cannot be written.
+        """
         sums, seconds, kinds = np.zeros(5), 0.0, set[str]()
         rows, codec = load_encoded(self.how.store, self.shard), find_codec(self.how.codec)
         views = shard_views(self.how, self.shard)
@@ -103,7 +128,7 @@ class PackJob:
         return record
 
     def _metadata(self, i: int) -> RowMetadata:
-        """The metadata of row i of the shard."""
+        """The metadata of the row at position i of the shard."""
         rows, teacher = load_encoded(self.how.store, self.shard), self.how.open_teacher().spec
         return RowMetadata(
             codec=self.how.codec, first=self.shard.first, size=self.how.size, mean=tuple(teacher.mean),
@@ -112,12 +137,15 @@ class PackJob:
 
 
 def labels_outweigh_images(packs: Sequence[PackJob]) -> bool:
-    """Whether the labels of an increment outweigh its images, so that the set gets `images/` tars.
+    """Return whether a set gets `images/` tars, which depends on the sizes of labels and images in its first increment.
 
-    Every row's labels take the same bytes, but for its metadata. The labelling units must be done.
+    Label tensors take the same bytes in every row. The labelling units of the increment must be done.
+
+    Args:
+        packs: The packing jobs of the first increment.
     """
     first, how = packs[0], packs[0].how
-    if (record := first.record()) is not None:  # decided when it was packed
+    if (record := first.record()) is not None:  # decided when the first shard was packed
         return record.entry.images is not None
     views = shard_views(how, first.shard).rows(slice(0, 1)).tensors()
     labels = first.labels[0].file.tensors()
@@ -128,9 +156,11 @@ def labels_outweigh_images(packs: Sequence[PackJob]) -> bool:
 
 
 class PackedShards:
-    """Which shards of a set are packed. Each is hashed once, when it is first asked for.
+    """Tracks which shards of a set are packed. The files of each shard are hashed once, when it is first queried.
 
-    how: of the set; image_tar: whether its shards get `images/` tars, None: decided by the first increment.
+    Args:
+        how: Settings for labelling.
+        image_tar: Whether the shards get `images/` tars; None: decided from the first increment.
     """
 
     def __init__(self, how: Labelling, image_tar: bool | None = None) -> None:
@@ -138,29 +168,53 @@ class PackedShards:
         self._records: dict[ShardPlan, PackRecord | None] = {}
 
     def missing(self, shards: Sequence[ShardPlan]) -> list[ShardPlan]:
-        """Those that are not packed, or whose files do not hold the recorded bytes."""
+        """Return the shards that are not packed or whose files do not have the recorded hashes.
+
+        Args:
+            shards: The shards to check.
+        """
         for shard in shards:
             if shard not in self._records:
                 self._records[shard] = PackJob(how=self.how, shard=shard).verified_record()
         return [shard for shard in shards if self._records[shard] is None]
 
     def unpacked(self, shards: Sequence[ShardPlan]) -> bool:
-        """Whether one of them has no record yet; their files are not looked at."""
+        """Return whether any shard has no record. The shards' files are not read.
+
+        Args:
+            shards: The shards to check.
+        """
         return any(PackJob(how=self.how, shard=shard).record() is None for shard in shards)
 
     def jobs(self, shards: Sequence[ShardPlan]) -> list[PackJob]:
-        """The packing units of those that are missing, whose labelling units are done."""
+        """Return the packing jobs of the missing shards. Their labelling units must be done.
+
+        Args:
+            shards: The shards of one increment.
+        """
         if self.image_tar is None:
             self.image_tar = labels_outweigh_images([PackJob(how=self.how, shard=shard) for shard in shards])
         return [PackJob(how=self.how, shard=shard, image_tar=self.image_tar) for shard in self.missing(shards)]
 
     def add(self, job: PackJob, record: PackRecord) -> None:
-        """A shard was packed."""
+        """Register a shard that was just packed.
+
+        Args:
+            job: The packing job.
+            record: Its record.
+        """
         self._records[job.shard] = record
 
     def records(self, shards: Sequence[ShardPlan]) -> list[PackRecord]:
-        """What is known of packed shards. Raises IntegrityError for one that is not."""
+        """Return the records of packed shards.
+
+        Args:
+            shards: The shards.
+
+        Raises:
+            IntegrityError: A shard is not packed.
+        """
         found = [self._records.get(shard) for shard in shards]
         if missing := [shard.path for shard, record in zip(shards, found) if record is None]:
-            raise IntegrityError(f"{missing[0]} vanished while it was made; run the same command again")
+            raise IntegrityError(f"{missing[0]} disappeared while the set was made; run the same command again")
         return [record for record in found if record is not None]

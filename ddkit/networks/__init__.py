@@ -1,1 +1,1 @@
-"""Networks by name, their checkpoints, and the one training loop."""
+"""Networks by name, checkpoints, pretrained weights and the shared training loop."""

@@ -1,4 +1,4 @@
-"""Checkpoints: safetensors files that carry their own normalisation, classes and evaluation transform."""
+"""Checkpoints: safetensors files whose metadata holds the network's normalisation, classes and evaluation transform."""
 
 from __future__ import annotations
 
@@ -21,13 +21,17 @@ from ddkit.networks.registry import check_network
 from ddkit.specs import TeacherSpec
 from ddkit.text import one_printable_line
 
-LARGEST_SIDE, MOST_CLASSES = 2048, 1_000_000  # of a checkpoint
+LARGEST_SIDE, MOST_CLASSES = 2048, 1_000_000  # limits of a checkpoint's metadata
 
 
 def tensor_hash(tensors: Mapping[str, Tensor]) -> str:
-    """sha256, hex, over tensors in name order (name, dtype, shape, bytes): a network's identity.
+    """Return the sha256, in hex, that identifies a network's weights.
 
-    Not over the file: metadata, such as an accuracy measured later, must not change it.
+    It covers name, dtype, shape and bytes of each tensor, in name order. It does not cover the file, so metadata such
+    as an accuracy measured later does not change it.
+
+    Args:
+        tensors: Tensors by name, as in a state dict.
     """
     digest = hashlib.sha256()
     for name in sorted(tensors):
@@ -40,7 +44,19 @@ def tensor_hash(tensors: Mapping[str, Tensor]) -> str:
 
 
 def save_checkpoint(path: Path, network: nn.Module, spec: TeacherSpec) -> TeacherSpec:
-    """Write a safetensors checkpoint, atomically; returns the spec with the hash of its weights."""
+    """Write a safetensors checkpoint atomically.
+
+    Args:
+        path: The checkpoint file.
+        network: The network whose state dict is saved.
+        spec: Its metadata; fields that are None and `hash` are not written.
+
+    Returns:
+        `spec` with the hash of the weights.
+
+    Raises:
+        DiskError: The file cannot be written.
+    """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     known = {key: value for key, value in to_plain(spec).items() if value is not None and key != "hash"}
     known["sha256"] = _checksum(known, state)
@@ -49,7 +65,7 @@ def save_checkpoint(path: Path, network: nn.Module, spec: TeacherSpec) -> Teache
 
 
 def _checksum(metadata: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
-    """Over all that a checkpoint holds: its own metadata, but for this checksum, and its weights."""
+    """Return the hash of a checkpoint's weights and of its metadata without the checksum itself."""
     return fingerprint([{k: v for k, v in metadata.items() if k != "sha256"}, tensor_hash(state)])
 
 
@@ -58,14 +74,24 @@ def _with_hash(spec: TeacherSpec, state: Mapping[str, Tensor]) -> TeacherSpec:
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(tensors, metadata under `ddkit`) of a safetensors file. Raises TeacherError; a pickle is refused unread."""
+    """Read the tensors and the `ddkit` metadata of a safetensors file. A pickle is rejected without being loaded.
+
+    Args:
+        path: The file.
+
+    Returns:
+        (tensors by name, metadata under the key `ddkit`, empty if the file has none).
+
+    Raises:
+        TeacherError: The file does not exist or is not a valid safetensors file.
+    """
     if not path.is_file():
         raise TeacherError(f"no checkpoint {path}; train one with `ddkit teach {path} --data SOURCE --arch NAME`")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = strict_json((file.metadata() or {}).get("ddkit", "{}"))
             if not isinstance(metadata, dict):
-                raise ValueError("its metadata key 'ddkit' is no JSON object")
+                raise ValueError("its metadata key 'ddkit' is not a JSON object")
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (not a dict)
     except (SafetensorError, ValueError, TypeError) as error:
         with open(path, "rb") as raw:
@@ -77,7 +103,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _check_spec(path: Path, spec: TeacherSpec) -> None:
-    """Raises TeacherError where what a checkpoint says of itself cannot be."""
+    """Raise TeacherError if a checkpoint's metadata is inconsistent or out of range."""
     wrong = None
     if len(spec.classes) != spec.num_classes:
         wrong = f"names {len(spec.classes)} classes and has {spec.num_classes} outputs"
@@ -92,22 +118,24 @@ def _check_spec(path: Path, spec: TeacherSpec) -> None:
     elif not re.fullmatch(r"[\w.:/@+-]{1,200}", spec.arch) or one_printable_line(spec.measured_on or "") != (
         spec.measured_on or ""
     ):
-        wrong = "names its network or what it was measured on in words that no manifest can have"
+        wrong = "names its network or what it was measured on in text that a manifest cannot hold"
     elif spec.transform.crop != spec.image_size or not spec.image_size <= spec.transform.resize <= 4 * LARGEST_SIDE:
         wrong = f"has evaluation {to_plain(spec.transform)} for images of {spec.image_size} px"
     if wrong:
-        raise TeacherError(f"{path} {wrong}; mend its metadata key 'ddkit'")
+        raise TeacherError(f"{path} {wrong}; fix its metadata key 'ddkit'")
 
 
 def _check_extent(path: Path, spec: TeacherSpec, state: Mapping[str, Tensor]) -> None:
-    """Raises TeacherError where the network that a checkpoint names is larger than what it holds, before memory is
-    taken for it; and for weights that are no real numbers."""
+    """Raise TeacherError if weights are complex, or if the network named in the metadata is larger than the weights.
+
+    Runs before memory is allocated for the network.
+    """
     if any(tensor.is_complex() for tensor in state.values()):
         raise TeacherError(f"{path} holds complex numbers; a network here has real weights")
     try:
         with torch.device("meta"):
             empty = check_network(spec.arch, spec.num_classes, spec.image_size)
-    except (RuntimeError, NotImplementedError):  # some networks compute while they are built
+    except (RuntimeError, NotImplementedError):  # some constructors compute, which fails on the meta device
         return
     due, held = (sum(t.numel() for t in tensors.values()) for tensors in (empty.state_dict(), state))
     if due > held + 1000:
@@ -115,12 +143,25 @@ def _check_extent(path: Path, spec: TeacherSpec, state: Mapping[str, Tensor]) ->
 
 
 def load_checkpoint(path: str | Path) -> tuple[nn.Module, TeacherSpec]:
-    """A network in eval mode and what it says of itself. Raises TeacherError naming what is missing or differs."""
+    """Load a network and its metadata from a checkpoint.
+
+    Args:
+        path: The checkpoint file.
+
+    Returns:
+        (network in evaluation mode, its metadata with the hash of the weights).
+
+    Raises:
+        TeacherError: The file is missing or damaged, its metadata is incomplete or does not match the weights, or a
+            weight is not finite. The message names what is missing or differs.
+    """
     path = Path(path)
     state, metadata = read_weights(path)
     needed = ("arch", "num_classes", "image_size", "mean", "std", "classes")
     if "sha256" in metadata and metadata["sha256"] != _checksum(metadata, state):
-        raise TeacherError(f"{path} is not what was written (its own sha256 differs); fetch it or train it again")
+        raise TeacherError(
+            f"{path} was changed after it was written (its own sha256 differs); fetch it or train it again"
+        )
     if missing := [key for key in needed if key not in metadata]:
         raise TeacherError(f"{path} has no {', '.join(missing)} in its metadata key 'ddkit'; `ddkit teach` writes them")
     known = {f.name for f in dataclasses.fields(TeacherSpec)} - {"hash"}
@@ -134,7 +175,7 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, TeacherSpec]:
         raise TeacherError(f"{path} does not fit the network it names ({str(error).splitlines()[0]})") from error
     except OptionError as error:
         raise TeacherError(
-            f"{error}; mend the checkpoint's metadata key 'ddkit', or train one with `ddkit teach`"
+            f"{error}; correct the checkpoint's metadata key 'ddkit', or train one with `ddkit teach`"
         ) from error
     if not all(torch.isfinite(tensor).all() for tensor in state.values() if tensor.is_floating_point()):
         raise TeacherError(f"{path} holds weights that are not finite; train it again with `ddkit teach`")

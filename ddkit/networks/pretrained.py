@@ -1,4 +1,4 @@
-"""Networks that were trained elsewhere: of timm or torchvision (downloaded, or from a file), or our checkpoints."""
+"""Pretrained networks from timm or torchvision (downloaded or from a file), or from ddkit checkpoints."""
 
 from __future__ import annotations
 
@@ -15,7 +15,15 @@ from ddkit.specs import ClassName
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A trained network with its name, its normalisation and its input size in pixels."""
+    """A pretrained network with its normalisation.
+
+    Attributes:
+        network: The network with its weights.
+        arch: Its name, as `build_network` takes it.
+        mean: Mean per channel, for pixels in [0, 1].
+        std: Standard deviation per channel, for pixels in [0, 1].
+        size: Side of its input, pixels.
+    """
 
     network: nn.Module
     arch: str
@@ -24,7 +32,7 @@ class Pretrained:
     size: int
 
     def imagenet_classes(self) -> list[ClassName] | None:
-        """The classes of an ImageNet-1K head; None where it has another one."""
+        """Return the ImageNet-1K classes in the order of the outputs; None if the head does not have 1000 outputs."""
         from timm.data import ImageNetInfo
 
         head = head_of(self.network)
@@ -34,9 +42,13 @@ class Pretrained:
         return [ClassName(name=info.index_to_description(i), id=info.index_to_label_name(i)) for i in range(1000)]
 
     def give(self, network: nn.Module) -> None:
-        """Load these weights into the same architecture with another head, which keeps its own.
+        """Copy these weights into a network of the same architecture that may have another number of classes.
 
-        Raises TeacherError where anything but the head differs.
+        Args:
+            network: The network to modify. Its last linear layer keeps its own weights where the shapes differ.
+
+        Raises:
+            TeacherError: The shape of another layer differs.
         """
         theirs, mine = self.network.state_dict(), network.state_dict()
         other = [name for name in mine if name not in theirs or theirs[name].shape != mine[name].shape]
@@ -47,20 +59,26 @@ class Pretrained:
 
 
 def head_of(network: nn.Module) -> nn.Linear | None:
-    """The last linear layer."""
+    """Return the last linear layer of `network`, or None if it has none."""
     return next((m for m in reversed(list(network.modules())) if isinstance(m, nn.Linear)), None)
 
 
 def is_library(ref: str) -> bool:
-    """Whether a teacher is named as `timm:NAME[@FILE]` or `torchvision:NAME[@FILE]`."""
+    """Return whether `ref` has the form `timm:NAME[@FILE]` or `torchvision:NAME[@FILE]`."""
     kind, _, rest = ref.partition(":")
     return kind in ("timm", "torchvision") and bool(rest)
 
 
 def load_pretrained(ref: str, size: int | None) -> Pretrained:
-    """`timm:NAME[@FILE]`, `torchvision:NAME[@FILE]`, or one of our checkpoints by its path. size: default its own.
+    """Load a pretrained network.
 
-    Raises TeacherError.
+    Args:
+        ref: `timm:NAME[@FILE]`, `torchvision:NAME[@FILE]` or the path of a ddkit checkpoint. Without FILE, the library
+            downloads the weights.
+        size: Side of the input, pixels. Default: that of the checkpoint or of timm's pretrained config, else 224.
+
+    Raises:
+        TeacherError: The weights cannot be read or downloaded, or do not fit the network.
     """
     if not is_library(ref):
         network, spec = load_checkpoint(ref)
@@ -91,7 +109,7 @@ def load_pretrained(ref: str, size: int | None) -> Pretrained:
 
 
 def _outputs(state: dict[str, Tensor], file: str) -> int:
-    """Outputs of a network by its weights: rows of its last two-dimensional tensor named like a head."""
+    """Return the number of outputs: rows of the last 2-D weight named like a head, else of the last 2-D weight."""
     heads = [tensor for name, tensor in state.items() if tensor.ndim == 2 and name.endswith("weight")]
     if not heads:
         raise TeacherError(f"{file} has no linear head; give a classifier's weights")
@@ -100,7 +118,7 @@ def _outputs(state: dict[str, Tensor], file: str) -> int:
 
 
 def _download(library: str, tag: str) -> nn.Module:
-    """Pretrained weights from the library's own server."""
+    """Load pretrained weights through the library, which downloads them."""
     try:
         if library == "timm":
             import timm
@@ -110,7 +128,7 @@ def _download(library: str, tag: str) -> nn.Module:
 
         found: nn.Module = torchvision.models.get_model(tag, weights="DEFAULT")
         return found
-    except Exception as error:  # each library has its own tree of network errors
+    except Exception as error:  # network errors of the libraries have no common base class
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise TeacherError(
             f"{library}:{tag} cannot be fetched ({reason}); give its weights as {library}:{tag}@FILE.safetensors"

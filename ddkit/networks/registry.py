@@ -1,4 +1,4 @@
-"""Networks by name: the small ones of the papers, timm and torchvision."""
+"""Network registry: the small networks of the papers, timm and torchvision."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from ddkit.errors import OptionError, unknown
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-PART, FEW = 2**15, 4  # pixels of a forward pass on a CPU, or images where those are more; fixed: last bits depend on it
+PART, FEW = 2**15, 4  # CPU batch: at most PART pixels, at least FEW images; results depend on it in the last bits
 
 
 class _Block(nn.Module):
-    """conv 3x3 - norm - ReLU - 2x2 average pooling"""
+    """3x3 convolution, normalisation, ReLU and 2x2 average pooling."""
 
     def __init__(self, channels: int, width: int, norm: Callable[[int], nn.Module]) -> None:
         super().__init__()
@@ -28,10 +28,20 @@ class _Block(nn.Module):
 
 
 class ConvNet(nn.Module):
-    """The small network of the distillation papers: `depth` blocks of width 128 and one linear layer.
+    """The ConvNet of the distillation papers: `depth` blocks, then one linear layer.
 
-    Input float [B,3,S,S]; logits [B,C]. The classifier reads the last map flattened channel-first.
-    Source: MTT (InstanceNorm, `-in`); RDED and CUDD (BatchNorm).
+    Input float [B,3,S,S]; logits [B,C]. The classifier reads the last feature map, flattened channel-first.
+    Sources: MTT (InstanceNorm, names ending in `-in`); RDED and CUDD (BatchNorm).
+
+    Args:
+        depth: Number of blocks; each halves the sides of the image.
+        classes: Number of outputs.
+        size: Side of the input, pixels.
+        norm: Builds a normalisation layer for a number of channels.
+        width: Channels of each block.
+
+    Raises:
+        OptionError: `size` is below 2**depth.
     """
 
     def __init__(self, depth: int, classes: int, size: int, norm: Callable[[int], nn.Module], width: int = 128) -> None:
@@ -44,7 +54,7 @@ class ConvNet(nn.Module):
         self.classifier = nn.Linear(width * (size // 2**depth) ** 2, classes)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """The penultimate features, float [B,F]."""
+        """Return the penultimate features of `x`, float [B,3,S,S], as float [B,F]."""
         found: Tensor = self.features(x).flatten(1)
         return found
 
@@ -59,8 +69,18 @@ def _instance_norm(width: int) -> nn.Module:
 
 @torch.inference_mode()
 def forward(network: nn.Module, inputs: Tensor) -> Tensor:
-    """`network(inputs)`, float [B,3,S,S] -> [B,C], without gradients. On a CPU in parts whose maps stay in its caches:
-    larger ones also are given back to the system, and cleared by it, at every layer."""
+    """Run a network without gradients.
+
+    On a CPU the batch is split, so that feature maps stay in the caches. Larger ones would also be returned to the
+    operating system, and cleared by it, at every layer.
+
+    Args:
+        network: The network.
+        inputs: float [B,3,S,S].
+
+    Returns:
+        Its output, float [B,C].
+    """
     inputs = inputs.contiguous(memory_format=torch.channels_last)
     if inputs.device.type != "cpu":
         found: Tensor = network(inputs)
@@ -92,14 +112,20 @@ def _small_networks() -> dict[str, Callable[[int, int], nn.Module]]:
 
 
 def network_names() -> list[str]:
-    """The small networks; `timm:NAME` and `torchvision:NAME` come on top."""
+    """Return the sorted names of the built-in networks (`build_network` also takes names of timm and torchvision)."""
     return sorted(_small_networks())
 
 
 def build_network(name: str, classes: int, size: int) -> nn.Module:
-    """An untrained network: a small one, `timm:NAME`, or `torchvision:NAME`. Input float [B,3,size,size].
+    """Build an untrained network with initial weights from the global random generator.
 
-    Raises OptionError for an unknown name, listing the valid ones, or an image too small for the network.
+    Args:
+        name: One of `network_names()`, `timm:NAME` or `torchvision:NAME`.
+        classes: Number of outputs.
+        size: Side of the input, pixels: the network takes float [B,3,size,size].
+
+    Raises:
+        OptionError: The name is unknown (the message lists the valid ones), or the images are too small.
     """
     library, colon, tag = name.partition(":")
     if library == "timm" and colon:
@@ -113,7 +139,18 @@ def build_network(name: str, classes: int, size: int) -> nn.Module:
 
 
 def check_network(name: str, classes: int, size: int) -> nn.Module:
-    """`build_network` without a trace in the global generator: for checking names, and for weights that are loaded."""
+    """Build a network as `build_network` does, leaving the global random generator as it was.
+
+    For checking names, and for networks whose weights are loaded afterwards.
+
+    Args:
+        name: The network, as in `build_network`.
+        classes: Number of outputs.
+        size: Side of the input, pixels.
+
+    Raises:
+        OptionError: As `build_network`.
+    """
     with torch.random.fork_rng(devices=[]):
         return build_network(name, classes, size)
 
@@ -127,7 +164,7 @@ def _timm(tag: str, classes: int, size: int) -> nn.Module:
     try:
         return timm.create_model(tag, num_classes=classes, img_size=size)
     except TypeError:
-        return timm.create_model(tag, num_classes=classes)  # convolutional networks take any size and no img_size
+        return timm.create_model(tag, num_classes=classes)  # convolutional networks take any size and have no img_size
 
 
 def _torchvision(tag: str, classes: int) -> nn.Module:

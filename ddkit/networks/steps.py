@@ -1,5 +1,4 @@
-"""What stands behind the training loop: the step itself, recorded as a CUDA graph where that helps, the learning rate,
-and the estimate of how long a training takes."""
+"""Parts of the training loop: the step (a CUDA graph where possible), the learning rate and the time estimate."""
 
 from __future__ import annotations
 
@@ -20,7 +19,14 @@ PROBE_STEPS = 20
 
 
 def learning_rate(spec: TrainSpec, step: int, steps: int, steps_an_epoch: int) -> float:
-    """The factor on `spec.lr` at a step (0-based) of `steps`."""
+    """Return the factor on `spec.lr` at one step.
+
+    Args:
+        spec: The schedule and its warm-up.
+        step: Index of the step, from 0.
+        steps: Steps of the whole training.
+        steps_an_epoch: Steps per epoch.
+    """
     warm = round(spec.warmup * steps)
     if step < warm:
         return (step + 1) / warm
@@ -34,9 +40,14 @@ def learning_rate(spec: TrainSpec, step: int, steps: int, steps_an_epoch: int) -
 
 
 def make_optimiser(spec: TrainSpec, network: nn.Module) -> torch.optim.Optimizer:
-    """AdamW or SGD with Nesterov momentum; no weight decay on one-dimensional parameters.
+    """Build AdamW, or SGD with Nesterov momentum, without weight decay on one-dimensional parameters.
 
-    Each group holds its peak learning rate as `peak`: head_lr for the last linear layer where the spec has one.
+    Each parameter group holds its peak learning rate as `peak`: `spec.head_lr`, where set, for the last linear layer,
+    else `spec.lr`.
+
+    Args:
+        spec: The optimiser and its hyperparameters.
+        network: The network whose parameters are optimised.
     """
     linear = [module for module in network.modules() if isinstance(module, nn.Linear)][-1:] if spec.head_lr else []
     head = {id(p) for module in linear for p in module.parameters()}
@@ -54,10 +65,20 @@ def make_optimiser(spec: TrainSpec, network: nn.Module) -> torch.optim.Optimizer
 
 
 class StepExecutor:
-    """One step of a training: forward, loss, backward, optimiser. The loss is added to `total`, float32 scalar.
+    """One training step: forward, loss, backward, optimiser.
 
-    On a CUDA device the step is recorded as a graph and replayed, unless the network draws random numbers. loss:
-    (logits, target) -> scalar; rehearsals: steps before one that says how long they take.
+    On a CUDA device the step is captured as a CUDA graph and replayed, unless the network draws random numbers.
+
+    Args:
+        network: The network, on `device`.
+        optimiser: As `make_optimiser` builds it.
+        loss: (logits float32 [B,C], target) -> scalar.
+        spec: Holds the precision of the forward pass.
+        device: The device.
+
+    Attributes:
+        total: Sum of the losses, float32 scalar. Every step adds its loss.
+        rehearsals: Steps to run before the time of a step can be measured: warm-up and graph capture.
     """
 
     def __init__(
@@ -75,7 +96,13 @@ class StepExecutor:
         self.rehearsals = self._captured.rehearsals
 
     def __call__(self, inputs: Tensor, target: Tensor, factor: float) -> None:
-        """Do one step. inputs: float [B,3,S,S]; factor: on the peak learning rate of every group."""
+        """Run one step.
+
+        Args:
+            inputs: float [B,3,S,S].
+            target: As the loss takes it.
+            factor: Factor on the peak learning rate of every parameter group.
+        """
         for group in self._optimiser.param_groups:
             set_learning_rate(group, group["peak"] * factor)
         self._captured(inputs, target)
@@ -91,7 +118,7 @@ class StepExecutor:
 
 
 def _draws_random_numbers(network: nn.Module) -> bool:
-    """Whether a training step of a network draws random numbers: dropout, stochastic depth."""
+    """Return whether a training step of a network draws random numbers (dropout, stochastic depth)."""
     return any(
         (isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0)
         or getattr(m, "drop_prob", 0)
@@ -101,10 +128,13 @@ def _draws_random_numbers(network: nn.Module) -> bool:
 
 
 class TimeEstimate:
-    """Measures 20 steps of a training and says once how many seconds its other steps will take.
+    """Measures 20 training steps and reports the expected seconds of the remaining ones, once.
 
-    report: called with the seconds, or None; first: the step the training begins at; rehearsals: steps that are not
-    measured; steps: of the whole training.
+    Args:
+        report: Called with the seconds; None: nothing is measured.
+        first: Index of the step at which the training starts or resumes.
+        rehearsals: Steps to run before measuring.
+        steps: Steps of the whole training.
     """
 
     def __init__(self, report: Callable[[float], None] | None, *, first: int, rehearsals: int, steps: int) -> None:
@@ -112,7 +142,12 @@ class TimeEstimate:
         self._began = time.monotonic()
 
     def after(self, step: int, total: Tensor) -> None:
-        """Called after every step. step: how many are done; total: a tensor that waits for the device."""
+        """Record that a step was launched; call it after every step.
+
+        Args:
+            step: Number of steps done.
+            total: A tensor whose value depends on the step; reading it synchronises with the device.
+        """
         if self._report is None or step not in (self._from, self._from + PROBE_STEPS):
             return
         total.item()
@@ -122,9 +157,17 @@ class TimeEstimate:
 
 
 def best_threads(build: Callable[[], nn.Module], spec: TrainSpec, batch: int, size: int, most: int) -> int:
-    """Measured: how many CPU threads help a training on this machine, as busy as it is; 1 or `most`.
+    """Measure whether a training on this machine, with its present load, is faster with one or with `most` CPU threads.
 
-    build: makes the network; batch: images a step; size: of the images, pixels.
+    Args:
+        build: Builds the network.
+        spec: How the network is trained.
+        batch: Images per step.
+        size: Side of the images, pixels.
+        most: The larger number of threads.
+
+    Returns:
+        `most` if a step then takes less than 0.8 of the time with one thread, else 1.
     """
     if most <= 1:
         return 1
@@ -138,9 +181,15 @@ def best_threads(build: Callable[[], nn.Module], spec: TrainSpec, batch: int, si
 def seconds_a_step(
     network: nn.Module, spec: TrainSpec, batch: int, size: int, device: torch.device, at_most_s: float = 3.0
 ) -> float:
-    """Measured on up to 20 steps, for at most about `at_most_s` seconds: what a training step of a network takes.
+    """Measure the seconds of a training step on up to 20 steps with dummy images and class labels.
 
-    The network's weights change. batch: images a step; size: of the images, pixels. Dummy targets are classes.
+    Args:
+        network: The network; its weights change.
+        spec: How the network is trained.
+        batch: Images per step.
+        size: Side of the images, pixels.
+        device: The device.
+        at_most_s: Approximate limit of the measurement in seconds; at least two steps are measured.
     """
     network = network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     step = StepExecutor(network, make_optimiser(spec, network), nn.functional.cross_entropy, spec, device)

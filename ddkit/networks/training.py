@@ -1,4 +1,4 @@
-"""One training loop for teachers and students: resumable, counter-seeded, logged by epoch, last epoch = the result."""
+"""Training loop of teachers and students: resumable and seeded by epoch; the result is the last epoch's network."""
 
 from __future__ import annotations
 
@@ -25,11 +25,17 @@ from ddkit.networks.training_state import Example, Log, PartialEpoch, load_state
 from ddkit.specs import TrainSpec
 
 SAVE_EVERY_S = 20.0
-MANY_IMAGES = 1000  # measured with a progress bar
+MANY_IMAGES = 1000  # above this, measuring an accuracy shows a progress bar
 
 
 def seeded_network(build: Callable[[], nn.Module], seed: int, *path: str | int) -> nn.Module:
-    """`build()` with initial weights from (seed, path); the global generator is left as it was."""
+    """Build a network with initial weights determined by a seed; the global random generator is left as it was.
+
+    Args:
+        build: Builds the network, with weights from the global generator.
+        seed: Seed of the run.
+        *path: Names the network; networks of one run with different paths have different weights.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(seed, *path))
         return build()
@@ -37,14 +43,26 @@ def seeded_network(build: Callable[[], nn.Module], seed: int, *path: str | int) 
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """What `fit` needs besides the network. Batches and their order are a function of the epoch alone, so a training
-    that was killed goes on from its last saved epoch to the same weights.
+    """Arguments of `fit` besides the network.
 
-    batches: epoch -> (inputs float [B,3,S,S], target [B,…]) pairs; loss: (logits, target) -> scalar; state: where to
-    resume from; key: stands for all that decides the weights, a state saved under another one is not continued; log:
-    metrics.jsonl, a line an epoch; measure: accuracy in percent, logged every `measure_every` epochs and never used to
-    choose; on_epoch: called with the epochs that are done; on_estimate: receives the expected seconds of the whole after 20
-    steps.
+    Batches and their order depend on the epoch alone, so that an interrupted training resumes from its saved state to
+    the same weights.
+
+    Attributes:
+        spec: Hyperparameters of the training.
+        epochs: Number of epochs.
+        steps_an_epoch: Steps per epoch.
+        batches: epoch -> (inputs float [B,3,S,S], target [B,...]) pairs.
+        loss: (logits, target) -> scalar.
+        seed: Seed of layers that draw random numbers.
+        device: The device.
+        state: File of the training state to resume from; None: no state is saved.
+        key: Hash of everything that determines the weights. A state saved under another key is not resumed.
+        log: The metrics file (JSON Lines), one line per epoch.
+        measure: network -> accuracy in percent. It is logged, never used to choose an epoch.
+        measure_every: Epochs between two accuracies, the last epoch included; 0: none is measured.
+        on_epoch: Called with the number of epochs done since the last call.
+        on_estimate: Called once, after 20 measured steps, with the expected remaining seconds.
     """
 
     spec: TrainSpec
@@ -64,21 +82,41 @@ class Fit:
 
     @property
     def state_file(self) -> UnitFile | None:
-        """Where its state is saved."""
+        """The file of the training state with its key; None if no state is saved."""
         return None if self.state is None else UnitFile(self.state, self.key)
 
 
 def fit(network: nn.Module, job: Fit) -> Log:
-    """Train `network` in place; returns the log: per epoch epoch, loss, lr, seconds and, where measured, accuracy.
+    """Train a network in place.
 
-    Raises Diverged when a loss is not finite, naming the epoch.
+    Args:
+        network: The network; it is moved to the device of `job` and left in evaluation mode.
+        job: Data, loss, hyperparameters and files.
+
+    Returns:
+        The log. Each epoch has an entry with epoch (from 1), loss, lr, seconds and, where measured, accuracy.
+
+    Raises:
+        Diverged: The mean loss of an epoch is not finite; the message names the epoch.
     """
     return interleave([fitting(network, job)], job.device)[0]
 
 
 def fitting(network: nn.Module, job: Fit) -> Interleaved[Log]:
-    """`fit`, yielding after the launch of every epoch's work. SIGINT and SIGTERM save the state before they end it,
-    SIGUSR1 saves it and the training goes on."""
+    """Train as `fit` does, yielding after the work of every epoch is launched.
+
+    SIGINT and SIGTERM save the state before they end the training. SIGUSR1 saves the state and the training continues.
+
+    Args:
+        network: As in `fit`.
+        job: As in `fit`.
+
+    Returns:
+        The log, as `fit`.
+
+    Raises:
+        Diverged: As `fit`.
+    """
     with signals.deferred():
         return (yield from _epochs(network, job))
 
@@ -101,7 +139,7 @@ def _epochs(network: nn.Module, job: Fit) -> Interleaved[Log]:
         train_step.total.zero_()
         began, start, factor = time.monotonic(), epoch * job.steps_an_epoch, 0.0
         with torch.random.fork_rng(devices=cuda):
-            torch.manual_seed(torch_seed(job.seed, "dropout", epoch))  # layers that drop use the global generator
+            torch.manual_seed(torch_seed(job.seed, "dropout", epoch))  # dropout layers draw from the global generator
             batches = iter(job.batches(epoch))
             step = start + partial.restore(batches, train_step.total)
             factor = learning_rate(job.spec, max(step - 1, 0), steps, job.steps_an_epoch)
@@ -117,7 +155,9 @@ def _epochs(network: nn.Module, job: Fit) -> Interleaved[Log]:
         partial, launching = PartialEpoch(), time.monotonic() - began
         yield
         began = time.monotonic()
-        loss = _finite(float(train_step.total) / job.steps_an_epoch, epoch, job.spec)  # waits for the device
+        loss = _finite(
+            float(train_step.total) / job.steps_an_epoch, epoch + 1, job.spec
+        )  # synchronises with the device
         seconds = round(launching + time.monotonic() - began, 4)
         entry = {"epoch": epoch + 1, "loss": loss, "lr": job.spec.lr * factor, "seconds": seconds}
         history.append(_logged(job, network, entry))
@@ -132,14 +172,14 @@ def _epochs(network: nn.Module, job: Fit) -> Interleaved[Log]:
 
 
 def _finite(loss: float, epoch: int, spec: TrainSpec) -> float:
-    """A mean loss. Raises Diverged for one that is not finite."""
+    """Return `loss`. Raises Diverged if it is not finite."""
     if not math.isfinite(loss):
         raise Diverged(f"the loss became {loss} in epoch {epoch}; lower the learning rate (now {spec.lr})")
     return loss
 
 
 def _logged(job: Fit, network: nn.Module, entry: dict[str, float]) -> dict[str, float]:
-    """The entry of an epoch, with its accuracy where one is due, after it was written to the log."""
+    """Return the log entry of an epoch, with its accuracy where one is due, after appending it to the metrics file."""
     epoch = int(entry["epoch"])
     if job.measure and job.measure_every and (epoch % job.measure_every == 0 or epoch == job.epochs):
         entry["accuracy"] = job.measure(network)
@@ -159,10 +199,16 @@ def accuracy(
     device: torch.device,
     title: str = "",
 ) -> float:
-    """Top-1 accuracy in percent.
+    """Measure the top-1 accuracy in percent. The network is left in evaluation mode.
 
-    images: uint8 [n,3,S,S]; labels: int64 [n]; mean, std: of the network's normalisation, per channel; title: of a
-    progress bar, none where it is empty or there are few images. The network is left in evaluation mode.
+    Args:
+        network: The network, on `device`.
+        images: uint8 [n,3,S,S].
+        labels: int64 [n].
+        mean: Mean per channel of the network's normalisation.
+        std: Standard deviation per channel of the network's normalisation.
+        device: The device.
+        title: Title of the progress bar. No bar is shown if it is empty or there are at most 1000 images.
     """
     network.eval()
     right = 0

@@ -1,4 +1,4 @@
-"""The state of an unfinished training: saved under all that decides its weights, and resumed to the same weights."""
+"""State of an unfinished training, saved under a hash of everything that determines the weights."""
 
 from __future__ import annotations
 
@@ -16,13 +16,18 @@ from ddkit.core.files import write_bytes
 from ddkit.engine.units import UnitFile
 
 Example = tuple[Tensor, Tensor]  # inputs float [B,3,S,S], target [B,...]
-Log = list[dict[str, float]]  # an entry an epoch
+Log = list[dict[str, float]]  # one entry per epoch
 
 
 @dataclass(frozen=True)
 class PartialEpoch:
-    """An epoch that was left in the middle: steps done, the sum of their losses, and the states of the random
-    generators that layers draw from."""
+    """Position within an epoch that was interrupted.
+
+    Attributes:
+        step: Steps done.
+        total: Sum of their losses.
+        random: State of each random generator that layers draw from, by "cpu" or the name of the CUDA device.
+    """
 
     step: int = 0
     total: float = 0.0
@@ -30,12 +35,26 @@ class PartialEpoch:
 
     @classmethod
     def at(cls, step: int, total: Tensor, generators: Sequence[torch.device]) -> PartialEpoch:
-        """Where the current epoch stands. generators: CUDA devices whose generators are kept, besides the CPU's."""
+        """Record the position within the current epoch.
+
+        Args:
+            step: Steps done.
+            total: Sum of their losses, scalar.
+            generators: CUDA devices whose generator states are recorded besides the CPU's.
+        """
         random = {"cpu": torch.get_rng_state()} | {str(d): torch.cuda.get_rng_state(d) for d in generators}
         return cls(step, float(total), random)
 
     def restore(self, batches: Iterator[Example], total: Tensor) -> int:
-        """Skip the batches that were trained on and go on with their sum; returns how many they were."""
+        """Skip the batches that were trained on, and restore the sum of losses and the random generators.
+
+        Args:
+            batches: The batches of the epoch, from its first.
+            total: Scalar tensor that is set to the sum of losses.
+
+        Returns:
+            Number of batches skipped.
+        """
         for _ in range(self.step):
             next(batches)
         total.fill_(self.total)
@@ -51,7 +70,18 @@ def save_state(
     history: Log,
     partial: PartialEpoch | None = None,
 ) -> None:
-    """Write what `load_state` needs. file: where, None keeps nothing; history: of whole epochs. Raises DiskError."""
+    """Write the state that `load_state` reads.
+
+    Args:
+        file: Where to write; None: nothing is written.
+        network: The network.
+        optimiser: Its optimiser.
+        history: Log of the completed epochs.
+        partial: Position within the current epoch; None: between two epochs.
+
+    Raises:
+        DiskError: The file cannot be written.
+    """
     if file is None:
         return
     tensors = {f"network.{k}": v for k, v in network.state_dict().items()}
@@ -67,9 +97,18 @@ def save_state(
 def load_state(
     file: UnitFile | None, network: nn.Module, optimiser: torch.optim.Optimizer, log: Path | None
 ) -> tuple[Log, PartialEpoch]:
-    """Load the state that was saved last; returns the log of its whole epochs and the epoch left in the middle.
+    """Load the last saved state into a network and its optimiser.
 
-    A damaged state, or one of another training, is not continued. log: the metrics file, which is cut to the state.
+    A state that is damaged or was saved under another key is ignored, and a note says so.
+
+    Args:
+        file: Where the state was saved; None: nothing is loaded.
+        network: The network.
+        optimiser: Its optimiser.
+        log: The metrics file, which is rewritten with the epochs of the state; None: there is none.
+
+    Returns:
+        (log of the completed epochs, position within the interrupted epoch).
     """
     history: Log = []
     partial = PartialEpoch()
@@ -82,7 +121,7 @@ def load_state(
         if "step" in metadata:
             partial = PartialEpoch(metadata["step"], metadata["total"], _part(tensors, "random."))
     elif file is not None and file.path.is_file():
-        note(f"{file.path} is damaged or of another training; this one starts anew")
+        note(f"{file.path} is damaged or belongs to another training; starting from the beginning")
     if log:
         log.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(log, "".join(json.dumps(entry) + "\n" for entry in history).encode())
@@ -99,5 +138,6 @@ def _load_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]
         i, _, key = name.partition(".")
         state.setdefault(int(i), {})[key] = tensor
     optimiser.load_state_dict(optimiser.state_dict() | {"state": state})
-    for parameter, held in optimiser.state.items():  # files are contiguous, weights channels-last: fused wants one
+    # saved tensors are contiguous, weights are channels-last; fused optimisers need the same layout for both
+    for parameter, held in optimiser.state.items():
         held |= {k: torch.empty_like(parameter).copy_(v) for k, v in held.items() if v.shape == parameter.shape}

@@ -1,7 +1,6 @@
-"""The main path as code: `distilling.distill` reads from top to bottom as the diagram in README does.
+"""The commands that make sets: `distill`, `import_images` and `relabel`.
 
-record -> costs -> making (a distiller's units) -> manifests -> distilling, relabels, importing. Commands and
-evaluation come in.
+`distilling.distill` is the main path; it runs the steps in the order of the diagram in README.md.
 """
 
 from ddkit.pipeline.distilling import distill

@@ -1,4 +1,4 @@
-"""What a run costs: asked before an hour or 20 GB are spent, and what it took, kept in OUT.work over all resumes."""
+"""The cost of a run: estimated before it starts, and measured in OUT.work/cost.json over all resumed runs."""
 
 from __future__ import annotations
 
@@ -23,18 +23,24 @@ LIMIT_S = 3600.0
 LIMIT_BYTES = 20e9
 STEPS = 20
 COST_FILE = "cost.json"
-PARTS = {"prepare": "select", "select": "select", "student": "student", "recover": "recover"}  # kind of unit -> part
+# kind of unit -> part of the cost
+PARTS = {"prepare": "select", "select": "select", "student": "student", "recover": "recover"}
 IN_WORDS = {
     "teach": "training the teacher", "select": "choosing real images", "recover": "making the images",
     "student": "stage students", "relabel": "labelling the views",
 }  # fmt: skip
 
 
-# ------------------------------------------------------------------ before
+# ------------------------------------------------------------------ estimates before a run
 
 
 def measure_cost(teacher: Teacher, size: int) -> float:
-    """Seconds a teacher pass over one image of `size` pixels takes on one worker, from 20 steps."""
+    """Measure the seconds that one teacher forward pass takes per image on one worker, from 20 steps.
+
+    Args:
+        teacher: The network to measure.
+        size: Side of the images, pixels.
+    """
     inputs = torch.zeros(8, 3, size, size)
     with threads(1):
         teacher.logits(inputs)
@@ -45,10 +51,15 @@ def measure_cost(teacher: Teacher, size: int) -> float:
 
 
 def ask_cost(seconds: Mapping[str, float], label_bytes: float, *, yes: bool) -> None:
-    """Say what is ahead, and stop where it is much.
+    """Print the expected cost, and stop if it exceeds an hour or 20 GB of labels and `yes` is not set.
 
-    seconds: expected, by part of the manifest's cost; label_bytes: of all soft labels; yes: go ahead whatever it
-    takes. Raises TooCostly above an hour or 20 GB in all.
+    Args:
+        seconds: Expected seconds by part of the manifest's `cost` ("recover", "relabel", ...).
+        label_bytes: Size of all soft labels, bytes.
+        yes: Continue whatever the cost.
+
+    Raises:
+        TooCostly: More than an hour or 20 GB in all, without `yes`.
     """
     total = sum(seconds.values())
     each = ", ".join(f"{IN_WORDS.get(name, name)} {duration(s)}" for name, s in seconds.items() if s >= 0.5)
@@ -68,28 +79,38 @@ def ask_cost(seconds: Mapping[str, float], label_bytes: float, *, yes: bool) -> 
 
 
 def time_limit(what: str, yes: bool) -> Callable[[float], None]:
-    """What a training calls with its expected seconds after 20 steps: says them, and raises TooCostly above an hour.
+    """Return a callback that prints the expected time of a training and raises TooCostly above an hour.
 
-    what: is trained, for messages; yes: go ahead whatever it takes.
+    The training calls it with its expected remaining seconds, measured on the first 20 steps.
+
+    Args:
+        what: What is trained, for messages.
+        yes: Never raise.
     """
 
     def check(seconds: float) -> None:
         note(f"{what}: about {duration(seconds)} left, measured on {STEPS} steps")
         if seconds > LIMIT_S and not yes:
-            raise TooCostly(f"{what} takes about {duration(seconds)}; give a trained one, or --yes goes ahead")
+            raise TooCostly(f"{what} takes about {duration(seconds)}; give a trained one, or continue with --yes")
 
     return check
 
 
-# ------------------------------------------------------------------ after
+# ------------------------------------------------------------------ measured costs
 
 
 @dataclass(frozen=True, kw_only=True)
 class CostLog:
-    """Seconds spent so far, by part, and the most memory that units took which ran together.
+    """Seconds spent so far by part of the run, and the largest memory.
 
-    by_prefix: part -> seconds, and `peak_bytes`, of the synthesis of each prefix; the other fields: what is not of one
-    prefix.
+    Attributes:
+        teach: Seconds of the teacher's training.
+        select: Seconds of selecting real images, outside `by_prefix`.
+        recover: Seconds of synthesising images, outside `by_prefix`.
+        student: Seconds of training stage students, outside `by_prefix`.
+        peak_memory_bytes: Largest memory, bytes, outside `by_prefix`.
+        by_prefix: For each prefix, the seconds of its synthesis by part, and `peak_bytes`: the largest memory of the
+            device (a GPU) or process that ran its units.
     """
 
     teach: float = 0.0
@@ -100,17 +121,25 @@ class CostLog:
     by_prefix: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def total(self, part: str) -> float:
-        """Seconds of a part."""
+        """Return the seconds of a part, over all prefixes.
+
+        Args:
+            part: "teach", "select", "recover" or "student".
+        """
         return float(getattr(self, part)) + sum(mine.get(part, 0.0) for mine in self.by_prefix.values())
 
     @property
     def peak(self) -> int:
-        """The most memory, bytes."""
+        """The largest memory over all prefixes, bytes."""
         return int(max([self.peak_memory_bytes, *(mine.get("peak_bytes", 0) for mine in self.by_prefix.values())]))
 
 
 def read_cost(work: Path) -> CostLog:
-    """The log in OUT.work; where it is damaged it begins anew, since only times are in it."""
+    """Read the cost log in OUT.work; a damaged one is deleted and an empty log returned, since it holds only times.
+
+    Args:
+        work: The directory OUT.work.
+    """
     try:
         found = read_sealed_json(work / COST_FILE)
         if found is not None:
@@ -118,19 +147,30 @@ def read_cost(work: Path) -> CostLog:
     except Mismatch:
         found = None
     if (work / COST_FILE).exists():
-        note(f"{work / COST_FILE} is damaged, or of ddkit 0.4: the times of earlier runs are not counted")
+        note(f"{work / COST_FILE} is damaged or was written by ddkit 0.4; the times of earlier runs are not counted")
         (work / COST_FILE).unlink()
     return CostLog()
 
 
 def add_teaching_cost(work: Path, seconds: float) -> None:
-    """Add the seconds of a teacher's training."""
+    """Add the seconds of a teacher's training to the cost log.
+
+    Args:
+        work: The directory OUT.work.
+        seconds: Duration of the training.
+    """
     log = read_cost(work)
     _write(work, replace(log, teach=round(log.teach + seconds, 3)))
 
 
 def add_synthesis_cost(work: Path, prefix: int, units: Mapping[str, tuple[str, Mapping[str, Any]]]) -> None:
-    """Set what the synthesis of a prefix took. units: id -> (kind, metadata) of all its units, over all resumes."""
+    """Record the synthesis cost of a prefix, replacing its earlier entry.
+
+    Args:
+        work: The directory OUT.work.
+        prefix: IPC of the prefix.
+        units: Unit id -> (kind, metadata) of all its units, over all resumed runs.
+    """
     spent: dict[str, float] = {}
     for kind, metadata in units.values():
         spent[PARTS[kind]] = round(spent.get(PARTS[kind], 0.0) + metadata["seconds"], 4)
@@ -144,7 +184,13 @@ def _write(work: Path, log: CostLog) -> None:
 
 
 def cost_of(work: Path, records: Sequence[PackRecord], device: str) -> Cost:
-    """The manifest's cost. records: of all packed shards; device: class of the device."""
+    """Build the manifest's `cost` from the cost log.
+
+    Args:
+        work: The directory OUT.work.
+        records: Records of all packed shards.
+        device: Class of the device, as in "cpu".
+    """
     log, rows = read_cost(work), sum(record.entry.rows for record in records)
     made = sum(log.total(part) for part in ("recover", "select", "student"))
     return Cost(

@@ -1,4 +1,4 @@
-"""From what was made to a finished directory: the one builder of manifests, the last check, card and preview."""
+"""Finishes a set: builds its manifest, verifies the directory, renders card and preview."""
 
 from __future__ import annotations
 
@@ -43,15 +43,28 @@ from ddkit.pipeline.costs import cost_of
 from ddkit.publishing.rendering import publish_files
 from ddkit.specs import ClassName, Protocol, TeacherSpec, ViewSpec
 
-# of the kinds of origins, with what most of the real images is left first
+# kind of origin -> `real_pixels`, the kinds that keep most of the real images first
 REAL_PIXELS = {"real": "whole", "patches": "crops", "import": "none", "noise": "none"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """What is known of a set beyond its labelling, however it was made: the manifest's fields of the same names.
+    """How the images of a set were made, independent of its labelling: the manifest's fields of the same names.
 
-    kept: the manifest of what stood in OUT, whose results, repository and licence stay.
+    Attributes:
+        name: Name of the set.
+        classes: Classes, in label order.
+        image: Size, codec and patch grid of the images.
+        method: Name of the method.
+        recipe: Recipe and complete settings.
+        fingerprint: Hash of everything that determines the bytes, except the prefixes (docs/format.md).
+        prefixes: IPC of each prefix, increasing.
+        real_pixels: What the images contain of real images: "whole", "crops", "initial", "none" or "unknown".
+        log: Skipped source rows, and what the method recorded.
+        source: The source.
+        devices: Device classes of earlier runs.
+        relabelled_from: The set whose images were relabelled.
+        kept: Manifest already in OUT, whose results, repository and licence are carried over.
     """
 
     name: str
@@ -78,10 +91,15 @@ def build_manifest(
     teacher_name: str,
     protocol: Protocol,
 ) -> Manifest:
-    """The manifest of packed shards.
+    """Build the manifest of packed shards.
 
-    made: how the images came to be; how: they were labelled; records: of all shards, in order; teacher_name: as it is
-    shown; protocol: the one the views serve.
+    Args:
+        made: How the images were made.
+        how: How they were labelled.
+        records: Records of all shards, in order.
+        teacher: The teacher that labelled them.
+        teacher_name: Name of the teacher in the manifest.
+        protocol: Protocol that the views are drawn for.
     """
     train = protocol.train_spec(ipc=made.prefixes[-1], arch=teacher.arch, dataset=made.recipe.dataset)
     sums = np.sum([record.fidelity for record in records], axis=0)
@@ -127,7 +145,11 @@ def build_manifest(
 
 
 def fidelity(sums: np.ndarray) -> Fidelity:
-    """The manifest's fidelity. sums: of `codecs.fidelity_sums` over all views, float64 [5]."""
+    """Return the manifest's label fidelity: means over all views.
+
+    Args:
+        sums: `codecs.fidelity_sums` summed over all views, float64 [5].
+    """
     views = max(float(sums[-1]), 1.0)
     at_1, at_4, at_20 = (max(float(total) / views, 0.0) for total in sums[:3])
     return Fidelity(kl_t1=at_1, kl_t4=at_4, kl_t20=at_20, top1_agreement=float(sums[3]) / views)
@@ -139,27 +161,47 @@ def _three(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def source_info(spec: object, name: str) -> SourceInfo:
-    """The manifest's `source`. spec: a DatasetSpec; name: as the source is shown."""
+    """Return the manifest's `source`.
+
+    Args:
+        spec: A DatasetSpec.
+        name: Name of the source in the manifest.
+    """
     return SourceInfo(**(to_plain(spec) | {"id": name}))
 
 
 def real_pixels_of(records: Sequence[PackRecord]) -> str:
-    """What is left of real images where the method does not say it: by the origins of the images, whole images before
-    crops before none."""
+    """Infer `real_pixels` from the origins of the images; whole images take precedence over crops, crops over none.
+
+    Args:
+        records: Records of all packed shards.
+
+    Returns:
+        "whole", "crops", "none", or "unknown" where no origin is of a known kind.
+    """
     kinds = {kind for record in records for kind in record.kinds}
     return next((pixels for kind, pixels in REAL_PIXELS.items() if kind in kinds), "unknown")
 
 
 def standing(out: Path) -> Manifest | None:
-    """The manifest of what stands in OUT."""
+    """Return the manifest of the set in OUT, or None if OUT is not a set.
+
+    Args:
+        out: The directory OUT.
+    """
     return read_manifest(out) if is_set(out) else None
 
 
-# ------------------------------------------------------------------ units of a set whose OUT.work is gone
+# ------------------------------------------------------------------ units of a set whose OUT.work was deleted
 
 
 def planned_shards(manifest: Manifest, key: str) -> list[ShardPlan]:
-    """The shards of a set as they were planned. key: of the run that goes on with them."""
+    """Reconstruct the shard plans of a set from its manifest.
+
+    Args:
+        manifest: The set.
+        key: Key of the run that continues it.
+    """
     plans, first, numbers = [], 0, dict.fromkeys(manifest.prefixes, 0)
     for shard in manifest.shards:
         stage = manifest.prefixes.index(shard.prefix) + 1
@@ -172,9 +214,18 @@ def planned_shards(manifest: Manifest, key: str) -> list[ShardPlan]:
 
 
 def restore_images(manifest: Manifest, how: Labelling, key: str) -> list[ShardPlan]:
-    """The encoded images of a set as units, from its published bytes, where they are not there.
+    """Recreate missing units of encoded images from the published shards of a set.
 
-    how: whose store they are put into; key: of the run that goes on with them. Raises IntegrityError.
+    Args:
+        manifest: The set.
+        how: Labelling whose unit store receives them.
+        key: Key of the run that continues the set.
+
+    Returns:
+        The plans of all shards.
+
+    Raises:
+        IntegrityError: A shard is damaged.
     """
     form = RowFormat.of(manifest)
     plans = planned_shards(manifest, key)
@@ -190,9 +241,15 @@ def restore_images(manifest: Manifest, how: Labelling, key: str) -> list[ShardPl
 
 
 def restore_units(manifest: Manifest, how: Labelling, key: str) -> None:
-    """Where OUT.work is gone: the units of packed shards again, so that a growth begins where the set ends.
+    """Recreate the units of packed shards after OUT.work was deleted, so that extending the set does not repeat them.
 
-    key: of the run. Raises IntegrityError.
+    Args:
+        manifest: The set.
+        how: Labelling whose unit store receives them.
+        key: Key of the run.
+
+    Raises:
+        IntegrityError: A shard is damaged.
     """
     found = manifest.labels.fidelity
     for plan, shard in zip(restore_images(manifest, how, key), manifest.shards):
@@ -204,14 +261,23 @@ def restore_units(manifest: Manifest, how: Labelling, key: str) -> None:
             pack.save(PackRecord(entry=shard, fidelity=sums, seconds=0.0))
 
 
-# ------------------------------------------------------------------ the end
+# ------------------------------------------------------------------ finishing
 
 
 def finish(out: Path, manifest: Manifest) -> Manifest:
-    """Write the manifest, check every byte against it, remove what killed runs left, render card and preview. Of what
-    lies beside the listed files only shards and row records go, and temporary files whose writer is gone.
+    """Write the manifest, verify every file against it, remove leftovers of killed runs, render card and preview.
 
-    Raises IntegrityError when the check fails (the disk is at fault).
+    Only unlisted shards, unlisted row records and temporary files of dead processes are removed.
+
+    Args:
+        out: The directory of the set.
+        manifest: Its manifest.
+
+    Returns:
+        The manifest as read back.
+
+    Raises:
+        IntegrityError: A file differs from what was written (a disk error).
     """
     written = write_manifest(out, manifest)
     listed = written.files()
@@ -222,6 +288,6 @@ def finish(out: Path, manifest: Manifest) -> Manifest:
         if ours and path.is_file():
             path.unlink(missing_ok=True)
     if problems := directory_problems(out):
-        raise IntegrityError(f"{out}: {problems[0]}; the disk did not keep what was written, run the command again")
+        raise IntegrityError(f"{out}: {problems[0]}; the disk did not store what was written; run the command again")
     publish_files(written)
     return read_manifest(out)

@@ -1,7 +1,7 @@
 """The main path: source -> teacher -> distiller -> images -> labels -> shards -> manifest, prefix by prefix.
 
-Everything is a unit with one file in OUT.work. A unit whose file is there is not done again, so running the same
-command again continues after any kill.
+All work is split into units, each with one result file in OUT.work. A unit whose file is complete is skipped, so
+running the same command again continues after an interruption.
 """
 
 from __future__ import annotations
@@ -23,46 +23,46 @@ from ddkit.text import plain_name
 
 
 def distill(out: str | Path, **options: Any) -> Manifest:
-    """Distil a source into the directory `out`: a finished, verified set that `load_dataset` opens.
+    """Distil a source into the directory `out`: a complete, verified set that `load_dataset` opens.
 
-    Run again with the same `out` it continues: options that are not given come from the record beside it, a larger
-    `ipc` extends the set, any other difference is refused.
+    A second call with the same `out` continues the run: options that are not given come from its record, a larger
+    `ipc` extends the set, any other difference raises OtherRun.
 
     Args:
-        out: The directory to make. Beside it `out`.work keeps units, students and the record.
+        out: The directory to make. `out`.work beside it keeps units, students and the record.
         data: The source: "digits", a folder of class folders, a folder or file of parquet or tar shards, a distilled
             set, or a Hub id "ORG/NAME[@REVISION]".
-        method: A distiller's name, or a Python file with one. Default "cudd".
+        method: Name of a distiller, or a Python file with one. Default "cudd".
         ipc: Images per class. Default 10.
-        seed: Of all randomness. Default 0.
-        recipe: A shipped recipe's name, or a TOML file. Default: the method's for this source, else for its size.
-        settings: Settings of the method by (dotted) key, over the recipe's.
+        seed: Seed of all randomness. Default 0.
+        recipe: A shipped recipe's name, or a TOML file. Default: the method's recipe for this source or image size.
+        settings: Settings of the method by dotted key; they override the recipe's.
         protocol: A shipped protocol's name, a TOML file, or a Protocol: the augmentation policy of the views and how
             students train. Default: the recipe's.
-        views: Views stored of each image. Default: the protocol's.
-        size: Side of the images, pixels. Default: the teacher's input, else by the source.
-        classes: A subset: "a,b,c", a text file, or a shipped list such as "imagenette".
-        holdout: Share of the source kept for measuring. Default 0.1 where it has no labelled test split.
+        views: Stored views per image. Default: the protocol's.
+        size: Side of the images, pixels. Default: the teacher's input, else the source's default.
+        classes: A subset of the classes: "a,b,c", a text file, or a shipped list such as "imagenette".
+        holdout: Share of the source held out for evaluation. Default 0.1 if it has no labelled test split.
         teacher: A checkpoint, "timm:NAME[@FILE]", "torchvision:NAME[@FILE]" or "train[:ARCH]". Default "train".
-        codec: How soft labels are stored. Default "fp16".
-        image_format: How images are stored. Default "png".
-        prefixes: Nested sets to make, rising. Default: the method's (CUDD's stages), else the IPC alone.
-        split: Of the source. Default "train", else its only one.
-        image_column: Column with the images, where it cannot be inferred.
-        label_column: Column with the labels, where it cannot be inferred.
-        skip_bad: Leave out images that do not decode.
-        rehash: Read every file of the source again instead of trusting cached hashes.
+        codec: Encoding of the soft labels. Default "fp16".
+        image_format: Encoding of the images. Default "png".
+        prefixes: IPC of each nested set, increasing. Default: the method's (CUDD's stages), else `ipc` alone.
+        split: Split of the source. Default "train", else its only one.
+        image_column: Column of the images, if it cannot be inferred.
+        label_column: Column of the labels, if it cannot be inferred.
+        skip_bad: Skip images that do not decode.
+        rehash: Hash every file of the source again instead of trusting cached hashes.
         device: "auto", "cpu", "cuda" or another torch device.
-        workers: Processes. Default: the cores; the bytes do not depend on it.
-        yes: Go ahead above an hour or 20 GB of labels.
-        overwrite: Start over where `out` holds another run.
+        workers: Number of processes. Default: the number of cores; it does not affect the bytes of the set.
+        yes: Continue above an hour or 20 GB of labels.
+        overwrite: Start over if `out` holds another run.
 
     Returns:
         The manifest of the set.
 
     Raises:
-        InputError: Inputs that cannot work (exit code 2).
-        Refused: It would replace, or take more than an hour (3).
+        InputError: The inputs cannot work (exit code 2).
+        Refused: The run would replace another, or take more than an hour (3).
         IntegrityError: Bytes differ from what was written (4).
         EnvironmentFailure: The environment failed: disk, network, a diverged loss (1).
     """
@@ -74,16 +74,22 @@ def distill(out: str | Path, **options: Any) -> Manifest:
         packed = PackedShards(run.labelling)
         for increment in run.increments():
             run_units(synthesis_units(run, increment), run.workers)
-            run_units(encoding_units(run, increment), run.workers)  # the bytes that are published
-            run_units(labelling_units(packed, increment.shards), run.workers)  # the teacher on every view of them
+            run_units(encoding_units(run, increment), run.workers)  # encodes the images as they are published
+            run_units(labelling_units(packed, increment.shards), run.workers)  # runs the teacher on every stored view
             run_units(packing_units(packed, increment.shards), run.workers)
             manifest = describe(run, increment, packed)
-            run.record_stage(manifest)  # what a killed run and the next stage's student read
+            run.record_stage(manifest)  # the next stage's student replays it
         return finish(run.out, manifest)
 
 
 def describe(run: Run, last: Increment, packed: PackedShards) -> Manifest:
-    """The manifest of a run's increments up to `last`, all of which are packed."""
+    """Build the manifest of all increments up to `last`.
+
+    Args:
+        run: The run.
+        last: The last increment; it and all earlier ones are packed.
+        packed: The packed shards.
+    """
     record, kept = run.record, standing(run.out)
     records = packed.records([shard for s in range(1, last.stage + 1) for shard in run.increment(s).shards])
     source = source_info(run.source.spec(), public_name(run.source.spec().id))

@@ -1,5 +1,8 @@
-"""Going on with what stands in OUT: options that are not given come from the record, given ones are compared with it, a
-larger IPC extends it, any other difference is refused."""
+"""Continues the run in OUT.
+
+Options that are not given come from its record, given ones are compared with it, a larger IPC extends it, and any
+other difference raises OtherRun.
+"""
 
 from __future__ import annotations
 
@@ -18,32 +21,49 @@ NOT_COMPARED = ("ipc", "prefixes", "settings", *HOW)
 
 
 def continued(record: RunRecord, asked: DistillOptions, out: Path) -> RunRecord:
-    """The record with what was asked: a larger IPC or more prefixes, and the paths of what it knows by name only.
+    """Return the record of a run, updated with the given options.
 
-    Raises OtherRun for any other difference, naming the first; OptionError for what has to be given again.
+    A larger IPC and further prefixes extend it; paths are filled in where the record holds only their last part.
+
+    Args:
+        record: Record of the run in OUT.
+        asked: The given options.
+        out: The directory OUT.
+
+    Raises:
+        OtherRun: Another option differs; the message names the first.
+        OptionError: An option has to be given again, since the record does not hold its path.
     """
     if asked.method is None and (record.code is not None or record.method not in distiller_names()):
         raise OptionError(f"{out} was made by {record.method}, a method from a file; give that file with --method")
     grown = _grown(record, asked, out)
     if missing := [name for name in grown.unnamed() if getattr(asked, name) is None]:
         called = ", ".join(f"--{name} (it was called {getattr(grown, name)!r})" for name in missing)
-        raise OptionError(f"{out} came without a record of this machine; to go on with it give {called}")
+        raise OptionError(f"{out} came without a run record of this machine; to continue it, give {called}")
     return grown
 
 
 def other_run(out: Path, what: str, it: str = "it") -> OtherRun:
-    """The error for an OUT that was begun with something else. what: that; it: the word for it."""
-    return OtherRun(f"{out} was begun with {what}; bring {it} back, choose another OUT, or start over with --overwrite")
+    """Return the error for an OUT that was started with other inputs.
+
+    Args:
+        out: The directory OUT.
+        what: What OUT was started with.
+        it: Pronoun for `what` in the message.
+    """
+    return OtherRun(
+        f"{out} was started with {what}; provide {it} again, choose another OUT, or start over with --overwrite"
+    )
 
 
 def _differs(out: Path, key: str, there: object, here: object) -> OtherRun:
     return OtherRun(
-        f"{out} was made with {key} {there}, now {here} is asked; choose another OUT, or start over with --overwrite"
+        f"{out} was made with {key} {there}, not {here}; choose another OUT, or start over with --overwrite"
     )
 
 
 def _grown(record: RunRecord, asked: DistillOptions, out: Path) -> RunRecord:
-    """The record after every given option was compared with it."""
+    """Compare every given option with the record; return it with the new IPC and prefixes."""
     for option in fields(asked):
         value = getattr(asked, option.name)
         if value is not None and option.name not in NOT_COMPARED:
@@ -65,7 +85,7 @@ def _grown(record: RunRecord, asked: DistillOptions, out: Path) -> RunRecord:
 
 
 def _agreed(record: RunRecord, key: str, value: Any, out: Path) -> RunRecord:
-    """The record after one given option was compared with it; takes the path of what it knows by name only."""
+    """Compare one given option with the record; return it, with the option's path if it held only the name."""
     there = getattr(record, key)
     if key == "teacher" and value == "train" and there.startswith("train:"):
         return record

@@ -1,4 +1,4 @@
-"""Other people's finished images as a set: bytes kept, views drawn, labelled by a teacher, packed."""
+"""Makes a set of finished images from elsewhere: keeps their bytes, draws views, labels them with a teacher, packs."""
 
 from __future__ import annotations
 
@@ -46,7 +46,10 @@ _NUMBERED = re.compile(r"(?:new|class|cls|label)?[_-]?(\d+)", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class _Found:
-    """Finished images, class by class. images: encoded; labels, ranks: int64; names: where each came from."""
+    """The finished images, sorted by class.
+
+    images: encoded bytes; labels, ranks: int64 [n]; names: source row of each; size: side, pixels.
+    """
 
     images: list[bytes]
     labels: np.ndarray
@@ -76,28 +79,29 @@ def import_images(
     device: str = "auto",
     workers: int | None = None,
 ) -> Manifest:
-    """Take finished synthetic images into a set: labelled by a teacher under a protocol, and packed.
+    """Make a set of finished synthetic images: label them with a teacher under a protocol, and pack them.
 
-    Every class must have the same number of images. Bytes are kept: all images must be square, of one size, one codec
-    and without EXIF rotation, unless `reencode` makes them so. Run again, it continues.
+    Every class must have the same number of images. The images keep their bytes, so they must be square, of one size
+    and one codec, and without EXIF rotation, unless `reencode` converts them. A second call with the same `out`
+    continues the import.
 
     Args:
         source: Class folders (by name, or numbered as in `00000/`, `new000/`), zips of those, parquet or tar files, or
             a Hub id.
         out: The directory of the new set.
-        method: The name under which the images were made.
+        method: Name of the method that made the images.
         teacher: A checkpoint, "timm:NAME[@FILE]" or "torchvision:NAME[@FILE]".
         protocol: A protocol's name or TOML file.
-        views: Views stored of each image. Default: the protocol's.
-        codec: How soft labels are stored.
-        reencode: Make all images PNG, upright, square, of `size` pixels.
+        views: Stored views per image. Default: the protocol's.
+        codec: Encoding of the soft labels.
+        reencode: Convert all images to PNG: upright, square, of `size` pixels.
         size: Side of the images, pixels. Default: their own, with `reencode` the teacher's input.
-        seed: Of the order of rows and of the views.
-        split: Of the source. Default "train", else its only one.
-        image_column: Column with the images, where it cannot be inferred.
-        label_column: Column with the labels, where it cannot be inferred.
+        seed: Seed of the row order and of the views.
+        split: Split of the source. Default "train", else its only one.
+        image_column: Column of the images, if it cannot be inferred.
+        label_column: Column of the labels, if it cannot be inferred.
         device: "auto" or a torch device name.
-        workers: Processes. Default: the cores.
+        workers: Number of processes. Default: the number of cores.
 
     Returns:
         The manifest of `out`.
@@ -139,7 +143,7 @@ def import_images(
 
 
 def _made(opened: Source, found: _Found, claim: Claim, method: str, reencode: bool, out: Path) -> Made:
-    """What the manifest says of imported images."""
+    """Return the part of the manifest that describes the imported images."""
     spec = opened.spec()
     name, ipc = public_name(spec.id), found.ipc
     return Made(
@@ -162,7 +166,7 @@ def _paper(method: str) -> str:
 
 
 def _real_pixels(method: str) -> str:
-    """What images of a known method are made of; `unknown` for others."""
+    """Return `real_pixels` of a known method with default settings; "unknown" for others."""
     if method in distiller_names():
         distiller = find_distiller(method)
         if distiller.real_pixels is not None:
@@ -171,7 +175,7 @@ def _real_pixels(method: str) -> str:
 
 
 def _take(source: Source, teacher: str, reencode: bool, size: int | None) -> tuple[_Found, ResolvedTeacher]:
-    """All images with their classes, checked, encoded anew with `reencode`; and the teacher that knows the classes."""
+    """Read and check all images, re-encode them with `reencode`, and resolve the teacher for their classes."""
     counts = source.counts
     ipc = int(counts.min())
     if (counts != ipc).any():
@@ -193,7 +197,7 @@ def _take(source: Source, teacher: str, reencode: bool, size: int | None) -> tup
         images = [image if isinstance(image, bytes) else encode_image(image) for image in raw]
         side, codec = _uniform(images, source.ref.data)
         if size not in (None, side):
-            raise OptionError(f"--size is {size}, the images have {side} px; --reencode makes them {size}")
+            raise OptionError(f"--size is {size}, the images have {side} px; --reencode resizes them to {size}")
     found = _Found(
         images=images, labels=labels, ranks=np.arange(len(labels)) % ipc,
         names=source.name_rows([int(source.rows[i]) for i in order]), classes=classes, size=side, codec=codec, ipc=ipc,
@@ -202,7 +206,7 @@ def _take(source: Source, teacher: str, reencode: bool, size: int | None) -> tup
 
 
 def _labeller(teacher: str, source: Source) -> tuple[ResolvedTeacher, list[ClassName]]:
-    """The teacher, and the classes: those that are numbers (`new007`, `00007`) by the teacher's names, in its order."""
+    """Resolve the teacher and the classes; numbered classes (`new007`, `00007`) get the teacher's class names."""
     choice, numbers = TeacherChoice(teacher, None), _numbers(source.classes)
     if None in numbers:
         return choice.resolve(source.classes, source.ref.data), source.classes
@@ -214,7 +218,7 @@ def _numbers(classes: Sequence[ClassName]) -> list[int | None]:
 
 
 def _uniform(images: Sequence[bytes], what: str) -> tuple[int, str]:
-    """(side, codec) that all images share. Raises SourceError counting those that differ."""
+    """Return (side, codec) shared by all images. Raises SourceError with the number of images that differ."""
     kinds: Counter[tuple[Any, ...]] = Counter()
     for data in images:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
@@ -231,13 +235,13 @@ def _uniform(images: Sequence[bytes], what: str) -> tuple[int, str]:
     else:
         problem = _unlike_stored(images, codec, width)
     if problem:
-        raise SourceError(f"{what}: {problem}; --reencode makes them PNG, upright, square, of --size pixels")
+        raise SourceError(f"{what}: {problem}; --reencode converts them to upright, square PNGs of --size pixels")
     assert codec is not None
     return width, codec
 
 
 def _unlike_stored(images: Sequence[bytes], codec: str, side: int) -> str | None:
-    """Why some images cannot be stored as they are: another mode than RGB, a rotation, something behind them."""
+    """Return why some images cannot be stored unchanged (mode, EXIF rotation, trailing data), or None."""
     why: Counter[str] = Counter()
     for data in images:
         try:
@@ -246,11 +250,11 @@ def _unlike_stored(images: Sequence[bytes], codec: str, side: int) -> str | None
             why[str(error).removeprefix(": ").partition(";")[0]] += 1
     if not why:
         return None
-    return f"of {why.total()} of {len(images)} images readers may see different pixels ({why.most_common(1)[0][0]})"
+    return f"of {why.total()} of {len(images)} images readers may decode differently ({why.most_common(1)[0][0]})"
 
 
 def _save(found: _Found, shards: Sequence[ShardPlan], how: Labelling) -> None:
-    """The encoded images as units: all classes mixed, each row remembering the file it came from."""
+    """Write the encoded images as units, in a seeded order over all classes, each with its source row as origin."""
     order = permutation(how.seed, len(found.images), "rows", found.ipc)
     for shard in shards:
         mine = order[shard.first : shard.first + shard.rows]

@@ -1,4 +1,4 @@
-"""What the user asked of `distill`, typed once: the command line fills it, the Python API's keywords are its fields."""
+"""The options of `distill`, filled from the command line or from the keywords of the Python API."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ddkit.format.codecs import find_codec
 from ddkit.format.images import WRITTEN
 from ddkit.specs import Protocol
 
-HOW = ("rehash", "device", "workers", "yes", "overwrite")  # decide nothing of the set
+HOW = ("rehash", "device", "workers", "yes", "overwrite")  # options that do not affect the set
 
 
 @dataclass(frozen=True, kw_only=True)
 class DistillOptions:
-    """The options of `distill`, documented there; None = not given."""
+    """The options of `distill`, documented there. None: not given."""
 
     data: str | None = None
     method: str | None = None
@@ -47,7 +47,14 @@ class DistillOptions:
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> DistillOptions:
-        """The options in some keywords, checked. Raises OptionError for an unknown one or a value that cannot be."""
+        """Build the options from keywords, and check them.
+
+        Args:
+            options: Keyword -> value.
+
+        Raises:
+            OptionError: An unknown keyword, or an invalid value.
+        """
         known = [f.name for f in fields(cls)]
         if wrong := [name for name in options if name not in known]:
             raise unknown("option of distill:", wrong[0], known)
@@ -61,8 +68,7 @@ class DistillOptions:
         return asked
 
     def _check(self) -> None:
-        """Raise OptionError for counts that are none, and for unknown methods, protocols, codecs and image formats,
-        before anything is opened."""
+        """Raise OptionError for invalid counts and unknown methods, protocols, codecs and image formats."""
         check_counts(
             ipc=self.ipc, views=self.views, size=self.size, seed=self.seed, workers=self.workers, holdout=self.holdout,
             prefixes=self.prefixes,
@@ -77,8 +83,10 @@ class DistillOptions:
             raise unknown("image format", self.image_format, WRITTEN)
 
     def decisive(self) -> dict[str, Any]:
-        """What was given of the options that decide the set, as JSON values: two runs that differ in one of them must
-        not write the same directory."""
+        """Return the given options that determine the set, as JSON values.
+
+        Two runs that differ in one of them must not write to the same directory.
+        """
         given = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in HOW}
         return {name: to_plain(value) for name, value in given.items() if value not in (None, {})}
 
@@ -94,9 +102,20 @@ def check_counts(
     holdout: float | None = None,
     prefixes: tuple[int, ...] | None = None,
 ) -> None:
-    """Raise OptionError for what is not a whole number, a count or prefix below 1, or a holdout that is not a share.
+    """Check numeric options, given by option name; None: not given.
 
-    Each is an option of that name; None: not given.
+    Args:
+        ipc: Images per class, a whole number from 1.
+        views: Views per image, a whole number from 1.
+        size: Side in pixels, a whole number from 1.
+        seed: A whole number.
+        workers: Processes, a whole number from 1.
+        runs: Students, a whole number from 1.
+        holdout: A share between 0 and 1, exclusive.
+        prefixes: Increasing whole numbers from 1, none above `ipc`.
+
+    Raises:
+        OptionError: A value is not in its range.
     """
     least = {"ipc": "images per class", "views": "views", "size": "pixels", "workers": "processes", "runs": "students"}
     for name, value in {
@@ -112,9 +131,9 @@ def check_counts(
         if value is not None and name in least and value < 1:
             raise OptionError(f"--{name} is {value}; it must be at least 1 ({least[name]})")
     if holdout is not None and not 0 < holdout < 1:
-        raise OptionError(f"--holdout is {holdout}; it is a share between 0 and 1")
+        raise OptionError(f"--holdout is {holdout}; it must be between 0 and 1")
     if prefixes is not None:
         if not prefixes or sorted(set(prefixes)) != list(prefixes) or prefixes[0] < 1:
-            raise OptionError(f"--prefixes is {list(prefixes)}; give rising numbers from 1, as in 5,10,20")
+            raise OptionError(f"--prefixes is {list(prefixes)}; give increasing numbers from 1, such as 5,10,20")
         if ipc is not None and prefixes[-1] > ipc:
             raise OptionError(f"--prefixes ends at {prefixes[-1]}, above --ipc {ipc}; make them agree")

@@ -1,7 +1,7 @@
-"""The record of a run: everything that was resolved, kept in OUT.work/run.json and, in part, in the manifest.
+"""The record of a run: all resolved options, kept in OUT.work/run.json and partly in the manifest.
 
-A record that this user did not sign came with somebody's set. It is data: like a manifest it names methods, protocols
-and networks, and no file that it names is opened.
+A record whose signature is not this user's came with another user's set. It is treated as untrusted data, like a
+manifest: it names methods, protocols and networks, and no file path in it is opened.
 """
 
 from __future__ import annotations
@@ -27,14 +27,34 @@ LARGEST_RECORD = 16 * 2**20  # bytes
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord(Extensible):
-    """Everything that a run of `distill` was resolved to.
+    """All resolved options of a `distill` run.
 
-    data, teacher: absolute where they are paths; method: a distiller's name; code: sha256 of its file, None of an
-    installed one; config: the method's complete settings by dotted key; protocol: its name; definition: the protocol
-    itself where it is not a shipped one; views: stored of each image; size: of the images, pixels; prefixes: end in
-    ipc; holdout: share of the source kept for measuring, None = nothing; dataset: the name protocols override by;
-    fingerprint: of all that decides bytes (docs/format.md); normalisation: the teacher's mean and std, resize and crop,
-    which its hash does not cover; foreign: not written by this user (never kept in the file).
+    Attributes:
+        data: The source; an absolute path if it is a path.
+        method: Name of the distiller.
+        ipc: Images per class.
+        prefixes: IPC of each nested set, ending in `ipc`.
+        seed: Seed of all randomness.
+        recipe: Name of the recipe.
+        config: The method's complete settings by dotted key.
+        protocol: Name of the protocol.
+        views: Stored views per image.
+        size: Side of the images, pixels.
+        teacher: The teacher; an absolute path if it is a path.
+        codec: Encoding of the soft labels.
+        image_format: Encoding of the images.
+        split: Split of the source.
+        image_column: Column of the images.
+        label_column: Column of the labels.
+        classes: The subset of the classes.
+        holdout: Share of the source held out for evaluation; None: nothing.
+        skip_bad: Whether images that do not decode are skipped.
+        dataset: Dataset name that selects a protocol's overrides.
+        fingerprint: Hash of everything that determines the bytes, except the prefixes (docs/format.md).
+        code: sha256 of the distiller's file; None for an installed one.
+        definition: The protocol's table, if it is not a shipped one.
+        normalisation: The teacher's mean, std, resize and crop, which its hash does not cover.
+        foreign: Whether the record was not written by this user; never stored in the file.
     """
 
     data: str
@@ -64,21 +84,31 @@ class RunRecord(Extensible):
     foreign: bool = False
 
     def save(self, work: Path) -> None:
-        """Write OUT.work/run.json, signed. Raises DiskError."""
+        """Write OUT.work/run.json, signed.
+
+        Args:
+            work: The directory OUT.work.
+
+        Raises:
+            DiskError.
+        """
         data = to_plain(replace(self, foreign=False))
         write_bytes(work / RECORD, (canonical(data | {"signature": sign(canonical(data))}) + "\n").encode())
 
     @property
     def key(self) -> str:
-        """Stands for all that decides the bytes of a run, but for its prefixes."""
+        """Key of the run: hash of everything that determines its bytes, except the prefixes."""
         return fingerprint([self.fingerprint, self.code, self.normalisation])
 
     def named(self) -> RunRecord:
-        """As a manifest has it: the last parts of paths instead of paths, and nothing that would be opened as one."""
+        """Return the record as a manifest holds it: paths reduced to their last part, marked as foreign."""
         return replace(self, data=public_name(self.data), teacher=public_name(self.teacher), foreign=True)
 
     def unnamed(self) -> list[str]:
-        """Which of its options only say what something was called, so that they have to be given again."""
+        """Return the options ("data", "teacher", "classes") of a foreign record that hold only a name.
+
+        They cannot be opened, so the user has to give them again.
+        """
         library, _, tag = self.teacher.partition(":")
         known = {
             "data": self.data == "digits" or (hub.split_id(self.data) is not None and not Path(self.data).exists()),
@@ -88,51 +118,84 @@ class RunRecord(Extensible):
         return [name for name, is_known in known.items() if self.foreign and not is_known]
 
     def load_protocol(self) -> Protocol:
-        """Its protocol: the one it holds itself, or a shipped one. Raises OptionError."""
+        """Return the protocol: its stored definition, or the shipped one. Raises OptionError."""
         if self.definition is not None:
             return Protocol.from_table(self.definition, f"{RECORD} definition")
         return Protocol.shipped(self.protocol)
 
 
 def public_name(ref: str) -> str:
-    """A source or teacher as the manifest names it: a path by its last part, anything else as it is."""
+    """Return a source or teacher as the manifest names it: the last part of an absolute path, anything else unchanged.
+
+    Args:
+        ref: A path, a Hub id or a name.
+    """
     return Path(ref).name if Path(ref).is_absolute() else ref
 
 
 def absolute(ref: str) -> str:
-    """A path as it stands whatever the current folder; anything else as given."""
+    """Return an existing path as an absolute one, anything else unchanged.
+
+    Args:
+        ref: A path, a Hub id or a name.
+    """
     return str(Path(ref).absolute()) if ref != "digits" and Path(ref).exists() else ref
 
 
-# ------------------------------------------------------------------ what stands in OUT
+# ------------------------------------------------------------------ the contents of OUT
 
 
 def work_dir(out: Path) -> Path:
-    """OUT.work: units, caches and logs beside OUT. Raises OptionError where OUT has the name of such a directory, or a
-    longer one than a file can have with what is added to it."""
+    """Return OUT.work, the directory of units, caches and logs beside OUT.
+
+    Args:
+        out: The directory OUT.
+
+    Raises:
+        OptionError: The name of OUT ends in ".work", or exceeds 249 bytes.
+    """
     if len(os.fsencode(out.name)) > LONGEST_NAME - len("..lock"):
         raise OptionError(f"the name of OUT has {len(os.fsencode(out.name))} bytes; give one of at most 249")
     if out.name.endswith(".work"):
-        raise OptionError(f"OUT is {out}; names that end in .work are for unfinished work, give another")
+        raise OptionError(f"OUT is {out}; names that end in .work are reserved for unfinished work; give another")
     return work_beside(out)
 
 
 def check_work(work: Path) -> None:
-    """Raise IntegrityError where OUT.work is a link or holds one: nothing is read, written or cleaned through it."""
+    """Check that OUT.work is not a link and holds none, so that nothing is read, written or deleted through one.
+
+    Args:
+        work: The directory OUT.work.
+
+    Raises:
+        IntegrityError: It is a link, or holds one.
+    """
     refuse_links(work.parent, [work.name])
 
 
 def check_out(out: Path) -> None:
-    """Raise OptionError or OtherRun for a name that no set can have, IntegrityError for links in what is there."""
+    """Check that OUT is a directory without links, or does not exist.
+
+    Args:
+        out: The directory OUT.
+
+    Raises:
+        OtherRun: OUT is a file.
+        IntegrityError: OUT holds a link.
+    """
     if out.exists() and not out.is_dir():
         raise OtherRun(f"{out} is a file; give the name of a new directory")
     check_links(out)
 
 
 def load_record(out: Path) -> RunRecord | None:
-    """The record in OUT.work, None where there is none; of one that another than this user wrote, what it names.
+    """Return the record in OUT.work, or None if there is none; one of another user is returned as foreign (`named`).
 
-    Raises IntegrityError, naming the file, where it is damaged.
+    Args:
+        out: The directory OUT.
+
+    Raises:
+        IntegrityError: The file is damaged.
     """
     work = work_dir(out)
     check_work(work)
@@ -150,9 +213,14 @@ def load_record(out: Path) -> RunRecord | None:
 
 
 def find_record(out: Path) -> RunRecord | None:
-    """The record of what stands in OUT, or None where nothing does.
+    """Return the record of the run in OUT, from OUT.work or else from the manifest; None if OUT is new.
 
-    Raises OtherRun when OUT holds files that are not ours, SetError, IntegrityError, FormatVersion.
+    Args:
+        out: The directory OUT.
+
+    Raises:
+        OtherRun: OUT holds files that are not ddkit's.
+        SetError, IntegrityError, FormatVersion: The set in OUT cannot be read.
     """
     check_out(out)
     record = load_record(out)
@@ -166,7 +234,7 @@ def find_record(out: Path) -> RunRecord | None:
 
 
 def _from_manifest(manifest: Manifest) -> RunRecord:
-    """The record of a set whose OUT.work is gone. It names what it was made from, and no path."""
+    """Return a foreign record from the manifest of a set whose OUT.work was deleted."""
     recipe, source, normalisation = manifest.recipe, manifest.source, manifest.normalisation
     seen = (*normalisation.mean, *normalisation.std, manifest.eval.resize, manifest.eval.crop)
     return RunRecord(
@@ -180,7 +248,11 @@ def _from_manifest(manifest: Manifest) -> RunRecord:
 
 
 def start_over(out: Path) -> None:
-    """Remove what an earlier run of ours left in OUT and OUT.work (`--overwrite`)."""
+    """Delete what an earlier run wrote to OUT and OUT.work (`--overwrite`).
+
+    Args:
+        out: The directory OUT.
+    """
     work = work_dir(out)
     check_out(out)
     check_work(work)

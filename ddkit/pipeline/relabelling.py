@@ -1,4 +1,4 @@
-"""A new set from the images of another: same bytes, rows and shards, new views and labels."""
+"""Makes a new set from the images of another: same bytes, rows and shards, new views and labels."""
 
 from __future__ import annotations
 
@@ -46,20 +46,22 @@ def relabel(
     device: str = "auto",
     workers: int | None = None,
 ) -> Manifest:
-    """Label the images of a set anew, into another set; rows and shard membership stay. Run again, it continues.
+    """Label the images of a set again, into a new set with the same rows and shards.
+
+    A second call with the same `out` continues the relabelling.
 
     Args:
-        directory: The set whose images are taken: a directory, or a Hub id.
+        directory: The set whose images are used: a directory, or a Hub id.
         out: The directory of the new set.
         teacher: A checkpoint, "timm:NAME[@FILE]" or "torchvision:NAME[@FILE]".
         protocol: A protocol's name or TOML file. Default: the set's.
-        views: Views stored of each image. Default: the set's, of another protocol its own.
-        codec: How soft labels are stored. Default: the set's.
-        mix_within: Mix only within groups of classes: "5x200:SEED" (5 seeded groups of 200 classes), or a text file
-            with a line CLASS<tab>GROUP for each class.
-        seed: Of the views. Default: the set's.
+        views: Stored views per image. Default: the set's; with another protocol, that protocol's.
+        codec: Encoding of the soft labels. Default: the set's.
+        mix_within: Mix images only within groups of classes: "5x200:SEED" (5 seeded groups of 200 classes), or a text
+            file with a line CLASS<tab>GROUP for each class.
+        seed: Seed of the views. Default: the set's.
         device: "auto" or a torch device name.
-        workers: Processes. Default: the cores.
+        workers: Number of processes. Default: the number of cores.
 
     Returns:
         The manifest of `out`.
@@ -91,7 +93,7 @@ def relabel(
 def _relabelled(
     source: Manifest, how: Labelling, claim: Claim, teacher: ResolvedTeacher, chosen: Protocol, workers: int
 ) -> Manifest:
-    """The set `how.out`, by the one process that may write into it."""
+    """Make the set `how.out`; the caller holds its lock."""
     shards = restore_images(source, how, claim.key)
     packed = PackedShards(how, source.image_tars or None)
     records = label_and_pack(packed, shards, workers if how.backend == "cpu" else 1)
@@ -108,15 +110,22 @@ def _relabelled(
 
 
 def seen_by(teacher: TeacherSpec, protocol: Protocol) -> list[Any]:
-    """What a teacher's hash does not cover of how it sees images, and the protocol, as JSON values."""
+    """Return the teacher's preprocessing, which its hash does not cover, and the protocol, as JSON values.
+
+    Args:
+        teacher: Spec of the teacher.
+        protocol: The protocol.
+    """
     return [list(teacher.mean), list(teacher.std), to_plain(teacher.transform), to_plain(protocol)]
 
 
 @dataclass(frozen=True)
 class Claim:
-    """Whose OUT is: what decides a relabelling or an import.
+    """Identifies the relabelling or import that a directory belongs to.
 
-    fingerprint: as its manifest has it; key: with the teacher's normalisation, which its hash does not cover.
+    Attributes:
+        fingerprint: Hash of the labelling and the images, as in the manifest.
+        key: Hash of the fingerprint, the teacher's preprocessing and the protocol.
     """
 
     fingerprint: str
@@ -124,21 +133,36 @@ class Claim:
 
     @classmethod
     def of(cls, how: Labelling, teacher: TeacherSpec, protocol: Protocol, *images: Any) -> Claim:
-        """What decides a labelling of some images. images: what stands for them."""
+        """Compute the claim of a labelling.
+
+        Args:
+            how: The labelling.
+            teacher: Spec of the teacher.
+            protocol: The protocol.
+            images: JSON values that identify the images.
+        """
         labelling = {name: value for name, value in asdict(how).items() if name != "policy"}
         labelling |= {"law": asdict(how.policy), "out": "", "work": "", "teacher": teacher.hash}
         shared = fingerprint([labelling, *images])
         return cls(shared, fingerprint([shared, *seen_by(teacher, protocol)]))
 
     def take(self, out: Path, what: str) -> None:
-        """Make OUT this one's. what: relabelling or import. Raises OtherRun where it is something else's."""
+        """Reserve a directory for this relabelling or import, by a record in OUT.work.
+
+        Args:
+            out: The directory OUT.
+            what: "relabelling" or "import", for messages.
+
+        Raises:
+            OtherRun: The directory belongs to another run, or is not empty.
+        """
         record = work_dir(out) / RECORD
         check_out(out)
         check_work(work_dir(out))
         if record.is_file():  # a record of ddkit 0.4 holds the fingerprint alone
             if (read_limited(record, 1000) or b"").decode("ascii", "replace") not in (self.key, self.fingerprint):
                 raise OtherRun(
-                    f"{out} was begun by another {what} (images, teacher, protocol or views differ); choose another OUT"
+                    f"{out} belongs to another {what} (images, teacher, protocol or views differ); choose another OUT"
                 )
             return
         if is_set(out) or (out.exists() and (not out.is_dir() or any(not is_temporary(p) for p in out.iterdir()))):
@@ -147,7 +171,7 @@ class Claim:
 
 
 def _groups(choice: str | None, classes: list[str]) -> tuple[int, ...] | None:
-    """The mixing group of each class, in label order. Raises OptionError."""
+    """Return the mixing group of each class, in label order. Raises OptionError."""
     if choice is None:
         return None
     if found := re.fullmatch(r"(\d+)x(\d+):(\d+)", choice):
@@ -169,11 +193,22 @@ def _groups(choice: str | None, classes: list[str]) -> tuple[int, ...] | None:
 
 
 def label_problems(manifest: Manifest, teacher: str, *, sample: int = 256, device: str = "auto") -> list[str]:
-    """Label some stored views again and compare: what is wrong, one line each; at most the first five.
+    """Label a sample of the stored views again and compare the logits with the stored labels.
 
-    teacher: as `--teacher`; sample: views, spread over the set by its seed; device: a torch device name. Logits may
-    differ as between kinds of hardware, up to 2 % of a view's largest. Raises TeacherError, ClassesError, and SetError
-    for another teacher than the set's.
+    Logits may differ between kinds of hardware, by up to 2 % of the view's largest logit.
+
+    Args:
+        manifest: The set.
+        teacher: The set's teacher, as for `--teacher`.
+        sample: Number of views, drawn over the whole set with its seed.
+        device: "auto" or a torch device name.
+
+    Returns:
+        One line per differing label, at most five; empty if all agree.
+
+    Raises:
+        TeacherError, ClassesError.
+        SetError: `teacher` is not the set's teacher.
     """
     where = pick_device(device)
     found = resolve_teacher(teacher, manifest.classes, str(manifest.root), size=manifest.views.size)
@@ -196,12 +231,19 @@ def label_problems(manifest: Manifest, teacher: str, *, sample: int = 256, devic
         wrong = (logits - labels).abs().amax(1) > 0.02 * logits.abs().amax(1) + 1e-3
         for i in (start + wrong.nonzero().flatten()).tolist():
             row = row_key(int(stored.rows[rows[i]]))
-            problems.append(f"row {row} view {view_indices[i]}: its label is not the teacher's")
+            problems.append(f"row {row} view {view_indices[i]}: its stored label differs from the teacher's")
     return problems[:5]
 
 
 def policy_problem(manifest: Manifest, protocol: Protocol) -> str | None:
-    """Why the stored views of a set do not serve a protocol, or None. (Count and mixing groups may differ.)"""
+    """Return why the stored views of a set do not match a protocol's augmentation policy, or None if they do.
+
+    The number of views and the mixing groups may differ.
+
+    Args:
+        manifest: The set.
+        protocol: The protocol.
+    """
     policy = protocol.view_spec(patches=manifest.image.patches, dataset=manifest.recipe.dataset)
     wanted, stored = policy.comparable(), manifest.views.policy.comparable()
     if wanted == stored:
@@ -211,7 +253,15 @@ def policy_problem(manifest: Manifest, protocol: Protocol) -> str | None:
 
 
 def demand_policy(manifest: Manifest, protocol: Protocol) -> None:
-    """Raise SetError, naming the relabelling that helps, where the stored views do not serve a protocol."""
+    """Check that the stored views of a set match a protocol's augmentation policy.
+
+    Args:
+        manifest: The set.
+        protocol: The protocol.
+
+    Raises:
+        SetError: They do not; the message gives the `ddkit relabel` command that makes such a set.
+    """
     if problem := policy_problem(manifest, protocol):
         raise SetError(
             f"{manifest.where}: {problem}; make a set for it with "

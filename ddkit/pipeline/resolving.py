@@ -1,4 +1,4 @@
-"""From options to a run: everything is found, checked and priced before the first byte of a set is written."""
+"""Resolves options to a run: opens, checks and prices everything before the first byte of the set is written."""
 
 from __future__ import annotations
 
@@ -39,8 +39,10 @@ DEFAULT_IPC = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """What a run is to be, by its options and defaults or by the record of an earlier run, before anything but the
-    source is opened. The fields are those of RunRecord; None: not decided yet."""
+    """The options of a run with defaults applied, from the command or from an earlier run's record.
+
+    The fields are those of RunRecord, with `distiller` and the loaded `protocol`. None: not decided yet.
+    """
 
     data: str
     method: str
@@ -65,9 +67,17 @@ class Choices:
 
 
 def resolve(out: Path, asked: DistillOptions) -> Run:
-    """Check everything that can be checked before the first byte is written, then write the record.
+    """Run all checks that are possible before the first byte is written, then write the record.
 
-    out: the directory of the set, locked by this process. Raises InputError, Refused, IntegrityError, EnvironmentFailure.
+    Args:
+        out: The directory of the set, locked by this process.
+        asked: The given options.
+
+    Returns:
+        The resolved run.
+
+    Raises:
+        InputError, Refused, IntegrityError, EnvironmentFailure.
     """
     _check_place(out, asked.data)
     known = find_record(out)
@@ -93,7 +103,7 @@ def resolve(out: Path, asked: DistillOptions) -> Run:
 
 
 def _check_place(out: Path, data: str | None) -> None:
-    """Raise OptionError where OUT lies inside its source."""
+    """Raise OptionError if OUT is inside its source."""
     work_dir(out)
     if data and data != "digits" and Path(data).is_dir() and out.resolve().is_relative_to(Path(data).resolve()):
         raise OptionError(f"OUT {out} lies inside its source {data} and would become part of it; choose another place")
@@ -101,9 +111,7 @@ def _check_place(out: Path, data: str | None) -> None:
 
 def _open_source(data: str | None, asked: DistillOptions | RunRecord, rehash: bool) -> Source:
     if data is None:
-        raise OptionError(
-            "--data is missing: what to distil? digits, or a folder of class folders, parquet or tar files"
-        )
+        raise OptionError("--data is missing; give digits, or a folder of class folders, parquet or tar files")
     return open_source(
         data, rehash=rehash, split=asked.split, image_column=asked.image_column, label_column=asked.label_column,
         classes=asked.classes,
@@ -111,7 +119,7 @@ def _open_source(data: str | None, asked: DistillOptions | RunRecord, rehash: bo
 
 
 def _recorded(known: RunRecord, method: str | None) -> Choices:
-    """The choices of a run that goes on. method: as the command line names it, None: as the record does."""
+    """Return the choices of a continued run. method: from the command line; None: the record's."""
     same = {
         name: getattr(known, name)
         for name in ("data", "ipc", "prefixes", "seed", "recipe", "config", "views", "size", "teacher", "codec",
@@ -122,7 +130,7 @@ def _recorded(known: RunRecord, method: str | None) -> Choices:
 
 
 def _chosen(asked: DistillOptions, source: Source) -> Choices:
-    """The choices of a new run: the recipe is found, its settings completed and checked."""
+    """Return the choices of a new run: find its recipe, complete and check the settings."""
     assert asked.data is not None
     recipe, method = _find_recipe(asked, source)
     distiller = find_distiller(method)
@@ -131,7 +139,7 @@ def _chosen(asked: DistillOptions, source: Source) -> Choices:
     shown = one_line(other_settings(distiller, config)) or "the method's defaults"
     note(f"{distiller.name} on {public_name(absolute(asked.data))}: recipe {recipe.name} ({shown})")
     teacher = asked.teacher or recipe.teacher or "train"
-    if teacher == "train":  # the architecture is part of the record: another machine goes on with the same
+    if teacher == "train":  # recorded with its architecture, so that another machine continues with the same
         size = asked.size or source.default_size()
         teacher = f"train:{default_arch(asked.data, size, pick_device(asked.device))}"
     elif asked.teacher is None and ":" not in teacher:
@@ -153,7 +161,7 @@ def _chosen(asked: DistillOptions, source: Source) -> Choices:
 
 
 def _find_recipe(asked: DistillOptions, source: Source) -> tuple[Recipe, str]:
-    """The recipe of a new run, and its method as the command line names it. Raises OptionError."""
+    """Return the recipe of a new run and the method as given on the command line. Raises OptionError."""
     assert asked.data is not None
     if asked.recipe is None:
         method = asked.method or DEFAULT_METHOD
@@ -170,15 +178,15 @@ def _find_recipe(asked: DistillOptions, source: Source) -> tuple[Recipe, str]:
 def _resolved(
     out: Path, chosen: Choices, source: Source, device: torch.device, workers: int, yes: bool, known: RunRecord | None
 ) -> tuple[Run, float]:
-    """The run, and the seconds its teacher was trained for. known: what it must agree with."""
+    """Return the run, and the seconds spent on training its teacher. known: record of the run to continue."""
     choice, what = TeacherChoice(chosen.teacher, chosen.size), public_name(chosen.data)
     training, size, teacher = choice.needs_training(source.classes), chosen.size, None
-    if not training:  # a teacher that does not fit shows before images are read
+    if not training:  # a mismatched teacher is reported before images are read
         teacher = choice.resolve(source.classes, what)
         size = size or teacher.spec.image_size
     source, holdout = _usable(source, chosen)
     size = size or source.default_size()
-    for stage in range(len(chosen.prefixes), 0, -1):  # too few images show before a teacher is trained
+    for stage in range(len(chosen.prefixes), 0, -1):  # too few images are reported before a teacher is trained
         chosen.distiller.units(
             increment_plan(chosen.distiller, chosen.config, source, chosen.prefixes[:stage], size, chosen.seed)
         )
@@ -205,7 +213,7 @@ def _resolved(
 
 
 def _usable(source: Source, chosen: Choices) -> tuple[Source, float | None]:
-    """The images that may be distilled: those that decode, less those held out; and the share that is held out."""
+    """Return the source without unreadable and held-out images, and the share held out."""
     source = source.without_unreadable(chosen.skip_bad)
     holdout = chosen.holdout
     if holdout is None and not can_measure(chosen.data, chosen.image_column, chosen.label_column):
@@ -214,7 +222,7 @@ def _usable(source: Source, chosen: Choices) -> tuple[Source, float | None]:
 
 
 def _tell_teacher(spec: TeacherSpec) -> None:
-    """Say how good the teacher is and on how many images that was measured, and warn where that is little."""
+    """Report the teacher's accuracy and number of test images; warn if either is low."""
     if spec.accuracy is None:
         note(f"teacher {spec.arch}: its accuracy was not measured")
         return
@@ -234,7 +242,7 @@ def _record(
     out: Path, chosen: Choices, source: Source, teacher: ResolvedTeacher, policy: ViewSpec, *, size: int,
     holdout: float | None, known: RunRecord | None,
 ) -> RunRecord:  # fmt: skip
-    """The record of the run. Raises OtherRun where `known`, what OUT was begun with, differs."""
+    """Return the record of the run. Raises OtherRun if `known`, the record in OUT, differs."""
     spec = teacher.spec
     seen = (*spec.mean, *spec.std, spec.transform.resize, spec.transform.crop)
     record = RunRecord(
@@ -258,7 +266,7 @@ def _record(
 
 
 def _fingerprint(chosen: Choices, source: Source, teacher: ResolvedTeacher, policy: ViewSpec, size: int) -> str:
-    """sha256 of all that decides bytes, but for the prefixes (docs/format.md)."""
+    """Return the sha256 of everything that determines the bytes, except the prefixes (docs/format.md)."""
     ref = source.ref
     decisive: Mapping[str, Any] = {
         "recipe": {"method": chosen.distiller.name, "config": chosen.config},
@@ -275,10 +283,10 @@ def _fingerprint(chosen: Choices, source: Source, teacher: ResolvedTeacher, poli
 
 
 def _price_all(chosen: Choices, training: Training, source: Source, size: int, workers: int, yes: bool) -> None:
-    """The cost question before a teacher is trained: of everything, measured with an untrained network like it."""
+    """Check the cost of the whole run before its teacher is trained, timed with an untrained network."""
     teach = training.seconds()
     if teach == 0.0:
-        return  # it is in the cache: asked when it is at hand
+        return  # the teacher is in the cache: `_price` checks the cost once it is loaded
     stages = range(1, len(chosen.prefixes) + 1)
     plans = [
         increment_plan(chosen.distiller, chosen.config, source, chosen.prefixes[:stage], size, chosen.seed)
@@ -289,7 +297,7 @@ def _price_all(chosen: Choices, training: Training, source: Source, size: int, w
 
 
 def _price(run: Run, yes: bool) -> None:
-    """The cost question, for the increments that are not packed yet. Raises TooCostly."""
+    """Check the cost of the increments that are not packed yet. Raises TooCostly."""
     packed = PackedShards(run.labelling)
     plans = [increment.plan for increment in run.increments() if packed.unpacked(increment.shards)]
     if plans:
@@ -301,7 +309,7 @@ def _ask(
     distiller: Distiller, plans: Sequence[Plan], teacher: Teacher, size: int, views: int, workers: int, yes: bool,
     known: Mapping[str, float],
 ) -> None:  # fmt: skip
-    """Say what some increments cost, and stop where it is much. known: seconds of parts that are measured already."""
+    """Estimate and check the cost of some increments. known: seconds of parts that are already estimated."""
     probe = Probe(teacher=teacher, size=size, workers=workers, each=measure_cost(teacher, size))
     parts, labels = dict(known), sum(plan.images for plan in plans) * views
     for plan in plans:

@@ -1,4 +1,4 @@
-"""One run of `distill`, with everything found and checked, and its increments: what the units are made from."""
+"""A resolved run of `distill` and its increments, from which the units are made."""
 
 from __future__ import annotations
 
@@ -28,7 +28,13 @@ from ddkit.teachers.resolving import ResolvedTeacher
 
 @dataclass(frozen=True)
 class Increment:
-    """What one prefix adds: its ranks (`plan`) and its shards. stage: position of the prefix in the list, from 1."""
+    """The images that one prefix adds to the set.
+
+    Attributes:
+        stage: Position of the prefix in the list, from 1.
+        plan: The ranks to make.
+        shards: Their shards.
+    """
 
     stage: int
     plan: Plan
@@ -37,8 +43,21 @@ class Increment:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One call of `distill`. method: a name, or the file that the command line gave; policy: of the views; patches: N
-    of the grid that the images are stitched of; workers: units that run side by side."""
+    """One resolved call of `distill`.
+
+    Attributes:
+        out: The directory of the set.
+        record: All resolved options.
+        method: Name of the method, or the file given on the command line.
+        distiller: The method.
+        source: The source, without unreadable and held-out images.
+        teacher: The teacher.
+        protocol: The protocol.
+        policy: Augmentation policy of the views.
+        patches: N of the patch grid that the images are stitched from; 1: none.
+        device: Device of all computation.
+        workers: Number of units that run in parallel.
+    """
 
     out: Path
     record: RunRecord
@@ -54,12 +73,12 @@ class Run:
 
     @property
     def work(self) -> Path:
-        """OUT.work."""
+        """The directory OUT.work."""
         return work_dir(self.out)
 
     @property
     def store(self) -> UnitStore:
-        """Where its units are kept."""
+        """The store of the run's units."""
         return UnitStore(str(self.work))
 
     @property
@@ -68,12 +87,16 @@ class Run:
         return make_config(self.distiller, self.record.config)
 
     def increments(self) -> Iterator[Increment]:
-        """One for each prefix, in order."""
+        """Iterate over the increments, one per prefix, in order."""
         for stage in range(1, len(self.record.prefixes) + 1):
             yield self.increment(stage)
 
     def increment(self, stage: int) -> Increment:
-        """The increment of one prefix. stage: from 1."""
+        """Return the increment of one prefix.
+
+        Args:
+            stage: Position of the prefix in the list, from 1.
+        """
         plan = increment_plan(
             self.distiller, self.record.config, self.source, self.record.prefixes[:stage], self.record.size,
             self.record.seed,
@@ -85,7 +108,11 @@ class Run:
         return Increment(stage, plan, tuple(shards))
 
     def inputs(self, increment: Increment) -> SynthesisInputs:
-        """What the synthesis units of an increment share, as plain data."""
+        """Return the inputs that the synthesis units of an increment share, as plain data.
+
+        Args:
+            increment: The increment.
+        """
         earlier = tuple(shard for s in range(1, increment.stage) for shard in self.increment(s).shards)
         return SynthesisInputs(
             method=self.method, config=canonical(self.record.config), source=self.source.ref,
@@ -97,7 +124,7 @@ class Run:
 
     @property
     def labelling(self) -> Labelling:
-        """How its images are labelled."""
+        """How the images of the run are labelled."""
         return Labelling(
             out=str(self.out), work=str(self.work), teacher=str(self.teacher.path),
             teacher_hash=self.teacher.spec.hash, order=self.teacher.order, policy=self.policy, seed=self.record.seed,
@@ -106,7 +133,11 @@ class Run:
         )  # fmt: skip
 
     def log(self, stage: int) -> dict[str, Any]:
-        """What the method records of the prefixes up to `stage`; where OUT.work was lost, what it recorded then."""
+        """Return what the method records of each prefix; entries already in the manifest take precedence.
+
+        Args:
+            stage: Position of the last prefix, from 1.
+        """
         if self.distiller.log is None:
             return {}
         kept = read_manifest(self.out).log.plan if is_set(self.out) else {}
@@ -117,17 +148,30 @@ class Run:
         return found
 
     def record_stage(self, manifest: Manifest) -> None:
-        """Keep the manifest of what is packed so far: what the next stage's student replays."""
+        """Store the manifest of the shards packed so far in OUT.work, from which the next stage's student replays.
+
+        Args:
+            manifest: That manifest.
+        """
         write_sealed(self.work / STAGE_MANIFEST, canonical(manifest.to_json()).encode(), self.record.key)
 
 
-Packed = dict[str, PackRecord]  # path of a shard -> what is known of it
+Packed = dict[str, PackRecord]  # path of a shard -> its record
 
 
 def increment_plan(
     distiller: Distiller, config: dict[str, Any], source: Source, prefixes: tuple[int, ...], size: int, seed: int
 ) -> Plan:
-    """The increment of the last of some prefixes. config: settings by dotted key; size: of the images, pixels."""
+    """Return the plan of the increment of the last of some prefixes.
+
+    Args:
+        distiller: The method.
+        config: Its settings by dotted key.
+        source: The source.
+        prefixes: IPC of each prefix up to this one.
+        size: Side of the images, pixels.
+        seed: Seed of the run.
+    """
     return Plan(
         config=make_config(distiller, config),
         classes=tuple(source.class_names),

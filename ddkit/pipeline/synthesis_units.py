@@ -1,4 +1,4 @@
-"""A method's units as jobs: the context each may use, and its result as one file."""
+"""Runs a method's units as jobs: builds the context of each, and writes its result to one file."""
 
 from __future__ import annotations
 
@@ -39,11 +39,24 @@ STAGE_MANIFEST = "stage.json"
 
 @dataclass(frozen=True, kw_only=True)
 class SynthesisInputs:
-    """What the synthesis units of an increment share, as plain data.
+    """The inputs that the synthesis units of an increment share, as plain data.
 
-    method: an installed distiller's name, or the file that the command line named; config: canonical JSON; fingerprint:
-    of the source; size: of the images, pixels; order: the teacher's column for each class, None = as it is; key: of all
-    that decides the run's bytes, but for its prefixes; prefixes: up to this one; earlier: the shards made so far.
+    Attributes:
+        method: Name of an installed distiller, or the file given on the command line.
+        config: The method's settings, canonical JSON.
+        source: Reference to the source.
+        fingerprint: Fingerprint of the source.
+        size: Side of the images, pixels.
+        seed: Seed of the run.
+        teacher: Path of the teacher's checkpoint.
+        teacher_hash: Hash of its weights.
+        order: The teacher's output column for each class; None: unchanged.
+        device: A torch device name.
+        out: The directory of the set.
+        work: The directory OUT.work.
+        key: Key of the run: hash of everything that determines its bytes, except the prefixes.
+        prefixes: IPC of each prefix up to this one.
+        earlier: The shards of earlier prefixes.
     """
 
     method: str
@@ -64,39 +77,54 @@ class SynthesisInputs:
 
     @property
     def store(self) -> UnitStore:
-        """Where its units are kept."""
+        """The store of the units."""
         return UnitStore(self.work)
 
     def _unit_key(self, unit: str) -> str:
-        """What a unit `KIND-PREFIX-N` is sealed under: an increment depends on the prefixes up to its own."""
+        """Return the key of a unit `KIND-PREFIX-N`, which covers the prefixes up to its own."""
         prefix = unit.split("-")[1:2]
         return prefix_key(
             self.key, [p for p in self.prefixes if not prefix or not prefix[0].isdigit() or p <= int(prefix[0])]
         )
 
     def unit(self, unit: str) -> UnitFile:
-        """The result of a unit."""
+        """Return the result file of a unit.
+
+        Args:
+            unit: Id of the unit.
+        """
         return self.store.unit(unit, self._unit_key(unit))
 
     def result(self, unit: str) -> Tensors:
-        """What a unit returned. Raises IntegrityError."""
+        """Return the tensors of a finished unit.
+
+        Args:
+            unit: Id of the unit.
+
+        Raises:
+            IntegrityError: The file is missing or damaged.
+        """
         return self.unit(unit).tensors()
 
     def losses(self, unit: str) -> UnitFile:
-        """The loss curves of a unit."""
+        """Return the file with the loss curves of a unit.
+
+        Args:
+            unit: Id of the unit.
+        """
         return self.store.losses(unit, self._unit_key(unit))
 
     def distiller(self) -> Distiller:
-        """The method."""
+        """Return the method, loaded once per process."""
         return STATE.keep("method", (self.method, self.key), lambda: find_distiller(self.method))
 
     def context(self) -> Context:
-        """What all units of the increment may use, opened once in each process."""
+        """Return the context shared by all units of the increment, opened once per process."""
         return STATE.keep("context", fingerprint(asdict(self)), self._open)
 
     def _open(self) -> Context:
         device = torch.device(self.device)
-        opened = (self.source, self.fingerprint)  # files may have changed under the same name
+        opened = (self.source, self.fingerprint)  # files may change under the same name
         return Context(
             config=make_config(self.distiller(), json.loads(self.config)),
             source=STATE.keep("source of units", opened, lambda: open_ref(self.source)),
@@ -115,7 +143,7 @@ class SynthesisInputs:
         )
 
     def _earlier(self) -> dict[int, list[Origin]]:
-        """Origins of the images made so far, by class."""
+        """Return the origins of the images of earlier prefixes, by class."""
         origins: dict[int, list[Origin]] = {}
         for shard in self.earlier:
             rows = load_encoded(self.store, shard)
@@ -124,15 +152,17 @@ class SynthesisInputs:
         return origins
 
     def _replay(self, **options: Any) -> ReplayLoader:
-        """A loader over the packed shards of all earlier prefixes."""
+        """Return a loader over the packed shards of all earlier prefixes."""
         path = Path(self.work) / STAGE_MANIFEST
         data = read_sealed_json(path, self.key)
         if data is None:
-            raise IntegrityError(f"{path} is damaged or not of this run; run the same command again, it is made anew")
+            raise IntegrityError(
+                f"{path} is damaged or belongs to another run; run the same command again to recreate it"
+            )
         return ReplayLoader(manifest_of(data).at(Path(self.out)), **options)
 
     def _once(self, name: str, compute: Callable[[], Tensors]) -> Tensors:
-        """Tensors of one pass over the source, kept by name and by the source as it is used."""
+        """Return the tensors of one pass over the source, computed once and stored by name."""
         key = fingerprint([self.key, self.fingerprint, to_plain(self.source) | {"data": ""}, self.size])
         file = self.store.pass_over_source(name, key)
         if not file.is_good():
@@ -142,18 +172,23 @@ class SynthesisInputs:
 
 @dataclass(frozen=True, kw_only=True)
 class UnitJob:
-    """One unit of a method."""
+    """One unit of a method as a job.
+
+    Attributes:
+        inputs: Inputs shared by the increment.
+        unit: The unit.
+    """
 
     inputs: SynthesisInputs
     unit: Unit
 
     @property
     def file(self) -> UnitFile:
-        """Its result."""
+        """The result file of the unit."""
         return self.inputs.unit(self.unit.id)
 
     def context(self) -> Context:
-        """What it may use."""
+        """Return the unit's context: the shared one with the unit's progress, and the stage student if it needs one."""
         shared, progress = self.inputs.context(), UnitProgress(self.file)
         students = [unit for unit in self.unit.needs if unit.startswith("student-")]
         if not students or self.unit.kind == "student":
@@ -163,7 +198,7 @@ class UnitJob:
         return replace(shared, progress=progress, student=student)
 
     def run(self) -> Interleaved[None]:
-        """Do the unit and write its result: synthetic images, or the tensors it returns."""
+        """Run the unit and write its result: synthetic images, or the tensors it returns."""
         distiller, context = self.inputs.distiller(), self.context()
         progress, images = context.progress, list[Synthetic]()
         tensors: Tensors = {}
@@ -195,7 +230,7 @@ class UnitJob:
 
 
 def _student(inputs: SynthesisInputs, unit: str, teacher: Teacher) -> Teacher:
-    """A stage's student, of the teacher's architecture, its outputs in the order of the source's classes."""
+    """Load a stage student: the teacher's architecture, outputs in the order of the source's classes."""
     weights = {name: torch.from_numpy(value) for name, value in inputs.unit(unit).tensors().items()}
     spec = teacher.spec
     network = check_network(spec.arch, spec.num_classes, spec.image_size)
@@ -204,7 +239,7 @@ def _student(inputs: SynthesisInputs, unit: str, teacher: Teacher) -> Teacher:
 
 
 def _image_tensors(images: Sequence[Synthetic]) -> Tensors:
-    """Images as the named tensors of a unit."""
+    """Return the images as the named tensors of a unit."""
     tensors = {
         "pixels": np.stack([image.pixels for image in images]),
         "label": np.array([image.label for image in images], np.int64),
@@ -217,7 +252,7 @@ def _image_tensors(images: Sequence[Synthetic]) -> Tensors:
 
 @contextmanager
 def _named_errors(distiller: Distiller, unit: Unit) -> Iterator[None]:
-    """Say of an unexpected error in somebody's own method that it came from there."""
+    """Report an unexpected error in a third-party method as an OptionError that names the method and unit."""
     try:
         yield
     except (DdkitError, OSError, MemoryError, torch.OutOfMemoryError):
@@ -226,47 +261,57 @@ def _named_errors(distiller: Distiller, unit: Unit) -> Iterator[None]:
         if distiller.shipped:
             raise
         raise OptionError(
-            f"method {distiller.name} raised {type(error).__name__}: {error} in its run() of unit {unit.id}; mend it"
+            f"method {distiller.name} raised {type(error).__name__}: {error} in its run() of unit {unit.id}; fix it"
         ) from error
 
 
 def check_images(unit: Unit, images: Sequence[Synthetic], size: int) -> None:
-    """Raise OptionError (the method is at fault) where images are not those that a unit names.
+    """Check that a unit made exactly the images it declares.
 
-    size: of each, pixels.
+    Args:
+        unit: The unit.
+        images: The images it made.
+        size: Side of each image, pixels.
+
+    Raises:
+        OptionError: Labels, ranks, pixels or origins are wrong (an error in the method).
     """
     got = {(image.label, image.rank) for image in images}
     due = {(label, rank) for label in unit.labels for rank in unit.ranks}
     if got != due or len(images) != len(due):
-        raise OptionError(f"unit {unit.id} made {len(images)} images of {len(due)}; mend the distiller's run()")
+        raise OptionError(f"unit {unit.id} made {len(images)} images of {len(due)}; fix the distiller's run()")
     for image in images:
         if image.pixels.dtype != np.uint8 or image.pixels.shape != (3, size, size):
             shape = f"{image.pixels.dtype} {image.pixels.shape}"
-            raise OptionError(f"unit {unit.id} made pixels {shape}, not uint8 (3, {size}, {size}); mend its run()")
+            raise OptionError(f"unit {unit.id} made pixels {shape}, not uint8 (3, {size}, {size}); fix its run()")
         if not isinstance(image.origin, Origin):
             raise OptionError(
-                f"unit {unit.id} made an image whose origin is not a ddkit.synthesis.Origin; mend its run()"
+                f"unit {unit.id} made an image whose origin is not a ddkit.synthesis.Origin; fix its run()"
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class UnitGroup:
-    """Units that are interleaved on one device: on a GPU a few that nobody waits for, elsewhere one."""
+    """Units that are interleaved on one device: several on a GPU, one elsewhere.
+
+    Attributes:
+        jobs: The units; no other unit needs them if there are several.
+    """
 
     jobs: tuple[UnitJob, ...]
 
     @property
     def id(self) -> str:
-        """The first unit's."""
+        """The id of the first unit."""
         return self.jobs[0].unit.id
 
     @property
     def needs(self) -> frozenset[str]:
-        """The units that must be done before."""
+        """The ids of the units that have to finish first."""
         return frozenset(need for job in self.jobs for need in job.unit.needs)
 
     def run(self) -> None:
-        """Do the units; one by one where the GPU has no room for all."""
+        """Run the units; sequentially if the GPU runs out of memory."""
         device = torch.device(self.jobs[0].inputs.device)
         try:
             interleave([job.run() for job in self.jobs], device)
@@ -274,7 +319,7 @@ class UnitGroup:
         except torch.OutOfMemoryError:
             if len(self.jobs) == 1:
                 raise
-        note(f"the device has no room for {len(self.jobs)} batches together; it goes on with one after the other")
+        note(f"the device has no memory for {len(self.jobs)} batches at once; continuing one by one")
         torch.cuda.empty_cache()
         for job in self.jobs:
             if not job.file.is_good():
@@ -282,15 +327,20 @@ class UnitGroup:
 
 
 def group_units(inputs: SynthesisInputs, units: Sequence[Unit]) -> list[UnitGroup]:
-    """The units of an increment that are not done, in groups that are interleaved; those that others need alone.
+    """Group the unfinished units of an increment for interleaving; units that others need are not grouped.
 
-    Raises OptionError for a unit of unknown kind.
+    Args:
+        inputs: Inputs shared by the increment.
+        units: All units of the increment.
+
+    Raises:
+        OptionError: A unit has an unknown kind.
     """
     if wrong := [unit.id for unit in units if unit.kind not in KINDS]:
-        raise OptionError(f"unit {wrong[0]} is of no known kind; valid: {', '.join(KINDS)}")
+        raise OptionError(f"unit {wrong[0]} has an unknown kind; valid: {', '.join(KINDS)}")
     jobs = [job for unit in units if not (job := UnitJob(inputs=inputs, unit=unit)).file.is_good()]
     for job in jobs:
-        job.file.path.unlink(missing_ok=True)  # damaged, or another run's
+        job.file.path.unlink(missing_ok=True)  # damaged, or of another run
     needed = {need for job in jobs for need in job.unit.needs}
 
     def pixels(unit: Unit) -> float:

@@ -1,4 +1,4 @@
-"""Running units with a progress bar, and the four kinds of units an increment is made of, each without what is done."""
+"""Runs units with a progress bar, and lists the unfinished units of each of the four steps of an increment."""
 
 from __future__ import annotations
 
@@ -24,9 +24,17 @@ from ddkit.synthesis.unit_progress import UnitProgress
 
 @dataclass(frozen=True)
 class Units:
-    """Some units to run. title, of: for the progress bar; amount: how much of it each is; reported: how much is done
-    so far, for long units that report their own steps; threads: CPU threads that each sets for itself; done: called
-    with each and what it returned."""
+    """Units to run, and how to report their progress.
+
+    Attributes:
+        title: Title of the progress bar.
+        jobs: The units.
+        of: What the progress bar counts.
+        amount: How much of it a unit is.
+        reported: Returns the amount done so far, for long units that report their own steps.
+        threads: CPU threads that each unit uses.
+        done: Called with each finished unit and its result.
+    """
 
     title: str
     jobs: Sequence[Any]
@@ -38,9 +46,11 @@ class Units:
 
 
 def run_units(units: Units, workers: int) -> None:
-    """Run units side by side, in the order of their needs, with a progress bar.
+    """Run units in parallel, ordered by their dependencies, with a progress bar. Raises what a unit raises.
 
-    workers: processes. Raises what a unit raises.
+    Args:
+        units: The units.
+        workers: Number of processes; divided by the threads of a unit.
     """
     side_by_side, total = max(1, workers // units.threads), sum(units.amount(job) for job in units.jobs)
     results = engine.run(units.jobs, workers=side_by_side)
@@ -58,7 +68,12 @@ def run_units(units: Units, workers: int) -> None:
 
 
 def synthesis_units(run: Run, increment: Increment) -> Units:
-    """The method's units of an increment; none where all its images are encoded."""
+    """Return the method's units of an increment; none if all its images are encoded.
+
+    Args:
+        run: The run.
+        increment: The increment.
+    """
     title = f"{run.distiller.name}: making images"
     if all(shard.encoded(run.store).is_good() for shard in increment.shards):
         return Units(title, [])
@@ -80,10 +95,19 @@ def synthesis_units(run: Run, increment: Increment) -> Units:
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeJob:
-    """Encode the images of one shard as they are published: all classes of the increment mixed by its permutation.
+    """Encodes the images of one shard, in a seeded order over all classes of the increment.
 
-    units: the `recover` units of the increment; ranks: first IPC rank of the increment; classes, images: how many it
-    has; first: row number of its first row; patches: N of the grid that the method says its images are stitched of.
+    Attributes:
+        inputs: Inputs shared by the increment.
+        shard: The shard.
+        units: The `recover` units of the increment.
+        ranks: First IPC rank of the increment.
+        classes: Number of classes.
+        images: Number of images of the increment.
+        first: Row number of the increment's first row.
+        patches: N of the patch grid, as the method's patches() returns it.
+        image_format: Encoding of the images.
+        needs: Ids of units that have to finish first.
     """
 
     inputs: SynthesisInputs
@@ -99,14 +123,14 @@ class EncodeJob:
 
     @property
     def id(self) -> str:
-        """`images-PREFIX-SHARD`"""
+        """The id `images-PREFIX-SHARD`."""
         return f"images-{self.shard.name}"
 
     def run(self) -> None:
-        """Read the method's units one after the other and write the shard's encoded images."""
+        """Read the method's units one by one and write the shard's encoded images."""
         order = permutation(self.inputs.seed, self.images, "rows", self.shard.prefix)
         mine = order[self.shard.first - self.first : self.shard.first - self.first + self.shard.rows]
-        ranks, labels = self.ranks + mine // self.classes, mine % self.classes  # images in the order of ranks, classes
+        ranks, labels = self.ranks + mine // self.classes, mine % self.classes  # images are ordered by rank, class
         place = {(int(label), int(rank)): i for i, (label, rank) in enumerate(zip(labels, ranks))}
         images: dict[int, bytes] = {}
         origins: dict[int, Origin] = {}
@@ -116,7 +140,7 @@ class EncodeJob:
             tensors, metadata = self.inputs.unit(unit.id).read()
             if (found := int(tensors["patches"].max())) != self.patches:
                 name = self.inputs.distiller().name
-                raise OptionError(f"{name} made images of {found} patches, its patches() says {self.patches}")
+                raise OptionError(f"{name} made images of {found} patches, but its patches() says {self.patches}")
             for i, key in enumerate(zip(tensors["label"].tolist(), tensors["rank"].tolist())):
                 if key in place:
                     images[place[key]] = encode_image(tensors["pixels"][i], self.image_format)
@@ -124,7 +148,7 @@ class EncodeJob:
         if missing := sorted(set(range(len(mine))) - images.keys()):
             label, rank = labels[missing[0]], ranks[missing[0]]
             raise OptionError(
-                f"{self.inputs.distiller().name}: no unit makes rank {rank} of class {label}; mend units()"
+                f"{self.inputs.distiller().name}: no unit makes rank {rank} of class {label}; fix units()"
             )
         rows = range(len(mine))
         save_encoded(
@@ -134,7 +158,12 @@ class EncodeJob:
 
 
 def encoding_units(run: Run, increment: Increment) -> Units:
-    """The units that encode an increment's images; none of those that are there."""
+    """Return the units that encode an increment's images, without finished ones.
+
+    Args:
+        run: The run.
+        increment: The increment.
+    """
     shards = [shard for shard in increment.shards if not shard.encoded(run.store).is_good()]
     plan, inputs = increment.plan, run.inputs(increment)
     units: list[Unit] = run.distiller.units(plan) if shards else []
@@ -154,13 +183,23 @@ def encoding_units(run: Run, increment: Increment) -> Units:
 
 
 def labelling_units(packed: PackedShards, shards: Sequence[ShardPlan]) -> Units:
-    """The units that label the views of the shards that are not packed."""
+    """Return the units that label the views of the shards that are not packed.
+
+    Args:
+        packed: The packed shards, with the labelling.
+        shards: The shards.
+    """
     jobs = [job for job in label_jobs(packed.how, packed.missing(shards)) if not job.file.is_good()]
     return Units("labelling", jobs, of="views", amount=lambda job: job.views)
 
 
 def packing_units(packed: PackedShards, shards: Sequence[ShardPlan]) -> Units:
-    """The units that pack the shards that are not packed."""
+    """Return the units that pack the shards that are not packed.
+
+    Args:
+        packed: The packed shards.
+        shards: The shards.
+    """
 
     def done(job: PackJob, record: PackRecord) -> None:
         packed.add(job, record)
@@ -169,7 +208,16 @@ def packing_units(packed: PackedShards, shards: Sequence[ShardPlan]) -> Units:
 
 
 def label_and_pack(packed: PackedShards, shards: Sequence[ShardPlan], workers: int) -> list[PackRecord]:
-    """Label and pack shards whose encoded images are there; returns what is known of each."""
+    """Label and pack shards whose images are encoded.
+
+    Args:
+        packed: The packed shards, with the labelling.
+        shards: The shards.
+        workers: Number of processes.
+
+    Returns:
+        The record of each shard.
+    """
     run_units(labelling_units(packed, shards), workers)
     run_units(packing_units(packed, shards), workers)
     return packed.records(shards)

@@ -1,1 +1,1 @@
-"""What people see: pictures, and the card with the files stock tools read. Rendered from the manifest alone."""
+"""Renders cards and pictures from the manifest, and publishes sets and models on the Hub."""

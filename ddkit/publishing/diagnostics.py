@@ -1,4 +1,4 @@
-"""Pictures of how a set was made, from OUT.work, for its maker alone: real images are in them. Never published."""
+"""Pictures of how a set was made, from OUT.work. They show real images, so they are never published."""
 
 from __future__ import annotations
 
@@ -16,25 +16,35 @@ from ddkit.publishing.pictures import COLOURS, INK, new_figure, save_figure, sho
 
 
 def _work_files(manifest: Manifest, folder: str, pattern: str, what: str) -> list[Path]:
-    """Files of OUT.work, by prefix and number. Raises SetError where there are none."""
+    """Return files of OUT.work, sorted by prefix and number. Raises SetError if there are none."""
     beside = work_beside(manifest.root)
     refuse_links(beside.parent, [beside.name])
     work = beside / folder
     found = sorted(work.glob(pattern), key=lambda path: [int(n) for n in re.findall(r"\d+", path.stem)])
     if not found:
         raise SetError(
-            f"{manifest.root}: no {what} in {work}; they stay beside a set where it was made, and not for every method"
+            f"{manifest.root}: no {what} in {work}; they are kept only where the set was made, and not by every method"
         )
     return found
 
 
 def origins_picture(manifest: Manifest, path: Path, *, classes: int = 10, per_class: int = 5) -> None:
-    """A PNG: the real images that some images began as, above what became of them. Raises SetError without them."""
+    """Draw a PNG of the images beside the real images they were initialised from.
+
+    Args:
+        manifest: The set.
+        path: The PNG to write.
+        classes: Number of classes shown.
+        per_class: Images shown per class.
+
+    Raises:
+        SetError: OUT.work holds no real images.
+    """
     pairs: dict[int, list[tuple[int, np.ndarray, np.ndarray]]] = {}
     for file in _work_files(manifest, "units", "recover-*.unit", "real images"):
         tensors = UnitFile(file, None).tensors()
         if "initial" not in tensors:
-            raise SetError(f"{manifest.root}: method {manifest.method} began from no real images")
+            raise SetError(f"{manifest.root}: method {manifest.method} did not start from real images")
         for i, label in enumerate(tensors["label"]):
             entry = int(tensors["rank"][i]), tensors["initial"][i], tensors["pixels"][i]
             pairs.setdefault(int(label), []).append(entry)
@@ -55,12 +65,22 @@ def origins_picture(manifest: Manifest, path: Path, *, classes: int = 10, per_cl
                     axis.set_title(f"{text} {entry[0] + 1}", fontsize=9, color=INK)
         name = short_name(manifest.class_names[label], 12)
         line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=10)
-    figure.suptitle(f"{title(manifest)}: real images and what was made of them (not for publishing)", fontsize=11)
+    figure.suptitle(
+        f"{title(manifest)}: real images and the synthetic images made from them (do not publish)", fontsize=11
+    )
     save_figure(figure, path)
 
 
 def losses_picture(manifest: Manifest, path: Path) -> None:
-    """A PNG: each loss term over the steps, a panel a term, a line a unit. Raises SetError without any."""
+    """Draw a PNG of the loss curves: one panel per loss term, one line per unit.
+
+    Args:
+        manifest: The set.
+        path: The PNG to write.
+
+    Raises:
+        SetError: OUT.work holds no loss curves.
+    """
     files = _work_files(manifest, "losses", "*.unit", "loss curves")
     curves = {file.stem: UnitFile(file, None).tensors() for file in files}
     terms = sorted({name for mine in curves.values() for name in mine})
@@ -71,7 +91,7 @@ def losses_picture(manifest: Manifest, path: Path) -> None:
             if term in mine:
                 prefix = int(unit.split("-")[1])
                 values = mine[term]
-                width = max(1, len(values) // 100)  # a step's value depends on its crop: the mean of a hundredth
+                width = max(1, len(values) // 100)  # moving average over 1 % of the steps: values vary with the crop
                 smooth = np.convolve(values, np.ones(width) / width, "valid")
                 colour = COLOURS[prefixes.index(prefix) % len(COLOURS)]
                 steps = np.arange(len(smooth)) + width

@@ -1,6 +1,6 @@
-"""Words of others on a card and in pictures: shown as what they are, never as Markdown, HTML, YAML or mathematics.
+"""Escapes untrusted text on cards and in pictures, so that it is never read as Markdown, HTML, YAML or mathematics.
 
-On terminals `text.printable` does the same.
+`text.printable` does the same for terminals.
 """
 
 from __future__ import annotations
@@ -13,12 +13,21 @@ _SPECIAL = re.compile(r"[&<>`*\\\[\]|$]|~~|://|(?<!\w)_|_(?!\w)|\bwww\.")
 
 
 def markdown(text: object) -> str:
-    """Text inside a paragraph or a table cell of a card: one line, in which nothing is markup."""
+    """Return text for a paragraph or table cell of a card: one line, all markup escaped.
+
+    Args:
+        text: A string, or an object whose `str` is used.
+    """
     return _SPECIAL.sub(lambda found: "".join(f"&#{ord(c)};" for c in found[0]), one_printable_line(str(text)))
 
 
 def code(text: object, table: bool = False) -> str:
-    """A code span of a card: one line between as many backticks as it takes. table: inside a table cell."""
+    """Return a code span of a card: one line, delimited by as many backticks as needed.
+
+    Args:
+        text: A string, or an object whose `str` is used.
+        table: Whether it is inside a table cell.
+    """
     line = one_printable_line(str(text))
     line = line.replace("|", "\\|") if table else line
     fence = "`" * (max((len(run) for run in re.findall("`+", line)), default=0) + 1)
@@ -27,11 +36,19 @@ def code(text: object, table: bool = False) -> str:
 
 
 def fenced(text: object) -> str:
-    """A line inside a fenced block of a card."""
+    """Return a line for a fenced block of a card.
+
+    Args:
+        text: A string, or an object whose `str` is used.
+    """
     return one_printable_line(str(text)).replace("```", "` ` `")
 
 
 def web_address(text: object) -> str | None:
-    """An address that a card may link to; None for anything else."""
+    """Return an http(s) address that a card may link to, or None if `text` is not one.
+
+    Args:
+        text: The address, untrusted.
+    """
     found = re.fullmatch(r"https?://[\w.-]+(:\d+)?(/[\w./~%+=&?#,@:;-]*)?", str(text), re.ASCII)
     return None if found is None else found[0]

@@ -1,4 +1,4 @@
-"""Licences by the names the Hub knows (its documentation, "Licenses"), and which sources ask for a gate."""
+"""Licences by their Hub identifiers (Hub documentation, "Licenses"), and which sets should be gated."""
 
 from __future__ import annotations
 
@@ -23,16 +23,22 @@ _GATED_TERMS = re.compile(r"-nc|research|noncommercial|other|unknown")
 
 
 def choose_license(id: str | None, name: str | None, link: str | None, kept: License | None) -> License:
-    """The licence of a set.
+    """Return the licence of a set.
 
-    id: as the Hub knows it; name, link: of the licence `other`; kept: of an earlier push, used where none is given.
+    Args:
+        id: Identifier on the Hub.
+        name: Name, if `id` is "other".
+        link: Address or file, if `id` is "other".
+        kept: Licence of an earlier push, used if `id` is None.
 
-    Raises Refused where there is none at all, OptionError for one the Hub does not know, or `other` without a name.
+    Raises:
+        Refused: There is no licence.
+        OptionError: The Hub does not know the licence, or "other" is given without a name.
     """
     if id is None:
         if kept is None:
             raise Refused(
-                "a set is not published without a licence; give --license (mit, cc-by-4.0, …; see the source's terms), "
+                "publishing a set needs a licence; give --license (mit, cc-by-4.0, …; see the source's terms), "
                 "or --license other --license-name NAME --license-link URL"
             )
         return kept
@@ -48,7 +54,11 @@ def choose_license(id: str | None, name: str | None, link: str | None, kept: Lic
 
 
 def wants_gate(manifest: Manifest) -> bool:
-    """Whether a set holds real pixels of a source whose terms restrict who may have them."""
+    """Whether a set holds real pixels of a source whose terms restrict access.
+
+    Args:
+        manifest: The set.
+    """
     source = manifest.source
     imagenet = re.search(r"image-?net(?!te)", source.id.lower()) is not None
     terms = source.licence

@@ -1,4 +1,4 @@
-"""What people look at: a set's manifest, pictures and card, and what there is to choose from."""
+"""Shows sets and options: a set's manifest, pictures and card, and the lists of methods, recipes and protocols."""
 
 from __future__ import annotations
 
@@ -22,10 +22,14 @@ KINDS = ("methods", "recipes", "protocols", "networks", "codecs")
 
 
 def inspect(directory: str | Path, revision: str | None = None) -> Manifest:
-    """What the manifest says of a set; of one on the Hub nothing else is fetched.
+    """Return the manifest of a set; for a set on the Hub, no other file is fetched.
 
-    directory: a directory, or "ORG/NAME" on the Hub; revision: a branch, tag or commit there. Raises SetError,
-    HubAccess, HubError, IntegrityError, FormatVersion.
+    Args:
+        directory: A directory, or "ORG/NAME" on the Hub.
+        revision: A branch, tag or commit on the Hub.
+
+    Raises:
+        SetError, HubAccess, HubError, IntegrityError, FormatVersion.
     """
     return open_manifest(directory, revision)
 
@@ -33,11 +37,21 @@ def inspect(directory: str | Path, revision: str | None = None) -> Manifest:
 def preview(
     directory: str | Path, out: str | Path | None = None, *, origins: bool = False, losses: bool = False
 ) -> dict[str, Path]:
-    """Draw pictures of a set: its images class by class, and what views look like with their soft labels.
+    """Draw pictures of a set: its images class by class, and some views with their soft labels.
 
-    directory: a directory, or "ORG/NAME" on the Hub; out: the picture, default ./NAME-preview.png; origins, losses:
-    instead the real images it began as beside the results, or the loss curves, which stay beside a set where it was
-    made. Returns the pictures by what they show. Raises SetError, IntegrityError, HubAccess, HubError.
+    With `origins` or `losses`, these pictures are drawn instead; their data exists only where the set was made.
+
+    Args:
+        directory: A directory, or "ORG/NAME" on the Hub.
+        out: The picture. Default ./NAME-preview.png.
+        origins: Draw the images beside the real images they were initialised from.
+        losses: Draw the loss curves.
+
+    Returns:
+        Kind of picture ("images", "views", "origins", "losses") -> path.
+
+    Raises:
+        SetError, IntegrityError, HubAccess, HubError.
     """
     manifest = open_set(directory)
     if origins or losses:
@@ -55,9 +69,16 @@ def preview(
 
 
 def card(directory: str | Path) -> Path:
-    """Render README.md, `_info.json` and preview.png of a set from its manifest; what people wrote on the card stays.
+    """Render README.md, `_info.json` and preview.png of a set from its manifest, keeping user content of the card.
 
-    directory: of the set. Returns the card. Raises SetError, IntegrityError, DiskError.
+    Args:
+        directory: The set.
+
+    Returns:
+        The path of README.md.
+
+    Raises:
+        SetError, IntegrityError, DiskError.
     """
     with locked(Path(directory), "rendering its card"):
         manifest = read_manifest(directory)
@@ -66,9 +87,13 @@ def card(directory: str | Path) -> Path:
 
 
 def list_(what: str) -> dict[str, str]:
-    """What there is, by name, with a line about each.
+    """Return the available options of a kind: name -> one-line description.
 
-    what: methods, recipes, protocols, networks or codecs. Raises OptionError.
+    Args:
+        what: "methods", "recipes", "protocols", "networks" or "codecs".
+
+    Raises:
+        OptionError: `what` is another word.
     """
     if what == "methods":
         distillers = [find_distiller(name) for name in distiller_names()]

@@ -1,4 +1,4 @@
-"""Students and teachers on the Hub, as timm's own model repositories: weights, config, card."""
+"""Publishes students and teachers on the Hub as timm model repositories: weights, config, card."""
 
 from __future__ import annotations
 
@@ -32,8 +32,16 @@ _FRONT_KEYS = {"license", "library_name", "pipeline_tag", "tags", "datasets", "m
 
 @dataclass(frozen=True, kw_only=True)
 class Story:
-    """What a model's card tells beyond its checkpoint. text: how it came to be; facts: rows of its table; dataset: the
-    Hub id it was trained on, or None; method: whose paper is cited."""
+    """Text of a model's card that its checkpoint does not hold.
+
+    Attributes:
+        title: Title of the card.
+        text: How the model was trained.
+        facts: Rows of the card's table.
+        dataset: Hub id of the dataset it was trained on, or None.
+        method: Method whose paper is cited.
+        license: Identifier of the licence on the Hub.
+    """
 
     title: str
     text: str
@@ -44,7 +52,14 @@ class Story:
 
 
 def student_story(manifest: Manifest, job: StudentJob, result: StudentResult, protocol: str) -> Story:
-    """What the card of a student tells: the set it was trained on, and how."""
+    """Return the card text of a student: the set it was trained on, and how.
+
+    Args:
+        manifest: The set.
+        job: The student.
+        result: Its result.
+        protocol: Label of the protocol.
+    """
     rows, where, teacher = manifest.rows(job.ipc), manifest.repo, manifest.teacher
     named = f"[{where}](https://huggingface.co/datasets/{where})" if where else f"`{manifest.name}`"
     known = f", {teacher.accuracy} %" if teacher.accuracy is not None else ""
@@ -64,7 +79,12 @@ def student_story(manifest: Manifest, job: StudentJob, result: StudentResult, pr
 
 
 def teacher_story(spec: TeacherSpec, source: str) -> Story:
-    """What the card of a teacher tells. source: as people know it."""
+    """Return the card text of a teacher.
+
+    Args:
+        spec: The teacher.
+        source: Its source, a path or Hub id.
+    """
     online = hub.parse_id(source)
     name = dataset_name(online[0] if online else Path(source).name)
     return Story(
@@ -75,9 +95,15 @@ def teacher_story(spec: TeacherSpec, source: str) -> Story:
 
 
 def timm_network(arch: str, classes: int, size: int) -> tuple[str, nn.Module]:
-    """timm's name for a network of ours, and the network. torchvision's ResNets are timm's, tensor for tensor.
+    """Return timm's name of a ddkit network, and the network; ResNets of torchvision have the same tensors in timm.
 
-    Raises OptionError with the reason where timm has no such network.
+    Args:
+        arch: The network as ddkit names it.
+        classes: Number of classes.
+        size: Side of the input, pixels.
+
+    Raises:
+        OptionError: timm has no such network, or builds it differently.
     """
     import timm
 
@@ -85,19 +111,26 @@ def timm_network(arch: str, classes: int, size: int) -> tuple[str, nn.Module]:
     name = tag.partition(".")[0]
     advice = "train with --arch timm:NAME (`timm.list_models()`), or publish the checkpoint yourself"
     if not timm.is_model(name):
-        raise OptionError(f"{arch} is no network of timm, so timm.create_model could not open it; {advice}")
+        raise OptionError(f"{arch} is not a timm network, so timm.create_model could not open it; {advice}")
     network = check_network(f"timm:{name}", classes, size)
     if library != "timm":
         ours = {key: value.shape for key, value in check_network(arch, classes, size).state_dict().items()}
         if ours != {key: value.shape for key, value in network.state_dict().items()}:
-            raise OptionError(f"{arch} is built unlike timm's {name}, which could not read its weights; {advice}")
+            raise OptionError(f"{arch} differs from timm's {name}, which cannot load its weights; {advice}")
     return name, network
 
 
 def check_model(arch: str | None, classes: int, size: int, repo: str) -> None:
-    """See before a training that its result can be published. arch: None where it is not known yet (fine-tuning).
+    """Check before a training that its result can be published.
 
-    Raises OptionError, HubAccess.
+    Args:
+        arch: The network; None if it is not known yet (fine-tuning).
+        classes: Number of classes.
+        size: Side of the input, pixels.
+        repo: "ORG/NAME" on the Hub.
+
+    Raises:
+        OptionError, HubAccess.
     """
     hub.check_repo(repo)
     if arch is not None:
@@ -106,10 +139,23 @@ def check_model(arch: str | None, classes: int, size: int, repo: str) -> None:
 
 
 def push_model(checkpoint: str | Path, repo: str, story: Story, *, private: bool = False) -> str:
-    """Publish a checkpoint as the model `repo`, in one commit; returns its address. Run again, it sends what is new.
+    """Publish a checkpoint as a model repository, in one commit; a second call sends only changed files.
 
-    `timm.create_model("hf-hub:ORG/NAME", pretrained=True)` opens it. Raises TeacherError, OptionError (no network of
-    timm), Refused (a repository with another's weights), HubAccess, HubError.
+    `timm.create_model("hf-hub:ORG/NAME", pretrained=True)` opens the model.
+
+    Args:
+        checkpoint: The checkpoint.
+        repo: "ORG/NAME" on the Hub.
+        story: Text of the card.
+        private: Make a new repository private.
+
+    Returns:
+        The address of the repository.
+
+    Raises:
+        OptionError: Not a timm network.
+        Refused: The repository holds a model that is not ddkit's.
+        TeacherError, HubAccess, HubError.
     """
     hub.check_repo(repo)
     ours, spec = load_checkpoint(checkpoint)
@@ -123,7 +169,7 @@ def push_model(checkpoint: str | Path, repo: str, story: Story, *, private: bool
     if CARD in there.files:
         theirs = card_text(hub.fetch(repo, CARD, revision=there.head, kind="model", most=LARGEST_CARD))
     if WEIGHTS in there.files and "ddkit:start" not in (theirs or ""):
-        raise Refused(f"{repo} holds a model that is not ddkit's; choose another name")
+        raise Refused(f"{repo} holds a model that ddkit did not push; choose another name")
     weights = Path(checkpoint)
     files: dict[str, hub.Content] = {
         WEIGHTS: weights,
@@ -147,7 +193,7 @@ def _read(content: hub.Content) -> bytes:
 
 
 def _config(network: nn.Module, spec: TeacherSpec) -> bytes:
-    """timm's config.json of this network: architecture, classes, and how images are prepared."""
+    """Return timm's config.json of the network: architecture, classes, preprocessing."""
     from timm.models import save_for_hf
 
     transform = spec.transform

@@ -1,4 +1,4 @@
-"""Pictures: the distilled images class by class, what views look like, learning curves."""
+"""Pictures: the distilled images class by class, views, learning curves."""
 
 from __future__ import annotations
 
@@ -29,12 +29,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, FAINT, PAPER = "#1f2430", "#8a90a0", "#ffffff"
-LEFT_TO_RIGHT = "\u200e"  # around a name in a line, which may be Arabic or Hebrew; it has no width
+LEFT_TO_RIGHT = "\u200e"  # zero-width mark around a name, which may be Arabic or Hebrew
 COLOURS = ("#3b6fb6", "#d1663a", "#3f9b63", "#8d5bb5", "#b63b64", "#6f7683")
 
 
 def thumbnails(manifest: Manifest, per_class: int, classes: int) -> dict[int, list[np.ndarray]]:
-    """The first images of up to `classes` classes (evenly chosen) by label: uint8 [3,H,W] each."""
+    """Return the first images of evenly spaced classes: label -> list of uint8 [3, H, W].
+
+    Args:
+        manifest: The set.
+        per_class: Images per class.
+        classes: Largest number of classes.
+    """
     total = len(manifest.classes)
     chosen = set(np.unique(np.linspace(0, total - 1, min(classes, total)).astype(int)).tolist())
     found: dict[int, list[np.ndarray]] = {label: [] for label in sorted(chosen)}
@@ -49,15 +55,25 @@ def thumbnails(manifest: Manifest, per_class: int, classes: int) -> dict[int, li
 
 
 def preview_grid(manifest: Manifest, *, per_class: int = 10, classes: int = 20, heading: bool = True) -> bytes:
-    """A PNG with one line of images a class, names at the left. heading: the set's title above."""
-    scale = 2 if manifest.image.size >= 96 else 1  # large ones at twice a page's size, for fine screens
+    """Draw a PNG with the first images of each class, class names on the left.
+
+    Args:
+        manifest: The set.
+        per_class: Largest number of images per class.
+        classes: Largest number of classes; half as many for images of 96 px or more.
+        heading: Draw the set's title above.
+
+    Returns:
+        The bytes of the PNG.
+    """
+    scale = 2 if manifest.image.size >= 96 else 1  # large images at twice the size, for high-resolution screens
     images = thumbnails(manifest, min(per_class, manifest.ipc), classes // scale)
     side, gap = 64 * scale, 4 * scale
     font, large = (ImageFont.truetype(font_file(), points * scale) for points in (13, 15))
     names = class_labels(manifest.class_names)
     left = int(max(font.getlength(names[label]) for label in images)) + 24 * scale
     columns = max(len(mine) for mine in images.values())
-    blocks = max(1, min(4, 10 // columns, len(images)))  # few images a class: several classes side by side
+    blocks = max(1, min(4, 10 // columns, len(images)))  # few images per class: several classes side by side
     lines, block = math.ceil(len(images) / blocks), left + columns * (side + gap) + gap
     total = len(manifest.classes)
     more = "" if len(images) == total else f"{len(images)} of {total} classes"
@@ -84,20 +100,29 @@ def _enlarged(pixels: np.ndarray, side: int) -> Image.Image:
 
 
 def short_name(name: str, longest: int = 22) -> str:
-    """A class name short enough for a label: the first lemma, without a WordNet id before it."""
+    """Shorten a class name for a label: the first lemma, without a leading WordNet id.
+
+    Args:
+        name: The class name.
+        longest: Largest number of characters.
+    """
     name = unicodedata.normalize("NFC", one_printable_line(name))
     name = re.sub(r"^n\d{8}[_ -]", "", name.split(",")[0]).replace("_", " ")
     return name if len(name) <= longest else name[: longest - 1] + "…"
 
 
 def class_labels(names: Sequence[str], longest: int = 22) -> list[str]:
-    """What pictures call each class: its short name, or `class 7` where the font cannot draw that; a note tells which.
+    """Return the label of each class in pictures: its short name, or `class 7` if the font lacks a character of it.
 
-    names: of all classes, in label order; longest: characters of a short name.
+    A note lists the replaced names, once per process and set of names.
+
+    Args:
+        names: Names of all classes, in label order.
+        longest: Largest number of characters of a short name.
     """
     missing = [label for label, name in enumerate(names) if drawable(short := short_name(name)) != short]
     if missing:
-        STATE.keep("undrawable names", tuple(names), lambda: _tell_undrawable(names, missing))  # told once
+        STATE.keep("undrawable names", tuple(names), lambda: _tell_undrawable(names, missing))  # once per process
     labels = [short_name(name, longest) for name in names]
     for label in missing:
         labels[label] = f"class {label}"
@@ -107,11 +132,15 @@ def class_labels(names: Sequence[str], longest: int = 22) -> list[str]:
 def _tell_undrawable(names: Sequence[str], missing: Sequence[int]) -> None:
     what = "1 class name has" if len(missing) == 1 else f"{len(missing)} class names have"
     listed = first_few(f"class {label} ({short_name(names[label])})" for label in missing)
-    note(f"{what} characters that the font of pictures lacks; pictures show the label number instead: {listed}")
+    note(f"{what} characters that the font of pictures lacks; pictures show the class number instead: {listed}")
 
 
 def drawable(text: str) -> str:
-    """Text with `?` for each character that the font of pictures lacks."""
+    """Replace each character that the font of pictures lacks by `?`.
+
+    Args:
+        text: Any text.
+    """
     known = STATE.keep("drawable characters", "", _font_characters)
     return "".join(c if c in known else "?" for c in text)
 
@@ -123,7 +152,7 @@ def _font_characters() -> frozenset[str]:
 
 
 def font_file() -> str:
-    """The font of every picture: DejaVu Sans of matplotlib. It has Latin, Greek, Cyrillic and more, but no CJK."""
+    """Return the font of all pictures: matplotlib's DejaVu Sans (Latin, Greek, Cyrillic and more, no CJK)."""
     import matplotlib
 
     return str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"))
@@ -142,17 +171,25 @@ METHOD_NAMES = {
 
 
 def title(manifest: Manifest) -> str:
-    """`RDED · CIFAR-10 · 10 images per class`"""
+    """Return the title of a set, as in `RDED · CIFAR-10 · 10 images per class`.
+
+    Args:
+        manifest: The set.
+    """
     method = METHOD_NAMES.get(manifest.method, manifest.method)
     images = "image" if manifest.ipc == 1 else "images"
     return one_printable_line(f"{method} · {source_name(manifest)} · {manifest.ipc} {images} per class")
 
 
 def source_name(manifest: Manifest) -> str:
-    """What a set was made from, as people write it."""
+    """Return the display name of a set's source.
+
+    Args:
+        manifest: The set.
+    """
     imagenet = len(manifest.classes) == 1000 and all(c.id for c in manifest.classes)
     if imagenet and manifest.recipe.name == "imported":
-        return "ImageNet-1K"  # what the archive it came in is called says less
+        return "ImageNet-1K"  # clearer than the name of the imported archive
     return dataset_name(manifest.source.id)
 
 
@@ -172,16 +209,25 @@ DATASET_NAMES = {
 
 
 def dataset_name(source: str) -> str:
-    """A source as people write it: `uoft-cs/cifar10` is CIFAR-10; a folder keeps its name."""
+    """Return the display name of a source: `uoft-cs/cifar10` is CIFAR-10; an unknown one is its last path part.
+
+    Args:
+        source: A path or Hub id.
+    """
     last = source.rstrip("/").split("/")[-1].removesuffix(".zip")
     return DATASET_NAMES.get(re.sub(r"[^a-z0-9]", "", last.lower()), last)
 
 
 def view_strip(manifest: Manifest, path: Path, *, rows: int = 6, views: int = 6) -> None:
-    """A PNG: of some rows the stored image with its crop boxes, then its first views. Above a view the classes that the
-    teacher finds most likely (T = 1), below it the class that CutMix mixes in.
+    """Draw a PNG of some rows: the stored image with its crop boxes, then its first views.
 
-    path: of the PNG; rows, views: how many are shown, where the set has as many.
+    Above a view are the classes that the teacher finds most likely (T = 1), below it the class mixed in by CutMix.
+
+    Args:
+        manifest: The set.
+        path: The PNG to write.
+        rows: Largest number of rows.
+        views: Largest number of views per row.
     """
     loader = ReplayLoader(manifest, batch_size=1, rank=0, world_size=1)
     views = min(views, loader.views)
@@ -212,7 +258,7 @@ def view_strip(manifest: Manifest, path: Path, *, rows: int = 6, views: int = 6)
 
 
 def _draw_view(axis: Axes, loader: ReplayLoader, row: int, view: int, names: Sequence[str]) -> None:
-    """One view with its three most likely classes above, and below it the class that is mixed in."""
+    """Draw one view, with its three most likely classes above and the class mixed in below."""
     pixels, logits = loader.view(row, view)
     axis.imshow(pixels.transpose(1, 2, 0))
     p = np.exp(logits - logits.max())
@@ -232,7 +278,12 @@ def _rectangle(x: float, y: float, w: float, h: float, colour: str) -> Any:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure, inches, without a display."""
+    """Return an empty figure that needs no display.
+
+    Args:
+        width: Inches.
+        height: Inches.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -242,8 +293,14 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, atomically. Its words are drawn as they are: a dollar sign begins no formula, and `?`
-    stands for a character that the font lacks."""
+    """Write a figure as PNG, atomically.
+
+    Text is drawn literally: `$` starts no formula, and `?` replaces characters that the font lacks.
+
+    Args:
+        figure: The figure.
+        path: The PNG to write.
+    """
     from matplotlib.text import Text
 
     for text in figure.findobj(Text):
@@ -268,7 +325,7 @@ def _plot_curves(axis: Any, histories: Mapping[str, Sequence[Mapping[str, float]
                 ends.append((ys[-1], xs[-1], colour))
     low, high = axis.get_ylim()
     place = low
-    for value, x, colour in sorted(ends):  # the last values beside their curves, kept apart
+    for value, x, colour in sorted(ends):  # the last values beside their curves, without overlap
         place = max(value, place)
         axis.text(x * 1.012, place, f"{value:.1f}", fontsize=8, color=colour, va="center")
         place += (high - low) * 0.045
@@ -282,7 +339,12 @@ def _plot_curves(axis: Any, histories: Mapping[str, Sequence[Mapping[str, float]
 
 
 def curves(histories: Mapping[str, Sequence[Mapping[str, float]]], path: Path) -> None:
-    """Learning curves: training loss and, where it was measured, accuracy. histories: name -> metrics.jsonl lines."""
+    """Draw learning curves: training loss and, if it was measured, accuracy.
+
+    Args:
+        histories: Name of the curve -> log entries of the training.
+        path: The PNG to write.
+    """
     measured = any("accuracy" in entry for history in histories.values() for entry in history)
     figure = new_figure(10 if measured else 6, 3.6)
     axes = figure.subplots(1, 2 if measured else 1, squeeze=False)[0]
@@ -298,7 +360,14 @@ def demo_picture(
     rows: Sequence[Sequence[str]],
     path: Path,
 ) -> None:
-    """The demo's picture: the distilled images class by class, the students' accuracy, and the table."""
+    """Draw the demo's picture: the distilled images class by class, the students' accuracy, and the table.
+
+    Args:
+        manifest: The distilled set.
+        histories: Name of the student -> log entries of its training.
+        rows: The table, header first.
+        path: The PNG to write.
+    """
     images = thumbnails(manifest, min(10, manifest.ipc), 10)
     names = class_labels(manifest.class_names, 12)
     figure = new_figure(14, 6.6)

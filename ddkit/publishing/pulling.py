@@ -1,4 +1,4 @@
-"""From the Hub to a directory: fetch, compare every byte, the manifest last. Also a part of a set, cut honestly."""
+"""Downloads a set, or a part of one, from the Hub: fetches and verifies all files, and writes the manifest last."""
 
 from __future__ import annotations
 
@@ -23,11 +23,23 @@ from ddkit.sets.opening import fetch_listed, largest_files, remote_manifest
 
 
 def pull(source: str, directory: str | Path, *, ipc: int | None = None, revision: str | None = None) -> Manifest:
-    """Fetch the set `ORG/NAME[@REVISION]` into `directory`; a broken download is continued, what is there is kept.
+    """Download the set `ORG/NAME[@REVISION]` into a directory.
 
-    ipc: only the first N images per class (one of the set's prefixes); the manifest then says that it is a part.
-    Returns the manifest. Raises SetError, OtherRun (something else is in `directory`), HubAccess, HubError,
-    IntegrityError naming shard and row.
+    An interrupted download is resumed; complete files are kept.
+
+    Args:
+        source: "ORG/NAME[@REVISION]" on the Hub.
+        directory: The directory to make.
+        ipc: Only the first images per class (one of the set's prefixes); the manifest then records that it is a part.
+        revision: A branch, tag or commit.
+
+    Returns:
+        The manifest of `directory`.
+
+    Raises:
+        SetError, HubAccess, HubError.
+        OtherRun: `directory` holds something else.
+        IntegrityError: A file is damaged; the message names shard and row.
     """
     out, (repo, named) = Path(directory), hub.split_id(source) or (hub.check_repo(source), None)
     whole = remote_manifest(repo, named, revision)
@@ -38,7 +50,7 @@ def pull(source: str, directory: str | Path, *, ipc: int | None = None, revision
 
 
 def _pull(out: Path, repo: str, commit: str, wanted: Manifest) -> Manifest:
-    """`pull`, by the one process that may write into `out`. wanted: the manifest of what is fetched."""
+    """Run `pull`; the caller holds the lock of `out`. wanted: manifest of the set or part to download."""
     before = _claim(out, wanted)
     results = merged_results(wanted.results, before.results if before else ())
     wanted = wanted.changed(results=results).at(out, repo)
@@ -54,22 +66,32 @@ def _pull(out: Path, repo: str, commit: str, wanted: Manifest) -> Manifest:
             _fetch(repo, path, commit, loading, out, files[path], most[path])
             advance(1)
     if problems := set_problems(wanted):
-        raise IntegrityError(f"{repo} at {commit[:12]}: {problems[0]}; it was damaged there, tell its owner")
+        raise IntegrityError(f"{repo} at {commit[:12]}: {problems[0]}; it is damaged there: report it to its owner")
     theirs = taken_apart(_card(repo, commit), out, f"the card of {repo}")
     ours = taken_apart(card_text(out / "README.md"), out, str(out / "README.md")) if before else UserContent()
     for name, content in card_files(wanted, merged(ours, theirs)).items():
         write_bytes(out / name, content)
-    write_manifest(out, wanted)  # last: its being there means complete
+    write_manifest(out, wanted)  # last, since it marks the set as complete
     for path in (before.files() if before else {}).keys() - files.keys():
-        (out / path).unlink(missing_ok=True)  # of an earlier state of the same set
+        (out / path).unlink(missing_ok=True)  # belongs to an earlier version of the same set
     shutil.rmtree(loading)
     with contextlib.suppress(OSError):
-        work_beside(out).rmdir()  # where nothing else is in it
+        work_beside(out).rmdir()  # fails unless it is empty
     return read_manifest(out)
 
 
 def part_of(manifest: Manifest, ipc: int, repo: str, commit: str) -> Manifest:
-    """The manifest of a part of a set: its prefixes up to `ipc`, and whose part it is. Raises SetError."""
+    """Return the manifest of a part of a set: its prefixes up to `ipc`, with a reference to the whole.
+
+    Args:
+        manifest: The whole set.
+        ipc: Images per class of the part.
+        repo: Repository of the whole set.
+        commit: Its commit.
+
+    Raises:
+        SetError: `ipc` is not a prefix of the set.
+    """
     plan = {prefix: log for prefix, log in manifest.log.plan.items() if int(prefix) <= ipc}
     return manifest.changed(
         shards=tuple(manifest.shards_of(ipc)),
@@ -83,9 +105,9 @@ def part_of(manifest: Manifest, ipc: int, repo: str, commit: str) -> Manifest:
 
 
 def _claim(out: Path, wanted: Manifest) -> Manifest | None:
-    """See that `out` is this set's, or nobody's; returns the manifest that is there.
+    """Check that `out` is new or holds this set; return the manifest in it, or None.
 
-    Raises OtherRun where it holds something else.
+    Raises OtherRun if it holds something else.
     """
     if out.exists() and not out.is_dir():
         raise OtherRun(f"{out} is a file; give the name of a new directory")
@@ -107,7 +129,7 @@ def _claim(out: Path, wanted: Manifest) -> Manifest | None:
 
 
 def _fetch(repo: str, path: str, commit: str, loading: Path, out: Path, sha256: str, most: int) -> None:
-    """One file to its place; one whose bytes differ is fetched once more (a check follows)."""
+    """Move one file to its place; if its bytes differ, download it a second time (the caller verifies it)."""
     found = fetch_listed(repo, path, commit, loading, most=most)
     if file_sha256(found) != sha256:
         found = hub.fetch(repo, path, revision=commit, into=loading, again=True, most=most)

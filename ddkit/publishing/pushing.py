@@ -1,7 +1,7 @@
-"""From a directory to the Hub: verify, card, repository, send, one commit, compare, tag.
+"""Publishes a directory on the Hub: verify, render the card, create the repository, upload, commit once, check, tag.
 
-What the Hub holds is looked at before every try and decides what is still to do, so a push that was stopped, or whose
-answer was lost, is simply begun again; `main` is the old set or the new one, never between.
+The repository is read before every attempt and decides what is still to be done, so a push that was interrupted, or
+whose response was lost, is repeated safely. `main` is the old set or the new one, never a mixture.
 """
 
 from __future__ import annotations
@@ -27,17 +27,29 @@ from ddkit.publishing.licences import choose_license, wants_gate
 from ddkit.publishing.rendering import card_files, card_text, taken_apart
 from ddkit.publishing.user_content import MARKS, merged
 
-COMMIT_FILES = 1000  # more are collected in a pull request and merged at once: the Hub gives a commit a minute
+COMMIT_FILES = 1000  # more go through a pull request, merged at once: the Hub limits a commit to a minute
 TRIES = 8
 CARD = "README.md"
 _REF = re.compile(r"[A-Za-z0-9_][\w./-]{0,200}")
-_NOT_A_USERS = {".gitattributes"}  # what the Hub itself puts into a new repository
+_NOT_A_USERS = {".gitattributes"}  # created by the Hub in a new repository
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pushed:
-    """What a push did, or with `--dry-run` would do. send: path -> bytes; commit: None where nothing was
-    done; tagged: the commit that `tag` names, an older one where only the card changed since."""
+    """What a push did, or with `--dry-run` would do.
+
+    Attributes:
+        repo: "ORG/NAME" on the Hub.
+        url: Address of the repository.
+        send: Path -> bytes of each file to send.
+        delete: Paths to delete.
+        commit: The commit; None if nothing was committed.
+        tag: The tag.
+        tagged: The commit of the tag; an earlier one if only the card has changed since.
+        revision: The branch, or the pull request's.
+        pull_request: Address of the pull request.
+        notes: What the publisher should know, one line each.
+    """
 
     repo: str
     url: str
@@ -73,26 +85,23 @@ def push(
     commit_message: str | None = None,
     dry_run: bool = False,
 ) -> Pushed:
-    """Publish a set as a dataset of the Hub. Nothing in `directory` changes unless the push went well.
+    """Publish a set as a dataset on the Hub. `directory` is changed only after the push has succeeded.
 
     Args:
         directory: The set.
         repo: "ORG/NAME" on the Hub.
-        license: A licence as the Hub knows it, or "other"; required at the first push, then remembered.
-        license_name: Of the licence "other".
-        license_link: Of the licence "other": an address, or a file of the repository.
+        license: The licence's identifier on the Hub, or "other"; required at the first push, then remembered.
+        license_name: Name of the licence "other".
+        license_link: Link of the licence "other": an address, or a file of the repository.
         private: Make a new repository private.
-        gated: "auto" or "manual": readers agree to terms first.
-        into_existing: Also push into a repository with files that are not a ddkit set.
+        gated: "auto" or "manual": readers have to agree to terms first.
+        into_existing: Also push into a repository that holds other files, or more of this set.
         card_extra: A Markdown file, shown at the end of the card.
         create_pr: Propose the set as a pull request.
         revision: A branch. Default "main".
-        tag: A name for the commit. Default "content-…", from the manifest's content.
+        tag: Name of the tag. Default "content-…", from the manifest's content.
         commit_message: Default: the set's name.
-        dry_run: Only say what would be sent and deleted.
-
-    Returns:
-        What was done, or would be.
+        dry_run: Only report what would be sent and deleted.
 
     Raises:
         SetError, IntegrityError, Refused, OptionError, HubAccess, HubError.
@@ -103,12 +112,14 @@ def push(
     licence = choose_license(license, license_name, license_link, manifest.license)
     extra = _read_extra(card_extra)
     if problems := directory_problems(manifest.root):
-        raise IntegrityError(f"{manifest.root}: {problems[0]}; a damaged set is not published, make or fetch it again")
+        raise IntegrityError(
+            f"{manifest.root}: {problems[0]}; a damaged set is not published; create or fetch it again"
+        )
     if not dry_run:
         hub.whoami(repo)
     there = hub.find(repo, revision) or (hub.find(repo) if revision else None) or hub.Remote(None, {})
     if private and there.public:
-        raise Refused(f"{repo} is there and public; make it private in its settings first, or choose another name")
+        raise Refused(f"{repo} exists and is public; make it private in its settings first, or choose another name")
     older = _their_manifest(repo, there)
     _check_target(manifest, repo, there, older, into_existing)
     tags = {} if there.head is None or create_pr else hub.tags(repo)
@@ -136,18 +147,18 @@ def push(
     name = tag or f"content-{published.content[:12]}"
     hub.tag(repo, name, commit)
     _keep_rendered(manifest, work)
-    at = tags.get(name, commit)  # a content keeps its name where only the card changed
+    at = tags.get(name, commit)  # the tag stays if only the card has changed
     return replace(pushed, commit=commit, tag=name, tagged=at, revision=revision)
 
 
 def _same_results(manifest: Manifest, older: Manifest | None) -> tuple[ResultEntry, ...]:
-    """What others measured of the same set."""
+    """Return the results in the repository's manifest, if it is the same set."""
     return older.results if older is not None and older.fingerprint == manifest.fingerprint else ()
 
 
 @dataclass(frozen=True)
 class _Work:
-    """What is to be on the Hub: the manifest, and the files rendered from it."""
+    """The target state of the repository: the manifest, and the files rendered from it."""
 
     published: Manifest
     rendered: Mapping[str, bytes]
@@ -155,11 +166,11 @@ class _Work:
     revision: str | None
 
     def changes(self, there: hub.Remote) -> Changes:
-        """What differs from what the Hub holds."""
+        """Return the difference to the repository's files."""
         return _changes(self.published, self.rendered, there, self.repo)
 
     def prepare(self, there: hub.Remote, *, private: bool, gated: str | None) -> None:
-        """Make the repository and the branch, and gate it."""
+        """Create the repository and the branch, and set the gate."""
         if there.public is None:
             hub.create(self.repo, private=private)
         if gated:
@@ -169,16 +180,16 @@ class _Work:
 
 
 def _keep_rendered(manifest: Manifest, work: _Work) -> None:
-    """Write what was pushed into the set, unless somebody changed the set meanwhile."""
+    """Write the pushed card and manifest into the set, unless the set has changed meanwhile."""
     with locked(manifest.root, "publishing"):
         if read_manifest(manifest.root) != manifest:
-            note(f"{manifest.root} was changed while it was sent; `ddkit push` again sends that, too")
+            note(f"{manifest.root} changed while it was sent; run `ddkit push` again to send the changes")
             return
         for path, data in work.rendered.items():
             write_bytes(manifest.root / path, data)
 
 
-# ------------------------------------------------------------------ what is there, what is to do
+# ------------------------------------------------------------------ checks, and what is to be changed
 
 
 def _read_extra(path: str | Path | None) -> str | None:
@@ -187,47 +198,47 @@ def _read_extra(path: str | Path | None) -> str | None:
     try:
         text = Path(path).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(f"--card-extra {path} is no text file ({error}); give Markdown in UTF-8") from error
+        raise OptionError(f"--card-extra {path} is not a text file ({error}); give Markdown in UTF-8") from error
     if mark := next((mark for mark in MARKS if mark in text), None):
         raise OptionError(f"--card-extra {path} holds ddkit's own mark {mark!r}; leave it out")
     return text
 
 
 def _check_options(gated: str | None, create_pr: bool, tag: str | None, revision: str | None) -> None:
-    """Raises OptionError for options that exclude each other, and for what git takes for no tag or branch."""
+    """Raise OptionError for conflicting options, and for invalid names of tags or branches."""
     if gated not in (None, "auto", "manual"):
         raise OptionError(f"--gated is {gated!r}; valid: auto, manual")
     if create_pr and (revision or tag or gated):
-        raise OptionError("--create-pr only proposes; leave --revision, --tag and --gated out")
+        raise OptionError("--create-pr only opens a pull request; leave out --revision, --tag and --gated")
     for option, name in (("--tag", tag), ("--revision", revision)):
         if name is not None and (not _REF.fullmatch(name) or ".." in name or name.endswith((".lock", "/", "."))):
             raise OptionError(f"{option} is {name!r}; give a name of letters, digits, '-', '_', '.' and '/'")
     if tag in ("main", "HEAD") or (tag or "").startswith("refs/"):
-        raise OptionError(f"--tag is {tag!r}, which names something else; choose another")
+        raise OptionError(f"--tag is {tag!r}, which git reserves; choose another")
     if revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision):
         raise OptionError(f"--revision is the commit {revision[:12]}…; a push goes to a branch, give its name")
 
 
 def _their_manifest(repo: str, there: hub.Remote) -> Manifest | None:
-    """The manifest on the Hub: it says which files a push may delete. None where there is none to trust."""
+    """Return the repository's manifest, which lists the files a push may delete; None if missing or invalid."""
     if FILE not in there.files:
         return None
     path = hub.fetch(repo, FILE, revision=there.head, most=LARGEST_MANIFEST)
     try:
         return parse_manifest(path.read_bytes(), path)
     except (IntegrityError, FormatVersion) as error:
-        note(f"{repo}: its {FILE} is not trusted ({error}), so none of its files is deleted")
+        note(f"{repo}: its {FILE} is not valid ({error}), so none of its files are deleted")
         return None
 
 
 def _check_target(
     manifest: Manifest, repo: str, there: hub.Remote, older: Manifest | None, into_existing: bool
 ) -> None:
-    """Raises Refused where a repository holds somebody's other files, or more of this set than we have."""
+    """Raise Refused if the repository holds other files, or more of this set than `manifest`."""
     files = set(there.files) - _NOT_A_USERS
     if files and FILE not in files and not into_existing:
         raise Refused(
-            f"{repo} holds {len(files)} files and no ddkit set ({', '.join(sorted(files)[:3])}, …); choose another "
+            f"{repo} holds {len(files)} files but no ddkit set ({', '.join(sorted(files)[:3])}, …); choose another "
             "name, or add ours to it with --into-existing"
         )
     part = manifest.subset_of
@@ -240,12 +251,12 @@ def _check_target(
     if older and same and older.ipc > manifest.ipc and not into_existing:
         raise Refused(
             f"{repo} holds more of this set ({older.ipc} images per class, here {manifest.ipc}); fetch it with "
-            f"`ddkit pull {repo} DIR`, or give --into-existing to cut it down"
+            f"`ddkit pull {repo} DIR`, or reduce it with --into-existing"
         )
 
 
 def _rendered(published: Manifest, repo: str, there: hub.Remote, extra: str | None) -> dict[str, bytes]:
-    """The manifest and the files rendered from it, what people wrote on either card kept."""
+    """Return the manifest and the files rendered from it, with the user content of both cards."""
     theirs = card_text(hub.fetch(repo, CARD, revision=there.head, most=LARGEST_CARD)) if CARD in there.files else None
     here = taken_apart(card_text(published.root / CARD), published.root, str(published.root / CARD))
     user_content = merged(here, taken_apart(theirs, published.root, f"the card of {repo}"))
@@ -256,12 +267,13 @@ def _rendered(published: Manifest, repo: str, there: hub.Remote, extra: str | No
 
 @dataclass(frozen=True)
 class Changes:
-    """What is to be sent and deleted, beyond what the Hub holds."""
+    """The files to send (`add`: path -> content) and the paths to delete (`delete`)."""
 
     add: dict[str, hub.Content]
     delete: list[str]
 
     def sizes(self) -> dict[str, int]:
+        """Return the bytes of each file to send."""
         return {p: len(c) if isinstance(c, bytes) else c.stat().st_size for p, c in self.add.items()}
 
 
@@ -282,10 +294,10 @@ def _changes(published: Manifest, rendered: Mapping[str, bytes], there: hub.Remo
 def _advice(
     published: Manifest, gated: str | None, older: Manifest | None, there: hub.Remote, private: bool
 ) -> tuple[str, ...]:
-    """What a publisher should know before others do."""
+    """Return what the publisher should know, one line each."""
     advice = []
     if there.public is None and published.license:
-        seen = "private" if private else "public, for all to see (--private makes it private)"
+        seen = "private" if private else "public (--private makes it private)"
         advice.append(f"a new repository, {seen}, under the licence {published.license.name or published.license.id}")
     if gated is None and wants_gate(published):
         advice.append(
@@ -299,13 +311,21 @@ def _advice(
     return tuple(advice)
 
 
-# ------------------------------------------------------------------ doing it
+# ------------------------------------------------------------------ commits
 
 
 def bring(
     wanted: Callable[[hub.Remote], Changes], repo: str, revision: str | None, message: str, kind: str = "dataset"
 ) -> str:
-    """Commit until the Hub holds what `wanted` says, and see that it does; returns the commit."""
+    """Commit until the repository matches, and return that commit. Raises HubError after several attempts.
+
+    Args:
+        wanted: Returns the changes that are still needed, given the repository's state.
+        repo: "ORG/NAME" on the Hub.
+        revision: A branch. Default "main".
+        message: Message of the commits.
+        kind: "dataset" or "model".
+    """
     why = "it changed under us"
     for _ in range(TRIES):
         there = hub.remote(repo, revision, kind)
@@ -320,9 +340,9 @@ def bring(
                 _one_commit(todo, repo, message, revision, there.head, kind=kind)
         except hub.StaleParent as stale:
             why = str(stale)
-            note(f"{repo}: {why}; looking at it again")
+            note(f"{repo}: {why}; checking it again")
             hub.pause()
-    raise HubError(f"{repo}: still not as it should be after {TRIES} commits ({why}); run the same command again")
+    raise HubError(f"{repo}: still differs after {TRIES} commits ({why}); run the same command again")
 
 
 def _one_commit(
@@ -342,7 +362,7 @@ def _one_commit(
 
 
 def _through_a_request(changes: Changes, repo: str, message: str) -> None:
-    """Several commits in a pull request, the manifest in the last one, merged at once."""
+    """Send several commits through a pull request, the manifest in the last one, and merge it."""
     number = hub.open_request(repo, message)
     branch = f"refs/pr/{number}"
     last = [path for path in changes.add if "/" not in path]
@@ -356,18 +376,23 @@ def _through_a_request(changes: Changes, repo: str, message: str) -> None:
 
 
 def summary(pushed: Pushed, dry_run: bool) -> list[str]:
-    """A push in lines for people."""
+    """Describe the push `pushed`, or with `dry_run` an intended one, in lines for the terminal."""
     shards = sum(path.endswith(".tar") for path in pushed.send)
     lines = [f"{len(pushed.send)} files ({shards} shards, {size_words(pushed.bytes)}), {len(pushed.delete)} deleted"]
     if not pushed.send and not pushed.delete:
-        lines = ["nothing to send: the Hub holds all of it"]
+        lines = ["nothing to send: the Hub already has everything"]
     if dry_run:
         listed = [f"send    {size:>12}  {path}" for path, size in pushed.send.items()]
         listed += [f"delete  {'':>12}  {path}" for path in pushed.delete]
-        return [*listed, *lines, *(f"note: {text}" for text in pushed.notes), "(what your token may do is not checked)"]
+        return [
+            *listed,
+            *lines,
+            *(f"note: {text}" for text in pushed.notes),
+            "(the permissions of your token are not checked)",
+        ]
     if pushed.pull_request:
         return [*lines, pushed.pull_request]
     if pushed.commit is None:
-        return [f"nothing to propose: {pushed.url} holds it already"]
-    tagged = f"tag {pushed.tag}" if pushed.tagged == pushed.commit else f"its content was tagged {pushed.tag} before"
+        return [f"nothing to propose: {pushed.url} already has it"]
+    tagged = f"tag {pushed.tag}" if pushed.tagged == pushed.commit else f"its content is already tagged {pushed.tag}"
     return [*lines, f"{pushed.url} at {pushed.commit[:12]}, {tagged}"]

@@ -1,4 +1,4 @@
-"""The card (README.md), `_info.json` and `preview.png` of a set: rendered strictly from its manifest."""
+"""Renders the card (README.md), `_info.json` and `preview.png` of a set from its manifest alone."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _OUR_TAGS = re.compile(r"dataset-(distillation|condensation)|webdataset|ipc-\d+|
 
 
 def template_folder() -> Path:
-    """The card templates: inside an installed ddkit, else in the checkout (an editable install copies none)."""
+    """Return the folder of card templates: in an installed ddkit, else (editable install) in the checkout."""
     installed = Path(str(importlib.resources.files("ddkit"))) / "card_templates"
     for folder in (installed, PACKAGE.parent / "cards"):
         if (folder / TEMPLATE).is_file():
@@ -46,7 +46,12 @@ def template_folder() -> Path:
 
 
 def render_template(name: str, facts: Mapping[str, Any]) -> str:
-    """A card template with its facts filled in. A value that is not there is an error, never a placeholder."""
+    """Fill in a card template.
+
+    Args:
+        name: File name of the template.
+        facts: Its variables; a missing one is an error.
+    """
     environment = Environment(
         loader=FileSystemLoader(template_folder()),
         undefined=StrictUndefined,
@@ -60,7 +65,11 @@ def render_template(name: str, facts: Mapping[str, Any]) -> str:
 
 
 def their_matter(matter: dict[str, Any]) -> dict[str, Any]:
-    """Of a card's front matter, what ddkit does not write itself: other keys, and tags it would not give."""
+    """Return the part of a card's front matter that ddkit does not write: other keys, and other tags.
+
+    Args:
+        matter: The parsed front matter.
+    """
     tags = matter.get("tags")
     others = {key: value for key, value in matter.items() if key not in FRONT_KEYS}
     if isinstance(tags, list) and (own := [tag for tag in tags if not _OUR_TAGS.fullmatch(str(tag))]):
@@ -69,7 +78,11 @@ def their_matter(matter: dict[str, Any]) -> dict[str, Any]:
 
 
 def front_matter_text(front: Mapping[str, Any]) -> str:
-    """A card's YAML; characters that cannot be shown stand there by their numbers."""
+    """Return front matter as YAML; unprintable characters are escaped.
+
+    Args:
+        front: The front matter.
+    """
     text: str = yaml.safe_dump(dict(front), sort_keys=False, allow_unicode=True, width=1000)
     if printable(text) != text:
         text = yaml.safe_dump(dict(front), sort_keys=False, allow_unicode=False, width=1000)
@@ -77,7 +90,12 @@ def front_matter_text(front: Mapping[str, Any]) -> str:
 
 
 def render_card(manifest: Manifest, user_content: UserContent | None = None) -> str:
-    """README.md as text, around it what people wrote. A value that the manifest lacks is an error."""
+    """Render README.md. A value that the manifest lacks is an error.
+
+    Args:
+        manifest: The set.
+        user_content: User content to keep around ddkit's part.
+    """
     user_content = user_content or UserContent()
     results = sorted(manifest.results, key=lambda r: (r.ipc, r.arch, r.protocol, r.of, r.labels))
     headline, random = _headline(manifest, results)
@@ -113,7 +131,7 @@ def render_card(manifest: Manifest, user_content: UserContent | None = None) -> 
 
 
 def _folder_name(manifest: Manifest) -> str:
-    """What a set's directory is called, as it stands in the card's code."""
+    """Return the name of the set's directory for code examples on the card."""
     name = manifest.root.resolve().name
     return name if re.fullmatch(r"[\w.,+ -]+", name) else plain_name(name)
 
@@ -124,8 +142,10 @@ def _with_theirs(ours: dict[str, Any], theirs: Mapping[str, Any]) -> dict[str, A
 
 
 def _headline(manifest: Manifest, results: Sequence[ResultEntry]) -> tuple[ResultEntry | None, ResultEntry | None]:
-    """The row that the first sentence tells (the whole set, the recommended protocol and network, stored labels, else
-    what comes nearest), and the random baseline measured in the same way."""
+    """Return the result for the card's first sentence, and the random baseline measured in the same way.
+
+    It is the one nearest to: whole set, recommended protocol and network, stored labels.
+    """
     own = manifest.recommended
 
     kinds = ("hard", "online", "relabelled", "stored")
@@ -145,13 +165,21 @@ def _headline(manifest: Manifest, results: Sequence[ResultEntry]) -> tuple[Resul
 
 
 def citation(method: str) -> str:
-    """BibTeX of a method, where its paper is known, and of ddkit."""
+    """Return the BibTeX entries of a method, if its paper is known, and of ddkit.
+
+    Args:
+        method: Name of the method.
+    """
     entries = (template_folder() / REFERENCES).read_text(encoding="utf-8").strip().split("\n\n")
     return "\n\n".join(e for e in entries if re.match(rf"@\w+{{({re.escape(method)}|ddkit),", e))
 
 
 def several_crops(plans: dict[str, Any]) -> int:
-    """Classes (over all prefixes) whose pool was too small for one crop an image."""
+    """Return the largest number of classes in a prefix that had too few images for one crop per image.
+
+    Args:
+        plans: The manifest's `log.plan`, by prefix.
+    """
     return max((sum(k > 1 for k in plan.get("crops_kept", [])) for plan in plans.values()), default=0)
 
 
@@ -162,7 +190,13 @@ def _prefix_facts(manifest: Manifest, prefix: int) -> dict[str, Any]:
 
 
 def front_matter(manifest: Manifest) -> dict[str, Any]:
-    """The card's YAML: full `dataset_info` (else a missing sample goes unnoticed), `configs` by explicit paths."""
+    """Return the card's front matter.
+
+    `dataset_info` is complete, so that missing samples are detected; `configs` list explicit paths.
+
+    Args:
+        manifest: The set.
+    """
     rows, licence, source = manifest.rows(), manifest.license, manifest.source.id
     terms = {"license": "id", "license_name": "name", "license_link": "link"}
     head: dict[str, Any] = {key: text for key, ours in terms.items() if (text := getattr(licence, ours, None))}
@@ -220,7 +254,11 @@ def _size_category(rows: int) -> str:
 
 
 def info_json(manifest: Manifest) -> str:
-    """`_info.json`, by which timm's WebDataset reader finds shards and their lengths."""
+    """Return `_info.json`, from which timm's WebDataset reader reads shards and their lengths.
+
+    Args:
+        manifest: The set.
+    """
     train = {
         "name": "train",
         "filenames": [shard.path for shard in manifest.shards],
@@ -231,9 +269,13 @@ def info_json(manifest: Manifest) -> str:
 
 
 def card_text(path: Path) -> str | None:
-    """A README.md as it is, None where there is none; bytes that are no UTF-8 go through unchanged.
+    """Return a README.md as text, None if it does not exist; bytes that are not UTF-8 are kept (surrogateescape).
 
-    Raises IntegrityError for one that is larger than any card.
+    Args:
+        path: The file.
+
+    Raises:
+        IntegrityError: The file is larger than a card can be.
     """
     if not path.is_file():
         return None
@@ -244,7 +286,12 @@ def card_text(path: Path) -> str | None:
 
 
 def card_files(manifest: Manifest, user_content: UserContent) -> dict[str, bytes]:
-    """README.md, `_info.json` and `preview.png` of a set, as bytes."""
+    """Render README.md, `_info.json` and `preview.png` of a set: file name -> bytes.
+
+    Args:
+        manifest: The set.
+        user_content: User content of the card.
+    """
     return {
         "_info.json": info_json(manifest).encode(),
         "preview.png": preview_grid(manifest, heading=False),
@@ -253,9 +300,12 @@ def card_files(manifest: Manifest, user_content: UserContent) -> dict[str, bytes
 
 
 def taken_apart(card: str | None, root: Path, what: str) -> UserContent:
-    """What people wrote on a card. One that cannot be taken apart is kept whole in OUT.work of the set `root`.
+    """Return the user content of a card. A card that cannot be parsed is saved whole in OUT.work.
 
-    what: the card's name, where that is told.
+    Args:
+        card: Text of the card, or None.
+        root: Directory of the set.
+        what: Name of the card in notes.
     """
     user_content = user_content_of(card, their_matter)
     if user_content.broken and card is not None:
@@ -263,15 +313,19 @@ def taken_apart(card: str | None, root: Path, what: str) -> UserContent:
         refuse_links(work.parent, [work.name])
         kept = work / f"README-{digest(card)}.md"
         write_bytes(kept, card.encode("utf-8", "surrogateescape"))
-        note(f"{what}: {user_content.broken}; it is made anew, what it held is in {kept}")
+        note(f"{what}: {user_content.broken}; it is rendered again, and the old card is kept in {kept}")
         return UserContent(matter=user_content.matter)
     if user_content.overwritten:
-        note(f"{what}: what was written inside ddkit's marks is replaced; write before or after them, it stays there")
+        note(f"{what}: text inside ddkit's marks is replaced; write before or after them to keep it")
     return user_content
 
 
 def publish_files(manifest: Manifest) -> None:
-    """Render README.md, `_info.json` and `preview.png` into the set; what people wrote on the card stays."""
+    """Render README.md, `_info.json` and `preview.png` into the set, keeping user content of the card.
+
+    Args:
+        manifest: The set.
+    """
     path = manifest.root / "README.md"
     for name, data in card_files(manifest, taken_apart(card_text(path), manifest.root, str(path))).items():
         write_bytes(manifest.root / name, data)

@@ -1,4 +1,4 @@
-"""What people wrote on a card beside ddkit's part of it: kept over every rendering and every push."""
+"""User content of a card, outside ddkit's part: kept by every rendering and every push."""
 
 from __future__ import annotations
 
@@ -22,10 +22,16 @@ MARKS = ("ddkit:start", "ddkit:end", "ddkit:extra")
 
 @dataclass(frozen=True, kw_only=True)
 class UserContent:
-    """Text before and after ddkit's part, front matter that is not ddkit's, and what `--card-extra` put inside.
+    """User content of a card.
 
-    edited: whether it is no longer what it was when the card was rendered; overwritten: whether ddkit's own part was
-    written in; broken: why the card could not be taken apart, so that all of it has to be kept elsewhere.
+    Attributes:
+        before: Text before ddkit's part.
+        after: Text after ddkit's part.
+        extra: Text of `--card-extra`, inside ddkit's part.
+        matter: Front matter that ddkit does not write.
+        edited: Whether it has changed since the card was rendered.
+        overwritten: Whether ddkit's own part was edited.
+        broken: Why the card could not be parsed, so that it has to be kept elsewhere; None if it was.
     """
 
     before: str = ""
@@ -38,21 +44,30 @@ class UserContent:
 
     @property
     def digest(self) -> str:
-        """Stands on the card, so that a later look tells whether somebody wrote there since."""
+        """Digest recorded on the card, by which later edits are detected."""
         return digest(f"{self.before.strip()}\0{self.after.strip()}\0{yaml.safe_dump(self.matter, sort_keys=True)}")
 
     @property
     def empty(self) -> bool:
+        """Whether there is no text around ddkit's part and no front matter."""
         return not (self.before.strip() or self.after.strip() or self.matter)
 
 
 def digest(text: str) -> str:
-    """Twelve hex digits that stand for a text."""
+    """Return the first 12 hex digits of a text's sha256.
+
+    Args:
+        text: Any text.
+    """
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:12]
 
 
 def with_digest(card: str) -> str:
-    """A rendered card with the digest of ddkit's part filled in, where the template left `inside`."""
+    """Fill in the digest of ddkit's part of a rendered card, at the template's `inside` placeholder.
+
+    Args:
+        card: The rendered card.
+    """
     start, end = _START.search(card), _END.search(card)
     assert start and end
     return card.replace(" inside -->", f" inside {_inside(card[start.end() : end.start()])} -->", 1)
@@ -63,19 +78,21 @@ def _inside(part: str) -> str:
 
 
 def user_content_of(card: str | None, theirs: Callable[[dict[str, Any]], dict[str, Any]]) -> UserContent:
-    """What is not ddkit's of a README.md. theirs: of the front matter, what ddkit does not write.
+    """Parse the user content of a README.md. A card without any of ddkit's marks is user content as a whole.
 
-    A card without any of ddkit's marks is all somebody's own.
+    Args:
+        card: Text of the card, or None.
+        theirs: Selects the front matter that ddkit does not write.
     """
     if card is None:
         return UserContent()
     if len(card) > LARGEST_CARD:
-        return UserContent(broken=f"it is larger than any card ({LARGEST_CARD} bytes)")
+        return UserContent(broken=f"it is larger than a card can be ({LARGEST_CARD} bytes)")
     card = card.replace("\r\n", "\n")
     try:
         matter, body = front_matter(card)
     except ValueError as error:
-        return UserContent(broken=f"its front matter is not usable ({error})")
+        return UserContent(broken=f"its front matter cannot be read ({error})")
     matter = theirs(matter)
     starts, ends = list(_START.finditer(body)), list(_END.finditer(body))
     if not starts and not ends and not _RECORDED.search(body):
@@ -101,7 +118,12 @@ def _lines(text: str) -> str:
 
 
 def merged(here: UserContent, there: UserContent) -> UserContent:
-    """One text of the local card and the Hub's: whichever was written since it was rendered; both where both were."""
+    """Merge the user content of the local card and the Hub's: the edited one, or both if both were edited.
+
+    Args:
+        here: User content of the local card.
+        there: User content of the card on the Hub.
+    """
     extra = here.extra or there.extra
     if there.empty or (here.edited and not there.edited):
         return replace(here, extra=extra)
@@ -117,7 +139,7 @@ def merged(here: UserContent, there: UserContent) -> UserContent:
 
 
 def _joined(there: str, here: str) -> str:
-    """The paragraphs of both, in order, those they share once."""
+    """Return the paragraphs of both texts in order, shared ones once."""
     theirs, ours = (re.split(r"\n{2,}", text.strip()) if text.strip() else [] for text in (there, here))
     joined: list[str] = []
     for _, a, b, c, d in difflib.SequenceMatcher(None, theirs, ours, autojunk=False).get_opcodes():

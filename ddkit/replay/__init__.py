@@ -1,4 +1,4 @@
-"""What a student sees: the order of rows, stores that hold them, and the loader that replays stored views."""
+"""Training from a set: the replay order, stores that hold the rows, and loaders that yield batches of views."""
 
 from ddkit.replay.dataset_rows import decode_row
 from ddkit.replay.fresh import FreshLoader

@@ -1,10 +1,10 @@
-"""One row as `load_dataset` or webdataset yield it."""
+"""Decoding rows as `datasets.load_dataset` and webdataset yield them."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,18 +19,23 @@ from ddkit.format.view_pixels import network_input
 from ddkit.format.views import UNMIXED, Views
 from ddkit.format.views_member import DecodedRow, UnpackedRow, read_metadata, unpack_views
 
-if TYPE_CHECKING:
-    pass
-
-
 IMAGE_COLUMNS = ("png", "webp", "jpg", "image")
 _VIEWS_COLUMNS = ("views.safetensors", "views")
-LARGEST_SIDE = 2**14  # pixels that a box of int16 can say
-_LABEL_COLUMNS = ("cls", "label", "labels")
+LARGEST_SIDE = 2**14  # pixels: assumed for int16 boxes if the image is not available
+LABEL_COLUMNS = ("cls", "label", "labels")
 
 
 def column(row: Mapping[str, Any] | list[str], names: tuple[str, ...], what: str) -> str:
-    """Which of `names` a row or table has. Raises SetError."""
+    """Return the first of `names` that a row or table has as a column.
+
+    Args:
+        row: A row, or the column names of a table.
+        names: Accepted column names, in order of preference.
+        what: What the column holds; used in the error message.
+
+    Raises:
+        SetError: No column has one of these names.
+    """
     for name in names:
         if name in row:
             return name
@@ -38,7 +43,14 @@ def column(row: Mapping[str, Any] | list[str], names: tuple[str, ...], what: str
 
 
 def row_pixels(image: Any) -> np.ndarray:
-    """The image of a row (PIL image, encoded bytes, or {"bytes": …}) -> uint8 [3,H,W]. Raises SetError."""
+    """Decode the image of a row to uint8 [3,H,W].
+
+    Args:
+        image: A PIL image, encoded bytes, or a mapping with the encoded bytes under "bytes".
+
+    Raises:
+        SetError: The image does not decode, is too large, is not RGB, or has several frames or an EXIF orientation.
+    """
     if isinstance(image, Mapping):
         image = image.get("bytes")
     try:
@@ -57,39 +69,72 @@ def row_pixels(image: Any) -> np.ndarray:
 
 
 def row_label(row: Mapping[str, Any], name: str, classes: int) -> int:
-    """The class of a row. Raises SetError for what is none of `classes`."""
+    """Return the class index of a row.
+
+    Args:
+        row: A row as a stock reader yields it.
+        name: The column that holds the class.
+        classes: Number of classes.
+
+    Raises:
+        SetError: The value is not an integer from 0 to `classes` - 1.
+    """
     try:
         label = int(row[name])
     except (TypeError, ValueError):
         label = -1
     if not 0 <= label < classes:
-        raise SetError(f"row {row.get('__key__', '?')}: {row[name]!r:.40} is no class; load the set again")
+        raise SetError(f"row {row.get('__key__', '?')}: {row[name]!r:.40} is not a valid class; load the set again")
     return label
 
 
 def row_key_of(row: Mapping[str, Any]) -> int:
-    """The row number that `__key__` is. Raises SetError."""
+    """Return the row number in the column `__key__`.
+
+    Args:
+        row: A row as a stock reader yields it.
+
+    Raises:
+        SetError: The key is not a row number.
+    """
     key = row["__key__"]
     if not isinstance(key, str) or not key.isascii() or not key.isdigit() or len(key) > 12:
-        raise SetError(f"__key__ {key!r:.40} is no row number; load the set again")
+        raise SetError(f"__key__ {key!r:.40} is not a row number; load the set again")
     return int(key)
 
 
 def unpack_row(row: Mapping[str, Any]) -> tuple[UnpackedRow, Codec]:
-    """The views member of one row as a stock reader yields it, and the codec it names. Raises SetError."""
+    """Read the views member of a row and find the codec that its metadata names.
+
+    Args:
+        row: A row as a stock reader yields it.
+
+    Returns:
+        The unchecked views, labels and metadata, and the codec.
+
+    Raises:
+        SetError: The row has no views, or they are not from a ddkit set.
+        FormatVersion: The codec is unknown.
+        IntegrityError: The views cannot be read.
+    """
     data = row[column(row, _VIEWS_COLUMNS, "views")]
     where = f"row {row.get('__key__', '?')}"
     try:
         codec = find_codec(str(read_metadata(data)["codec"]), stored=True)
     except (KeyError, TypeError, ValueError) as error:
-        raise SetError(f"{where}: its views are not of a ddkit set ({error})") from error
+        raise SetError(f"{where}: its views are not those of a ddkit set ({error})") from error
     return unpack_views(data, codec, where), codec
 
 
 def row_format(row: Mapping[str, Any], extent: tuple[int, int] | None) -> RowFormat:
-    """What one row alone says of all rows of its set.
+    """Infer the row format of a set from one of its rows.
 
-    extent: height and width of its image in pixels, None where it is not at hand. Raises SetError, IntegrityError.
+    Args:
+        row: A row as a stock reader yields it.
+        extent: Height and width of the row's image in pixels; None if the image is not available.
+
+    Raises:
+        SetError, FormatVersion, IntegrityError.
     """
     unpacked, codec = unpack_row(row)
     small = unpacked.views.box.dtype == np.uint8
@@ -98,9 +143,18 @@ def row_format(row: Mapping[str, Any], extent: tuple[int, int] | None) -> RowFor
 
 
 def checked_row(row: Mapping[str, Any], form: RowFormat, key: int | None = None) -> DecodedRow:
-    """A row, after every integer and label of it was checked. Partners may be any row of a shard.
+    """Decode the views member of a row and check every integer and label in it.
 
-    form: what all rows have in common; key: the row's number, where it is known. Raises IntegrityError naming the row.
+    The size of the shard is unknown here, so any position in a shard is accepted as a mixing partner.
+
+    Args:
+        row: A row as a stock reader yields it.
+        form: The row format of the set.
+        key: The row number, if known.
+
+    Raises:
+        SetError: The row has no column with views.
+        IntegrityError: A value is invalid; the message names the row.
     """
     where = f"row {row.get('__key__', '?')}"
     decoded = form.unpack(row[column(row, _VIEWS_COLUMNS, "views")], where)
@@ -115,21 +169,27 @@ def checked_row(row: Mapping[str, Any], form: RowFormat, key: int | None = None)
 def decode_row(
     row: Mapping[str, Any], temperature: float = 20, labels: Mapping[str, np.ndarray] | None = None
 ) -> dict[str, Any]:
-    """One row of `load_dataset` or `webdataset` as tensors.
+    """Decode one row of `load_dataset` or `webdataset` to tensors.
 
-    row: a mapping with the columns of a set; they may be renamed to `image`, `views` and `label`. temperature: at which
-    a student learns; labels: the tensors of the set's `labels.safetensors`; both are handed to the codec, and `fp16`
-    needs neither.
-    Returns image uint8 [3,H,W], label int, box [V,4], flip [V], and partner, mix_box, mix_lam, patches where the set
-    has them (docs/format.md), logits float32 [V,C], and the metadata (first, size, mean, std, …) under "meta".
-    Raises SetError, IntegrityError, FormatVersion.
+    Args:
+        row: A mapping with the columns of a set; they may be renamed to `image`, `views` and `label`.
+        temperature: Temperature at which a student learns; passed to the codec (`fp16` ignores it).
+        labels: Tensors of the set's `labels.safetensors`; passed to the codec (`fp16` ignores them).
+
+    Returns:
+        A dict with "image" uint8 [3,H,W], "label" int, "box" [V,4], "flip" [V], "logits" float32 [V,C], the metadata
+        (first, size, mean, std, ...) under "meta", and "partner", "mix_box", "mix_lam" and "patches" if the set has
+        them (docs/format.md).
+
+    Raises:
+        SetError, IntegrityError, FormatVersion.
     """
     image = next((row_pixels(row[name]) for name in IMAGE_COLUMNS if name in row), None)
     form = row_format(row, None if image is None else (image.shape[1], image.shape[2]))
     decoded = checked_row(row, form)
     result: dict[str, Any] = {"meta": decoded.metadata.to_json()}
     result |= {} if image is None else {"image": torch.from_numpy(image)}
-    name = column(row, _LABEL_COLUMNS, "class")
+    name = column(row, LABEL_COLUMNS, "class")
     result["label"] = row_label(row, name, decoded.labels[form.codec.TENSORS[0]].shape[-1])
     tensors = decoded.views.tensors().items()
     result |= {name: torch.from_numpy(array[0].astype(_wide(array))) for name, array in tensors}
@@ -141,12 +201,20 @@ def _wide(array: np.ndarray) -> np.dtype:
 
 
 def apply_view(row: Mapping[str, Any], index: int, partner: Mapping[str, Any] | None = None) -> torch.Tensor:
-    """One stored view of one row as a network sees it: float32 [3,S,S], normalised as the teacher did.
+    """Compute one stored view of a row as the network input: float32 [3,S,S], normalised as for the teacher.
 
-    row: of `load_dataset` or `webdataset`; index: which of its views; partner: the row that is mixed into this view,
-    where one is (`decode_row(row)["partner"][index]` is its position in the shard, 65535 = none; its row number is
-    `["meta"]["first"]` plus that). Raises SetError where that row is missing or another one, OptionError for an index
-    that is none.
+    `decode_row(row)["partner"][index]` is the position in the shard of the row mixed into the view, 65535 if none. Its
+    row number is that position plus `decode_row(row)["meta"]["first"]`.
+
+    Args:
+        row: A row of `load_dataset` or `webdataset`.
+        index: View index, from 0.
+        partner: The row that is mixed into this view; needed only if there is one.
+
+    Raises:
+        SetError: The partner row is missing or is the wrong row.
+        OptionError: `index` is out of range.
+        IntegrityError, FormatVersion.
     """
     image = row_pixels(row[column(row, IMAGE_COLUMNS, "image")])
     form = row_format(row, (image.shape[1], image.shape[2]))

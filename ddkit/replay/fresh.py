@@ -1,9 +1,8 @@
-"""New views every epoch, for hard labels and labels made online."""
+"""A loader that draws new views every epoch, for training with hard labels or with labels computed online."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,14 +16,25 @@ from ddkit.replay.order import check_batch, epoch_order
 from ddkit.replay.stores.memory import load_set
 from ddkit.specs import ViewSpec
 
-if TYPE_CHECKING:
-    pass
-
 
 class FreshLoader:
-    """New views every epoch, drawn by an augmentation policy, for hard labels (`label` None, no mixing) or online ones.
+    """Yields batches of views that are drawn again every epoch from an augmentation policy.
 
-    label: normalised float [B,3,S,S] -> logits [B,C]; yields as ReplayLoader does, logits None without `label`.
+    Batches are (images, logits, labels) as in ReplayLoader; logits are None without `label`.
+
+    Args:
+        manifest: The set whose images are used.
+        policy: Augmentation policy. Hard labels need a policy without mixing.
+        batch_size: Rows per batch.
+        device: Device that holds the images and the batches.
+        ipc: Use only this prefix; None: the whole set.
+        seed: Seed of the views and of the order of rows.
+        label: Computes soft labels online, from normalised images float32 [B,3,S,S] to logits [B,C]. None: hard labels.
+
+    Raises:
+        OptionError: `batch_size` is below 1.
+        SetError: `ipc` is not a prefix of the set.
+        IntegrityError: A file differs from the manifest.
     """
 
     def __init__(
@@ -48,7 +58,11 @@ class FreshLoader:
         return -(-len(self._set) // self.batch_size)
 
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
-        """The batches of one epoch; a function of (seed, epoch) alone."""
+        """Yield the batches of one epoch, which depend only on the seed and the epoch.
+
+        Args:
+            epoch: Number of the epoch, from 0.
+        """
         views, side = self._draw(epoch), self._set.size
         order = epoch_order(self._set.shards, self.seed, epoch)
         for start in range(0, len(order), self.batch_size):

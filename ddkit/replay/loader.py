@@ -1,4 +1,4 @@
-"""The replay loader: the stored views of a distilled set with their soft labels, in the replay order."""
+"""The replay loader: yields the stored views of a set with their soft labels, in the replay order."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from ddkit.sets.opening import open_manifest, open_set
 if TYPE_CHECKING:
     from datasets import Dataset
 
-AHEAD = {"cpu": 0, "cuda": 2**22}  # pixels of views that are made at once, beyond one batch
-MOST_WORKERS = 256  # of a DataLoader around a loader
+AHEAD = {"cpu": 0, "cuda": 2**22}  # pixels of views computed together, if that is more than one batch
+MOST_WORKERS = 256  # worker processes of a DataLoader that wraps a loader
 
 
 class ReplayBatch(tuple[Tensor, ...]):
-    """(images, logits, labels) of one step."""
+    """One batch as a tuple: (images, logits, labels)."""
 
 
 class ReplayDict(dict[str, Tensor]):
-    """One step by name."""
+    """One batch as a dict."""
 
 
 def _refuse_collation(batch: list[Any], *, collate_fn_map: Any = None) -> Any:
@@ -46,27 +46,26 @@ default_collate_fn_map.update({ReplayBatch: _refuse_collation, ReplayDict: _refu
 
 
 class ReplayLoader(IterableDataset[Any]):
-    """Yields a student's batches: the stored views of a distilled set, pixel for pixel, with their soft labels.
+    """Yields training batches: the stored views of a set, reproduced pixel for pixel, with their soft labels.
 
-    Each `iter(loader)` starts the next epoch by itself; epoch e replays view e mod V of every row. The loader shares
-    the rows of a batch out among ranks and needs no worker processes; `DataLoader(loader, batch_size=None,
-    num_workers=k)` makes the batches in other processes, in the same order. Every byte is compared with the manifest
-    before the first batch.
+    Each `iter(loader)` starts the next epoch; epoch e replays view index e mod V of every row. The loader splits each
+    batch among ranks and needs no worker processes; `DataLoader(loader, batch_size=None, num_workers=k)` computes the
+    batches in other processes, in the same order. Every byte is compared with the manifest before the first batch.
 
     Args:
         source: A directory, "ORG/NAME" on the Hub, or a `datasets.Dataset` of a set.
-        batch_size: Rows of a batch, over all ranks.
-        device: Where images live and batches appear. Default: a GPU where there is one.
-        ipc: Replay a prefix of the set; of a set on the Hub only its shards are fetched.
-        seed: Of the order of rows.
-        temperature: Where the codec needs one. Default: the set's.
-        manifest: Of a Dataset: the directory or Hub id of its set.
+        batch_size: Rows per batch, over all ranks.
+        device: Device that holds the images and the batches. Default: a GPU if there is one.
+        ipc: Replay only this prefix; of a set on the Hub only its shards are fetched.
+        seed: Seed of the order of rows.
+        temperature: Passed to the codec. Default: the set's.
+        manifest: For a Dataset: the directory or Hub id of its set.
         revision: A branch, tag or commit on the Hub.
-        rank: Of this process. Default: from torchrun's environment.
-        world_size: Processes that train together. Default: from torchrun's environment.
+        rank: Rank of this process. Default: from torchrun's environment.
+        world_size: Number of processes that train together. Default: from torchrun's environment.
         batch: "tuple" yields (images float32 [B,3,S,S] normalised, teacher logits float32 [B,C], labels int64 [B]);
             "dict" yields {"pixel_values", "teacher_logits", "labels", "rows"} for transformers' Trainer.
-        drop_last: Leave out a last batch with fewer rows, which BatchNorm cannot train on where it has one.
+        drop_last: Drop a last batch with fewer rows. BatchNorm cannot train on a batch of one row.
 
     Raises:
         SetError, IntegrityError, FormatVersion, OptionError, HubAccess, HubError.
@@ -103,45 +102,45 @@ class ReplayLoader(IterableDataset[Any]):
         self.temperature = temperature or recorded or 20.0
         self._as_dict = batch == "dict"
         self._store = store.to(self.device)
-        self._next = self._at = (0, 0)  # (epoch, step) of the next iter(), and of the next batch to come
+        self._next = self._at = (0, 0)  # (epoch, step) of the next iter() and of the next batch
         self._running: object = None
-        self._begun = torch.zeros(MOST_WORKERS, dtype=torch.int64).share_memory_()  # epochs that each worker began
+        self._begun = torch.zeros(MOST_WORKERS, dtype=torch.int64).share_memory_()  # epochs begun by each worker
 
-    # -------------------------------------------------------------- what the set says
+    # -------------------------------------------------------------- properties of the set
 
     @property
     def classes(self) -> list[str]:
-        """Names of the classes, in label order."""
+        """Class names, in label order."""
         return [c.name for c in self._store.classes]
 
     @property
     def class_ids(self) -> list[str | None]:
-        """WordNet ids of the classes, where they have one."""
+        """WordNet ids of the classes, in label order; None for a class without one."""
         return [c.id for c in self._store.classes]
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are."""
+        """Number of classes."""
         return len(self._store.classes)
 
     @property
     def image_size(self) -> int:
-        """Side of the images a student sees, pixels."""
+        """Side of a view in pixels."""
         return self._store.size
 
     @property
     def mean(self) -> tuple[float, ...]:
-        """Mean per channel by which images are normalised, for pixels in [0, 1]."""
+        """Mean per channel that images are normalised with, for pixels in [0, 1]."""
         return self._store.mean
 
     @property
     def std(self) -> tuple[float, ...]:
-        """Standard deviation per channel by which images are normalised."""
+        """Standard deviation per channel that images are normalised with, for pixels in [0, 1]."""
         return self._store.std
 
     @property
     def protocol(self) -> str | None:
-        """The protocol the manifest recommends; None for a Dataset without manifest."""
+        """Name of the protocol that the manifest recommends; None for a Dataset without a manifest."""
         return self._manifest.recommended.protocol if self._manifest else None
 
     @property
@@ -151,27 +150,41 @@ class ReplayLoader(IterableDataset[Any]):
 
     @property
     def views(self) -> int:
-        """Views stored of each image."""
+        """Number of stored views per row."""
         return self._store.views
 
     @property
     def rows(self) -> int:
-        """Images in the set."""
+        """Number of rows."""
         return len(self._store)
 
     def stored(self, row: int) -> tuple[np.ndarray, np.ndarray, int]:
-        """The stored image uint8 [3,H,W] of one row (by position), its boxes [V,4] and its class."""
+        """Return a stored image uint8 [3,H,W], the crop boxes of its views [V,4], and its class index.
+
+        Args:
+            row: Position of the row.
+        """
         image, boxes = self._store.stored(row)
         return image, boxes, int(self._store.labels[row])
 
     def view(self, row: int, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """One view of one row: pixels uint8 [3,S,S] (CutMix included) and the teacher's logits float32 [C]."""
+        """Return the pixels of a view, uint8 [3,S,S] with CutMix applied, and the teacher's logits for it, float32 [C].
+
+        Args:
+            row: Position of the row.
+            index: View index.
+        """
         rows, view_indices = np.array([row]), np.array([index])
         found = self._store.batch(rows, view_indices)
         return found.pixels.pixels[0].cpu().numpy(), self._store.codec.decode(found.labels)[0]
 
     def partner(self, row: int, index: int) -> int | None:
-        """The class of the row that is mixed into a view, None where nothing is mixed in."""
+        """Return the class index of the row that is mixed into a view; None if there is none.
+
+        Args:
+            row: Position of the row.
+            index: View index.
+        """
         views = self._store.all_views
         if views is None or views.partner is None:
             return None
@@ -179,28 +192,28 @@ class ReplayLoader(IterableDataset[Any]):
         return None if position < 0 else int(self._store.labels[position])
 
     def __len__(self) -> int:
-        """Steps of an epoch, the same for every rank."""
+        """Return the number of batches per epoch, which is the same for every rank."""
         whole, rest = divmod(len(self._store), self.batch_size)
         return whole + (rest > 0 and not self.drop_last)
 
     # -------------------------------------------------------------- epochs
 
     def __iter__(self) -> Iterator[Any]:
-        # the epoch is taken with the first batch: frameworks make an iterator just to see whether they can
+        # the epoch advances with the first batch: some frameworks create an iterator only to test for support
         if (worker := get_worker_info()) is not None:
             yield from self._share_of_worker(worker.id, worker.num_workers)
             return
         (epoch, first), running = self._next, object()
         self._next, self._at, self._running = (epoch + 1, 0), (epoch, first), running
         for step, batch in enumerate(self._batches(epoch, range(first, len(self))), first):
-            if self._running is running:  # an older iterator no longer says where the loader stands
+            if self._running is running:  # an older iterator must not change the position of the loader
                 self._at = (epoch, step + 1) if step + 1 < len(self) else (epoch + 1, 0)
             yield batch
 
     def _share_of_worker(self, worker: int, workers: int) -> Iterator[Any]:
-        """Every `workers`-th batch of the epoch, for a DataLoader.
+        """Every `workers`-th batch of the epoch, for one worker process of a DataLoader.
 
-        Its processes may be new ones each epoch, so how many epochs each has begun is kept in shared memory.
+        Worker processes may be restarted each epoch, so the number of epochs each has begun is kept in shared memory.
         """
         if self.device.type != "cpu":
             raise OptionError("in the worker processes of a DataLoader a ReplayLoader needs device='cpu'")
@@ -210,32 +223,45 @@ class ReplayLoader(IterableDataset[Any]):
         yield from self._batches(epoch, range(first + worker, len(self), workers))
 
     def set_epoch(self, epoch: int) -> None:
-        """Make the next `iter` start this epoch. Never needed: epochs advance by themselves."""
+        """Make the next `iter` start this epoch. Optional: epochs advance automatically.
+
+        Args:
+            epoch: Number of the epoch, from 0.
+        """
         self._next = self._at = (int(epoch), 0)
         self._begun.zero_()
 
     def state_dict(self) -> dict[str, int]:
-        """Where the loader stands, also in mid-epoch: the next batch to come."""
+        """Return the position of the next batch, for `load_state_dict`; valid also within an epoch."""
         return {"epoch": self._at[0], "step": self._at[1], "seed": self.seed, "batch_size": self.batch_size}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go on where `state_dict` stood. Raises OptionError for the state of another seed or batch size."""
+        """Continue from the position that `state_dict` returned.
+
+        Args:
+            state: The return value of `state_dict`.
+
+        Raises:
+            OptionError: The state has another seed or batch size.
+        """
         for key in ("seed", "batch_size"):
             if state[key] != getattr(self, key):
                 raise OptionError(
-                    f"the state is of {key} {state[key]}, this loader has {getattr(self, key)}; make it alike"
+                    f"the state is of {key} {state[key]}, this loader has {getattr(self, key)}; use the same"
                 )
         self._next = self._at = (state["epoch"], state["step"])
         self._begun.zero_()
 
     def peek(self) -> Any:
-        """The first batch of the next epoch, without starting it."""
+        """Return the batch that the next `iter` begins with, without starting an epoch."""
         epoch, step = self._next
         return next(self._batches(epoch, range(step, len(self))))
 
     def _batches(self, epoch: int, steps: range) -> Iterator[Any]:
-        """The batches of some steps of an epoch. A GPU makes the views of many batches at once: its time goes into
-        launching, not into pixels."""
+        """Yield the batches of some steps of an epoch.
+
+        On a GPU the views of several batches are computed together, because kernel launches dominate the run time.
+        """
         order = epoch_order(self._store.shards, self.seed, epoch)
         ahead = max(1, AHEAD.get(self.device.type, 0) // (self.batch_size * self._store.size**2))
         for start in range(0, len(steps), ahead):
@@ -249,12 +275,12 @@ class ReplayLoader(IterableDataset[Any]):
                     yield ReplayBatch((inputs, logits, labels))
 
     def _rows(self, order: np.ndarray, step: int) -> np.ndarray:
-        """This rank's rows of a step."""
+        """Positions of the rows of one step that belong to this rank."""
         rows = order[step * self.batch_size : (step + 1) * self.batch_size]
         return rows[rank_slice(len(rows), self.rank, self.world_size)]
 
     def _made(self, rows: np.ndarray, epoch: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Inputs, logits and labels on the device, and row numbers."""
+        """Inputs, logits and labels on the loader's device, and row numbers."""
         found = self._store.batch(rows, np.full(len(rows), epoch % self.views))
         inputs = found.pixels.network_input(self.mean, self.std)
         logits = torch.from_numpy(self._store.codec.decode(found.labels, self.temperature)).to(self.device)
@@ -262,7 +288,7 @@ class ReplayLoader(IterableDataset[Any]):
 
 
 def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:
-    """(rank, world_size), by default from torchrun's environment. Raises OptionError."""
+    """(rank, world_size), by default from torchrun's environment. Raises OptionError if they are not valid."""
     size = int(os.environ.get("WORLD_SIZE", 1)) if world_size is None else world_size
     if rank is None and size > 1 and "RANK" not in os.environ:
         raise OptionError(f"{size} processes, and RANK is not set; give rank=, as in rank=trainer.global_rank")

@@ -1,4 +1,4 @@
-"""The replay order (docs/format.md): a pure function of (seed, epoch), the same for every rank and batch size."""
+"""The replay order (docs/format.md): depends only on seed, epoch and shard sizes, not on ranks or batch size."""
 
 from __future__ import annotations
 
@@ -9,14 +9,19 @@ import numpy as np
 from ddkit.core.seeds import permutation
 from ddkit.errors import OptionError
 
-GROUP = 8  # shards whose rows are permuted together, so that any set streams in bounded memory
+GROUP = 8  # shards whose rows are permuted together; bounds the memory that streaming a set needs
 
 
 def epoch_order(sizes: Sequence[int], seed: int, epoch: int) -> np.ndarray:
-    """Row positions of one epoch, int64 [sum(sizes)].
+    """Return the row positions of one epoch in replay order, int64 [sum(sizes)].
 
-    sizes: rows of each shard, in manifest order. Permute the shards, take them in groups of 8, permute the rows of
-    each group; up to 8 shards that is a full permutation.
+    Shards are permuted and taken in groups of 8, and the rows of each group are permuted. For up to 8 shards this is a
+    full permutation.
+
+    Args:
+        sizes: Rows of each shard, in manifest order.
+        seed: Seed of the order.
+        epoch: Number of the epoch, from 0.
     """
     starts = np.concatenate([[0], np.cumsum(sizes)])
     shards = permutation(seed, len(sizes), "shards", epoch)
@@ -28,12 +33,28 @@ def epoch_order(sizes: Sequence[int], seed: int, epoch: int) -> np.ndarray:
 
 
 def rank_slice(n: int, rank: int, world_size: int) -> slice:
-    """Which rows of a global batch of n rows a rank takes: n*r//R to n*(r+1)//R."""
+    """Return the slice n*r//R to n*(r+1)//R of a global batch that rank r of R processes.
+
+    Args:
+        n: Rows of the global batch.
+        rank: r, from 0.
+        world_size: R, the number of ranks.
+    """
     return slice(n * rank // world_size, n * (rank + 1) // world_size)
 
 
 def check_batch(rows: int, batch_size: int, world_size: int) -> None:
-    """Raises OptionError, naming batch sizes that work, where the last batch has fewer rows than there are ranks."""
+    """Check that every rank gets at least one row of every batch.
+
+    Args:
+        rows: Rows per epoch.
+        batch_size: Rows per global batch.
+        world_size: Number of ranks.
+
+    Raises:
+        OptionError: The last batch has fewer rows than there are ranks (the message suggests batch sizes that work), or
+            `batch_size` is below 1.
+    """
     if batch_size < 1:
         raise OptionError(f"batch_size is {batch_size}; at least 1 is needed")
     last = rows % min(batch_size, rows) or min(batch_size, rows)
@@ -41,5 +62,5 @@ def check_batch(rows: int, batch_size: int, world_size: int) -> None:
         sizes = sorted(range(1, rows + 1), key=lambda b: abs(b - batch_size))
         good = [b for b in sizes if (rows % b or b) >= world_size][:3]
         advice = f"sizes that work: {', '.join(map(str, sorted(good)))}" if good else f"use at most {rows} ranks"
-        short = f"batch_size {batch_size} leaves {last} of {rows} rows to the last batch"
+        short = f"batch_size {batch_size} leaves {last} of {rows} rows for the last batch"
         raise OptionError(f"{short}, too few for {world_size} ranks; {advice}")

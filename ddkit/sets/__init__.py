@@ -1,1 +1,1 @@
-"""Opening a set wherever it lies: a directory or the Hub, whole or a prefix."""
+"""Opens distilled sets, or prefixes of them, from a directory or the Hub."""

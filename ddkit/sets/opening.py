@@ -1,4 +1,4 @@
-"""Opening a set wherever it lies: in a directory, or on the Hub, whose files are fetched and compared first."""
+"""Opens distilled sets from a directory, or from the Hub, whose files are fetched and checked first."""
 
 from __future__ import annotations
 
@@ -25,11 +25,22 @@ def open_set(
     labels: bool = True,
     images: bool = False,
 ) -> Manifest:
-    """The set in a directory, or under `ORG/NAME[@REVISION]` on the Hub: the files that are needed are fetched into the
-    client's cache and compared with the manifest, so that an offline call serves from there.
+    """Open a set in a directory or on the Hub.
 
-    ipc: fetch this prefix only; labels, images: fetch shards with labels, tars with images alone. Manifest.root is the
-    directory. Raises SetError, HubAccess, HubError, IntegrityError, FormatVersion.
+    Files of the Hub are fetched to the client's cache and compared with the manifest; a later call also works offline.
+
+    Args:
+        source: The directory, or `ORG/NAME[@REVISION]`.
+        ipc: Images per class of the prefix to fetch; default: the whole set.
+        revision: Branch, tag or commit on the Hub; default: the main branch.
+        labels: Fetch the shards with labels.
+        images: Fetch the tars with images alone.
+
+    Returns:
+        The manifest; its `root` is the directory.
+
+    Raises:
+        SetError, HubAccess, HubError, IntegrityError, FormatVersion.
     """
     manifest, named = open_manifest(source, revision), hub.parse_id(str(source))
     if named is not None:
@@ -38,7 +49,12 @@ def open_set(
 
 
 def open_manifest(source: str | Path, revision: str | None = None) -> Manifest:
-    """The manifest alone of a set in a directory or on the Hub; raises as `open_set`."""
+    """Open only the manifest of a set in a directory or on the Hub; raises as `open_set`.
+
+    Args:
+        source: The directory, or `ORG/NAME[@REVISION]`.
+        revision: Branch, tag or commit on the Hub; default: the main branch.
+    """
     named = hub.parse_id(str(source))
     if named is None:
         try:
@@ -50,39 +66,56 @@ def open_manifest(source: str | Path, revision: str | None = None) -> Manifest:
     try:
         return remote_manifest(*named, revision)
     except (HubAccess, HubError) as error:
-        raise type(error)(f"{source} is no directory here, and on the Hub: {error}") from error
+        raise type(error)(f"{source} is not a directory, and on the Hub: {error}") from error
 
 
 def remote_manifest(repo: str, named: str | None = None, revision: str | None = None) -> Manifest:
-    """The manifest of a set on the Hub; its `root` is the commit's folder in the cache.
+    """Fetch the manifest of a set on the Hub.
 
-    named, revision: a branch, tag or commit, as part of the id and given beside it. Raises OptionError where the two
-    differ, SetError, HubAccess, HubError, IntegrityError, FormatVersion.
+    Args:
+        repo: Id of the dataset.
+        named: Revision that is part of the id.
+        revision: Revision that is given separately: branch, tag or commit.
+
+    Returns:
+        The manifest; its `root` is the folder of the commit in the client's cache.
+
+    Raises:
+        OptionError: `named` and `revision` differ.
+        SetError, HubAccess, HubError, IntegrityError, FormatVersion.
     """
     if named and revision and named != revision:
-        raise OptionError(f"{repo}@{named} and revision {revision} name two; leave one out")
+        raise OptionError(f"{repo}@{named} and revision {revision} name two revisions; leave one out")
     try:
         path = hub.fetch(repo, FILE, revision=revision or named, most=LARGEST_MANIFEST)
     except HubFile as error:
         raise SetError(
-            f"{repo} on the Hub is no ddkit set (it has no {FILE}); `load_dataset` may still open it"
+            f"{repo} on the Hub is not a ddkit set (it has no {FILE}); `load_dataset` may still open it"
         ) from error
     try:
         found = read_manifest(path.parent)
-    except IntegrityError:  # the copy in the cache may be at fault
+    except IntegrityError:  # the cached copy may be damaged
         path = hub.fetch(repo, FILE, revision=hub.commit_of(path, FILE), again=True, most=LARGEST_MANIFEST)
         try:
             found = read_manifest(path.parent)
         except IntegrityError as error:
             problem = str(error).removeprefix(str(path)).rpartition(";")[0].strip()
-            raise IntegrityError(f"{repo}: its {FILE} {problem}; tell its owner") from error
+            raise IntegrityError(f"{repo}: its {FILE} {problem}; report it to its owner") from error
     return found.at(found.root, repo)
 
 
 def fetch_files(manifest: Manifest, repo: str, files: Mapping[str, str]) -> None:
-    """Fetch files of a set (path -> sha256) to `manifest.root` in the cache, compared with the manifest.
+    """Fetch files of a set to `manifest.root` in the cache and compare them with the manifest.
 
-    One whose bytes differ is fetched once more. Raises IntegrityError naming shard and row.
+    A file that differs is fetched once more.
+
+    Args:
+        manifest: The manifest.
+        repo: Id of the dataset.
+        files: sha256 of the files by path.
+
+    Raises:
+        IntegrityError: A file still differs; the message names shard and row.
     """
     commit = manifest.root.name
     wanted = {path: sha for path, sha in files.items() if not (manifest.root / path).is_file()}
@@ -94,16 +127,20 @@ def fetch_files(manifest: Manifest, repo: str, files: Mapping[str, str]) -> None
             fetch_listed(repo, path, commit, most=most[path])
             advance(1)
     differing = [path for path, sha256 in files.items() if file_sha256(manifest.root / path) != sha256]
-    for path in differing:  # the copy in the cache may be at fault
+    for path in differing:  # the cached copy may be damaged
         hub.fetch(repo, path, revision=commit, again=True, most=most[path])
         if file_sha256(manifest.root / path) != files[path]:
             raise IntegrityError(
-                f"{repo} at {commit[:12]}: {blame(manifest, path)}; it was damaged there, tell its owner"
+                f"{repo} at {commit[:12]}: {blame(manifest, path)}; it is damaged there: report it to its owner"
             )
 
 
 def largest_files(manifest: Manifest) -> dict[str, int]:
-    """path -> the most bytes that a listed file can have: a tar's own, and what records of its rows take."""
+    """Return the largest size, in bytes, that each listed file can have, by path.
+
+    Args:
+        manifest: The manifest; it lists the sizes of tars, and the number of rows for files of records.
+    """
     most = {}
     for shard in manifest.shards:
         most[shard.path] = shard.bytes
@@ -114,15 +151,31 @@ def largest_files(manifest: Manifest) -> dict[str, int]:
 
 
 def fetch_listed(repo: str, path: str, commit: str, into: Path | None = None, *, most: int | None = None) -> Path:
-    """A file that the manifest lists, of at most `most` bytes. Raises IntegrityError where the repository has none."""
+    """Fetch a file that the manifest lists.
+
+    Args:
+        repo: Id of the dataset.
+        path: Path of the file.
+        commit: The commit.
+        into: Folder to download to instead of the cache.
+        most: Largest size to accept, in bytes; None: any.
+
+    Raises:
+        IntegrityError: The repository does not have the file.
+    """
     try:
         return hub.fetch(repo, path, revision=commit, into=into, most=most)
     except HubFile as error:
-        raise IntegrityError(f"{repo} at {commit[:12]}: {path} is missing; tell its owner") from error
+        raise IntegrityError(f"{repo} at {commit[:12]}: {path} is missing; report it to its owner") from error
 
 
 def blame(manifest: Manifest, path: str) -> str:
-    """Which shard and row a file that differs from the manifest breaks, as far as what is there can tell."""
+    """Describe which shard and row a damaged file affects, as far as the local files show.
+
+    Args:
+        manifest: The manifest.
+        path: The file that differs from it.
+    """
     for shard in manifest.shards:
         if path in files_of([shard]):
             beside = shard.images is not None and path == shard.images.path
@@ -133,23 +186,35 @@ def blame(manifest: Manifest, path: str) -> str:
 
 
 def is_remote(source: str) -> bool:
-    """Whether a set is looked for on the Hub."""
+    """Return whether the set `source` is looked up on the Hub."""
     return hub.parse_id(source) is not None
 
 
 def verify(source: str | Path, full: bool = False) -> list[str]:
-    """Every problem of a set in a directory or on the Hub, one line each; an empty list means all is well.
+    """Check a set in a directory or on the Hub against its manifest; raises as `open_set`.
 
-    On the Hub shards are compared by its own sha256; full: fetched and read. Raises as `open_set`.
+    Args:
+        source: The directory, or `ORG/NAME[@REVISION]`, whose files are compared by the sha256 that the Hub lists.
+        full: Whether to fetch the files of a set on the Hub and check every row.
+
+    Returns:
+        One line per problem; empty if the set is intact.
     """
     return verify_set(str(source), full)[1]
 
 
 def verify_set(source: str, full: bool = False) -> tuple[Manifest, list[str]]:
-    """A set compared with its manifest, wherever it lies: the manifest and every problem.
+    """Check a set in a directory or on the Hub against its manifest.
 
-    On the Hub by the Hub's own sha256, without fetching a shard, or with `full` fetched and read row by row. Small
-    files that the Hub keeps without a sha256 are fetched.
+    On the Hub, files are compared by the sha256 that it lists, without fetching them; files stored without one are
+    fetched.
+
+    Args:
+        source: The directory, or `ORG/NAME[@REVISION]`.
+        full: Whether to fetch the files of a set on the Hub and check every row.
+
+    Returns:
+        (manifest, problems).
     """
     named = hub.parse_id(source)
     if named is None:

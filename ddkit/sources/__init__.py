@@ -1,4 +1,4 @@
-"""What goes in: labelled images, their classes and splits. The only room that knows dataset names."""
+"""Sources: labelled images with classes and splits. The only package that knows the names of datasets."""
 
 from ddkit.sources.images import Source, SourceRef, open_source
 

@@ -1,4 +1,4 @@
-"""Images inside zip files, read in place: nothing is extracted."""
+"""Images inside zip files, read in place without extraction."""
 
 from __future__ import annotations
 
@@ -14,11 +14,22 @@ from ddkit.sources.decoding import LARGEST_BYTES, SUFFIXES
 _ERRORS = (
     *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, OverflowError),
     *(RuntimeError, NotImplementedError, KeyError, IndexError, UnicodeError, MemoryError),
-)  # what the standard library raises for bytes that are no zip file
+)  # raised by the standard library for invalid zip files
 
 
 class Archive:
-    """The images of some zip files: `names`, paths as in the archive, sorted; `read(i)` the bytes of one."""
+    """The images of some zip files.
+
+    Args:
+        files: The zip files.
+
+    Attributes:
+        names: Paths of the images within the archives, sorted; an image outside folders gets the stem of its zip as
+            folder.
+
+    Raises:
+        SourceError: A file is not a complete zip file, or there are no images.
+    """
 
     def __init__(self, files: Sequence[Path]) -> None:
         self._opened: list[zipfile.ZipFile] = []
@@ -27,7 +38,7 @@ class Archive:
             try:
                 archive = zipfile.ZipFile(file)
             except _ERRORS as error:
-                raise SourceError(f"{file} is no whole zip file ({error}); fetch it again") from error
+                raise SourceError(f"{file} is not a complete zip file ({error}); fetch it again") from error
             self._opened.append(archive)
             for info in archive.infolist():
                 path = PurePosixPath(info.filename)
@@ -41,7 +52,11 @@ class Archive:
             raise SourceError(f"{files[0]} holds no images; expected CLASS/IMAGE.jpg inside")
 
     def read(self, i: int) -> bytes:
-        """The bytes of image i. Raises OSError where the archive is damaged."""
+        """Return the bytes of image `i`.
+
+        Raises:
+            OSError: The archive is damaged, or the image is larger than LARGEST_BYTES.
+        """
         name, number, info = self._entries[i]
         if info.file_size > LARGEST_BYTES:
             raise OSError(f"{name} unpacks to {info.file_size} bytes")
@@ -51,5 +66,5 @@ class Archive:
             raise OSError(f"{name}: {error or type(error).__name__}") from error
 
     def class_folders(self) -> list[str]:
-        """The folder of each image, by which it is labelled: the one it lies in."""
+        """Return, for each image, the name of the folder that contains it, which is its class."""
         return [PurePosixPath(name).parent.name for name in self.names]

@@ -1,4 +1,4 @@
-"""Classes and their matching: by WordNet id, then by name, then by lemma, each unique or refused."""
+"""Classes and their matching: by WordNet id, then by name, then by lemma, where the match must be unique."""
 
 from __future__ import annotations
 
@@ -18,8 +18,12 @@ _WNID = re.compile(r"(n\d{8})")
 
 
 def name_classes(names: Sequence[str]) -> list[ClassName]:
-    """Names with their WordNet ids, where the source is ImageNet-like: names that begin with an id, or that are (nine
-    in ten of them at least) the descriptions of ImageNet's classes."""
+    """Add WordNet ids to class names, for ImageNet-like sources.
+
+    Args:
+        names: Names that begin with an id, or of which at least 90 % are descriptions of ImageNet classes; others get
+            no ids.
+    """
     ids = [m.group(1) if (m := _WNID.match(name)) else None for name in names]
     if not any(ids) and len(names) >= 2:
         known = _descriptions()
@@ -30,13 +34,17 @@ def name_classes(names: Sequence[str]) -> list[ClassName]:
 
 
 def unique_names(classes: Sequence[ClassName]) -> list[str]:
-    """Names for a ClassLabel, which wants each once: ImageNet's two cranes get their WordNet ids, others a number."""
+    """Make class names unique, as ClassLabel requires.
+
+    Args:
+        classes: The classes; where several share a name, their WordNet id or label is appended (ImageNet's two cranes).
+    """
     counts = Counter(c.name for c in classes)
     return [c.name if counts[c.name] == 1 else f"{c.name} ({c.id or i})" for i, c in enumerate(classes)]
 
 
 def _descriptions() -> dict[str, str]:
-    """ImageNet's descriptions in lower case -> WordNet id, those that name one class only (from timm)."""
+    """WordNet ids by ImageNet description in lower case, without ambiguous descriptions (from timm)."""
     return STATE.keep("ImageNet descriptions", "", _read_descriptions)
 
 
@@ -50,7 +58,7 @@ def _read_descriptions() -> dict[str, str]:
 
 
 def _lemmas(name: str) -> set[str]:
-    """The single words or phrases of a name: "tench, Tinca tinca" -> {"tench", "tinca tinca"}."""
+    """The terms of a name: "tench, Tinca tinca" -> {"tench", "tinca tinca"}."""
     text = _WNID.sub("", name).replace("_", " ").lower()
     return {lemma.strip(" -") for lemma in text.split(",") if lemma.strip(" -")}
 
@@ -58,10 +66,19 @@ def _lemmas(name: str) -> set[str]:
 def match_classes(
     target: Sequence[ClassName], given: Sequence[ClassName], *, what: str, same_order: bool = False
 ) -> np.ndarray:
-    """For each target class the index of the given one: int64 [len(target)].
+    """Match classes by id, name and lemma.
 
-    what: two names for the message, such as "the set and --val". same_order: trust the order (sources without names).
-    Raises ClassesError with the first five of each side that do not match.
+    Args:
+        target: The classes to match.
+        given: The classes that they are matched to.
+        what: Names of the two sides for the message, such as "the set and --val".
+        same_order: Match by position, for sources without names.
+
+    Returns:
+        int64 [len(target)], the index in `given` of each target class.
+
+    Raises:
+        ClassesError: Classes do not match; the message names the first five of each side.
     """
     if same_order:
         if len(target) != len(given):
@@ -103,15 +120,19 @@ def _by_lemma(c: ClassName) -> set[str]:
 
 
 def shipped_lists() -> dict[str, Path]:
-    """The lists of classes that `--classes` takes by name -> their files."""
+    """Return the files of the class lists that `--classes` accepts by name, by that name."""
     return {path.stem: path for path in (PACKAGE / "sources" / "lists").glob("*.txt")}
 
 
 def class_subset(choice: str, available: Sequence[ClassName]) -> np.ndarray:
-    """The indices of the chosen classes, in the given order: int64.
+    """Return the indices of chosen classes in the given order, int64.
 
-    choice: a shipped list's name (imagenette, …), a text file with one class a line, or `a,b,c`.
-    Raises ClassesError for a class that is not there, or one named twice.
+    Args:
+        choice: Name of a shipped list (imagenette, …), a text file with one class per line, or `a,b,c`.
+        available: The classes of the source.
+
+    Raises:
+        ClassesError: A class does not exist or is named twice.
     """
     shipped = shipped_lists()
     path = shipped.get(choice, Path(choice))
@@ -122,7 +143,7 @@ def class_subset(choice: str, available: Sequence[ClassName]) -> np.ndarray:
         names = [name.strip() for name in choice.split(",") if name.strip()]
         if len(names) == 1 and names[0] not in {c.name for c in available}:
             lists = ", ".join(sorted(shipped))
-            raise ClassesError(f"--classes {choice!r} is no file, no shipped list ({lists}) and no class of the source")
+            raise ClassesError(f"--classes {choice!r} is not a file, a shipped list ({lists}) or a class of the source")
     if double := [name for name, n in Counter(names).items() if n > 1]:
         raise ClassesError(f"--classes names {first_few(double)} more than once; name each class once")
     return match_classes(name_classes(names), available, what="--classes and the source")

@@ -1,4 +1,4 @@
-"""Any image file becomes uint8 RGB, upright; and whole images become squares, by the one resampler."""
+"""Decoding of image files to upright uint8 RGB, and resizing to squares with a single resampling method."""
 
 from __future__ import annotations
 
@@ -14,24 +14,31 @@ from torch.nn.functional import interpolate
 
 from ddkit.format.images import IMAGE_ERRORS, LARGEST_PIXELS
 
-# Named, so that no format is opened that nobody asked for (Pillow knows more than fifty).
+# An explicit list: Pillow supports more than fifty formats, and untrusted files should not reach the other decoders.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jfif"))
 
 
 LARGEST_BYTES = 100_000_000  # of an encoded image
-BIG_PIXELS = 8_000_000  # above it images are decoded one after the other: memory is bounded, whatever the cores
+BIG_PIXELS = 8_000_000  # larger images are decoded one at a time, which bounds memory on any number of cores
 _BIG = threading.Lock()
 
 
 class Unreadable(Exception):
-    """An image that does not decode. Collected by the source into one refusal (errors.ImagesUnreadable)."""
+    """An image does not decode. The source collects these and raises one ImagesUnreadable."""
 
 
 def decode_rgb(data: bytes) -> np.ndarray:
-    """The bytes of an image file -> uint8 [3,H,W]: grey, palette, alpha, 16-bit and CMYK converted, EXIF upright.
+    """Decode an image file; converts grey, palette, alpha, 16-bit and CMYK to RGB and applies the EXIF orientation.
 
-    Raises Unreadable with the reason, for images of more than LARGEST_PIXELS before they are decoded.
+    Args:
+        data: Content of the file.
+
+    Returns:
+        uint8 [3, H, W].
+
+    Raises:
+        Unreadable: The image does not decode, or has more than LARGEST_PIXELS pixels, which is checked before decoding.
     """
     try:
         with _opened(data) as image, _BIG if image.width * image.height > BIG_PIXELS else nullcontext():
@@ -45,7 +52,7 @@ def decode_rgb(data: bytes) -> np.ndarray:
 
 
 def _opened(data: bytes) -> Image.Image:
-    """An image whose header was read and found acceptable. Raises Unreadable, and what Pillow raises."""
+    """Open an image and check its size by the header. Raises Unreadable, and what Pillow raises."""
     if len(data) > LARGEST_BYTES:
         raise Unreadable(f"{len(data)} bytes, more than {LARGEST_BYTES}")
     image = Image.open(io.BytesIO(data), formats=FORMATS)
@@ -57,7 +64,7 @@ def _opened(data: bytes) -> Image.Image:
 
 
 def _grey(values: np.ndarray) -> np.ndarray:
-    """Grey of more than 8 bits [H,W] -> uint8, some lines at a time. (Pillow's own conversion clips it to white.)"""
+    """Convert grey of more than 8 bits [H, W] to uint8, in blocks of rows. (Pillow's conversion clips to white.)"""
     divisor = 257 if values.max(initial=0) > 255 else 1
     grey = np.empty(values.shape, np.uint8)
     for start in range(0, len(values), 256):
@@ -73,7 +80,14 @@ def _reason(error: BaseException) -> str:
 
 
 def image_extent(data: bytes) -> tuple[int, int]:
-    """(height, width) in pixels from the header alone; EXIF rotation does not matter for the shorter side."""
+    """Return (height, width) in pixels from the header alone, before EXIF orientation.
+
+    Args:
+        data: Content of the image file.
+
+    Raises:
+        Unreadable: The header cannot be read or the image is too large.
+    """
     try:
         with _opened(data) as image:
             return image.height, image.width
@@ -82,7 +96,16 @@ def image_extent(data: bytes) -> tuple[int, int]:
 
 
 def centre_square(image: Tensor, resize: int, crop: int) -> Tensor:
-    """uint8 [3,H,W] -> uint8 [3,crop,crop]: shorter side to `resize` (bilinear, antialias), then the centre."""
+    """Resize the shorter side (bilinear, antialias) and crop the centre.
+
+    Args:
+        image: uint8 [3, H, W].
+        resize: Length of the shorter side after resizing, in pixels.
+        crop: Side of the crop, in pixels.
+
+    Returns:
+        uint8 [3, crop, crop].
+    """
     height, width = image.shape[-2:]
     short = min(height, width)
     if short != resize:
@@ -94,5 +117,13 @@ def centre_square(image: Tensor, resize: int, crop: int) -> Tensor:
 
 
 def whole_image(image: np.ndarray, size: int) -> Tensor:
-    """uint8 [3,H,W] array -> uint8 [3,size,size] tensor: what "the whole image" means everywhere in ddkit."""
+    """Resize an image to a square: shorter side to `size`, then centre crop; ddkit's definition of "the whole image".
+
+    Args:
+        image: uint8 [3, H, W].
+        size: Side of the square, in pixels.
+
+    Returns:
+        uint8 [3, size, size].
+    """
     return centre_square(torch.from_numpy(image), size, size)

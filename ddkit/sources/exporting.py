@@ -1,4 +1,4 @@
-"""`ddkit export`: a source, or the images of a set, written for others: tar shards, class folders or parquet."""
+"""`ddkit export`: writes a source, or the images of a set, as tar shards, class folders or parquet."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from ddkit.text import one_printable_line
 Rows = Iterator[tuple[bytes | np.ndarray, int]]  # image and label
 FolderNames = Literal["numbers", "names"]
 CLASSES_FILE = "classes.txt"
-LONGEST_FOLDER = 200  # bytes of a class folder's name, of the 255 that most file systems take
-PARQUET_ROWS = 1000  # of a row group: what a reader takes into memory at once
+LONGEST_FOLDER = 200  # bytes of a class folder's name; most file systems allow 255
+PARQUET_ROWS = 1000  # per row group, which a reader loads at once
 
 
 def export(
@@ -41,15 +41,25 @@ def export(
     image_column: str | None = None,
     label_column: str | None = None,
 ) -> int:
-    """Write a source, or the images of a set, into the new folder `out`, every labelled split; returns the image count.
+    """Export every labelled split of a source, or the images of a set; returns the number of images.
 
-    data: the source or set. as_: `shards`, tar files of images and classes, which are a source again also where
-    `datasets` is not installed; `folder`, class folders, below the split's name where there are several, with the names
-    of the classes in label order in `classes.txt`; `parquet`, one file a split with columns image and label, which
-    `load_dataset` opens. Images keep their bytes. folder_names: what class folders are called: `numbers`, in label
-    order, or `names`, those of the classes, changed where a folder cannot have them. image_column, label_column: of a
-    table, where ddkit cannot tell which. `out` is there, whole, at the end of an export, or not at all.
-    Raises SourceError, OptionError, OtherRun (out is not empty), ImagesUnreadable, DiskError.
+    Images keep their encoded bytes. `out` is complete at the end of an export, or does not exist.
+
+    Args:
+        data: The source or set.
+        out: A new or empty folder.
+        as_: `shards`: tar files of images and classes, which ddkit can open as a source even without `datasets`.
+            `folder`: class folders, below the name of the split if there are several, with the names of the classes in
+            label order in `classes.txt`. `parquet`: one file per split with the columns image and label, for
+            `load_dataset`.
+        folder_names: Names of class folders: `numbers`, in label order, or `names`, those of the classes, changed where
+            a file system does not allow them.
+        image_column: Column of the images in a table; default: determined from types and names.
+        label_column: Column of the labels, likewise.
+
+    Raises:
+        OtherRun: `out` is not empty.
+        SourceError, OptionError, ImagesUnreadable, DiskError.
     """
     if as_ not in WRITERS:
         raise unknown("--as", as_, WRITERS)
@@ -63,7 +73,7 @@ def export(
     splits: dict[str, Source] = {}
     for split in splits_of(data):
         source = reopen(SourceRef(data=data, split=split, image_column=image_column, label_column=label_column))
-        if len(source):  # else a test split whose labels are hidden
+        if len(source):  # a test split may have hidden labels only
             splits[split] = source
     if not splits:
         raise SourceError(f"{data} has no labelled images; nothing to export")
@@ -79,8 +89,11 @@ def export(
 
 @contextlib.contextmanager
 def _all_or_nothing(out: Path) -> Iterator[Path]:
-    """A temporary folder beside `out` that becomes `out` where nothing fails. One that a killed process of this machine
-    left is removed. Where `out` is there already (perhaps another disk, or the current folder) it is filled instead."""
+    """Yield a temporary folder beside `out` that is renamed to `out` if the block succeeds.
+
+    If `out` exists (it may be a mount point or the current folder), the temporary folder lies in it and its entries are
+    moved at the end. Temporary folders of processes of this machine that no longer run are removed.
+    """
     with disk_errors(out):
         inside = out.is_dir()
         parent = out if inside else out.absolute().parent
@@ -95,9 +108,9 @@ def _all_or_nothing(out: Path) -> Iterator[Path]:
         yield unfinished
         with disk_errors(out):
             if hasattr(os, "sync"):
-                os.sync()  # once: to wait for every file of many takes longer than to write them
+                os.sync()  # once, since fsync of every file takes longer than writing them
             if inside:
-                for path in sorted(unfinished.iterdir(), key=lambda path: path.is_file()):  # classes.txt says: whole
+                for path in sorted(unfinished.iterdir(), key=lambda path: path.is_file()):  # classes.txt last
                     path.rename(out / path.name)
             else:
                 unfinished.rename(out)
@@ -106,7 +119,7 @@ def _all_or_nothing(out: Path) -> Iterator[Path]:
 
 
 def _rows(source: Source, names: list[ClassName], split: str) -> Rows:
-    """Image and label, in the order of `names`."""
+    """Yield (image, label) of a split, with labels in the order of `names`."""
     order = match_classes(names, source.classes, what=f"{source.ref.data} {split}")
     place = {int(theirs): mine for mine, theirs in enumerate(order)}
     with progress(f"exporting {split}", len(source), "images") as advance:
@@ -147,7 +160,7 @@ def _as_folder(
 
 
 def _folders_by_name(names: Sequence[str]) -> list[str]:
-    """A folder name for each class: its own without what some file system refuses, each once, whatever the case."""
+    """Folder names for classes: without characters that a file system forbids, unique ignoring case."""
     taken: set[str] = {CLASSES_FILE}
     folders: list[str] = []
     for label, name in enumerate(names):
@@ -167,7 +180,7 @@ def _folders_by_name(names: Sequence[str]) -> list[str]:
 
 
 def _caseless(name: str) -> str:
-    """What two names have in common that are one to a file system which ignores case."""
+    """The normal form of a name on file systems that ignore case."""
     return unicodedata.normalize("NFC", name.casefold())
 
 

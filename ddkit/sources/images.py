@@ -1,4 +1,4 @@
-"""A source: labelled images by number, decoded on demand, with a fingerprint of their content and a seeded holdout."""
+"""A source: labelled images by index, decoded on demand, with a content fingerprint and a seeded holdout."""
 
 from __future__ import annotations
 
@@ -32,15 +32,22 @@ from ddkit.specs import ClassName, DatasetSpec, EvalTransform
 Result = TypeVar("Result")
 
 SIZES = (32, 64, 128, 224)
-NAMED = 20  # images that a refusal names
+NAMED = 20  # images that an error message names
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceRef:
-    """How a source is opened, as plain data: travels to worker processes and into the record of a run.
+    """How to open a source, as plain data, for worker processes and the record of a run.
 
-    part: `all` of the split, or what a holdout of share `holdout` leaves (`train`) or takes (`holdout`), by `seed`.
-    skip: rows of the split left out because they do not decode.
+    Attributes:
+        data: The source, as in `open_source`.
+        split: The split.
+        image_column: Column of the images in a table.
+        label_column: Column of the labels in a table.
+        classes: Choice of classes, as in `class_subset`.
+        holdout: Share of the images that is held out.
+        part: `all` of the split, or what the holdout leaves (`train`) or takes (`holdout`).
+        skip: Rows of the split that are left out because they do not decode.
     """
 
     data: str
@@ -54,8 +61,17 @@ class SourceRef:
 
 
 class Source:
-    """Labelled images. `labels` int64 [n]; `classes` in label order; `rows` int64 [n]: row numbers in the split as
-    opened (before `classes`, `skip` and holdout), which is what origins record."""
+    """Labelled images.
+
+    Args:
+        ref: How the source is opened.
+        table: The opened split.
+
+    Attributes:
+        labels: int64 [n].
+        classes: Classes in label order.
+        rows: int64 [n], row numbers in the split as opened (before `classes`, `skip` and holdout); recorded as origins.
+    """
 
     def __init__(self, ref: SourceRef, table: Table) -> None:
         self.ref = ref
@@ -81,19 +97,20 @@ class Source:
 
     @property
     def class_names(self) -> list[str]:
+        """Names of the classes, in label order."""
         return [c.name for c in self.classes]
 
     @functools.cached_property
     def counts(self) -> np.ndarray:
-        """Images of each class, int64 [C]."""
+        """Number of images of each class, int64 [C]."""
         return np.bincount(self.labels, minlength=len(self.classes))
 
     def members(self, label: int) -> np.ndarray:
-        """Positions of one class's images, int64, ascending."""
+        """Return the ascending indices of the images with label `label`, int64."""
         return np.flatnonzero(self.labels == label)
 
     def read(self, i: int) -> np.ndarray:
-        """Image i at full resolution: uint8 [3,H,W], RGB, upright. Raises ImagesUnreadable naming it."""
+        """Return image `i` at full resolution: uint8 [3, H, W], RGB, upright. Raises ImagesUnreadable, naming it."""
         try:
             return self._decode(self.rows[i])
         except Unreadable as error:
@@ -103,7 +120,7 @@ class Source:
             ) from error
 
     def encoded(self, i: int) -> bytes | np.ndarray:
-        """Image i as it is stored: its file's bytes, or pixels. Raises ImagesUnreadable."""
+        """Return image `i` as stored: the bytes of its file, or pixels. Raises ImagesUnreadable."""
         try:
             return self._raw(int(self.rows[i]))
         except Unreadable as error:
@@ -115,18 +132,23 @@ class Source:
         return raw if isinstance(raw, np.ndarray) else decode_rgb(raw)
 
     def _raw(self, row: int) -> bytes | np.ndarray:
-        """The encoded bytes of a row (or its pixels). Raises Unreadable where the file cannot be read."""
+        """Return the encoded bytes of a row, or its pixels. Raises Unreadable if the file cannot be read."""
         try:
             return self._table.raw(row)
         except OSError as error:
             raise Unreadable(error.strerror or str(error)) from error
 
     def whole(self, i: int, size: int) -> Tensor:
-        """Image i as a square: shorter side to `size`, centre crop; uint8 [3,size,size]."""
+        """Return image `i` as a square: shorter side to `size`, centre crop; uint8 [3, size, size]."""
         return whole_image(self.read(i), size)
 
     def squares(self, images: np.ndarray, transform: EvalTransform) -> Tensor:
-        """Some images through resize and centre crop: uint8 [n,3,crop,crop]."""
+        """Resize and crop some images; returns uint8 [n, 3, crop, crop].
+
+        Args:
+            images: Indices of the images.
+            transform: Sizes of resize and centre crop.
+        """
         with ThreadPoolExecutor(cores()) as pool:
             read = pool.map(
                 lambda i: centre_square(torch.from_numpy(self.read(int(i))), transform.resize, transform.crop), images
@@ -134,7 +156,7 @@ class Source:
             return torch.stack(list(read))
 
     def resident(self, transform: EvalTransform) -> Tensor:
-        """All images through resize and centre crop: uint8 [n,3,crop,crop], in memory."""
+        """Resize and crop all images by `transform`; returns uint8 [n, 3, crop, crop], in memory."""
         result = torch.empty((len(self), 3, transform.crop, transform.crop), dtype=torch.uint8)
 
         def fill(i: int) -> None:
@@ -148,8 +170,10 @@ class Source:
 
     @functools.cached_property
     def hashes(self) -> np.ndarray:
-        """sha256 of every image of the split as opened, as encoded: uint8 [N,32]. Kept in the cache by the files'
-        names, sizes, inodes and times, since it reads everything once."""
+        """The sha256 of every image of the split as opened, in its encoded form: uint8 [N, 32].
+
+        Cached on disk by the names, sizes, inodes and times of the files, since computing them reads every file.
+        """
         cached, key, n = *self._cached_hashes(), len(self._table.labels)
         kept = read_sealed(cached, key) if self._table.files else None
         if kept is not None and len(kept) == 32 * n:
@@ -168,38 +192,40 @@ class Source:
         return np.frombuffer(joined, np.uint8).reshape(n, 32)
 
     def _stamped(self) -> list[tuple[str, ...]]:
-        """What tells that its files, and the folders they lie in, are still those that were opened."""
+        """The stamps of the files and of the folders that contain them, which show whether they have changed."""
         folders = sorted({file.parent for file in self._table.files})
         return [stamp(path) for path in (*self._table.files, *folders)]
 
     def is_stale(self) -> bool:
-        """Whether a file was changed, added or removed since it was opened."""
+        """Return whether a file was changed, added or removed since the source was opened."""
         try:
             return self._stamped() != self._stamps
         except OSError:
             return True
 
     def _cached_hashes(self) -> tuple[Path, str]:
-        """Where the hashes are kept, and what they are kept by. A file that is edited in place, its size and time put
-        back, still has another time of change."""
+        """The cache file of the hashes, and its key.
+
+        The key includes the ctime: a file edited in place with size and mtime restored still has a new one.
+        """
         listing = [stamp(file) for file in self._table.files]
         key = hashlib.sha256(json.dumps([listing, self.ref.image_column]).encode()).hexdigest()
         return cache_dir() / "hashes" / f"{key}.bin", key
 
     def forget_hashes(self) -> None:
-        """Have every file read again (`--rehash`): for file systems that do not tell of a change."""
+        """Delete the cached hashes (`--rehash`), for file systems that do not report changes."""
         self._cached_hashes()[0].unlink(missing_ok=True)
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """sha256 over class name and content of every row of the split as opened; paths do not count."""
+        """The sha256 over class name and content of all rows of the split as opened, regardless of paths."""
         digest = hashlib.sha256()
         for label, content in zip(self._table.labels, self.hashes):
             digest.update((self._table.names[label] if label >= 0 else "").encode() + b"\0" + content.tobytes())
         return digest.hexdigest()
 
     def _held_out(self, share: float) -> np.ndarray:
-        """bool [n]: stratified, seeded by content: of each class the `share` (at least one of two) with least hash."""
+        """bool [n]: the `share` of each class with the smallest content hashes; at least one of two or more images."""
         held = np.zeros(len(self.rows), bool)
         for label in range(len(self.classes)):
             mine = np.flatnonzero(self.labels == label)
@@ -209,7 +235,7 @@ class Source:
         return held
 
     def spec(self) -> DatasetSpec:
-        """What the manifest says of this source."""
+        """Return the metadata of this source for the manifest."""
         held = self.ref.holdout if self.ref.part != "all" else None
         spec = DatasetSpec(id=self.ref.data, split=self.ref.split, fingerprint=self.fingerprint, holdout=held)
         if not is_online(self.ref.data):
@@ -218,7 +244,7 @@ class Source:
         return replace(spec, id=online.repo, revision=online.commit, licence=hub.licence(online.repo, online.commit))
 
     def default_size(self) -> int:
-        """The largest of 32, 64, 128, 224 not above the median shorter side (of up to 500 images), at least 32."""
+        """Return the largest of SIZES up to the median shorter side (of up to 500 images), at least 32."""
         sides = []
         for i in np.linspace(0, len(self) - 1, min(len(self), 500)).astype(int):
             try:
@@ -232,7 +258,7 @@ class Source:
     # -------------------------------------------------------------- images that do not decode
 
     def unreadable(self) -> dict[int, str]:
-        """Rows (of the split) that do not decode, with the reason: everything is decoded once, the answer is cached."""
+        """Return the rows of the split that do not decode, with the reason. Decodes everything once, then cached."""
         cached, key = self._checked()
         if (found := read_sealed_json(cached, key)) is not None:
             return {int(row): reason for row, reason in found.items()}
@@ -251,15 +277,19 @@ class Source:
         return bad
 
     def _checked(self) -> tuple[Path, str]:
-        """Where it is kept which images do not decode, and by which content and decoder."""
+        """The cache file of the unreadable rows, and its key: content of the source and version of the decoder."""
         decoder = [PIL.__version__, LARGEST_PIXELS, LARGEST_BYTES]
         key = hashlib.sha256(json.dumps([self.fingerprint, decoder]).encode()).hexdigest()
         return cache_dir() / "checked" / f"{key}.json", key
 
     def without_unreadable(self, skip_bad: bool) -> Source:
-        """This source, after every image was seen to decode.
+        """Check that every image decodes; returns this source, or a copy without the images that do not.
 
-        Raises ImagesUnreadable listing all that do not, unless `skip_bad`: then they are left out.
+        Args:
+            skip_bad: Whether to leave out images that do not decode.
+
+        Raises:
+            ImagesUnreadable: Images do not decode and `skip_bad` is false; the message lists them.
         """
         if self.ref.data == "digits":
             return self
@@ -278,21 +308,23 @@ class Source:
         message = f"left out {total} that do not decode: {first_few(names)} ({reason})"
         STATE.keep(
             "unreadable noted", (self.fingerprint, message), lambda: note(message)
-        )  # once, though it is opened twice
+        )  # once, although the source is opened several times
         return Source(replace(self.ref, skip=tuple(sorted(bad))), self._table)
 
     def name_rows(self, rows: Sequence[int]) -> list[str]:
-        """Rows of the split in words, for messages and logs."""
+        """Return names of the rows `rows` of the split, for messages and logs."""
         return [self._table.row_name(row) for row in rows]
 
     def part(self, name: str, share: float) -> Source:
-        """What a holdout of `share` leaves (`train`) or takes (`holdout`)."""
+        """Return what a holdout of `share` leaves (`name` is `train`) or takes (`holdout`)."""
         return Source(replace(self.ref, part=name, holdout=share), self._table)
 
 
 def _side_by_side(work: Callable[[int], Result], n: int, title: str) -> Iterator[Result]:
-    """work(0) … work(n-1) in order, on all cores, shown as progress where it takes long; a few thousand at a time,
-    so that a million rows do not become a million waiting tasks."""
+    """Yield work(0) … work(n-1) in order, computed on all cores, with progress if there are many.
+
+    Submits a few thousand at a time, which bounds the number of queued tasks.
+    """
     with ThreadPoolExecutor(cores()) as pool, progress(title, n if n > 5000 else 0, "images") as advance:
         for start in range(0, n, 4096):
             for result in pool.map(work, range(start, min(start + 4096, n))):
@@ -301,12 +333,12 @@ def _side_by_side(work: Callable[[int], Result], n: int, title: str) -> Iterator
 
 
 def open_ref(ref: SourceRef) -> Source:
-    """The source a reference names, opened anew."""
+    """Open the source that `ref` describes."""
     return Source(ref, open_table(ref.data, ref.split, ref.image_column, ref.label_column))
 
 
 def reopen(ref: SourceRef) -> Source:
-    """The source a reference names, kept open in this process, unless a file or folder of it has changed since."""
+    """Return the source that `ref` describes, cached in this process unless one of its files or folders has changed."""
     kept = STATE.keep("source", ref, lambda: open_ref(ref), most=4)
     if kept.is_stale():
         STATE.drop("source")
@@ -322,12 +354,21 @@ def open_source(
     classes: str | None = None,
     rehash: bool = False,
 ) -> Source:
-    """Open the images to distil: `digits`, a folder of class folders, parquet files, WebDataset shards, or a set.
+    """Open the images to distil.
 
-    split: default `train`, else the only one; rehash: do not take hashes of files from the cache. Raises SourceError,
-    ClassesError (fewer than two classes, or without images).
+    Args:
+        data: `digits`, a folder of class folders, parquet files, WebDataset shards, zip files, a set, or `ORG/NAME`.
+        split: The split; default: `train`, else the first.
+        image_column: Column of the images in a table; default: determined from types and names.
+        label_column: Column of the labels, likewise.
+        classes: Choice of classes, as in `class_subset`.
+        rehash: Whether to hash files again instead of using cached hashes.
+
+    Raises:
+        SourceError: The source cannot be opened.
+        ClassesError: There are fewer than two classes, or a class has no images.
     """
-    STATE.drop("source", "unreadable noted")  # the files may have changed since this process opened them
+    STATE.drop("source", "unreadable noted")  # files may have changed since they were opened
     splits = splits_of(data)
     if split is None:
         split = "train" if "train" in splits else next(iter(splits))

@@ -1,7 +1,7 @@
-"""A dataset of the Hub as a source: which files its splits are made of, and the files of one split, fetched.
+"""Datasets on the Hub as sources: the files of each split, and fetching of one split.
 
-`datasets` says what the repository means (its card's `configs`, or the file names); only the files of the split that is
-used are fetched, into the client's cache, and opened like files that lie here.
+`datasets` interprets the repository (`configs` of its card, or file names). Only the files of the requested split are
+fetched, to the client's cache, and opened like local files.
 """
 
 from __future__ import annotations
@@ -16,13 +16,20 @@ from ddkit.core.console import note, progress
 from ddkit.core.worker_state import STATE
 from ddkit.errors import SourceError
 
-KINDS = ("parquet", "webdataset", "imagefolder", "arrow")  # others may run what they read (pickles), or hold no images
+KINDS = ("parquet", "webdataset", "imagefolder", "arrow")  # other builders may execute pickles, or contain no images
 
 
 @dataclass(frozen=True)
 class Online:
-    """A dataset of the Hub at one commit. kind: the builder of `datasets` that reads its files; splits: name -> paths;
-    features: of its card, or None."""
+    """A dataset on the Hub at one commit.
+
+    Attributes:
+        repo: Id of the dataset.
+        commit: The commit.
+        kind: The builder of `datasets` that reads its files.
+        splits: Paths of the files by split.
+        features: Features that its card declares, or None.
+    """
 
     repo: str
     commit: str
@@ -32,16 +39,23 @@ class Online:
 
 
 class _Unopenable(Exception):
-    """`datasets` finds nothing it can read there."""
+    """`datasets` finds no files that it can read."""
 
 
 def is_online(data: str) -> bool:
-    """Whether a source is looked for on the Hub."""
+    """Return whether the source `data` is looked up on the Hub."""
     return data != "digits" and hub.parse_id(data) is not None
 
 
 def look_up(data: str) -> Online:
-    """What `ORG/NAME[@REVISION]` holds, without fetching its files. Raises SourceError, HubAccess, HubError."""
+    """Return the metadata of a dataset on the Hub, without fetching its files.
+
+    Args:
+        data: `ORG/NAME[@REVISION]`.
+
+    Raises:
+        SourceError, HubAccess, HubError.
+    """
     return STATE.keep("hub dataset", data, lambda: _look_up(data), most=8)
 
 
@@ -54,7 +68,7 @@ def _look_up(data: str) -> Online:
         builder = hub.with_retries(f"looking up {data}", repo, lambda: _builder(repo, commit))
     except _Unopenable as error:
         reason = " ".join(str(error).split())
-        raise SourceError(f"{data} on the Hub cannot be opened: {reason[:300]}; --data takes a folder, too") from error
+        raise SourceError(f"{data} on the Hub cannot be opened: {reason[:300]}; --data also takes a folder") from error
     splits: dict[str, list[str]] = {}
     for split, urls in (builder.config.data_files or {}).items():
         marked = [str(url).partition(f"{repo}@")[2] for url in urls]
@@ -81,11 +95,16 @@ def _builder(repo: str, commit: str) -> Any:
         chain = [e for e in (error, error.__context__, error.__cause__) if e is not None]
         if any(isinstance(e, ConnectionError | TimeoutError) or getattr(e, "response", None) for e in chain):
             raise
-        raise _Unopenable(str(chain[-1])) from error  # its own first error hides behind that of its cache
+        raise _Unopenable(str(chain[-1])) from error  # the underlying error, not that of the cache
 
 
 def fetch_split(source: Online, split: str) -> list[Path]:
-    """The files of one split, in the client's cache."""
+    """Fetch the files of one split to the client's cache; returns their paths.
+
+    Args:
+        source: The dataset.
+        split: The split, as the dataset names it.
+    """
     paths = source.splits[split]
     if len(paths) > 1:
         note(f"{source.repo}: split {split}, {len(paths)} files")

@@ -1,5 +1,7 @@
-"""A plain source as tar shards (`ddkit export SOURCE OUT --as shards`): images as encoded, one `.cls` each, stock
-WebDataset; beside them `source.json` and `.rows`, by which ddkit opens them with neither `datasets` nor `webdataset`.
+"""Sources as tar shards (`ddkit export SOURCE OUT --as shards`), in standard WebDataset format.
+
+Each row is an encoded image and a `.cls` file. With `source.json` and the `.rows` files beside them, ddkit opens the
+shards without `datasets` or `webdataset`.
 """
 
 from __future__ import annotations
@@ -33,11 +35,18 @@ _MAGIC = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpg", b"RIFF": "webp", b"GIF8": "
 
 
 def is_packed(path: Path) -> bool:
+    """Return whether the folder `path` contains an exported source."""
     return (path / INDEX).is_file()
 
 
 def pack_split(root: Path, split: str, images: Iterable[tuple[bytes | np.ndarray, int]]) -> list[dict[str, Any]]:
-    """Write one split as shards of up to 10,000 rows; returns their entries for `source.json`. Pixels become PNG."""
+    """Write one split as shards of up to SHARD_ROWS rows; returns their entries for `source.json`.
+
+    Args:
+        root: The folder.
+        split: Name of the split.
+        images: (encoded image or pixels, label); pixels are written as PNG.
+    """
     entries: list[dict[str, Any]] = []
     rows = iter(images)
     while batch := _take(rows, SHARD_ROWS):
@@ -56,7 +65,13 @@ def pack_split(root: Path, split: str, images: Iterable[tuple[bytes | np.ndarray
 
 
 def write_index(root: Path, classes: Sequence[dict[str, Any]], splits: dict[str, list[dict[str, Any]]]) -> None:
-    """Write `source.json` and `classes.txt`, last: they say that the shards are whole."""
+    """Write `classes.txt` and `source.json`; called last, since they mark the export as complete.
+
+    Args:
+        root: The folder.
+        classes: Name and id of each class, in label order.
+        splits: Entries of `pack_split` by split.
+    """
     write_bytes(root / "classes.txt", "".join(f"{c['name']}\n" for c in classes).encode())
     write_bytes(root / INDEX, canonical({"format": 1, "classes": list(classes), "splits": splits}).encode())
 
@@ -66,6 +81,7 @@ def _take(rows: Iterator[Any], count: int) -> list[Any]:
 
 
 def suffix_of(data: bytes) -> str:
+    """Return the file suffix for the encoded image `data`, from its first bytes; `img` if unknown."""
     return next((suffix for magic, suffix in _MAGIC.items() if data.startswith(magic)), "img")
 
 
@@ -82,7 +98,14 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> int:
 
 @dataclass(frozen=True)
 class Packed:
-    """One split: raw(i) gives the encoded image i, compared with its hash; labels int64 [n]; class names."""
+    """One split of an exported source.
+
+    Attributes:
+        names: Names of the classes.
+        labels: int64 [n].
+        places: Tar and byte range of each image.
+        files: The files that were opened.
+    """
 
     names: list[str]
     labels: np.ndarray
@@ -90,21 +113,24 @@ class Packed:
     files: tuple[Path, ...]
 
     def raw(self, i: int) -> bytes:
+        """Return the encoded image `i`. Raises IntegrityError if its sha256 differs."""
         tar, place = self.places[i]
         data = member(tar, place)
         if hashlib.sha256(data).hexdigest() != place.sha256:
-            raise IntegrityError(f"row {i} of {self.files[0].parent} is not what was exported; export the source again")
+            raise IntegrityError(
+                f"row {i} of {self.files[0].parent} differs from what was exported; export the source again"
+            )
         return data
 
 
 def packed_splits(root: Path) -> dict[str, Any]:
-    """Entries by split. Raises SourceError."""
+    """Return the shard entries of the exported source in `root`, by split. Raises SourceError."""
     found: dict[str, Any] = _index(root)["splits"]
     return found
 
 
 def _index(root: Path) -> dict[str, Any]:
-    """`source.json`, of which everything that is used was looked at. Raises SourceError."""
+    """Return the validated content of `source.json`. Raises SourceError."""
     path = root / INDEX
     try:
         if path.is_symlink():
@@ -117,14 +143,22 @@ def _index(root: Path) -> dict[str, Any]:
                 if not _SHARD.fullmatch(entry["path"]) or type(entry["rows"]) is not int or entry["rows"] < 1:
                     raise ValueError(f"it names {str(entry)[:80]}")
         if not splits or not all(isinstance(name, str) for name in names):
-            raise ValueError("it names no splits, or classes that are no words")
+            raise ValueError("it names no splits, or its classes are not text")
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise SourceError(f"{path} cannot be read ({error}); export the source again") from error
     return {"classes": names, "splits": splits}
 
 
 def open_packed(root: Path, split: str) -> Packed:
-    """One split of an exported source. Raises SourceError for what is not there or not whole."""
+    """Open one split of an exported source.
+
+    Args:
+        root: The folder.
+        split: Name of the split.
+
+    Raises:
+        SourceError: A file is missing or incomplete.
+    """
     index = _index(root)
     labels: list[int] = []
     places: list[tuple[mmap.mmap, ByteRange]] = []
@@ -150,7 +184,7 @@ def open_packed(root: Path, split: str) -> Packed:
                 or int(found[1]) >= len(index["classes"])
                 or place.offset + place.length > len(tar)
             ):
-                raise SourceError(f"{rows}: line {number} is no row of its tar; export the source again")
+                raise SourceError(f"{rows}: line {number} is not a row of its tar; export the source again")
             labels.append(int(found[1]))
             places.append((tar, place))
         files += [path, rows]

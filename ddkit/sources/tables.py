@@ -1,7 +1,4 @@
-"""Opening a source: which files, which split, which columns. Gives a table of encoded images; decodes nothing.
-
-A table is `raw(i)` (the bytes of image i, or its pixels), int64 labels, class names, and names of rows for messages.
-"""
+"""Opens a source: finds its files, split and columns, and returns a table of encoded images without decoding them."""
 
 from __future__ import annotations
 
@@ -33,14 +30,23 @@ SPLITS = {"train": "train", "training": "train", "validation": "validation", "va
 SPLITS |= {"dev": "validation", "test": "test", "testing": "test"}
 VALIDATION = ("validation", "valid", "val", "test")
 HEIF = (".heic", ".heif", ".avif")
-UNREAD = (*HEIF, ".jxl", ".jp2", ".j2k", ".dng", ".cr2", ".nef", ".arw", ".psd", ".tga", ".svg")  # image files still
+# Image formats that ddkit does not read; messages suggest converting them.
+UNREAD = (*HEIF, ".jxl", ".jp2", ".j2k", ".dng", ".cr2", ".nef", ".arw", ".psd", ".tga", ".svg")
 _IMAGE_NAMES = ("image", "img", "images", "png", "jpg", "jpeg", "webp", "picture", "pixels")
 _LABEL_NAMES = ("label", "labels", "cls", "class", "fine_label", "target", "category")
 
 
 @dataclass(frozen=True)
 class Table:
-    """raw: row -> encoded bytes, or uint8 [3,H,W] pixels; labels: int64 [n], -1 = none; row_name: for messages."""
+    """One split of a source.
+
+    Attributes:
+        raw: Returns the encoded bytes of a row, or its pixels, uint8 [3, H, W].
+        labels: int64 [n]; -1: no label.
+        names: Names of the classes.
+        row_name: Returns the name of a row, for messages.
+        files: The files that were opened.
+    """
 
     raw: Callable[[int], bytes | np.ndarray]
     labels: np.ndarray
@@ -50,16 +56,25 @@ class Table:
 
 
 def splits_of(data: str) -> dict[str, Any]:
-    """The splits of a source, by name. Raises SourceError where there is nothing to open."""
+    """Return the splits of the source `data`, by name. Raises SourceError if it cannot be opened."""
     return _kind(data)[1]
 
 
 def open_table(
     data: str, split: str, image_column: str | None = None, label_column: str | None = None, *, again: bool = False
 ) -> Table:
-    """Open one split. again: what `datasets` keeps of it is made anew.
+    """Open one split of a source.
 
-    Raises SourceError for unknown splits or columns, or where one of several must be chosen."""
+    Args:
+        data: The source.
+        split: Name of the split.
+        image_column: Column of the images in a table; default: determined from types and names.
+        label_column: Column of the labels, likewise.
+        again: Whether to recreate what `datasets` has cached of it.
+
+    Raises:
+        SourceError: The split or a column does not exist, or the column is ambiguous.
+    """
     kind, splits = _kind(data)
     if split not in splits:
         raise SourceError(f"{data} has no split {split!r}; it has {', '.join(splits)}")
@@ -82,12 +97,12 @@ def open_table(
 
 
 def at_hand(data: str) -> bool:
-    """Whether a source that was used before can be opened still: built in, here, or on the Hub."""
+    """Return whether the source `data` is available: built in, local, or an id on the Hub."""
     return data == "digits" or Path(data).exists() or is_online(data)
 
 
 def _kind(data: str) -> tuple[str, dict[str, Any]]:
-    """What a source is, and its splits: name -> files or folder."""
+    """The kind of a source, and its splits: name -> files or folder."""
     if data == "digits":
         return "digits", {"train": None, "test": None}
     path = Path(data)
@@ -111,7 +126,7 @@ def _kind(data: str) -> tuple[str, dict[str, Any]]:
     if zips:
         return "zip", {"train": zips}
     if not path.is_dir():
-        raise SourceError(f"{data} is no parquet, tar or zip file; give a folder, .parquet, .tar or .zip")
+        raise SourceError(f"{data} is not a parquet, tar or zip file; give a folder, .parquet, .tar or .zip")
     children = {child.name.lower(): child for child in sorted(path.iterdir()) if child.is_dir()}
     found = {SPLITS[name]: child for name, child in children.items() if name in SPLITS}
     if found and all(any(grandchild.is_dir() for grandchild in child.iterdir()) for child in found.values()):
@@ -120,7 +135,7 @@ def _kind(data: str) -> tuple[str, dict[str, Any]]:
 
 
 def _group_by_split(files: Sequence[Path], root: Path) -> dict[str, list[Path]]:
-    """Files by the split their name (or folder) begins with; those that name none are `train`."""
+    """Group files by the split that their name, or folder, begins with; others are `train`."""
     groups: dict[str, list[Path]] = {}
     for file in files:
         parts = file.relative_to(root).parts if file != root else (file.name,)
@@ -131,7 +146,7 @@ def _group_by_split(files: Sequence[Path], root: Path) -> dict[str, list[Path]]:
 
 
 def validation_splits(splits: Sequence[str]) -> list[str]:
-    """The splits that can measure, in the order they are tried."""
+    """Return those of `splits` that are suited to evaluation, in order of preference."""
     return [name for name in VALIDATION if name in splits]
 
 
@@ -139,7 +154,7 @@ def validation_splits(splits: Sequence[str]) -> list[str]:
 
 
 def _digits(split: str) -> Table:
-    """scikit-learn's handwritten digits: 8x8 grey -> 32x32 RGB, bilinear; test = every fifth of each class."""
+    """scikit-learn's digits: 8x8 grey to 32x32 RGB, bilinear; every fifth image of each class is the test split."""
     import torch
     from sklearn.datasets import load_digits
     from torch.nn.functional import interpolate
@@ -159,7 +174,7 @@ def _digits(split: str) -> Table:
 
 
 def _distilled(root: Path) -> Table:
-    """The images of one of our own sets, by our own verifying reader."""
+    """The images of a distilled set, verified as they are read."""
     manifest = read_manifest(root)
     rows = [row for shard in manifest.shards for row in open_images(manifest, shard)]
     labels = np.array([record.label for record, _ in rows])
@@ -170,9 +185,9 @@ def _distilled(root: Path) -> Table:
 
 
 def _folders(root: Path) -> Table:
-    """A folder of class folders; the class is the first folder below the root, rows are sorted by path.
+    """A folder of class folders: the class is the first folder below the root, rows are sorted by path.
 
-    A note tells what is ignored: files that are no images, class folders without any. Hidden files are nobody's images.
+    A note lists what is ignored: files that are not images, and class folders without images. Hidden files are skipped.
     """
     folders = sorted(child for child in root.iterdir() if child.is_dir() and not child.name.startswith("."))
     if odd := next((child.name for child in folders if not _is_utf8(child.name)), None):
@@ -214,8 +229,13 @@ def _folders(root: Path) -> Table:
 
 
 def _no_images(root: Path, other: dict[str, int], loose: int) -> str:
-    """Why a folder is refused whose class folders hold no images. other: files in them by suffix; loose: images beside
-    them."""
+    """Error message for a folder without images in class folders.
+
+    Args:
+        root: The folder.
+        other: Number of files in class folders, by suffix.
+        loose: Number of images outside class folders.
+    """
     expected = f"expected {root}/CLASS/IMAGE.jpg"
     if not other:
         why = "its images are not in class folders" if loose else "it is empty or its folders are"
@@ -226,12 +246,12 @@ def _no_images(root: Path, other: dict[str, int], loose: int) -> str:
 
 
 def _counted(files: dict[str, int]) -> list[str]:
-    """`1 file (.txt)`, `3 files (.heic)`. files: counts by suffix."""
+    """Phrases such as `1 file (.txt)` and `3 files (.heic)`. files: number of files by suffix."""
     return [f"{count} {'file' if count == 1 else 'files'} ({kind})" for kind, count in sorted(files.items())]
 
 
 def _how_to_convert(files: dict[str, int]) -> str:
-    """What to do with images that ddkit does not read, where there are some. files: counts by suffix."""
+    """How to convert images of formats that ddkit does not read, if any. files: number of files by suffix."""
     found = [suffix for suffix in UNREAD if suffix in files]
     if not found:
         return ""
@@ -244,7 +264,7 @@ def _is_utf8(name: str) -> bool:
 
 
 def _image_file(path: Path) -> bytes:
-    """The bytes of an image file. Raises OSError."""
+    """The bytes of an image file. Raises OSError if it is too large or cannot be read."""
     data = read_limited(path, LARGEST_BYTES)
     if data is None:
         raise OSError(f"it has more than {LARGEST_BYTES} bytes")
@@ -281,14 +301,15 @@ def _dataset(
         check_tar(file)
     try:
         named = {"train": [str(file) for file in files]}
-        kept_as = fingerprint([stamp(file) for file in files])[:16]  # else it takes what has the same name and time
+        # Part of the cache key of `datasets`, which otherwise depends on names and mtimes only.
+        kept_as = fingerprint([stamp(file) for file in files])[:16]
         mode = datasets.DownloadMode.FORCE_REDOWNLOAD if again else None
         table = datasets.load_dataset(
             kind, kept_as, data_files=named, split="train", features=features, download_mode=mode
         )
-    except Exception as error:  # a builder raises whatever its readers raise
+    except Exception as error:  # builders raise arbitrary exceptions
         reason = str(error.__cause__ or error).splitlines()[0]
-        raise SourceError(f"{data} cannot be opened as {kind}: {reason}; check that the files are whole") from error
+        raise SourceError(f"{data} cannot be opened as {kind}: {reason}; check that the files are complete") from error
     image = _find_column(data, table, image_column, "image", datasets.Image, _IMAGE_NAMES)
     label = _find_column(data, table, label_column, "label", datasets.ClassLabel, _LABEL_NAMES)
     try:
@@ -307,10 +328,10 @@ def _dataset(
     except (pyarrow.ArrowException, TypeError, ValueError) as error:
         held = table.features[image]
         raise SourceError(
-            f"column {image!r} of {data} holds {held}, no images; name another with --image-column"
+            f"column {image!r} of {data} holds {held}, not images; name another with --image-column"
         ) from error
 
-    fetched = {str(file) for file in files} if kind == "imagefolder" else set()  # the images themselves, by their paths
+    fetched = {str(file) for file in files} if kind == "imagefolder" else set()  # paths that cells may refer to
 
     def raw(i: int) -> bytes:
         cell = encoded[int(i)][image]
@@ -327,7 +348,7 @@ def _dataset(
 
 
 def _find_column(data: str, table: Dataset, asked: str | None, what: str, kind: type, names: tuple[str, ...]) -> str:
-    """The image or label column: the one asked for, else the only one of its type, else the only one of its names."""
+    """The image or label column: as requested, else the only one of its type, else the only one of its usual names."""
     option, columns = f"--{what}-column", table.column_names
     if asked is not None:
         if asked not in columns:
@@ -343,7 +364,7 @@ def _find_column(data: str, table: Dataset, asked: str | None, what: str, kind: 
 
 
 def _labels(table: Dataset, column: str) -> tuple[np.ndarray, list[str]]:
-    """int64 labels (-1 = none) and class names: of the ClassLabel, else the sorted distinct values."""
+    """int64 labels (-1: none) and class names: those of the ClassLabel, else the sorted distinct values."""
     from datasets import ClassLabel
 
     feature = table.features[column]
@@ -359,7 +380,7 @@ def _labels(table: Dataset, column: str) -> tuple[np.ndarray, list[str]]:
         values = [None if v is None or v < 0 else str(int(v)) for v in values]
         return _by_name(values, sorted({v for v in values if v is not None}, key=int))
     if not all(isinstance(v, str) or v is None for v in values):
-        raise SourceError(f"column {column!r} holds {feature}, which is no class; name another with --label-column")
+        raise SourceError(f"column {column!r} holds {feature}, which is not a class; name another with --label-column")
     return _by_name(values, sorted({v for v in values if v is not None}))
 
 

@@ -1,4 +1,4 @@
-"""Images to measure on: which split or holdout, and its classes in the order of a set's."""
+"""Evaluation images: the choice of split or holdout, and labels in the class order of a set."""
 
 from __future__ import annotations
 
@@ -20,7 +20,13 @@ from ddkit.specs import ClassName, DatasetSpec, EvalTransform
 
 
 def has_validation(data: str, image_column: str | None = None, label_column: str | None = None) -> str | None:
-    """The split that can measure (its labels are all >= 0), or None."""
+    """Return the split that is suited to evaluation (all labels are >= 0), or None.
+
+    Args:
+        data: The source.
+        image_column: Column of the images in a table; default: determined from types and names.
+        label_column: Column of the labels, likewise.
+    """
     for split in validation_splits(list(splits_of(data))):
         table = open_table(data, split, image_column, label_column)
         if len(table.labels) and table.labels.min() >= 0:
@@ -29,8 +35,15 @@ def has_validation(data: str, image_column: str | None = None, label_column: str
 
 
 def can_measure(data: str, image_column: str | None = None, label_column: str | None = None) -> bool:
-    """Whether a source has a labelled split beside the one that is distilled. For a dataset of the Hub the names of its
-    splits decide, so that none is fetched only to know."""
+    """Return whether a source has a labelled split for evaluation.
+
+    For a dataset on the Hub only the names of its splits are considered, so that none is fetched.
+
+    Args:
+        data: The source.
+        image_column: Column of the images in a table; default: determined from types and names.
+        label_column: Column of the labels, likewise.
+    """
     if is_online(data):
         return bool(validation_splits(list(splits_of(data))))
     return has_validation(data, image_column, label_column) is not None
@@ -38,9 +51,14 @@ def can_measure(data: str, image_column: str | None = None, label_column: str | 
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationRef:
-    """Images to measure on, as plain data: the arguments of `open_validation`.
+    """Evaluation images as plain data: the arguments of `open_validation`.
 
-    data: the source; same_order: trust the order of its classes, not their names.
+    Attributes:
+        data: The source.
+        split: The split; default: the first that is suited.
+        image_column: Column of the images in a table.
+        label_column: Column of the labels in a table.
+        same_order: Match classes by position instead of name.
     """
 
     data: str
@@ -50,7 +68,12 @@ class ValidationRef:
     same_order: bool = False
 
     def open(self, classes: Sequence[ClassName], source: DatasetSpec | None) -> Validation:
-        """The images, for networks of these classes; raises as `open_validation`. source: what the set was made of."""
+        """Open the images; raises as `open_validation`.
+
+        Args:
+            classes: Classes of the network.
+            source: Source of the set.
+        """
         return open_validation(
             self.data, classes, split=self.split, source=source, image_column=self.image_column,
             label_column=self.label_column, same_order=self.same_order,
@@ -59,7 +82,13 @@ class ValidationRef:
 
 @dataclass(frozen=True)
 class Validation:
-    """Images to measure on, in the order and with the labels of the set: source, labels int64 [n] (-1 = not used)."""
+    """Evaluation images with the labels of a set.
+
+    Attributes:
+        source: The images.
+        labels: int64 [n], in the class order of the set; -1: not used.
+        name: Name of the images, for results.
+    """
 
     source: Source
     labels: np.ndarray
@@ -67,17 +96,24 @@ class Validation:
 
     @property
     def used(self) -> int:
-        """How many images there are to measure on."""
+        """Number of images that are used."""
         return int((self.labels >= 0).sum())
 
     @property
     def fingerprint(self) -> str:
-        """Stands for the images, which of them are used, and their labels."""
+        """Hash over the images, the choice of those that are used, and their labels."""
         used = to_plain(replace(self.source.ref, data=""))
         return fingerprint([self.source.fingerprint, used, self.labels.tolist()])
 
     def load(self, transform: EvalTransform) -> tuple[Tensor, Tensor]:
-        """(uint8 [n,3,crop,crop], int64 [n])."""
+        """Load the images that are used.
+
+        Args:
+            transform: Sizes of resize and centre crop.
+
+        Returns:
+            (images, uint8 [n, 3, crop, crop]; labels, int64 [n]).
+        """
         used = np.flatnonzero(self.labels >= 0)
         images = self.source.resident(transform)
         return images[torch.from_numpy(used)], torch.from_numpy(self.labels[used])
@@ -93,11 +129,23 @@ def open_validation(
     label_column: str | None = None,
     same_order: bool = False,
 ) -> tuple[Validation, bool]:
-    """Images to measure a network on whose classes are `classes`. Also tells whether labels were put in another order.
+    """Open images to evaluate a network on.
 
-    split: default the first of validation, valid, val, test whose labels are all >= 0. source: what the set was made
-    from; a `data` with the same fingerprint means its holdout rows.
-    Raises SourceError (no labelled split) and ClassesError (classes that do not match).
+    Args:
+        data: The source.
+        classes: Classes of the network.
+        split: The split; default: the first of validation, valid, val, test whose labels are all >= 0.
+        source: Source of the set; if `data` has the same fingerprint, its holdout is used.
+        image_column: Column of the images in a table; default: determined from types and names.
+        label_column: Column of the labels, likewise.
+        same_order: Match classes by position instead of name.
+
+    Returns:
+        (images, whether the classes of `data` are in another order).
+
+    Raises:
+        SourceError: There is no labelled split, or `data` is the set's source and nothing was held out.
+        ClassesError: The classes do not match.
     """
     if split is None:
         split = has_validation(data, image_column, label_column)
@@ -113,10 +161,8 @@ def open_validation(
     name = f"{shown}:{split}"
     if source is not None and opened.fingerprint == source.fingerprint:
         if source.holdout is None:
-            raise SourceError(
-                f"{data} is what the set was made from, and nothing of it was held out; give other images"
-            )
-        # What does not decode was left out before the holdout was drawn, so it is here too.
+            raise SourceError(f"{data} is what the set was made from, and no images were held out; give other images")
+        # Images that do not decode were left out before the holdout was drawn; do the same here.
         opened = opened.without_unreadable(skip_bad=True).part("holdout", source.holdout)
         name = f"{shown}:holdout"
     else:

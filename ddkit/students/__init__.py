@@ -1,1 +1,1 @@
-"""One student on one set."""
+"""Students: training on a distilled set, and inference."""

@@ -1,4 +1,4 @@
-"""One student trained on one distilled set by a protocol; the last epoch is the result."""
+"""Trains one student on one distilled set by a protocol; the result is the network of the last epoch."""
 
 from __future__ import annotations
 
@@ -39,11 +39,25 @@ from ddkit.teachers.teacher import Teacher
 
 @dataclass(frozen=True, kw_only=True)
 class StudentJob:
-    """One student as plain data; its result is `OUT.safetensors` and `.jsonl`.
+    """The training of one student, as plain data.
 
-    directory: the set; labels: stored, hard (classes only, fresh views by `policy` without mixing) or online (fresh
-    views, labelled by `teacher`); measure_every: epochs between logged accuracies, 0 = at the end only; key: stands for
-    all that decides the weights, measured: for what they are measured on.
+    Attributes:
+        directory: Directory of the set.
+        ipc: Images per class of the prefix; None: the whole set.
+        arch: Architecture of the student.
+        spec: Hyperparameters.
+        policy: Augmentation policy of fresh views.
+        labels: `stored`; `hard` (class labels on fresh views by `policy` without mixing); or `online` (fresh views
+            by `policy`, labelled by `teacher`).
+        seed: Seed of the training.
+        out: Path of the results without suffix; `.safetensors` (checkpoint) and `.jsonl` (log) are added.
+        device: Name of the device.
+        val: Validation images; None: the accuracy is not measured.
+        teacher: Checkpoint of the teacher, for online labels.
+        order: Output column of the teacher for each class of the set; None: the orders are the same.
+        measure_every: Epochs between logged accuracies; 0: the accuracy is measured at the end only.
+        key: Hash of everything that determines the weights.
+        measured: Hash of the validation images.
     """
 
     directory: str
@@ -80,27 +94,32 @@ class StudentJob:
 
     @property
     def picture(self) -> Path:
-        """Its learning curves."""
+        """The plot of its learning curves."""
         return Path(self.out + ".png")
 
     @property
     def state(self) -> Path:
-        """Where it stands, by what decides it: another training of the same name never continues it."""
+        """File of the training state. Its name contains `result_key`, so that no other training resumes it."""
         out = Path(self.out)
         return out.with_name(f".{out.name[:100]}.{self.result_key[:16]}.state")
 
     @property
     def result_key(self) -> str:
-        """Stands for all that decides weights and accuracy."""
+        """Hash of everything that determines the weights and the accuracy."""
         return fingerprint([self.key, self.measured, self.measure_every])
 
 
 @dataclass(frozen=True)
 class StudentResult:
-    """What a student reached.
+    """Result of training one student.
 
-    accuracy: percent after the last epoch, None where nothing was measured; history: an entry an epoch; measured_on:
-    the images it was measured on; published: the address of its model repository.
+    Attributes:
+        accuracy: Top-1 accuracy in percent after the last epoch; None if it was not measured.
+        seconds: Duration of the training.
+        epochs: Number of epochs.
+        history: The log, one entry per epoch.
+        measured_on: Name of the validation images and their number.
+        published: Address of its model repository, if it was pushed.
     """
 
     accuracy: float | None
@@ -116,17 +135,23 @@ def train_student(
     on_epoch: Advance | None = None,
     on_estimate: Callable[[float], None] | None = None,
 ) -> StudentResult:
-    """Train one student and write its checkpoint and log. Continues a killed training to the same weights.
+    """Train one student and write its checkpoint and log. An interrupted training resumes to the same weights.
 
-    on_epoch: called with the epochs that are done; on_estimate: receives the expected seconds after 20 steps. Raises
-    OtherRun where another process writes the same checkpoint.
+    Args:
+        job: The training.
+        on_epoch: Called with the number of epochs done since the last call.
+        on_estimate: Called once, after 20 measured steps, with the expected remaining seconds.
+
+    Raises:
+        OtherRun: Another process is writing the same checkpoint.
+        Diverged: The loss is not finite.
     """
     with locked(job.checkpoint, "training", {"key": job.result_key}, wait=False), threads(_threads(job)):
         return interleave([_training(job, on_epoch, on_estimate)], torch.device(job.device))[0]
 
 
 def _threads(job: StudentJob) -> int:
-    """CPU threads for one student alone: those that a stopped training had, else as many as help, by measurement."""
+    """Return the CPU threads of a single student: those of the training it resumes, else as many as measurably help."""
     most = torch.get_num_threads()
     if not job.device.startswith("cpu"):
         return most
@@ -176,7 +201,7 @@ def _training(
 def _checkpoint_spec(
     job: StudentJob, manifest: Manifest, percent: float | None, measure: _Measure | None
 ) -> TeacherSpec:
-    """What a student's checkpoint says of itself. percent: its accuracy, None where it was not measured."""
+    """Return the metadata of a student's checkpoint; `percent` is its accuracy, None if it was not measured."""
     return TeacherSpec(
         arch=job.arch,
         num_classes=len(manifest.classes),
@@ -196,20 +221,25 @@ def _checkpoint_spec(
 
 @dataclass(frozen=True, kw_only=True)
 class StudentGroup:
-    """Students that are interleaved on one device; finished ones are read back, not trained again."""
+    """Students that are trained interleaved on one device. Finished ones are read from their result files.
+
+    Attributes:
+        jobs: The trainings.
+        needs: Ids of the jobs that have to be done before.
+    """
 
     jobs: tuple[StudentJob, ...]
     needs: frozenset[str] = frozenset()
 
     @property
     def id(self) -> str:
-        """The first student's."""
+        """Id of the first student."""
         return self.jobs[0].out
 
     def run(self) -> list[StudentResult]:
-        """Train them; what another process trains is waited for."""
+        """Train the students and return their results, waiting for those that another process is training."""
         with ExitStack() as stack:
-            for out in sorted({job.checkpoint for job in self.jobs}):  # in one order everywhere: no deadlock
+            for out in sorted({job.checkpoint for job in self.jobs}):  # sorted, so that processes cannot deadlock
                 stack.enter_context(locked(out, "training"))
             return interleave([_kept(job) for job in self.jobs], torch.device(self.jobs[0].device))
 
@@ -223,12 +253,18 @@ def _kept(job: StudentJob) -> Interleaved[StudentResult]:
     return result
 
 
-# ------------------------------------------------------------------ what a student learns from, and is measured on
+# ------------------------------------------------------------------ training data and validation
 
 
 @dataclass(frozen=True)
 class _Supervision:
-    """steps: of an epoch; batches: epoch -> (inputs, target) pairs; loss: (logits, target) -> scalar."""
+    """Training data and loss of a student.
+
+    Attributes:
+        steps: Steps per epoch.
+        batches: epoch -> (inputs, target) pairs.
+        loss: (logits, target) -> scalar.
+    """
 
     steps: int
     batches: Callable[[int], Iterable[Example]]
@@ -236,7 +272,7 @@ class _Supervision:
 
 
 def _supervision(job: StudentJob, manifest: Manifest, batch: int, device: torch.device) -> _Supervision:
-    """Stored, hard or online labels."""
+    """Return training data and loss for stored, hard or online labels."""
     hard = job.labels == "hard" or job.spec.loss == "ce"
 
     def with_target(batches: Iterable[Any]) -> Iterable[Example]:
@@ -267,14 +303,14 @@ def _supervision(job: StudentJob, manifest: Manifest, batch: int, device: torch.
 
 
 def _soft_loss(spec: TrainSpec) -> Callable[[Tensor, Tensor], Tensor]:
-    """The protocol's loss on the teacher's logits."""
+    """Return the protocol's loss on the teacher's logits."""
     factor = spec.temperature**2 if spec.loss == "kl-t2" else 1.0
     return lambda logits, target: factor * soft_label_loss(logits, target, spec.temperature)
 
 
 @dataclass(frozen=True)
 class _Measure:
-    """Images to measure on: uint8 [n,3,S,S] and int64 [n]. name: for results."""
+    """Validation images, uint8 [n,3,S,S], with labels, int64 [n], and the name that results give them."""
 
     images: Tensor
     labels: Tensor
@@ -283,13 +319,13 @@ class _Measure:
     device: torch.device
 
     def accuracy(self, network: nn.Module, title: str = "") -> float:
-        """Top-1 in percent. title: of a progress bar."""
+        """Return the top-1 accuracy of `network` in percent; `title` is that of a progress bar."""
         seen = self.manifest.normalisation
         return accuracy(network, self.images, self.labels, seen.mean, seen.std, self.device, title)
 
 
 def _measure(job: StudentJob, manifest: Manifest, device: torch.device) -> _Measure | None:
-    """What a student is measured on, opened once in each process; None where there is nothing to measure on."""
+    """Return the validation images of a student, loaded once per process; None if it has none."""
     if job.val is None:
         return None
     ref = job.val

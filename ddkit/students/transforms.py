@@ -1,4 +1,4 @@
-"""How images are prepared for evaluation, and trained students used on them."""
+"""Evaluation transforms, and inference with trained students."""
 
 from __future__ import annotations
 
@@ -23,9 +23,12 @@ from ddkit.specs import EvalTransform, TeacherSpec
 
 @dataclass(frozen=True)
 class EvalPipeline:
-    """Resize, centre crop, normalise as the teacher did: PIL image or uint8 [3,H,W] -> float32 [3,S,S].
+    """The evaluation transform of a set: resize, centre crop, then the teacher's normalisation.
 
-    mean, std: per channel, for pixels in [0, 1].
+    Attributes:
+        transform: Sizes of resize and crop, pixels.
+        mean: Mean per channel, for pixels in [0, 1].
+        std: Standard deviation per channel, for pixels in [0, 1].
     """
 
     transform: EvalTransform
@@ -33,7 +36,7 @@ class EvalPipeline:
     std: tuple[float, ...]
 
     def __call__(self, image: Any) -> Tensor:
-        """Prepare one image."""
+        """Transform one image: PIL image or uint8 [3,H,W] -> float32 [3,S,S]."""
         if not isinstance(image, Tensor):
             image = torch.from_numpy(np.asarray(image.convert("RGB")).transpose(2, 0, 1).copy())
         square = centre_square(image, self.transform.resize, self.transform.crop)
@@ -41,21 +44,27 @@ class EvalPipeline:
 
 
 def eval_transform(source: ReplayLoader | Manifest) -> EvalPipeline:
-    """The evaluation transform of a set, for a DataLoader over real images.
+    """Return the evaluation transform of a set, for a DataLoader over real images.
 
-    source: a loader of the set, or its manifest. Raises OptionError for a loader without a manifest.
+    Args:
+        source: A loader of the set, or its manifest.
+
+    Raises:
+        OptionError: The loader has no manifest.
     """
     manifest = source if isinstance(source, Manifest) else source.manifest
     if manifest is None:
-        raise OptionError("a loader over a Dataset knows no evaluation transform; give ReplayLoader(..., manifest=DIR)")
+        raise OptionError("a loader over a Dataset has no evaluation transform; give ReplayLoader(..., manifest=DIR)")
     return EvalPipeline(manifest.eval, manifest.normalisation.mean, manifest.normalisation.std)
 
 
 @dataclass(frozen=True)
 class Student:
-    """A trained network with what it needs to be used: `student(image)` names the classes it sees.
+    """A trained network for inference: `student(image)` returns the most likely classes.
 
-    network: in evaluation mode, float32 [B,3,S,S] -> logits [B,C]; spec: its classes, normalisation and accuracy.
+    Attributes:
+        network: The network in evaluation mode, float32 [B,3,S,S] -> logits [B,C].
+        spec: Its metadata, with classes, normalisation and accuracy.
     """
 
     network: nn.Module
@@ -68,13 +77,18 @@ class Student:
 
     @property
     def transform(self) -> EvalPipeline:
-        """What prepares an image for the network."""
+        """The transform that prepares an image for the network."""
         return EvalPipeline(self.spec.transform, self.spec.mean, self.spec.std)
 
     def __call__(self, image: Any, top: int = 5) -> list[tuple[str, float]]:
-        """The most likely classes of an image with their probabilities.
+        """Return the most likely classes of an image.
 
-        image: a PIL image or uint8 [3,H,W]; top: how many.
+        Args:
+            image: A PIL image or uint8 [3,H,W].
+            top: Largest number of classes to return.
+
+        Returns:
+            (name, probability) of each class, most likely first.
         """
         probabilities = forward(self.network, self.transform(image)[None])[0].float().softmax(0)
         best = probabilities.topk(min(top, len(self.classes)))
@@ -82,10 +96,13 @@ class Student:
 
 
 def load_student(source: str | Path) -> Student:
-    """A student, or teacher, that ddkit trained: from its checkpoint, or from its repository on the Hub.
+    """Load a student or teacher that ddkit trained, from its checkpoint or its repository on the Hub.
 
-    source: a `.safetensors` file, or "ORG/NAME" of a model pushed with `--push-to`. Raises TeacherError, HubAccess,
-    HubError.
+    Args:
+        source: A `.safetensors` file, or "ORG/NAME" of a model pushed with `--push-to`.
+
+    Raises:
+        TeacherError, HubAccess, HubError.
     """
     named = hub.parse_id(str(source).removeprefix("hf-hub:"))
     path = Path(source)

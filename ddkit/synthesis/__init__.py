@@ -1,6 +1,6 @@
-"""How images are made: the distiller's interface, and the parts that methods are composed of.
+"""Image synthesis: the interface of distillers and the components that methods are composed of.
 
-Distillers come in, also other people's: `from ddkit.synthesis import Plan, Unit, Synthetic, Context`.
+Distillers, third-party ones included, import from here: `from ddkit.synthesis import Plan, Unit, Synthetic, Context`.
 """
 
 from ddkit.format.entries import Origin

@@ -1,6 +1,7 @@
-"""Real images chosen by the teacher's features: herding, k-center greedy, k-means. Ordered, so IPC-k is in IPC-K.
+"""Real images selected by the teacher's features: herding, k-center greedy, k-means.
 
-Definitions: docs/methods.md (where published code differs from them, e.g. herding by arg max, the definition counts).
+Every increment adds to the images selected before, so each prefix of a set contains the smaller ones.
+Definitions: docs/methods.md. Where published code differs (herding by arg max, for example), the definition is used.
 """
 
 from __future__ import annotations
@@ -15,13 +16,23 @@ from ddkit.format.entries import Origin
 from ddkit.synthesis.interface import Context, Plan, Probe, Synthetic, Unit, class_units
 from ddkit.synthesis.passes import chunks
 
-# (features float32 [n,F] of the images not yet used, features [m,F] of those chosen before, how many, generator)
-# -> positions among the n, in order
+# (features of the unused images float32 [n,F], of the images selected before [m,F], number to select, generator)
+# -> positions among the n unused images, in the order of selection
 Select = Callable[[np.ndarray, np.ndarray, int, np.random.Generator], list[int]]
 
 
 def herding(features: np.ndarray, before: np.ndarray, count: int, random: np.random.Generator) -> list[int]:
-    """Greedily the image that brings the mean of the chosen nearest to the mean of all (Welling 2009)."""
+    """Select greedily the image that brings the mean of the selected closest to the mean of all (Welling 2009).
+
+    Args:
+        features: Features of the unused images, float32 [n,F].
+        before: Features of the images selected before, [m,F].
+        count: Number of images to select.
+        random: Not used.
+
+    Returns:
+        Positions in `features`, in the order of selection.
+    """
     everything = np.concatenate([features, before]).astype(np.float64)
     mean, total = everything.mean(0), before.astype(np.float64).sum(0)
     chosen: list[int] = []
@@ -36,7 +47,17 @@ def herding(features: np.ndarray, before: np.ndarray, count: int, random: np.ran
 
 
 def k_center(features: np.ndarray, before: np.ndarray, count: int, random: np.random.Generator) -> list[int]:
-    """Greedily the image farthest from all chosen; the first at random (Sener and Savarese, arXiv 1708.00489)."""
+    """Select greedily the image farthest from all selected ones (Sener and Savarese, arXiv 1708.00489).
+
+    Args:
+        features: Features of the unused images, float32 [n,F].
+        before: Features of the images selected before, [m,F].
+        count: Number of images to select.
+        random: Draws the first image if `before` is empty.
+
+    Returns:
+        Positions in `features`, in the order of selection.
+    """
     chosen: list[int] = []
     nearest = np.full(len(features), np.inf)
     for point in before:
@@ -50,11 +71,21 @@ def k_center(features: np.ndarray, before: np.ndarray, count: int, random: np.ra
 
 
 def k_means(features: np.ndarray, before: np.ndarray, count: int, random: np.random.Generator) -> list[int]:
-    """The image nearest to each of `count` centroids, largest cluster first; no image twice."""
+    """Select the image nearest to each of `count` centroids, largest cluster first, without repetition.
+
+    Args:
+        features: Features of the unused images, float32 [n,F].
+        before: Not used.
+        count: Number of clusters and of images to select.
+        random: Draws the seed of k-means.
+
+    Returns:
+        Positions in `features`, in the order of selection.
+    """
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits
 
-    with threadpool_limits(1):  # its sums depend on the number of threads in the last bits
+    with threadpool_limits(1):  # sums depend on the number of threads in the last bits
         found = KMeans(count, n_init=1, random_state=int(random.integers(2**31))).fit(features)
     sizes = np.bincount(found.labels_, minlength=count)
     chosen: list[int] = []
@@ -65,21 +96,28 @@ def k_means(features: np.ndarray, before: np.ndarray, count: int, random: np.ran
     return chosen
 
 
-# ------------------------------------------------------------------ the whole of a coreset method
+# ------------------------------------------------------------------ hooks of a coreset method
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """No settings."""
+    """A coreset method has no settings."""
 
 
 def costs(plan: Plan, probe: Probe) -> dict[str, float]:
-    """One pass of the teacher over the source, in the first prefix."""
+    """Return the expected seconds: one teacher pass over the source, in the first prefix only."""
     return {"select": 0.0 if plan.first else sum(plan.counts) * probe.each}
 
 
 def coreset(name: str, select: Select) -> tuple[Callable[[Plan], list[Unit]], Callable[[Unit, Context], Any]]:
-    """A method's units and run: one unit makes the features of the source, then classes choose by themselves."""
+    """Return the `units` and `run` hooks of a coreset method.
+
+    One unit computes the features of the source; the units after it select the images of each class independently.
+
+    Args:
+        name: Name of the method, for messages.
+        select: Selects the images of a class.
+    """
 
     def units(plan: Plan) -> list[Unit]:
         plan.need_images(plan.last, f"{name} with {plan.last} images per class")

@@ -1,6 +1,6 @@
-"""The augmentation of inversion: crop, flip and roll, drawn once a step for the whole batch, as two matrix products.
+"""Augmentation of inversion: one crop, flip and roll per step for the whole batch, as two matrix products.
 
-A(x) = R x C^T with R, C [S,S] made from the step's integers: exact, and with a deterministic backward pass.
+A(x) = R x C^T, with R and C [S,S] computed from the integers of the step: exact, with a deterministic backward pass.
 """
 
 from __future__ import annotations
@@ -20,7 +20,14 @@ RATIO = (3 / 4, 4 / 3)
 
 
 def least_scale(crop: Crop, steps: int) -> np.ndarray:
-    """Lower bound of the crop's share of the area at each step, float64 [steps]. Source: CDA, arXiv 2311.18838."""
+    """Return the lower bound of the crop's share of the area at each step, float64 [steps].
+
+    Source: CDA, arXiv 2311.18838.
+
+    Args:
+        crop: Settings of the crop.
+        steps: Number of steps.
+    """
     if crop.direction == "constant":
         return np.full(steps, crop.min)
     end = crop.milestone * steps
@@ -32,7 +39,13 @@ def least_scale(crop: Crop, steps: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Crops:
-    """The integers of all steps. boxes: int64 [T,4]; flips: bool [T]; rolls: int64 [T,2], rows then columns."""
+    """Crop, flip and roll of all T steps.
+
+    Attributes:
+        boxes: Crop boxes (top, left, height, width) in pixels, int64 [T,4].
+        flips: Whether the image is flipped, bool [T].
+        rolls: Pixels to roll by, rows then columns, int64 [T,2].
+    """
 
     boxes: np.ndarray
     flips: np.ndarray
@@ -40,7 +53,14 @@ class Crops:
 
     @classmethod
     def draw(cls, crop: Crop, steps: int, side: int, random: np.random.Generator) -> Crops:
-        """side: of the images, pixels."""
+        """Draw crop, flip and roll of all steps.
+
+        Args:
+            crop: Settings of the crop.
+            steps: Number of steps.
+            side: Side of the images, pixels.
+            random: The random generator.
+        """
         low = least_scale(crop, steps)[:, None]
         tries = random.random((steps, CROP_TRIES, 4))
         flips = random.random(steps) < crop.flip
@@ -49,7 +69,14 @@ class Crops:
         return cls(crop_boxes(tries, (low, 1.0), RATIO, side, side), flips, rolls)
 
     def matrices(self, steps: slice, side: int, crop: Crop, device: torch.device) -> tuple[Tensor, Tensor]:
-        """(R, C) of some steps, float32 [T,S,S] each."""
+        """Return the matrices (R, C) of some steps, float32 [T,S,S] each.
+
+        Args:
+            steps: The steps.
+            side: Side of the images, pixels.
+            crop: Settings of the crop.
+            device: Device of the matrices.
+        """
         top, left, height, width = torch.from_numpy(self.boxes[steps]).T
         rows = resize_matrices(top, height, side, side, torch.float32, crop.antialias)
         columns = resize_matrices(left, width, side, side, torch.float32, crop.antialias)
@@ -60,12 +87,21 @@ class Crops:
 
 
 def _rolled(matrices: Tensor, by: Tensor) -> Tensor:
-    """[T,S,S], each rolled along its rows by its own number: what it makes is rolled."""
+    """Roll the rows of each matrix, [T,S,S], by its own number, which rolls the image that the matrix produces."""
     side = matrices.shape[-1]
     source = (torch.arange(side) - by[:, None]) % side
     return matrices.gather(1, source[:, :, None].expand_as(matrices))
 
 
 def augment(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """float32 [B,3,S,S] -> the same, cropped, resized, flipped and rolled."""
+    """Crop, resize, flip and roll a batch of images.
+
+    Args:
+        x: Images, float32 [B,3,S,S].
+        rows: The matrix R of a step, [S,S].
+        columns: The matrix C of a step, [S,S].
+
+    Returns:
+        R x C^T, float32 [B,3,S,S].
+    """
     return torch.matmul(rows, torch.matmul(x, columns.T))

@@ -1,8 +1,9 @@
-"""CUDD's framework (arXiv 2405.09150, algorithm 1): stages, a student's feedback, selection; any inner method.
+"""Curriculum of CUDD (arXiv 2405.09150, algorithm 1): stages, stage students and selection, for any inner method.
 
-A stage is a prefix. Its units: the stage's student, trained on what is packed so far and warm-started from the one
-before; the selection of real images that the teacher gets right and that student wrong; then the inner method's units,
-which find the student in `context.student` and the chosen images in `context.result`.
+Each stage makes the increment of one prefix. Its units are, in this order: the stage's student, trained on the shards
+of the earlier stages and warm-started from the previous student; the selection of real images that the teacher
+classifies correctly and the student does not; the units of the inner method, which find the student in
+`context.student` and the selected images through `context.result`.
 """
 
 from __future__ import annotations
@@ -26,16 +27,25 @@ from ddkit.synthesis.interface import Context, Plan, Unit
 from ddkit.synthesis.passes import chunks
 
 LADDER = (5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
-RULES = ("R∩W", "W∩W", "R∩R", "rest")  # teacher right and student wrong; both wrong; both right; what is left
+RULES = ("R∩W", "W∩W", "R∩R", "rest")  # teacher right, student wrong; both wrong; both right; the others
 SELECTORS = {"kmeans": k_means, "herding": herding}
-FIRST_RULES = ("R", "rest")  # the first stage has no student: teacher right; what is left
+FIRST_RULES = ("R", "rest")  # the first stage has no student: teacher right; the others
 
 
 @dataclass(frozen=True, kw_only=True)
 class Student:
-    """The stage student (docs/methods.md). init: `warm` starts from the stage before's, at lr; the first one and
-    `scratch` start anew, at scratch_lr, for scratch_epochs (0: as many).
-    epochs 0: no student at all, as a control: every stage selects as the first."""
+    """Settings of the stage students (docs/methods.md).
+
+    Attributes:
+        init: `warm` starts from the previous stage's student, at `lr`. `scratch`, and always the first student, starts
+            from random weights, at `scratch_lr`.
+        epochs: Epochs of a student; 0: no students (a control), every stage selects as the first one does.
+        scratch_epochs: Epochs of a student that starts from random weights; 0: `epochs`.
+        batch: Images per step.
+        lr: Peak learning rate of a warm-started student.
+        scratch_lr: Peak learning rate of a student that starts from random weights.
+        temperature: Temperature of the soft-label loss.
+    """
 
     init: Literal["warm", "scratch"] = "warm"
     epochs: int = 150
@@ -55,10 +65,17 @@ class Student:
 
 
 def stage_ends(rule: str, ipc: int) -> tuple[int, ...]:
-    """Where the stages end, cumulative IPC. J = max(0, floor(log2(ipc / 5))) + 1 stages for `paper` and `log`.
+    """Return where the stages end, as cumulative IPC.
 
-    rule: `paper`, the first J-1 of 5, 10, 20, 50, 100, 200, …, then ipc; `log`, strict doubling from 5; `uniform:N`,
-    every N (Fig. 7). Raises ValueError.
+    `paper` and `log` have J = max(0, floor(log2(ipc / 5))) + 1 stages.
+
+    Args:
+        rule: `paper`: the first J-1 of 5, 10, 20, 50, 100, 200, ..., then `ipc`; `log`: the first J-1 of 5, 10, 20, 40,
+            ... (doubling), then `ipc`; `uniform:N`: every N images (Fig. 7).
+        ipc: Images per class of the whole set.
+
+    Raises:
+        ValueError: `rule` has another form.
     """
     if rule.startswith("uniform:") and rule[8:].isdigit() and int(rule[8:]):
         return (*range(int(rule[8:]), ipc, int(rule[8:])), ipc)
@@ -71,10 +88,14 @@ def stage_ends(rule: str, ipc: int) -> tuple[int, ...]:
 
 
 def feedback_units(plan: Plan, settings: Student) -> list[Unit]:
-    """Students and the selection of a stage.
+    """Return the `student` units and the `select` unit of a stage.
 
-    The whole chain of students is named: those of earlier stages are there, unless OUT.work was lost; then they are
+    The students of all earlier stages are included. Normally they are done already; if OUT.work was lost, they are
     trained again from the shards.
+
+    Args:
+        plan: The increment of the stage.
+        settings: Settings of the stage students.
     """
     chain: list[Unit] = []
     ends = plan.prefixes
@@ -104,7 +125,17 @@ def _epochs(settings: Student, warm: bool) -> int:
 
 
 def train_stage_student(unit: Unit, context: Context, settings: Student, workers: int) -> dict[str, np.ndarray]:
-    """Train a stage's student on the prefix `unit.ranks[0]`; its weights by name. workers: CPU threads."""
+    """Train a stage's student on the packed shards of the prefix `unit.ranks[0]`.
+
+    Args:
+        unit: The `student` unit.
+        context: Its context.
+        settings: Settings of the stage students.
+        workers: CPU threads.
+
+    Returns:
+        The weights by name.
+    """
     spec = TrainSpec(
         loss="kl", temperature=settings.temperature, lr=settings.scratch_lr if not unit.needs else settings.lr,
         epochs=_epochs(settings, bool(unit.needs)), batch=settings.batch, threads=workers,
@@ -145,13 +176,23 @@ def train_stage_student(unit: Unit, context: Context, settings: Student, workers
 def select(
     unit: Unit, context: Context, n: int, workers: int, among: Literal["random", "kmeans", "herding"] = "random"
 ) -> dict[str, np.ndarray]:
-    """Choose n unused images of each class by the rules. workers: CPU threads.
+    """Select n unused real images of each class by the rules.
 
-    among: how to choose within the first rule where it has more than n: in one seeded order (the paper), or by the
-    teacher's features (ours; `coresets`).
-    Returns ranks: what they are for; images: positions in the source [C,n], -1 where a class has fewer left; rules:
-    index into the rules [C,n]; counts: unused images under each rule [C,rules]; student: its right answers on the
-    source, percent (NaN: none).
+    Args:
+        unit: The `select` unit.
+        context: Its context.
+        n: Images per class to select.
+        workers: CPU threads.
+        among: How to choose under the first rule if it has more than n images: `random` (the paper), or `kmeans` or
+            `herding` by the teacher's features (`coresets`; not in the paper).
+
+    Returns:
+        Named arrays:
+        ranks: IPC ranks that the images are for.
+        images: positions in the source [C,n]; -1 where a class has fewer unused images.
+        rules: index of the rule of each image [C,n].
+        counts: unused images under each rule [C,rules].
+        student: accuracy of the student on the source in percent [1]; NaN without a student.
     """
     source = context.source
     with threads(workers):
@@ -188,21 +229,36 @@ def select(
 
 @dataclass(frozen=True)
 class Chosen:
-    """A class's selected images: positions in the source, and the rule each was selected by."""
+    """The selected images of a class.
+
+    Attributes:
+        images: Positions in the source.
+        rules: Name of the rule that selected each image.
+    """
 
     images: np.ndarray
     rules: list[str]
 
 
 def chosen(found: dict[str, np.ndarray], label: int) -> Chosen:
-    """What a `select` unit chose for a class."""
+    """Return the images that a `select` unit chose for a class.
+
+    Args:
+        found: Result of the unit.
+        label: The class.
+    """
     names = FIRST_RULES if found["counts"].shape[1] == len(FIRST_RULES) else RULES
     there = found["images"][label] >= 0
     return Chosen(found["images"][label][there], [names[i] for i in found["rules"][label][there]])
 
 
 def stage_log(plan: Plan, result: Callable[[str], dict[str, np.ndarray]]) -> dict[str, Any]:
-    """For the manifest: how many images each rule gave, and the student that said so."""
+    """Return what the manifest records of a stage: images per class under each rule, and the student's accuracy.
+
+    Args:
+        plan: The increment of the stage.
+        result: Id of a unit -> its result.
+    """
     found = result(f"select-{plan.last}-0")
     names = FIRST_RULES if found["counts"].shape[1] == len(FIRST_RULES) else RULES
     taken = {name: [int((row == i).sum()) for row in found["rules"]] for i, name in enumerate(names)}

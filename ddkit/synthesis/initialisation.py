@@ -1,4 +1,4 @@
-"""What images begin as, before they are optimised: noise, real images, or the best patches of real images."""
+"""Initialisation of optimised images: noise, real images, or the best patches of real images."""
 
 from __future__ import annotations
 
@@ -16,21 +16,40 @@ from ddkit.synthesis.settings import Inversion
 
 @dataclass(frozen=True)
 class Initialisation:
-    """pixels: uint8 [3,S,S], None where no real image is read; origin: as in Synthetic."""
+    """Initialisation of one image.
+
+    Attributes:
+        pixels: Pixels of the real image, uint8 [3,S,S]; None if no real image is read.
+        origin: As in `Synthetic`.
+    """
 
     pixels: np.ndarray | None
     origin: Origin
 
 
 def images_needed(settings: Inversion, available: int, ipc: int) -> int:
-    """Real images of a class that `initialised_from` chooses `ipc` starts from."""
+    """Return how many real images of a class `initialised_from` needs.
+
+    Args:
+        settings: Settings of the inversion.
+        available: Number of images that can be used.
+        ipc: Number of images to initialise.
+    """
     return pool_and_keep(settings.patch, available, ipc)[0] if settings.init == "patch" else ipc
 
 
 def initialised_from(
     context: Context, settings: Inversion, label: int, images: np.ndarray, ranks: Sequence[int]
 ) -> list[Initialisation]:
-    """One start for each rank of a class. images: positions in the source, in order of preference."""
+    """Return an initialisation for each rank of a class.
+
+    Args:
+        context: Context of the unit.
+        settings: Settings of the inversion.
+        label: The class.
+        images: Positions in the source of the real images to use, in order of preference.
+        ranks: IPC ranks of the images to initialise.
+    """
     if not settings.needs_real:
         return [Initialisation(None, Origin(kind="noise")) for _ in ranks]
     if settings.init == "patch":
@@ -49,7 +68,16 @@ def initialised_from(
 def random_initialisations(
     context: Context, settings: Inversion, label: int, ranks: Sequence[int]
 ) -> list[Initialisation]:
-    """Starts of a class from random real images, each from its own ones: IPC-k has a prefix of IPC-K's."""
+    """Return an initialisation for each rank of a class, from random real images.
+
+    Every rank has its own real images, so the initialisations of a smaller IPC are the first ones of a larger IPC.
+
+    Args:
+        context: Context of the unit.
+        settings: Settings of the inversion.
+        label: The class.
+        ranks: IPC ranks of the images to initialise.
+    """
     order = nested_choice(context.seed, context.source.members(label), "random", label)
     each = settings.patch.factor**2 if settings.init == "patch" else 1
     return [

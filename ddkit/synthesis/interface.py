@@ -1,4 +1,4 @@
-"""What a distiller is given and gives back (CONTRIBUTING.md shows a whole one)."""
+"""Interface of distillers: what a method receives and returns. CONTRIBUTING.md has a complete example."""
 
 from __future__ import annotations
 
@@ -28,10 +28,17 @@ Tensors = dict[str, np.ndarray]
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The increment of one prefix: IPC ranks first .. last-1 of every class.
+    """The increment of one prefix: IPC ranks `first` to `last` - 1 of every class.
 
-    config: the method's Config; classes: their names; counts: source images of each class; size: side of the images to
-    make, pixels; prefixes: all up to this one, ending in `last`.
+    Attributes:
+        config: The method's Config.
+        classes: Names of the classes.
+        counts: Number of source images of each class.
+        first: IPC of the previous prefix; 0 for the first prefix.
+        last: IPC of this prefix.
+        size: Side of the images to make, pixels.
+        seed: Seed of the run.
+        prefixes: IPC of all prefixes up to this one, ending in `last`.
     """
 
     config: Any
@@ -45,18 +52,23 @@ class Plan:
 
     @property
     def ranks(self) -> range:
-        """The IPC ranks of the increment."""
+        """IPC ranks of the increment."""
         return range(self.first, self.last)
 
     @property
     def images(self) -> int:
-        """How many images the increment has."""
+        """Number of images in the increment."""
         return len(self.ranks) * len(self.classes)
 
     def need_images(self, needed: int, why: str) -> None:
-        """Raise ClassesError naming up to five classes with fewer than `needed` images, what each has and needs.
+        """Raise ClassesError if a class has fewer source images than needed.
 
-        why: what needs them, as the beginning of the message.
+        Args:
+            needed: Number of images that each class needs.
+            why: What needs the images; the message starts with it.
+
+        Raises:
+            ClassesError: Names up to five of the classes and how many images each has.
         """
         short = [(name, n) for name, n in zip(self.classes, self.counts) if n < needed]
         if short:
@@ -67,11 +79,16 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Unit:
-    """A piece of work, only data.
+    """A unit of work of a method, as plain data.
 
-    id: KIND-PREFIX-N; kind: prepare, select, student or recover; needs: ids of units whose results it reads, also of
-    earlier prefixes; labels and ranks: which images it makes; steps: how long it is, as it reports to
-    `context.progress`; threads: CPU threads it sets for itself.
+    Attributes:
+        id: KIND-PREFIX-N.
+        kind: prepare, select, student or recover.
+        needs: Ids of the units, also of earlier prefixes, whose results it reads.
+        labels: Classes of the images it makes.
+        ranks: IPC ranks of the images it makes.
+        steps: Length of the unit, in the steps that it reports to `context.progress`.
+        threads: CPU threads that the unit sets for itself.
     """
 
     id: str
@@ -85,10 +102,15 @@ class Unit:
 
 @dataclass(frozen=True, kw_only=True)
 class Synthetic:
-    """One made image.
+    """A synthesised image.
 
-    pixels: uint8 [3,H,W], H = W = size; label: its class; rank: IPC rank within the class; origin: where it comes from;
-    patches: N of a stitched grid, 1 = none; initial: the real pixels it began as, uint8 [3,H,W]; they stay in OUT.work.
+    Attributes:
+        pixels: uint8 [3,H,W] with H = W = size.
+        label: Its class.
+        rank: Its IPC rank within the class.
+        origin: What it was made from.
+        patches: Number of patches it is stitched from; 1: not stitched.
+        initial: Real pixels it was initialised with, uint8 [3,H,W]. They are kept in OUT.work only.
     """
 
     pixels: np.ndarray
@@ -101,10 +123,13 @@ class Synthetic:
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """What `costs` may measure with.
+    """What `costs` can use for its measurements.
 
-    size: of the images, pixels; workers: units that run side by side; each: seconds that a teacher pass over one image
-    takes on one worker.
+    Attributes:
+        teacher: The teacher, or an untrained network of its architecture.
+        size: Side of the images, pixels.
+        workers: Number of units that run in parallel.
+        each: Seconds of a teacher pass over one image on one worker.
     """
 
     teacher: Teacher
@@ -115,12 +140,21 @@ class Probe:
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """What a unit may use, and nothing else.
+    """Everything that a unit may use.
 
-    config: the method's Config; source: the real images; size: of the images to make, pixels; earlier: origins of the
-    images made so far, by class; result: id -> what that unit returned; replay: opens a ReplayLoader over the packed
-    shards of all earlier prefixes; once: (name, compute) -> tensors, computed once for the source and kept; student:
-    the network of the `student` unit that this one needs; progress: for long units.
+    Attributes:
+        config: The method's Config.
+        source: The real images.
+        size: Side of the images to make, pixels.
+        seed: Seed of the run.
+        device: The device.
+        teacher: The teacher.
+        earlier: Origins of the images of earlier prefixes, by class.
+        result: Id of a unit -> its result.
+        replay: Opens a ReplayLoader over the packed shards of all earlier prefixes.
+        once: (name, compute) -> tensors, computed once for the source and cached.
+        student: The network of the `student` unit that this unit needs; None if it needs none.
+        progress: Progress, checkpoints and losses of the unit.
     """
 
     config: Any
@@ -137,26 +171,26 @@ class Context:
     progress: UnitProgress = field(default_factory=UnitProgress)
 
     def rng(self, *path: str | int) -> np.random.Generator:
-        """The run's randomness, named by a path."""
+        """Return the random generator of the run that `path` names."""
         return rng(self.seed, *path)
 
     def used_rows(self, label: int) -> set[int]:
-        """Rows of the source that earlier prefixes used for a class."""
+        """Return the rows of the source that earlier prefixes used for the class `label`."""
         return {int(row) for origin in self.earlier.get(label, []) for row in origin.rows}
 
     def predictions(self, net: Teacher) -> Tensors:
-        """What a network says of every image of the source (`passes.predictions`): one pass, kept."""
+        """Return the predictions of `net` on the source (`passes.predictions`), computed once and cached."""
         return self.once(
             f"predictions-{net.spec.hash}", lambda: passes.predictions(self.source, net, self.progress.advance)
         )
 
     def features(self, net: Teacher) -> np.ndarray:
-        """The penultimate features of the source, float32 [n,F]: one pass, kept."""
+        """Return the penultimate features of `net` on the source, float32 [n,F], computed once and cached."""
         name = f"features-{net.spec.hash}"
         return self.once(name, lambda: passes.features(self.source, net, self.progress.advance))["features"]
 
     def class_moments(self) -> Tensors:
-        """The teacher's BatchNorm statistics of each class (`passes.class_moments`): one pass, kept."""
+        """Return the teacher's BatchNorm statistics by class (`passes.class_moments`), computed once and cached."""
         name = f"moments-{self.teacher.spec.hash}"
         return self.once(name, lambda: passes.class_moments(self.source, self.teacher))
 
@@ -175,20 +209,27 @@ def _no_costs(plan: Plan, probe: Probe) -> dict[str, float]:
 
 @dataclass(frozen=True, kw_only=True)
 class Distiller:
-    """A method: what its module resolves to, once, with defaults for the hooks it does not have.
+    """A method: what its module defines, with defaults for the hooks it lacks.
 
-    name, paper, cost: NAME, PAPER and COST of the module; config_type: its `Config`, a frozen dataclass; units: the
-    units of an increment, asked once for each prefix; run: does one unit. `prepare`, `select` and `student` units
-    return named tensors; `recover` units yield Synthetic images, and may yield None, outside any `with`, where their
-    work so far is launched: on a GPU other units go on beside it, each on a stream of its own, so they share no GPU
-    tensors.
+    `run` returns named tensors for `prepare`, `select` and `student` units and yields Synthetic images for `recover`
+    units. It may yield None, outside any `with`, after launching kernels: on a GPU units are interleaved, each on
+    its own stream, so they must not share GPU tensors.
 
-    Hooks: prefixes: (config, ipc) -> the nested sets made where none are asked for, ending in ipc; patches: N of a
-    stitched grid; real_pixels: whole, crops, initial or none, what the card says of real pixels, None: decided by the
-    origins of the images; costs: (plan, probe) -> part of the manifest's cost -> expected seconds; log: (plan, result)
-    -> what the manifest records of the prefix, None: nothing.
-
-    code: sha256 of its file, None of an installed one; shipped: whether it is part of ddkit.
+    Attributes:
+        name: NAME of the module.
+        paper: PAPER of the module.
+        cost: COST of the module.
+        config_type: `Config` of the module, a frozen dataclass.
+        units: Returns the units of an increment; called once for each prefix.
+        run: Runs one unit.
+        prefixes: (config, ipc) -> the prefixes to make if the user gives none, ending in `ipc`.
+        patches: config -> number of patches an image is stitched from.
+        real_pixels: config -> what the card says about real pixels: whole, crops, initial or none. None: decided by the
+            origins of the images.
+        costs: (plan, probe) -> expected seconds by part of the manifest's cost.
+        log: (plan, result) -> what the manifest records of the prefix; None: nothing.
+        code: sha256 of the method's file; None for an installed method.
+        shipped: Whether the method is part of ddkit.
     """
 
     name: str
@@ -207,8 +248,15 @@ class Distiller:
 
 
 def class_units(plan: Plan, classes_a_unit: int = 1, needs: Sequence[str] = ()) -> list[Unit]:
-    """One `recover` unit for every few classes, each making all ranks of the increment: for methods that treat each
-    class by itself."""
+    """Return `recover` units of a few classes each, which make all ranks of the increment.
+
+    For methods that make the images of each class independently.
+
+    Args:
+        plan: The increment.
+        classes_a_unit: Classes per unit.
+        needs: Ids of the units that each unit needs.
+    """
     labels = range(len(plan.classes))
     return [
         Unit(

@@ -1,8 +1,8 @@
-"""What BatchNorm layers see: mean and biased variance of their inputs, with gradients, in one pass over memory.
+"""Statistics of BatchNorm inputs: mean and biased variance, with gradients, in one pass over memory.
 
-The measured networks are copies in evaluation mode; a layer's output is what it was. Measuring and normalising are one
-autograd function, whose backward is one pass as well, instead of hooks through which autograd differentiates mean and
-variance (benchmarks/inversion.py compares whole steps).
+The measured network is a copy in evaluation mode whose outputs are those of the original. Measuring and normalising are
+one autograd function with a backward of one pass, instead of hooks whose mean and variance autograd differentiates
+(benchmarks/inversion.py compares whole steps).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ddkit.synthesis.objectives import Moments
 
 
 class _MeasureAndNormalise(torch.autograd.Function):
-    """x [B,C,H,W] -> (normalised x, mean [G,C], biased variance [G,C]); groups are consecutive equal parts of B."""
+    """x [B,C,H,W] -> (normalised x, mean [G,C], biased variance [G,C]); the groups are consecutive equal parts of B."""
 
     @staticmethod
     def forward(
@@ -47,16 +47,16 @@ class _MeasureAndNormalise(torch.autograd.Function):
 
 
 def _moments(x: Tensor) -> Moments:
-    """Mean and biased variance over all but the channels, float32 [C]."""
+    """Return mean and biased variance of each channel, float32 [C]."""
     if x.device.type in ("cpu", "cuda"):
         zero, one = x.new_zeros(x.shape[1], dtype=torch.float32), x.new_ones(x.shape[1], dtype=torch.float32)
-        return torch.batch_norm_update_stats(x, zero, one, 0.0)  # the buffers make it answer in float32
+        return torch.batch_norm_update_stats(x, zero, one, 0.0)  # float32 buffers give float32 results
     var, mean = torch.var_mean(x.float(), (0, 2, 3), correction=0)
     return mean, var
 
 
 class _Measuring(nn.Module):
-    """A BatchNorm2d in evaluation mode that puts what it sees into `seen` under its number."""
+    """A BatchNorm2d in evaluation mode that stores the statistics of its input in `seen`, under its number."""
 
     def __init__(self, norm: nn.BatchNorm2d, number: int, seen: dict[int, Moments], form: dict[str, int]) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class _Measuring(nn.Module):
         self.weight = torch.ones_like(self.mean) if norm.weight is None else norm.weight.detach()
         self.bias = torch.zeros_like(self.mean) if norm.bias is None else norm.bias.detach()
         self._number, self._seen, self._form = number, seen, form
-        # timm's BatchNorm2d with an activation inside
+        # timm's BatchNormAct2d also applies dropout and an activation
         self.after = nn.Sequential(*(getattr(norm, name) for name in ("drop", "act") if hasattr(norm, name)))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -78,10 +78,17 @@ class _Measuring(nn.Module):
 
 
 class Measured:
-    """A copy of a network whose BatchNorm2d inputs are measured while it runs.
+    """A copy of a network that measures the inputs of its BatchNorm2d layers.
 
-    trained: the running mean and variance of every layer, [1,C] each. Raises TeacherError for a network without
-    BatchNorm, naming the setting that drops the term.
+    Args:
+        network: The network.
+
+    Attributes:
+        network: The copy, in evaluation mode and frozen.
+        trained: Running mean and variance of every layer, [1,C] each.
+
+    Raises:
+        TeacherError: The network has no BatchNorm; the message names the setting that drops the term.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -107,9 +114,15 @@ class Measured:
 
     @contextmanager
     def watch(self, groups: int = 1) -> Iterator[dict[int, Moments]]:
-        """What a pass inside it measured: number of the layer -> (mean, variance) [groups,C] of what it read.
+        """Measure the forward pass that runs inside the context.
 
-        Nothing is kept here: it would hold the pass's whole graph until the next one.
+        Nothing is kept in the object afterwards, since that would keep the graph of the pass alive until the next one.
+
+        Args:
+            groups: Number of consecutive equal parts of the batch that are measured separately.
+
+        Yields:
+            A dictionary, filled at exit: number of the layer -> (mean, variance) of its input, [groups,C] each.
         """
         found: dict[int, Moments] = {}
         self._form["groups"] = groups

@@ -1,8 +1,7 @@
-"""The loss terms of image inversion as pure functions of logits, statistics and pixels, all in float32.
+"""Loss terms of image inversion as pure functions of logits, statistics and pixels, computed in float32.
 
-Sources: SRe2L, arXiv 2306.13092; CUDD, arXiv 2405.09150, eq. 4-7; the authors' code where they differ, which
-docs/methods.md says.
-tests/test_objectives.py holds them against a literal float64 restatement, values and gradients.
+Sources: SRe2L, arXiv 2306.13092; CUDD, arXiv 2405.09150, eq. 4-7. docs/methods.md says where the authors' code differs
+and is followed. tests/test_objectives.py compares values and gradients with a float64 reference implementation.
 """
 
 from __future__ import annotations
@@ -18,7 +17,12 @@ Moments = tuple[Tensor, Tensor]  # mean and biased variance per channel, float32
 
 
 def classification(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy, mean over the batch. logits [B,C], labels int64 [B]; nats."""
+    """Cross-entropy in nats, mean over the batch.
+
+    Args:
+        logits: float [B,C].
+        labels: int64 [B].
+    """
     return functional.cross_entropy(logits.float(), labels)
 
 
@@ -30,12 +34,17 @@ def batch_norm(
     norm: Literal["sum", "per-layer-mean"] = "sum",
     moment: Literal["variance", "std"] = "variance",
 ) -> Tensor:
-    """Distance of a batch's BatchNorm inputs to the trained statistics (SRe2L; CUDD eq. 4).
+    """Distance of a batch's BatchNorm inputs to target statistics (SRe2L; CUDD eq. 4).
 
-    found, targets: mean and variance of every layer, [G,C] and [G or 1,C]; the mean over G is taken. Sum over layers of
-    plain L2 norms, the first layer `first` times. norm: `per-layer-mean` divides each layer by sqrt(C) and all by the
-    number of layers, so that one weight serves networks of any width and depth. moment: the papers write std, their
-    code compares variances.
+    The sum over layers of the L2 norms of both differences, averaged over the G groups.
+
+    Args:
+        found: Mean and variance of every layer, [G,C] each.
+        targets: Mean and variance of every layer, [G,C] or [1,C] each.
+        first: Weight of the first layer.
+        norm: `sum` adds plain norms; `per-layer-mean` divides each by sqrt(C) and by the number of layers, so that one
+            weight suits networks of any width and depth.
+        moment: What the second norm compares. The papers write std, their code compares variances.
     """
     total = found[0][0].new_zeros(())
     for number, ((mean, var), (mean_target, var_target)) in enumerate(zip(found, targets, strict=True)):
@@ -54,7 +63,12 @@ def _l2(difference: Tensor) -> Tensor:
 
 
 def regulariser(values: Tensor, anchor: Tensor) -> Tensor:
-    """Mean squared distance over all elements: pixels [B,3,S,S] under one augmentation, or features [B,F] (CUDD)."""
+    """Mean squared distance over all elements (CUDD).
+
+    Args:
+        values: Pixels, float [B,3,S,S], or features, float [B,F].
+        anchor: The same of the real images, under the same augmentation.
+    """
     return functional.mse_loss(values.float(), anchor.float())
 
 
@@ -66,10 +80,15 @@ def adversarial(
     mask: Literal["teacher", "none"] = "teacher",
     form: Literal["stable", "paper"] = "stable",
 ) -> Tensor:
-    """-1/B sum of log(1 - p_student(y)): makes the student wrong, on rows the teacher gets right (CUDD eq. 7).
+    """-1/B sum of log(1 - p_student(y)), which makes the student wrong where the teacher is right (CUDD eq. 7).
 
-    Logits [B,C]. mask: none counts all rows (Table X). form: `stable` is logsumexp over the other classes minus over
-    all; `paper` is log(1 - p + 1e-12), whose gradient vanishes for margins above 17.
+    Args:
+        student_logits: float [B,C].
+        teacher_logits: float [B,C].
+        labels: The classes y, int64 [B].
+        mask: `teacher` sums over the rows that the teacher classifies correctly, `none` over all (Table X).
+        form: `stable` computes the logarithm as logsumexp over the other classes minus logsumexp over all; `paper` is
+            log(1 - p + 1e-12), whose gradient vanishes for margins above 17.
     """
     z = student_logits.float()
     if form == "stable":

@@ -1,4 +1,4 @@
-"""One pass of a network over a source: predictions, features, statistics of each class. Cached by `Context`."""
+"""Passes of a network over a source: predictions, features and statistics of each class. `Context` caches them."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from ddkit.sources.images import Source
     from ddkit.teachers.teacher import Teacher
 
-CHUNK = 256  # images in one forward pass; fixed, because results depend on it in the last bits
+CHUNK = 256  # images per forward pass; fixed, because results depend on it in the last bits
 Report = Callable[[], None]  # called after each chunk
 
 
 def chunks(images: int) -> int:
-    """How many a pass over so many images has."""
+    """Return the number of chunks in a pass over `images` images."""
     return -(-images // CHUNK)
 
 
 def _each(source: Source, net: Teacher, work: Callable[[Tensor], Tensor], report: Report) -> Tensor:
-    """`work` on the evaluation view of every image, chunk by chunk, on the CPU: [n,…]."""
+    """Apply `work` to the evaluation view of every image, in chunks; returns [n,...] on the CPU."""
     parts, images = [], np.arange(len(source))
     for start in range(0, len(images), CHUNK):
         pixels = source.squares(images[start : start + CHUNK], net.spec.transform)
@@ -35,7 +35,19 @@ def _each(source: Source, net: Teacher, work: Callable[[Tensor], Tensor], report
 
 
 def predictions(source: Source, net: Teacher, report: Report) -> dict[str, np.ndarray]:
-    """top1: int64 [n]; own: log-probability of the own class, float32 [n]; margin: own logit minus the best other."""
+    """Compute the predictions of a network on a source.
+
+    Args:
+        source: The source.
+        net: The network.
+        report: Called after each chunk.
+
+    Returns:
+        Named arrays:
+        top1: predicted class, int64 [n].
+        own: log-probability of the true class, float32 [n].
+        margin: logit of the true class minus the highest other logit, float32 [n].
+    """
     logits = _each(source, net, net.logits, report)
     labels = torch.from_numpy(source.labels)[:, None]
     own = logits.gather(1, labels)
@@ -48,15 +60,32 @@ def predictions(source: Source, net: Teacher, report: Report) -> dict[str, np.nd
 
 
 def features(source: Source, net: Teacher, report: Report) -> dict[str, np.ndarray]:
-    """features: float32 [n,F], what the last linear layer reads."""
+    """Compute the inputs of a network's last linear layer on a source.
+
+    Args:
+        source: The source.
+        net: The network.
+        report: Called after each chunk.
+
+    Returns:
+        Named arrays: features, float32 [n,F].
+    """
     return {"features": _each(source, net, net.features, report).numpy()}
 
 
 @torch.inference_mode()
 def class_moments(source: Source, net: Teacher) -> dict[str, np.ndarray]:
-    """Mean and biased variance of every BatchNorm input over each class's images (LPLD's targets).
+    """Compute mean and biased variance of every BatchNorm input over the images of each class (LPLD's targets).
 
-    mean.L, var.L: float32 [classes,C] for layer L.
+    Args:
+        source: The source.
+        net: The network.
+
+    Returns:
+        Named arrays: mean.L and var.L for layer L, float32 [classes,C] each.
+
+    Raises:
+        TeacherError: The network has no BatchNorm.
     """
     measured = Measured(net.network)
     sums: dict[int, list[tuple[Tensor, Tensor]]] = {}

@@ -1,4 +1,4 @@
-"""RDED's parts: crop candidates from real images, score them by the teacher, stitch the best.
+"""Components of RDED: crops of real images, their scores under the teacher, and stitching of the best ones.
 
 Source: RDED, arXiv 2312.03526, sections 4.2-4.3, and the authors' scripts where they differ (docs/methods.md).
 """
@@ -28,12 +28,18 @@ if TYPE_CHECKING:
     from ddkit.teachers.teacher import Teacher
 
 CROP_POLICY = ViewSpec(scale=(0.08, 1.0), ratio=(1.0, 1.0), flip=0.0, mix="none")
-BATCH = 100  # patches in one teacher pass; fixed, because scores depend on it in the last bits
+BATCH = 100  # patches per teacher pass; fixed, because scores depend on it in the last bits
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One crop of one image: position in the source, number of the crop, and its loss under the teacher (nats)."""
+    """One crop of one image.
+
+    Attributes:
+        image: Position of the image in the source.
+        crop: Number of the crop.
+        loss: Cross-entropy under the teacher, nats.
+    """
 
     image: int
     crop: int
@@ -41,7 +47,19 @@ class Candidate:
 
 
 def candidate_boxes(source: Source, image: int, crops: int, seed: int, height: int, width: int) -> np.ndarray:
-    """int [crops,4]: square random crops of scale 0.08 to 1; crop k does not depend on how many are drawn."""
+    """Draw square random crops of an image that cover 0.08 to 1 of its area.
+
+    Args:
+        source: The source.
+        image: Position of the image in the source.
+        crops: Number of crops. Crop k does not depend on it.
+        seed: Seed of the run.
+        height: Height of the image, pixels.
+        width: Width of the image, pixels.
+
+    Returns:
+        Boxes (top, left, height, width), int64 [crops,4].
+    """
     policy = ViewSpec(**{**CROP_POLICY.__dict__, "count": crops})
     key = int(rng(seed, "rded-crops").integers(2**62))
     row = int(source.rows[image])
@@ -52,16 +70,34 @@ def candidate_boxes(source: Source, image: int, crops: int, seed: int, height: i
 
 
 def cut(source: Source, image: int, numbers: list[int], seed: int, side: int) -> list[Tensor]:
-    """The numbered crops of an image at full resolution, resized to uint8 [3,side,side]."""
+    """Cut crops from an image at full resolution and resize them.
+
+    Args:
+        source: The source.
+        image: Position of the image in the source.
+        numbers: Numbers of the crops.
+        seed: Seed of the run.
+        side: Side of the results, pixels.
+
+    Returns:
+        One uint8 [3,side,side] for each number.
+    """
     pixels = torch.from_numpy(source.read(image))
     boxes = candidate_boxes(source, image, max(numbers) + 1, seed, pixels.shape[1], pixels.shape[2])
     return [resample(pixels, boxes[k], side) for k in numbers]
 
 
 def score(patches: Tensor, label: int, teacher: Teacher, size: int) -> np.ndarray:
-    """The teacher's cross-entropy of each patch, float32 [n]; less is more realistic.
+    """Compute the teacher's cross-entropy of each patch; a lower one is more realistic.
 
-    patches: uint8 [n,3,side,side], each placed in the centre of a zero canvas of `size` after normalisation.
+    Args:
+        patches: uint8 [n,3,side,side]. After normalisation each is placed in the centre of a canvas of zeros.
+        label: The class.
+        teacher: The teacher.
+        size: Side of the canvas, pixels.
+
+    Returns:
+        Nats, float32 [n].
     """
     border = size - patches.shape[-1]
     losses = []
@@ -86,7 +122,19 @@ def best_crops(
     size: int,
     side: int,
 ) -> list[Candidate]:
-    """Of each image the `keep` crops with the least loss, all sorted by loss (ties: by image, then crop)."""
+    """Return the crops with the lowest loss of each image, all sorted by loss, then image, then crop.
+
+    Args:
+        source: The source.
+        images: Positions of the images in the source.
+        label: Their class.
+        teacher: The teacher that scores the crops.
+        crops: Random crops per image.
+        keep: Crops to return per image.
+        seed: Seed of the run.
+        size: Side of the teacher's input, pixels.
+        side: Side of the patches, pixels.
+    """
     found = []
     group = max(1, BATCH // crops)
     for start in range(0, len(images), group):
@@ -102,13 +150,27 @@ def best_crops(
 
 
 def stitch(patches: list[Tensor], factor: int) -> Tensor:
-    """factor² patches uint8 [3,h,w], row-major -> one image uint8 [3,factor*h,factor*w]."""
+    """Stitch factor² patches, given row by row, into one image.
+
+    Args:
+        patches: uint8 [3,h,w] each.
+        factor: Patches per side.
+
+    Returns:
+        uint8 [3,factor*h,factor*w].
+    """
     rows = [torch.cat(patches[r * factor : (r + 1) * factor], dim=2) for r in range(factor)]
     return torch.cat(rows, dim=1)
 
 
 def pool_and_keep(settings: Patches, images: int, ipc: int) -> tuple[int, int]:
-    """(images in the pool of a class that has `images`, crops kept of each)."""
+    """Return the number of images in the pool of a class and of crops to keep of each.
+
+    Args:
+        settings: Settings of the patches.
+        images: Number of images of the class.
+        ipc: Number of images to make.
+    """
     needed = settings.factor**2 * ipc
     pool = min(images, max(settings.pool, math.ceil(1.5 * needed)))
     return pool, math.ceil(needed / max(pool, 1))
@@ -117,10 +179,16 @@ def pool_and_keep(settings: Patches, images: int, ipc: int) -> tuple[int, int]:
 def stitched(
     context: Context, settings: Patches, label: int, pool: np.ndarray, keep: int, ranks: Sequence[int]
 ) -> Iterator[Synthetic]:
-    """A class's images from the best crops of a pool; crops of earlier prefixes are left out.
+    """Stitch images of a class from the best crops of a pool, leaving out crops that earlier prefixes used.
 
-    pool: positions in the source; keep: crops of each image that may be used; ranks: image i of n = len(ranks) is
-    stitched of quality ranks i, n+i, 2n+i, ….
+    Args:
+        context: Context of the unit.
+        settings: Settings of the patches.
+        label: The class.
+        pool: Positions of the pool's images in the source.
+        keep: Crops of each image that may be used.
+        ranks: IPC ranks of the images. Image i of n = len(ranks) has the crops ranked i, n+i, 2n+i, ... by loss,
+            or of random ones among the best if `settings.stitch` is `random`.
     """
     side, n = context.size // settings.factor, settings.factor**2
     ranked = best_crops(

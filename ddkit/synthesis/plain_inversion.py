@@ -1,4 +1,4 @@
-"""The whole of a method that is nothing but settings of inversion: SRe2L and CDA export these names as their own."""
+"""Hooks of the methods that are settings of inversion: SRe2L and CDA export these names as their own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ddkit.synthesis.settings import Inversion
 
 
 def real_pixels(config: Inversion) -> str:
-    """From noise, none; else only what they began as."""
+    """`initial` if real images are read, else `none`."""
     return "initial" if config.needs_real else "none"
 
 

@@ -1,4 +1,4 @@
-"""Settings of the inversion engine and of patches, with the papers' names; a recipe's [config] fills them."""
+"""Settings of inversion and of patches, with the names of the papers. A recipe's [config] table sets them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,20 @@ def _at_least(low: float, **values: float) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Crop:
-    """The crop shared by the batch at each step: RandomResizedCrop of scale [low, 1], ratio 3/4 to 4/3; then a flip
-    with probability `flip`; then a roll by up to `jitter` pixels (both: to either side).
+    """The augmentation of each step, shared by the batch: a RandomResizedCrop, then a flip, then a roll.
 
-    low falls from 1 to `min` along `curve` in the first `milestone` of the steps (CDA, `global-to-local`), rises
-    (`reverse`), or is `min` throughout (`constant`). antialias: false is what torchvision 0.14 did.
+    The crop covers a share of the area in [low, 1], with an aspect ratio of 3/4 to 4/3.
+
+    Attributes:
+        direction: `global-to-local` lowers low from 1 to `min` (CDA), `reverse` raises it to 1, `constant` keeps
+            it at `min`.
+        curve: Curve of low over the steps.
+        milestone: Share of the steps in which low changes.
+        min: Smallest value of low.
+        flip: Probability of the flip.
+        jitter: Largest roll, pixels.
+        both: Whether the roll goes to either side.
+        antialias: Whether to antialias when a crop is reduced; false reproduces torchvision 0.14.
     """
 
     direction: Literal["global-to-local", "reverse", "constant"] = "constant"
@@ -32,16 +41,22 @@ class Crop:
 
     def __post_init__(self) -> None:
         if not 0 < self.min <= 1 or not 0 <= self.milestone <= 1 or not 0 <= self.flip <= 1:
-            raise ValueError(
-                f"min {self.min}, milestone {self.milestone} and flip {self.flip} are shares between 0 and 1"
-            )
+            raise ValueError(f"min {self.min}, milestone {self.milestone} and flip {self.flip} must be between 0 and 1")
         _at_least(0, jitter=self.jitter)
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchNorm:
-    """Matching of BatchNorm statistics; as in `objectives.batch_norm`. targets: the trained statistics of all images,
-    those of each class (LPLD), or half of each (EDC)."""
+    """Settings of the term that matches BatchNorm statistics (`objectives.batch_norm`).
+
+    Attributes:
+        weight: Weight of the term; 0 drops it.
+        first: Weight of the first layer.
+        norm: How the layers are added, as in `objectives.batch_norm`.
+        moment: The second statistic, as in `objectives.batch_norm`.
+        targets: Running statistics of the teacher (`global`), statistics by class (`class`, LPLD), or the mean of both
+            terms (`both`, EDC).
+    """
 
     weight: float = 0.01
     first: float = 10.0
@@ -55,7 +70,12 @@ class BatchNorm:
 
 @dataclass(frozen=True, kw_only=True)
 class Regulariser:
-    """Staying near the real image, in pixels or in the teacher's features (CUDD)."""
+    """Settings of the term that keeps an image close to its real image (CUDD).
+
+    Attributes:
+        weight: Weight of the term; 0 drops it.
+        space: Whether pixels or the teacher's features are compared.
+    """
 
     weight: float = 0.0
     space: Literal["pixel", "feature"] = "pixel"
@@ -66,7 +86,13 @@ class Regulariser:
 
 @dataclass(frozen=True, kw_only=True)
 class Adversary:
-    """Making the last stage's student wrong; as in `objectives.adversarial` (CUDD)."""
+    """Settings of the term that makes the stage's student wrong (CUDD).
+
+    Attributes:
+        weight: Weight of the term; 0 drops it.
+        mask: The images that count, as in `objectives.adversarial`.
+        form: How the logarithm is computed, as in `objectives.adversarial`.
+    """
 
     weight: float = 0.0
     mask: Literal["teacher", "none"] = "teacher"
@@ -78,8 +104,13 @@ class Adversary:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Which images are optimised together: up to `size`, of many classes or of one; ipc: images of a class in a batch,
-    0 = as many as fit (the papers have 1)."""
+    """Settings of the batches of images that are optimised together.
+
+    Attributes:
+        size: Largest number of images.
+        grouping: Whether a batch has images of many classes or of one.
+        ipc: Largest number of images of a class in a batch across classes (the papers have 1); 0: as many as fit.
+    """
 
     size: int = 100
     grouping: Literal["across-classes", "one-class"] = "across-classes"
@@ -92,8 +123,14 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Patches:
-    """RDED's: pool: real images a class to choose from, at least; factor: patches a side (N = factor squared); crops:
-    random crops tried of each image; stitch: ranked (every image gets one patch of each quality) or random."""
+    """Settings of RDED's patches.
+
+    Attributes:
+        pool: Smallest number of real images per class to choose from.
+        factor: Patches per side; an image has factor² of them.
+        crops: Random crops tried per real image.
+        stitch: `ranked` gives every image patches of all qualities, `random` distributes them at random.
+    """
 
     pool: int = 300
     factor: int = 1
@@ -106,12 +143,23 @@ class Patches:
 
 @dataclass(frozen=True, kw_only=True)
 class Inversion:
-    """How a batch of images is optimised. init: where it starts: noise, a real image, or its best patch.
+    """Settings of the optimisation of images.
 
-    lr: of Adam (0.5, 0.9), cosine to 0 over `steps`; weight_decay: L2 in Adam (Table XII names it, the code has none);
-    legacy_init_space: start and anchor as the authors' release has them, un-normalised (docs/methods.md); precision:
-    of the networks' arithmetic, where the device has it; compile: the networks with torch.compile, which takes a minute
-    and pays for thousands of steps on a GPU; threads: CPU threads of a batch, part of what makes equal bytes.
+    Attributes:
+        init: Initialisation: noise, a real image, or the best patches of real images.
+        steps: Optimisation steps.
+        lr: Peak learning rate of Adam with betas (0.5, 0.9); it follows a cosine to 0 over `steps`.
+        weight_decay: L2 penalty in Adam (in CUDD's Table XII, not in its code).
+        legacy_init_space: Use real images without normalisation, as the authors' release does (docs/methods.md).
+        precision: Arithmetic of the networks, where the device supports it.
+        compile: Run the networks through torch.compile. It takes a minute and pays for thousands of steps on a GPU.
+        threads: CPU threads of a batch; the resulting bytes depend on it.
+        crop: Settings of the augmentation.
+        bn: Settings of the BatchNorm term.
+        reg: Settings of the regulariser.
+        adv: Settings of the adversarial term.
+        batch: Settings of the batches.
+        patch: Settings of the patches for `init` = `patch`.
     """
 
     init: Literal["noise", "real", "patch"] = "noise"
@@ -135,9 +183,11 @@ class Inversion:
         if self.lr <= 0:
             raise ValueError(f"lr is {self.lr}; it must be above 0")
         if self.compile and self.reg.weight and self.reg.space == "feature":
-            raise ValueError("compile does not go with reg.space=feature, which reads the network's inside; drop one")
+            raise ValueError(
+                "compile cannot be combined with reg.space=feature, which reads the network's features; drop one"
+            )
 
     @property
     def needs_real(self) -> bool:
-        """Whether any real image is read."""
+        """Whether real images are read."""
         return self.init != "noise" or self.reg.weight > 0

@@ -1,4 +1,4 @@
-"""Progress and checkpoints of a long unit, so that a killed one goes on where it stood and people see how far it is."""
+"""Progress and checkpoints of a long unit, so that an interrupted one resumes and the user sees how far it is."""
 
 from __future__ import annotations
 
@@ -17,10 +17,14 @@ if TYPE_CHECKING:
 
 
 class UnitProgress:
-    """Steps done, checkpoints and losses of one unit.
+    """Progress, checkpoint and losses of one unit.
 
-    file: the unit's result, beside which its checkpoint and progress are kept; None keeps nothing. losses: name ->
-    float per step, drawn by `preview --losses`.
+    Args:
+        file: Result file of the unit. Checkpoint and progress are written beside it; None: nothing is written.
+
+    Attributes:
+        file: As given.
+        losses: Name -> float per step. `preview --losses` plots them.
     """
 
     SAVE_EVERY_S, REPORT_EVERY_S = 20.0, 1.0
@@ -33,16 +37,16 @@ class UnitProgress:
 
     @property
     def key(self) -> str:
-        """Stands for all that decides the unit."""
+        """Hash of everything that determines the result of the unit."""
         return "-" if self.file is None else self.file.key or "-"
 
     @property
     def state(self) -> Path | None:
-        """The file of the checkpoint; a training keeps its own there."""
+        """File of the checkpoint, which a training also uses for its state; None if nothing is written."""
         return None if self.file is None else self.file.path.with_suffix(".state")
 
     def load(self) -> dict[str, Tensor]:
-        """The tensors of the last checkpoint; empty where there is none, or a damaged one, or another run's."""
+        """Return the tensors of the last checkpoint; empty if it is missing, damaged or another run's."""
         import torch
 
         if self.state is None:
@@ -51,19 +55,26 @@ class UnitProgress:
         return {k: torch.from_numpy(v) for k, v in saved.tensors().items()} if saved.is_good() else {}
 
     def save(self, tensors: Callable[[], dict[str, Tensor]]) -> None:
-        """Write a checkpoint where the last one is old enough. tensors: called only then."""
+        """Write a checkpoint if the last one is at least 20 seconds old.
+
+        Args:
+            tensors: Returns the tensors; called only if a checkpoint is written.
+
+        Raises:
+            DiskError: The file cannot be written.
+        """
         if self.state is not None and time.monotonic() - self._saved >= self.SAVE_EVERY_S:
             arrays = {k: v.detach().cpu().contiguous().numpy() for k, v in tensors().items()}
             UnitFile(self.state, self.key).write(arrays, {})
             self._saved = time.monotonic()
 
     def advance(self, steps: int = 1) -> None:
-        """Say that some more of the unit's steps are done."""
+        """Report that `steps` more steps of the unit are done."""
         self._steps += steps
         self.report(self._steps)
 
     def report(self, steps: int) -> None:
-        """Say how many of the unit's steps are done."""
+        """Report that `steps` steps of the unit are done. The progress file is written at most once per second."""
         now = time.monotonic()
         if self.file is not None and now - self._reported >= self.REPORT_EVERY_S:
             self._reported = now
@@ -75,7 +86,7 @@ class UnitProgress:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """While open, other units run on the device: their time is not this unit's."""
+        """Exclude the time inside the context, when other units run on the device, from this unit's time."""
         began = time.monotonic()
         try:
             yield
@@ -84,12 +95,16 @@ class UnitProgress:
 
     @property
     def seconds(self) -> float:
-        """Spent on this unit so far, killed runs included (to a second)."""
+        """Seconds spent on this unit so far, including interrupted runs (to about a second)."""
         return self._before + time.monotonic() - self._began
 
     @staticmethod
     def reported(path: Path) -> tuple[int, float]:
-        """(steps, seconds) that the unit whose result is `path` reported last; zeros where that is damaged."""
+        """Return (steps, seconds) that a unit reported last; zeros if there is no progress file or it is damaged.
+
+        Args:
+            path: Result file of the unit.
+        """
         try:
             steps, seconds = path.with_suffix(".progress").read_text(encoding="utf-8").split()
             return int(steps), max(float(seconds), 0.0)
@@ -97,7 +112,7 @@ class UnitProgress:
             return 0, 0.0
 
     def clear(self) -> None:
-        """Remove the checkpoint: the result is written."""
+        """Remove checkpoint and progress, once the result is written."""
         if self.file is not None:
             for suffix in (".state", ".progress", ".progress.tmp"):
                 self.file.path.with_suffix(suffix).unlink(missing_ok=True)

@@ -1,1 +1,1 @@
-"""Teachers: found, trained, and used frozen."""
+"""Finding, training and using teachers."""

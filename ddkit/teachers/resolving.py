@@ -1,4 +1,4 @@
-"""The teacher that `--teacher` names: a file, a library's network, or one trained once and kept in the cache."""
+"""Resolves `--teacher`: a checkpoint, a network of timm or torchvision, or a teacher trained once and cached."""
 
 from __future__ import annotations
 
@@ -28,10 +28,13 @@ from ddkit.teachers.teaching import default_arch, teacher_recipe, train_teacher,
 
 @dataclass(frozen=True)
 class ResolvedTeacher:
-    """A teacher that is at hand.
+    """A teacher that is available.
 
-    path: its checkpoint; spec: what it says of itself; network: with its weights; order: its output column for each
-    class of the source where the order differs, None = as it is.
+    Attributes:
+        path: Its checkpoint.
+        spec: Metadata of the checkpoint.
+        network: The network with its weights.
+        order: Output column of each class of the source; None if both have the same order.
     """
 
     path: Path
@@ -40,16 +43,19 @@ class ResolvedTeacher:
     order: tuple[int, ...] | None = None
 
     def open(self, device: torch.device) -> Teacher:
-        """The teacher, frozen, on a device."""
+        """Return the frozen teacher on `device`."""
         return Teacher(self.network, self.spec, device, None if self.order is None else np.array(self.order))
 
 
 @dataclass(frozen=True)
 class TeacherChoice:
-    """What `--teacher` names: FILE, `timm:NAME[@FILE]`, `torchvision:NAME[@FILE]` or `train[:ARCH]`.
+    """The value of `--teacher`: FILE, `timm:NAME[@FILE]`, `torchvision:NAME[@FILE]` or `train[:ARCH]`.
 
-    ref: as it was given; size: of its input, pixels, None: its own. A library's network is loaded once, when it is
-    first asked for.
+    A library's network is loaded once, at first use.
+
+    Attributes:
+        ref: The value as given.
+        size: Side of the input, pixels; None: the network's own.
     """
 
     ref: str
@@ -60,9 +66,10 @@ class TeacherChoice:
         return load_pretrained(self.ref, self.size)
 
     def needs_training(self, classes: Sequence[ClassName] | None) -> bool:
-        """Whether it has to be trained first: `train`, or a library's network that knows other classes.
+        """Return whether the teacher has to be trained first: `train`, or a library's network with other classes.
 
-        classes: of the source; None where there is no source to train on.
+        Args:
+            classes: Classes of the source; None if there is no source to train on.
         """
         if self.ref.partition(":")[0] == "train":
             return True
@@ -78,15 +85,21 @@ class TeacherChoice:
         return False
 
     def resolve(self, classes: Sequence[ClassName], what: str) -> ResolvedTeacher:
-        """A teacher that needs no training, seen to know these classes.
+        """Return a teacher that needs no training, checked to have the given classes.
 
-        what: whose classes, for messages. Raises TeacherError (another class count), ClassesError (other classes),
-        OptionError where it would have to be trained.
+        Args:
+            classes: The classes.
+            what: What the classes belong to, for messages.
+
+        Raises:
+            TeacherError: The teacher cannot be loaded or has another number of classes.
+            ClassesError: The teacher has other classes.
+            OptionError: The teacher would have to be trained.
         """
         return _matched(*self._at_hand(), classes, what)
 
     def _at_hand(self) -> tuple[Path, nn.Module, TeacherSpec]:
-        """Its checkpoint, opened. Raises TeacherError, OptionError."""
+        """Return (path, network, metadata) of the checkpoint. Raises TeacherError, OptionError."""
         if self.needs_training(None):
             raise OptionError(f"--teacher {self.ref} needs a source; give a checkpoint")
         if is_library(self.ref):
@@ -102,9 +115,18 @@ class TeacherChoice:
     def resolve_numbered(
         self, classes: Sequence[ClassName], numbers: Sequence[int], what: str
     ) -> tuple[ResolvedTeacher, list[ClassName]]:
-        """A teacher of classes that are numbers in its own order, and their names, which are the teacher's.
+        """Resolve a teacher for classes that may be numbered by the teacher's outputs instead of named.
 
-        classes: as the source calls them; numbers: theirs; what: whose classes, for messages. Raises as `resolve`.
+        Args:
+            classes: Classes as the source names them.
+            numbers: For each class, its number, which is the index of the teacher's output.
+            what: What the classes belong to, for messages.
+
+        Returns:
+            (teacher, names of the classes: the teacher's, unless the source has the same names).
+
+        Raises:
+            TeacherError, ClassesError, OptionError: As `resolve`.
         """
         path, network, spec = self._at_hand()
         names = list(classes)
@@ -118,7 +140,16 @@ class TeacherChoice:
         return _matched(path, network, spec, names, what), names
 
     def training(self, source: Source, *, seed: int, device: torch.device) -> Training:
-        """The training of it on a source, or of a library's network that is fine-tuned on it. Raises OptionError."""
+        """Return the training of this teacher on a source, or the fine-tuning of a library's network on it.
+
+        Args:
+            source: The source.
+            seed: Seed of the training.
+            device: The device.
+
+        Raises:
+            OptionError, TeacherError.
+        """
         size = self.size or source.default_size()
         init = self._pretrained if is_library(self.ref) else None
         arch = init.arch if init else self.ref.partition(":")[2] or default_arch(source.ref.data, size, device)
@@ -135,10 +166,19 @@ class TeacherChoice:
         what: str,
         on_estimate: Callable[[float], None] | None = None,
     ) -> ResolvedTeacher:
-        """The teacher trained on a source, or a library's network fine-tuned on it; made once and kept in the cache.
+        """Return the teacher trained on a source, or a library's network fine-tuned on it.
 
-        It is kept by source, size, architecture, recipe, seed and kind of device. what: whose classes, for messages;
-        on_estimate: receives the expected seconds after 20 steps. Raises TeacherError, OptionError, Diverged, DiskError.
+        It is trained once and cached by source, size, architecture, recipe, seed and type of device.
+
+        Args:
+            source: The source.
+            seed: Seed of the training.
+            device: The device.
+            what: What the classes belong to, for messages.
+            on_estimate: Called once, after 20 measured steps, with the expected remaining seconds.
+
+        Raises:
+            TeacherError, OptionError, Diverged, DiskError.
         """
         training = self.training(source, seed=seed, device=device)
         training.run(on_estimate)
@@ -146,10 +186,16 @@ class TeacherChoice:
 
 
 def resolve_teacher(ref: str, classes: Sequence[ClassName], what: str, *, size: int | None = None) -> ResolvedTeacher:
-    """The teacher that `--teacher` names, where it needs no training, seen to know `classes`.
+    """Return the teacher that `--teacher` names, if it needs no training, checked to have the given classes.
 
-    ref: FILE, `timm:NAME[@FILE]` or `torchvision:NAME[@FILE]`; what: whose classes, for messages; size: of its input,
-    pixels, None: its own. Raises TeacherError, ClassesError, OptionError.
+    Args:
+        ref: FILE, `timm:NAME[@FILE]` or `torchvision:NAME[@FILE]`.
+        classes: The classes.
+        what: What the classes belong to, for messages.
+        size: Side of the input, pixels; None: the network's own.
+
+    Raises:
+        TeacherError, ClassesError, OptionError.
     """
     return TeacherChoice(ref, size).resolve(classes, what)
 
@@ -157,7 +203,7 @@ def resolve_teacher(ref: str, classes: Sequence[ClassName], what: str, *, size: 
 def _matched(
     path: Path, network: nn.Module, spec: TeacherSpec, classes: Sequence[ClassName], what: str
 ) -> ResolvedTeacher:
-    """A checkpoint with its column for each class. Raises TeacherError, ClassesError."""
+    """Return a loaded teacher with its output column for each class. Raises TeacherError, ClassesError."""
     if spec.num_classes != len(classes):
         raise TeacherError(
             f"teacher {path} knows {spec.num_classes} classes, {what} has {len(classes)}; "
@@ -170,9 +216,16 @@ def _matched(
 
 @dataclass(frozen=True)
 class Training:
-    """A teacher that is to be trained once: on what, how, and where it is kept.
+    """Training of a teacher whose checkpoint is kept in the cache.
 
-    key: stands for all that decides its weights; init: the pretrained network that is fine-tuned, None = from scratch.
+    Attributes:
+        source: The source.
+        size: Side of the input, pixels.
+        arch: Architecture.
+        spec: Hyperparameters.
+        seed: Seed of the training.
+        device: The device.
+        init: The pretrained network to fine-tune; None: the training starts from scratch.
     """
 
     source: Source
@@ -185,26 +238,30 @@ class Training:
 
     @functools.cached_property
     def key(self) -> str:
-        """Stands for all that decides its weights."""
+        """Hash of everything that determines the weights."""
         return training_key(self.source, self.size, self.arch, self.spec, self.seed, self.device, self.init)
 
     @property
     def path(self) -> Path:
-        """Its checkpoint in the cache."""
+        """The checkpoint in the cache."""
         name = f"{self.arch.replace(':', '-')}-{self.size}-{self.key[:24]}.safetensors"
         return cache_dir() / "teachers" / name
 
     @property
     def steps(self) -> int:
-        """Steps of the training."""
+        """Number of steps of the training."""
         images = len(self.source)
         return self.spec.epochs_for(images, drop_last=True) * (images // self.spec.batch_for(images))
 
     def run(self, on_estimate: Callable[[float], None] | None) -> None:
-        """Train it where it is not in the cache. on_estimate: receives the expected seconds after 20 steps."""
+        """Train the teacher, unless the cache has a valid checkpoint of it.
+
+        Args:
+            on_estimate: Called once, after 20 measured steps, with the expected remaining seconds.
+        """
         with locked(self.path, "training the teacher", {"key": self.key}):
             if _is_whole(self.path):
-                note(f"teacher: {self.arch} for this source is in the cache ({self.path})")
+                note(f"teacher: using the cached {self.arch} for this source ({self.path})")
                 return
             doing = "fine-tuning" if self.init else "training"
             where = f"{self.source.ref.data} ({len(self.source)} images, {self.size} px)"
@@ -216,7 +273,7 @@ class Training:
             )  # fmt: skip
 
     def stand_in(self) -> Teacher:
-        """An untrained network of the same architecture: as fast as the teacher, for measuring what a run costs."""
+        """Return an untrained teacher of the same architecture, whose speed gives the cost of a run."""
         classes = tuple(self.source.class_names)
         network = check_network(self.arch, len(classes), self.size)
         spec = TeacherSpec(
@@ -226,7 +283,7 @@ class Training:
         return Teacher(network, spec, self.device)
 
     def seconds(self) -> float:
-        """How long the training will take, measured on a few steps; 0 where the teacher is in the cache."""
+        """Return the expected seconds of the training, measured on a few steps; 0 if the checkpoint is in the cache."""
         if self.path.is_file():
             return 0.0
         batch = self.spec.batch_for(len(self.source))
@@ -236,19 +293,19 @@ class Training:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a teacher is in the cache and what was written there; a damaged one is made again."""
+    """Return whether the cache has a valid checkpoint at `path`; a damaged one is noted, and trained again."""
     if not path.is_file():
         return False
     try:
         load_checkpoint(path)
     except TeacherError as error:
-        note(f"teacher: {error}; it is made again")
+        note(f"teacher: {error}; it is trained again")
         return False
     return True
 
 
 def _from_library(ref: str, found: Pretrained) -> tuple[Path, nn.Module, TeacherSpec]:
-    """A pretrained network of timm or torchvision as one of our checkpoints, written into the cache."""
+    """Write a pretrained network of timm or torchvision into the cache; returns (path, network, metadata)."""
     classes = found.imagenet_classes()
     if classes is None:
         raise TeacherError(

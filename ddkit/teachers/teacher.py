@@ -1,4 +1,4 @@
-"""The teacher: a frozen network with its own normalisation. A stage's student, frozen, is one too."""
+"""The teacher: a frozen network with its own normalisation. A stage's student, once frozen, has the same type."""
 
 from __future__ import annotations
 
@@ -19,9 +19,14 @@ from ddkit.specs import TeacherSpec
 
 
 class Teacher:
-    """A frozen network. `spec` holds its mean, std, classes and hash; inputs are float [B,3,S,S], normalised by them.
+    """A frozen network with its normalisation and classes.
 
-    order: where its classes stand in another order than the source's, the output column of each source class.
+    Args:
+        network: The network; it is moved to `device`, set to evaluation mode and frozen.
+        spec: Its metadata, with mean, std, classes and hash.
+        device: The device.
+        order: Output column of each class of the source, where the network has the classes in another order; None: the
+            orders are the same.
     """
 
     def __init__(self, network: nn.Module, spec: TeacherSpec, device: torch.device, order: np.ndarray | None = None):
@@ -32,36 +37,66 @@ class Teacher:
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device, order: tuple[int, ...] | None = None) -> Teacher:
-        """A teacher from its checkpoint. Raises TeacherError."""
+        """Load a teacher from a checkpoint.
+
+        Args:
+            path: The checkpoint.
+            device: The device.
+            order: Output column of each class of the source; None: as in the checkpoint.
+
+        Raises:
+            TeacherError: The checkpoint cannot be loaded.
+        """
         return cls(*load_checkpoint(path), device, None if order is None else np.array(order))
 
     @torch.inference_mode()
     def logits(self, inputs: Tensor) -> Tensor:
-        """float [B,3,S,S] on any device -> float32 [B,C], in the order of the source's classes."""
+        """Return the logits, float32 [B,C], in the order of the source's classes.
+
+        Args:
+            inputs: Normalised images, float [B,3,S,S], on any device.
+        """
         return self.in_order(forward(self.network, inputs.to(self.device)).float())
 
     @torch.inference_mode()
     def features(self, inputs: Tensor) -> Tensor:
-        """float [B,3,S,S] -> float32 [B,F]: what the last linear layer reads. Raises TeacherError without one."""
+        """Return the inputs of the last linear layer, float32 [B,F].
+
+        Args:
+            inputs: Normalised images, float [B,3,S,S], on any device.
+
+        Raises:
+            TeacherError: The network has no linear layer.
+        """
         with penultimate(self.network) as seen:
             self.logits(inputs)
         return torch.cat(seen).float()
 
     def in_order(self, out: Tensor) -> Tensor:
-        """The network's output [B,C] with its columns in the order of the source's classes."""
+        """Return the network's output `out`, [B,C], with its columns in the order of the source's classes."""
         return out if self._order is None else out[:, self._order]
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """uint8 [B,3,H,W] -> what `logits` takes."""
+        """Return `pixels`, uint8 [B,3,H,W], as normalised inputs of `logits`, on the teacher's device."""
         return normalise(pixels.to(self.device), self.spec.mean, self.spec.std)
 
 
 @contextmanager
 def penultimate(network: nn.Module) -> Iterator[list[Tensor]]:
-    """While open, every pass appends what the last linear layer reads, [B,F], with gradients. Raises TeacherError."""
+    """Collect the inputs of the last linear layer in every forward pass while the context is open.
+
+    Args:
+        network: The network.
+
+    Yields:
+        A list to which each forward pass appends [B,F], with gradients.
+
+    Raises:
+        TeacherError: The network has no linear layer.
+    """
     linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
     if not linear:
-        raise TeacherError("the network has no linear layer at its end, so it has no features; use another one")
+        raise TeacherError("the network does not end in a linear layer, so it has no features; use another one")
     seen: list[Tensor] = []
 
     def keep(_: nn.Module, inputs: tuple[Any, ...]) -> None:

@@ -1,4 +1,4 @@
-"""Teachers are trained: from scratch on a source, by a teacher recipe; and `teach`, the public door."""
+"""Trains teachers on a source by a teacher recipe; `teach` is the public entry point."""
 
 from __future__ import annotations
 
@@ -28,11 +28,21 @@ from ddkit.sources.validation import has_validation, open_validation
 from ddkit.specs import EvalTransform, TeacherSpec, TrainSpec, ViewSpec
 
 Rgb = tuple[float, ...]
-RESIDENT_BYTES = 4_000_000_000  # decoded training images kept in memory; above it they are decoded again each epoch
+RESIDENT_BYTES = 4_000_000_000  # larger training sets are not kept decoded in memory but decoded each epoch
 
 
 def teacher_recipe(name: str | None, data: str, size: int, epochs: int | None) -> TrainSpec:
-    """How a teacher is trained: a shipped recipe or a TOML file; by default the one for the source and size."""
+    """Load a teacher recipe.
+
+    Args:
+        name: A shipped recipe or a TOML file. Default: by source and size.
+        data: The source, as given.
+        size: Side of the input, pixels.
+        epochs: Number of epochs, replacing the recipe's.
+
+    Raises:
+        OptionError: There is no such recipe, or it is invalid.
+    """
     name = name or (data if data == "digits" else "small" if size <= 64 else "large")
     stem, table = load_toml(name, "recipes/teach", "teacher recipe")
     return from_plain(
@@ -41,9 +51,14 @@ def teacher_recipe(name: str | None, data: str, size: int, epochs: int | None) -
 
 
 def default_arch(data: str, size: int, device: torch.device) -> str:
-    """What `--teacher train` trains: a ConvNet on a CPU, where a ResNet would take hours, and for digits.
+    """Return the architecture that `--teacher train` trains.
 
-    data: the source; size: of its input, pixels.
+    A ConvNet for digits and on a CPU, where a ResNet would take hours; else a ResNet-18.
+
+    Args:
+        data: The source, as given.
+        size: Side of the input, pixels.
+        device: The device.
     """
     if data == "digits" or device.type == "cpu":
         depth = 3 if size <= 32 else 4 if size <= 64 else 5 if size <= 128 else 6
@@ -65,13 +80,29 @@ def train_teacher(
     init: Pretrained | None = None,
     on_estimate: Callable[[float], None] | None = None,
 ) -> TeacherSpec:
-    """Train a network on a source and write its checkpoint; measured on the validation split or holdout, if any.
+    """Train a network on a source and write its checkpoint.
 
-    init: a pretrained network of the same architecture to begin with: its head is replaced, its normalisation stays,
-    and at the end its BatchNorm statistics are measured anew on the source. state: the unfinished training, resumed
-    from when it is there and saved under the same `key`, and removed at the end. on_estimate: receives the expected
-    seconds after 20 steps.
-    Raises OptionError, TeacherError, Diverged, DiskError.
+    The accuracy is measured on the validation split or holdout of the source, if it has one.
+
+    Args:
+        out: The checkpoint to write.
+        source: The source.
+        arch: Architecture.
+        size: Side of the input, pixels.
+        spec: Hyperparameters.
+        seed: Seed of initial weights, order and augmentation.
+        device: The device.
+        state: File of the unfinished training: resumed if it was saved under the same `key`, removed at the end.
+        key: Hash of everything that determines the weights.
+        init: A pretrained network of the same architecture to fine-tune: the head is new, the normalisation is that
+            of `init`; at the end its BatchNorm statistics are measured again on the source.
+        on_estimate: Called once, after 20 measured steps, with the expected remaining seconds.
+
+    Returns:
+        The metadata of the checkpoint.
+
+    Raises:
+        OptionError, TeacherError, Diverged, DiskError.
     """
     transform = EvalTransform.for_size(size)
     network = seeded_network(lambda: build_network(arch, len(source.classes), size), seed, "teacher", arch)
@@ -123,21 +154,21 @@ def train_teacher(
 def _measure_batch_norms(
     network: nn.Module, source: Source, transform: EvalTransform, mean: Rgb, std: Rgb, device: torch.device
 ) -> None:
-    """Running statistics of the source itself, as averages over up to 10,000 of its images: what inversion matches."""
+    """Set the BatchNorm statistics, which inversion matches, to averages over up to 10,000 images of the source."""
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d) and m.track_running_stats]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # a plain average
+        norm.momentum = None  # a cumulative average
         norm.train()
     chosen = np.unique(np.linspace(0, len(source) - 1, 10_000).astype(int))
-    for part in np.array_split(chosen, -(-len(chosen) // 64)):  # equal parts: each counts the same
+    for part in np.array_split(chosen, -(-len(chosen) // 64)):  # equal parts, since every batch has the same weight
         inputs = normalise(source.squares(part, transform), mean, std).to(device)
         network(inputs.contiguous(memory_format=torch.channels_last))
     network.eval()
 
 
 def _measured(network: nn.Module, teacher: TeacherSpec, source: Source, device: torch.device) -> TeacherSpec:
-    """`teacher` with its accuracy on the source's validation split or holdout; as it is where there is neither."""
+    """Return `teacher` with its accuracy on the source's validation split or holdout; unchanged if it has neither."""
     ref = source.ref
     held = source.spec() if ref.part == "train" else None
     data = ref.data
@@ -155,16 +186,28 @@ def _measured(network: nn.Module, teacher: TeacherSpec, source: Source, device: 
 def training_key(
     source: Source, size: int, arch: str, spec: TrainSpec, seed: int, device: torch.device, init: Pretrained | None
 ) -> str:
-    """Stands for all that decides a teacher's weights: what of the source is used, not where it lies; the network and
-    its initialisation with its normalisation; the recipe, the seed and the kind of device."""
+    """Return the hash of everything that determines a teacher's weights.
+
+    Args:
+        source: The source; its content and the part used count, its location does not.
+        size: Side of the input, pixels.
+        arch: Architecture.
+        spec: Hyperparameters.
+        seed: Seed of the training.
+        device: The device; only its type counts.
+        init: The pretrained network to fine-tune; its weights and normalisation count.
+    """
     begun = [] if init is None else [tensor_hash(init.network.state_dict()), list(init.mean), list(init.std)]
     used = to_plain(replace(source.ref, data=""))
     return fingerprint([source.fingerprint, used, size, arch, to_plain(spec), seed, device.type, begun])
 
 
 class _Images:
-    """Training images as uint8 squares [n,3,S,S] on the device: kept there where they fit easily, else in memory, else
-    decoded when asked for."""
+    """Training images as uint8 squares [n,3,S,S].
+
+    They are kept on the device if they take at most a quarter of its free memory, else in main memory up to
+    RESIDENT_BYTES; larger sets are decoded at every access.
+    """
 
     def __init__(self, source: Source, transform: EvalTransform, device: torch.device) -> None:
         self._source, self._transform, self._device = source, replace(transform, resize=transform.crop), device
@@ -183,7 +226,7 @@ class _Images:
         return self._source.squares(rows, self._transform).to(self._device)
 
     def normalisation(self) -> tuple[Rgb, Rgb]:
-        """Mean and std per channel in [0, 1], over up to 10,000 images, rounded to four digits."""
+        """Return mean and std (at least 0.05) per channel in [0, 1], over up to 10,000 images, rounded to 4 digits."""
         sample = self[np.unique(np.linspace(0, len(self._source) - 1, 10_000).astype(int))].cpu().double() / 255
         mean, std = sample.mean((0, 2, 3)), sample.std((0, 2, 3))
         r, g, b = (round(float(v), 4) for v in mean)
@@ -192,7 +235,7 @@ class _Images:
 
 
 def _augment(pixels: Tensor, kind: str, size: int, seed: int, epoch: int, step: int) -> Tensor:
-    """Training augmentation of uint8 [B,3,H,W] -> uint8 [B,3,size,size]."""
+    """Augment training images: uint8 [B,3,H,W] -> uint8 [B,3,size,size]."""
     n = len(pixels)
     if kind == "rrc-flip":
         policy = ViewSpec(scale=(0.25, 1.0), mix="none", count=1)
@@ -214,7 +257,7 @@ def _augment(pixels: Tensor, kind: str, size: int, seed: int, epoch: int, step: 
     return torch.where(flip, shifted.flip(-1), shifted)
 
 
-# ------------------------------------------------------------------ the public door
+# ------------------------------------------------------------------ public entry point
 
 
 def teach(
@@ -237,35 +280,37 @@ def teach(
     device: str = "auto",
     on_estimate: Callable[[float], None] | None = None,
 ) -> TeacherSpec:
-    """Train a teacher, or fine-tune a trained network, and write it as a safetensors checkpoint with its normalisation,
-    classes and accuracy. Run again after a kill, it goes on.
+    """Train a teacher, or fine-tune a pretrained network, and write a safetensors checkpoint.
+
+    The checkpoint holds normalisation, classes and accuracy. An interrupted training resumes when it is run again.
 
     Args:
         out: The checkpoint, a `.safetensors` file.
         data: The source, as in `distill`.
-        arch: The network, trained from scratch.
-        init: Instead, a trained network that is fine-tuned with a new head: "timm:NAME[@FILE]",
-            "torchvision:NAME[@FILE]" or one of our checkpoints.
-        recipe: A shipped teacher recipe (digits, small, large, finetune) or a TOML file.
-        size: Side of its input, pixels. Default: by the source.
-        epochs: Instead of the recipe's.
-        seed: Of its initial weights, the order of images and their augmentation.
-        split: Of the source. Default "train", else its only one.
+        arch: The network to train from scratch.
+        init: Instead, a pretrained network to fine-tune with a new head: "timm:NAME[@FILE]",
+            "torchvision:NAME[@FILE]" or a ddkit checkpoint.
+        recipe: A shipped teacher recipe (digits, small, large, finetune) or a TOML file. Default: by source and size.
+        size: Side of the input, pixels. Default: by the source.
+        epochs: Number of epochs. Default: the recipe's.
+        seed: Seed of the initial weights, the order of images and their augmentation.
+        split: Split of the source. Default: "train", else its only one.
         image_column: Column with the images, where it cannot be inferred.
         label_column: Column with the labels, where it cannot be inferred.
         classes: A subset: "a,b,c", a text file, or a shipped list.
-        holdout: Share of the source kept for measuring.
-        skip_bad: Leave out images that do not decode.
+        holdout: Share of the source that is kept for measuring the accuracy.
+        skip_bad: Leave out images that cannot be decoded.
         rehash: Read every file of the source again instead of trusting cached hashes.
         device: "auto" or a torch device name.
-        on_estimate: receives the expected seconds after 20 steps.
+        on_estimate: Called once, after 20 measured steps, with the expected remaining seconds.
 
     Returns:
-        What the checkpoint says of itself.
+        The metadata of the checkpoint.
 
     Raises:
-        InputError: Inputs that cannot work.
-        OtherRun: Another process trains the same file.
+        InputError: An option, the source or the pretrained network is invalid.
+        OtherRun: Another process is training the same file.
+        Diverged: The loss is not finite.
     """
     out = Path(out)
     if out.suffix != ".safetensors":
@@ -279,15 +324,17 @@ def teach(
         raise OptionError(f"--arch is {arch}, --init is a {pretrained.arch}; drop --arch")
     arch = pretrained.arch if pretrained else arch
     if arch is None:
-        raise OptionError("--arch is missing: which network? `ddkit list networks`; or give a trained one with --init")
+        raise OptionError(
+            "--arch is missing; choose one of `ddkit list networks`, or give a trained network with --init"
+        )
     spec = teacher_recipe(recipe or ("finetune" if pretrained else None), data, size, epochs)
-    fresh = check_network(arch, len(source.classes), size)  # a wrong name shows before an hour of reading
+    fresh = check_network(arch, len(source.classes), size)  # an invalid network fails before all images are read
     if pretrained is not None:
         pretrained.give(fresh)
     source = source.without_unreadable(skip_bad)
     if holdout is not None:
         if not 0 < holdout < 1:
-            raise OptionError(f"--holdout is {holdout}; it is a share between 0 and 1")
+            raise OptionError(f"--holdout is {holdout}; it must be between 0 and 1")
         source = source.part("train", holdout)
     if len(source) < 2:
         raise SourceError(f"{data} has {len(source)} images; a teacher needs more")

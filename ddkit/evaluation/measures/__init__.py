@@ -1,1 +1,1 @@
-"""What is measured of trained students, one file a measure."""
+"""Measures of trained students, one module each."""

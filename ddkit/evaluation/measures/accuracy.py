@@ -1,4 +1,4 @@
-"""Top-1 accuracy of students: mean and spread over sets and seeds, and the paired difference to a baseline."""
+"""Top-1 accuracy of students: mean and standard deviation over sets and seeds, paired difference to a baseline."""
 
 from __future__ import annotations
 
@@ -24,9 +24,21 @@ def accuracy_entry(
     command: str,
     hardware: str,
 ) -> ResultEntry:
-    """What students of one network reached, not compared with a baseline yet.
+    """Build the result of students of one network, without a comparison to a baseline.
 
-    students: by set and seed; the other parameters are the fields of ResultEntry.
+    Args:
+        students: Results of the students, by set and seed.
+        of: What they were trained on: "this" or "random".
+        ipc: Images per class they were trained on.
+        arch: The network.
+        protocol: Label of the protocol.
+        labels: Kind of labels: "stored", "hard", "online" or "relabelled".
+        val: What they were measured on.
+        val_images: Number of those images.
+        seeds: Seeds of the students.
+        total_bytes: Bytes of the shards.
+        command: The command that was called.
+        hardware: The hardware it ran on.
     """
     values = tuple(tuple(float(student.accuracy or 0.0) for student in mine) for mine in students)
     mean, std = mean_std([value for mine in values for value in mine])
@@ -40,7 +52,12 @@ def accuracy_entry(
 
 
 def compared(ours: ResultEntry, baseline: ResultEntry | None) -> ResultEntry:
-    """A result with its paired difference to a baseline; as it is where there is none."""
+    """Return a result with its paired difference to a baseline, or unchanged if there is none.
+
+    Args:
+        ours: The result.
+        baseline: Result of the baseline with the same network, or None.
+    """
     if baseline is None or ours.values is None or baseline.values is None:
         return ours
     return ours.changed(difference=paired_difference(ours.values, baseline.values))

@@ -1,1 +1,1 @@
-"""Where the rows of a set lie while a student trains."""
+"""Stores: hold the rows of a set during training and compute their views."""

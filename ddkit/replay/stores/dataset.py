@@ -1,4 +1,4 @@
-"""A `datasets.Dataset` of a set that the user opened, as a store."""
+"""Builds a store from a `datasets.Dataset` that the user opened."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from ddkit.format.row_format import RowFormat
 from ddkit.format.views import UNMIXED, Views
 from ddkit.format.views_member import DecodedRow
 from ddkit.replay.dataset_rows import (
-    _LABEL_COLUMNS,
     IMAGE_COLUMNS,
+    LABEL_COLUMNS,
     checked_row,
     column,
     row_format,
@@ -32,14 +32,22 @@ if TYPE_CHECKING:
 
 
 def load_dataset_rows(dataset: Dataset, manifest: Manifest | None = None) -> MemoryStore:
-    """A `datasets.Dataset` of a set that the user opened (columns renamed or not) -> MemoryStore.
+    """Read all rows of a `datasets.Dataset` of a set into memory.
 
-    Rows are matched by `__key__`; a partner row that is not among them is an error naming it. Raises SetError,
-    IntegrityError for rows that no set can have.
+    Mixing partners are found by `__key__`; a partner row that is not in the dataset is an error that names it.
+
+    Args:
+        dataset: A split as the user opened it; its columns may be renamed.
+        manifest: The manifest of the set, if available; provides class names and ids.
+
+    Raises:
+        SetError: A column or a partner row is missing, or an image or label is not valid.
+        IntegrityError: The views of a row are not valid.
+        FormatVersion: The codec is unknown.
     """
     names = list(dataset.column_names)
     image = column(names, IMAGE_COLUMNS, "image")
-    label = column(names, _LABEL_COLUMNS, "class")
+    label = column(names, LABEL_COLUMNS, "class")
     if "__key__" not in names:
         raise SetError("the dataset has no column __key__, by which partner rows are found; do not remove it")
     rows: list[DecodedRow] = []
@@ -77,6 +85,7 @@ def load_dataset_rows(dataset: Dataset, manifest: Manifest | None = None) -> Mem
 
 
 def _partners_by_key(views: Views, keys: list[int], firsts: np.ndarray) -> Views:
+    """Replaces partner positions within shards by positions in the dataset, -1 for none."""
     tensors = views.tensors()
     if views.partner is not None:
         partner = views.partner.astype(np.int64)
@@ -84,7 +93,7 @@ def _partners_by_key(views: Views, keys: list[int], firsts: np.ndarray) -> Views
         position = {key: i for i, key in enumerate(keys)} | {-1: -1}
         if missing := sorted(set(np.unique(wanted).tolist()) - set(position)):
             raise SetError(
-                f"row {row_key(missing[0])} is mixed into rows of this dataset but is not in it; do not filter or slice "
+                f"row {row_key(missing[0])} is mixed into rows of this dataset but missing; do not filter or slice "
                 "a set: load a whole prefix of it (such as its config 'ipc5'), or give the directory or Hub id"
             )
         tensors["partner"] = np.vectorize(position.__getitem__, otypes=[np.int64])(wanted)

@@ -1,4 +1,4 @@
-"""What holds the rows of a set while a student trains: asked for the views of some rows, gives pixels and labels."""
+"""The interface of stores: given rows and view indices, a store returns pixels, labels and classes."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ from ddkit.specs import ClassName
 
 @dataclass(frozen=True)
 class RowBatch:
-    """One view of each of some rows.
+    """One view of each row of a batch.
 
-    pixels: on the store's device, partners included; labels: the codec's tensors [B,...]; classes: int64 [B]; rows:
-    int64 [B], row numbers in the set.
+    Attributes:
+        pixels: The views before normalisation, with their mixing partners, on the store's device.
+        labels: The codec's tensors [B,...].
+        classes: Class indices, int64 [B].
+        rows: Row numbers in the set, int64 [B].
     """
 
     pixels: ViewPixels
@@ -28,10 +31,16 @@ class RowBatch:
 
 
 class RowStore(Protocol):
-    """The rows of a set, by position.
+    """Interface of a store of rows, which are addressed by position.
 
-    shards: rows of each shard; views: stored of each image; size: output side of a view, pixels; mean, std: of the
-    teacher, per channel; classes: in label order; codec: of the labels.
+    Attributes:
+        shards: Rows of each shard.
+        views: Number of stored views per row.
+        size: Side of a view in pixels.
+        mean: Mean per channel of the teacher's normalisation.
+        std: Standard deviation per channel of the teacher's normalisation.
+        classes: The classes, in label order.
+        codec: Codec of the labels.
     """
 
     shards: Sequence[int]
@@ -43,13 +52,22 @@ class RowStore(Protocol):
     codec: Codec
 
     def __len__(self) -> int:
-        """How many rows there are."""
+        """Return the number of rows."""
         ...
 
     def batch(self, rows: np.ndarray, view_indices: np.ndarray) -> RowBatch:
-        """One view of each of some rows. rows: int [B], positions; view_indices: int [B]."""
+        """Return one view of each of some rows.
+
+        Args:
+            rows: Positions of the rows, int [B].
+            view_indices: View index of each row, int [B].
+        """
         ...
 
     def stored(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """The stored image of a row, uint8 [3,H,W], and the crop boxes of its views, [V,4]."""
+        """Return the stored image of a row, uint8 [3,H,W], and the crop boxes of its views, [V,4].
+
+        Args:
+            row: Position of the row.
+        """
         ...

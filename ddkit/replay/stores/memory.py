@@ -1,4 +1,4 @@
-"""A set in memory: decoded images, integers and labels of all its rows."""
+"""A store that holds the images, views and labels of all rows in memory."""
 
 from __future__ import annotations
 
@@ -21,11 +21,20 @@ from ddkit.specs import ClassName
 
 @dataclass(frozen=True)
 class MemoryStore:
-    """All rows of a set, or of a prefix of it.
+    """All rows of a set or of a prefix in memory; implements RowStore.
 
-    images: uint8 [n,3,H,W]; labels: int64 [n], the classes; rows: int64 [n], row numbers; shards: rows of each shard;
-    all_views: of all rows, partners as positions in these arrays (-1 = none), None where only images are wanted; soft:
-    the codec's tensors [n,V,...]; size: output side of a view, pixels; mean, std: of the teacher, per channel.
+    Attributes:
+        images: uint8 [n,3,H,W].
+        labels: Class indices, int64 [n].
+        rows: Row numbers, int64 [n].
+        shards: Rows of each shard.
+        all_views: Views of all rows, partners as positions in these arrays (-1: none). None if only images were read.
+        soft: The codec's tensors [n,V,...].
+        codec: Codec of the labels.
+        size: Side of a view in pixels.
+        mean: Mean per channel of the teacher's normalisation.
+        std: Standard deviation per channel of the teacher's normalisation.
+        classes: The classes, in label order.
     """
 
     images: Tensor
@@ -45,15 +54,24 @@ class MemoryStore:
 
     @property
     def views(self) -> int:
-        """Views stored of each image."""
+        """Number of stored views per row."""
         return 0 if self.all_views is None else self.all_views.count
 
     def to(self, device: torch.device) -> MemoryStore:
-        """The same store with its images on a device."""
+        """Return the same store with its images on another device.
+
+        Args:
+            device: Device for the images.
+        """
         return replace(self, images=self.images.to(device))
 
     def batch(self, rows: np.ndarray, view_indices: np.ndarray) -> RowBatch:
-        """One view of each of some rows. rows: int [B], positions; view_indices: int [B]."""
+        """Return one view of each of some rows.
+
+        Args:
+            rows: Positions of the rows, int [B].
+            view_indices: View index of each row, int [B].
+        """
         assert self.all_views is not None
         return RowBatch(
             pixels=view_pixels(self.images, self.all_views, rows, view_indices, self.size),
@@ -63,28 +81,43 @@ class MemoryStore:
         )
 
     def stored(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """The stored image of a row, uint8 [3,H,W], and the crop boxes of its views, [V,4]."""
+        """Return the stored image of a row, uint8 [3,H,W], and the crop boxes of its views, [V,4].
+
+        Args:
+            row: Position of the row.
+        """
         assert self.all_views is not None
         return self.images[row].cpu().numpy(), self.all_views.box[row]
 
     def logits(self, rows: np.ndarray, view_indices: np.ndarray) -> Tensor:
-        """The teacher's logits on some views: float32 [B,C], centred."""
+        """Return the teacher's logits for some views: float32 [B,C], centred.
+
+        Args:
+            rows: Positions of the rows, int [B].
+            view_indices: View index of each row, int [B].
+        """
         found = {name: tensor[rows, view_indices] for name, tensor in self.soft.items()}
         return torch.from_numpy(self.codec.decode(found))
 
 
 def load_set(manifest: Manifest, ipc: int | None = None, *, with_labels: bool = True) -> MemoryStore:
-    """Read the shards of a prefix, after every byte of each was compared with the manifest.
+    """Read a set or a prefix into memory and compare every byte that is read with the manifest.
 
-    ipc: of the prefix, None = all; with_labels: False leaves views and soft labels unread. Raises IntegrityError naming
-    shard, row and member.
+    Args:
+        manifest: The set to read.
+        ipc: The prefix to read; default: the whole set.
+        with_labels: False skips views and soft labels.
+
+    Raises:
+        SetError: `ipc` is not a prefix of the set.
+        IntegrityError: A file is missing or damaged; the message names shard, row and member.
     """
     codec = find_codec(manifest.labels.codec, stored=True)
     shards, n, side = manifest.shards_of(ipc), manifest.rows(ipc), manifest.image.size
-    for shard in shards:  # before memory is taken for what the manifest says
+    for shard in shards:  # before arrays of the manifest's sizes are allocated
         kept = shard if with_labels or not shard.images else shard.images
         if not (manifest.root / kept.path).is_file():
-            raise IntegrityError(f"{manifest.where}: {kept.path} is missing; fetch or make the set again")
+            raise IntegrityError(f"{manifest.where}: {kept.path} is missing; fetch or create the set again")
     images, labels = np.empty((n, 3, side, side), np.uint8), np.empty(n, np.int64)
     rows, firsts = np.empty(n, np.int64), np.empty(n, np.int64)
     soft: dict[str, np.ndarray] = {}

@@ -1,4 +1,4 @@
-"""What an inner method is: it makes the images of a stage from the real images that the curriculum selected."""
+"""Interface of inner methods, which make a stage's images from the real images that the curriculum selected."""
 
 from __future__ import annotations
 
@@ -11,34 +11,56 @@ from ddkit.synthesis.interface import Context, Plan, Probe, Synthetic, Unit
 
 
 class InnerMethod(Protocol):
-    """One way to make a stage's images; an object of it holds its settings."""
+    """A way to make the images of a stage; the object holds its settings."""
 
     def units(self, plan: Plan, needs: Sequence[str]) -> list[Unit]:
-        """The `recover` units of an increment. needs: ids of the units that each of them waits for."""
+        """Return the `recover` units of an increment.
+
+        Args:
+            plan: The increment.
+            needs: Ids of the units that each of them needs.
+        """
         ...
 
     def images_needed(self, available: int, ipc: int) -> int:
-        """Real images of a class to select. available: how many it has; ipc: images of it to make."""
+        """Return how many real images of a class have to be selected.
+
+        Args:
+            available: Number of source images of the class.
+            ipc: Number of images of the class to make.
+        """
         ...
 
     def run(
         self, unit: Unit, context: Context, selected: Mapping[int, np.ndarray], ranks: Sequence[int]
     ) -> Iterator[Synthetic | None]:
-        """The images of a unit, and None where its work so far is launched.
+        """Make the images of a unit.
 
-        selected: positions in the source of the selected images of each class, in order of preference; ranks: all of
-        the increment.
+        Args:
+            unit: The unit.
+            context: Its context.
+            selected: Class -> positions in the source of the selected images, in order of preference.
+            ranks: All IPC ranks of the increment.
+
+        Yields:
+            The images, and None after launching kernels, so that units are interleaved.
         """
         ...
 
     def costs(self, plan: Plan, probe: Probe, with_student: bool) -> float:
-        """Expected seconds of an increment. with_student: whether a stage's student is part of each step."""
+        """Return the expected seconds of an increment.
+
+        Args:
+            plan: The increment.
+            probe: What to measure with.
+            with_student: Whether every step runs a stage's student.
+        """
         ...
 
     def real_pixels(self) -> str:
-        """What is left of real images: whole, crops, initial or none."""
+        """Return what remains of real images: whole, crops, initial or none."""
         ...
 
     def patches(self) -> int:
-        """N of a stitched grid, 1 = none."""
+        """Return the number of patches an image is stitched from; 1: not stitched."""
         ...

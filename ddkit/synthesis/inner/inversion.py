@@ -1,4 +1,4 @@
-"""Inversion as an inner method: units, initialisation and costs of images that are optimised in pixels."""
+"""Inversion as an inner method: units, initialisation and costs of images whose pixels are optimised."""
 
 from __future__ import annotations
 
@@ -19,7 +19,15 @@ from ddkit.teachers.teacher import Teacher
 
 
 def inversion_units(plan: Plan, settings: Inversion, needs: Sequence[str] = ()) -> list[Unit]:
-    """The batches of an increment: classes in order, as many ranks of each as fit (or `batch.ipc`), or one class."""
+    """Return the batches of an increment as `recover` units.
+
+    A batch has consecutive classes and as many ranks of each as fit (at most `batch.ipc`), or ranks of one class.
+
+    Args:
+        plan: The increment.
+        settings: Settings of the inversion.
+        needs: Ids of the units that each unit needs.
+    """
     ranks, batch = tuple(plan.ranks), settings.batch
     classes = 1 if batch.grouping == "one-class" else min(len(plan.classes), batch.size)
     depth = min(len(ranks), batch.ipc or max(1, batch.size // classes))
@@ -41,7 +49,17 @@ def inversion_units(plan: Plan, settings: Inversion, needs: Sequence[str] = ()) 
 def optimise(
     unit: Unit, context: Context, settings: Inversion, starts: Sequence[Initialisation]
 ) -> Iterator[Synthetic | None]:
-    """The images of a unit, after None for every turn. starts: one for each label and rank, label by label."""
+    """Optimise the images of a unit.
+
+    Args:
+        unit: The unit.
+        context: Its context.
+        settings: Settings of the inversion.
+        starts: Initialisation for each label and rank, all ranks of the first label first.
+
+    Yields:
+        None after launching kernels, so that units are interleaved; at the end the images.
+    """
     anchors = None
     if settings.needs_real:
         anchors = torch.from_numpy(np.stack([start.pixels for start in starts if start.pixels is not None]))
@@ -70,7 +88,15 @@ def optimise(
 
 
 def seconds_a_step(settings: Inversion, teacher: Teacher, size: int, images: int, with_student: bool) -> float:
-    """Measured: what a step of a batch of `images` takes; at least 2 steps, at most about 2 seconds of them."""
+    """Measure the seconds of an optimisation step on 2 to 20 steps, for about 2 seconds.
+
+    Args:
+        settings: Settings of the inversion.
+        teacher: The teacher.
+        size: Side of the images, pixels.
+        images: Images in the batch; above 64 pixels at most 8 are measured and the time is scaled.
+        with_student: Whether each step runs a student, measured with the teacher's network.
+    """
     few = images if size <= 64 else min(images, 8)
     anchors = torch.zeros(few, 3, size, size, dtype=torch.uint8)
     bn = replace(settings.bn, targets="global")
@@ -81,17 +107,24 @@ def seconds_a_step(settings: Inversion, teacher: Teacher, size: int, images: int
         )
         for _ in range(optimiser.captured.rehearsals):
             optimiser.step()
-        optimiser.check()  # waits for a GPU
+        optimiser.check()  # synchronises with the device
         began, done = time.perf_counter(), 0
         while done < min(20, settings.steps) and (done < 2 or time.perf_counter() - began < 2):
             optimiser.step()
             done += 1
-        optimiser.check()  # waits for a GPU
+        optimiser.check()  # synchronises with the device
     return (time.perf_counter() - began) / done * images / few
 
 
 def inversion_costs(plan: Plan, settings: Inversion, probe: Probe, with_student: bool = False) -> float:
-    """Expected seconds of an increment's batches, from measured steps."""
+    """Return the expected seconds of an increment's batches, from measured steps.
+
+    Args:
+        plan: The increment.
+        settings: Settings of the inversion.
+        probe: What to measure with.
+        with_student: Whether each step runs a student.
+    """
     units = inversion_units(plan, settings)
     images = len(units[0].labels) * len(units[0].ranks)
     each = seconds_a_step(settings, probe.teacher, probe.size, images, with_student)
@@ -104,22 +137,26 @@ def inversion_costs(plan: Plan, settings: Inversion, probe: Probe, with_student:
 
 @dataclass(frozen=True)
 class InversionMethod:
-    """Images that are optimised in pixels, from the selected real images or from noise."""
+    """Images that are optimised from the selected real images.
+
+    Attributes:
+        settings: Settings of the inversion.
+    """
 
     settings: Inversion
 
     def units(self, plan: Plan, needs: Sequence[str]) -> list[Unit]:
-        """The batches of an increment."""
+        """Return the batches of an increment."""
         return inversion_units(plan, self.settings, needs)
 
     def images_needed(self, available: int, ipc: int) -> int:
-        """Real images of a class to select."""
+        """Return how many real images of a class have to be selected."""
         return images_needed(self.settings, available, ipc)
 
     def run(
         self, unit: Unit, context: Context, selected: Mapping[int, np.ndarray], ranks: Sequence[int]
     ) -> Iterator[Synthetic | None]:
-        """The images of a unit, each rank from the selected image at its place among the increment's ranks."""
+        """Make the images of a unit; the rank at position i among the increment's ranks has the i-th initialisation."""
         mine = slice(ranks.index(unit.ranks[0]), ranks.index(unit.ranks[-1]) + 1)
         starts = [
             start
@@ -129,13 +166,13 @@ class InversionMethod:
         yield from optimise(unit, context, self.settings, starts)
 
     def costs(self, plan: Plan, probe: Probe, with_student: bool) -> float:
-        """Expected seconds of an increment, from measured steps."""
+        """Return the expected seconds of an increment, from measured steps."""
         return inversion_costs(plan, self.settings, probe, with_student)
 
     def real_pixels(self) -> str:
-        """From noise, none; else only what the images began as."""
+        """`initial` if real images are read, else `none`."""
         return "initial" if self.settings.needs_real else "none"
 
     def patches(self) -> int:
-        """Not stitched."""
+        """Return 1: images are not stitched."""
         return 1

@@ -1,7 +1,8 @@
-"""A batch of images is optimised in pixels against frozen networks, under a list of loss terms.
+"""Optimises the pixels of a batch of images against frozen networks, under a sum of loss terms.
 
-SRe2L, CDA and CUDD are settings of it. Each step: one crop, flip and roll for the whole batch (crops.py), the teacher
-(and the last stage's student) forward, the terms of objectives.py, Adam on the pixels, clamp to what images can be.
+SRe2L, CDA and CUDD are settings of it. Each step: one crop, flip and roll for the batch (crops.py), a forward pass
+of the teacher (and of the stage's student), the terms of objectives.py, a step of Adam on the pixels, and clamping to
+the range of valid pixels.
 Sources: SRe2L, arXiv 2306.13092; CDA, arXiv 2311.18838; CUDD, arXiv 2405.09150; docs/methods.md.
 """
 
@@ -32,13 +33,22 @@ from ddkit.synthesis.unit_progress import UnitProgress
 from ddkit.teachers.teacher import Teacher, penultimate
 
 TERMS = ("ce", "bn", "reg", "adv")
-CHECK = 20  # steps between looks at the losses: looking makes a GPU wait
+CHECK = 20  # steps between checks of the losses; reading them synchronises with the GPU
 
 
 @dataclass(frozen=True, kw_only=True)
 class PixelBatch:
-    """What is optimised together. labels: int64 [B], sorted, as many of each class; anchors: the real images, uint8
-    [B,3,S,S] or None; moments: (class targets of each BatchNorm layer, [classes of the batch, C]) or None."""
+    """Images that are optimised together.
+
+    Attributes:
+        labels: Classes, int64 [B], sorted, the same number of each.
+        anchors: Real images for initialisation and regulariser, uint8 [B,3,S,S]; None if there are none.
+        size: Side of the images S, pixels.
+        seed: Seed of the run.
+        name: Name of the batch: part of the seed, and used in messages.
+        moments: Mean and variance of each class for each BatchNorm layer, [classes of the batch, C] each; None if only
+            the running statistics are matched.
+    """
 
     labels: Tensor
     anchors: Tensor | None
@@ -49,7 +59,14 @@ class PixelBatch:
 
 
 class PixelOptimiser:
-    """One batch under optimisation. `step()` does one step; `pixels()` is the result so far, uint8 [B,3,S,S]."""
+    """Optimisation of one batch.
+
+    Args:
+        batch: The images.
+        settings: Settings of the inversion.
+        teacher: The teacher.
+        student: The stage's student; used if the adversarial term has a weight.
+    """
 
     def __init__(
         self, batch: PixelBatch, settings: Inversion, teacher: Teacher, student: Teacher | None = None
@@ -78,9 +95,9 @@ class PixelOptimiser:
         )  # fmt: skip
         self.done = 0
         self.losses = torch.zeros(settings.steps, len(TERMS), device=self.device)
-        self._last = torch.zeros(len(TERMS), device=self.device)  # of the last step
+        self._last = torch.zeros(len(TERMS), device=self.device)  # terms of the last step
         self._half = settings.precision == "bfloat16" and has_bfloat16(self.device)
-        me = weakref.proxy(self)  # no cycle: what a GPU has recorded goes when the optimiser goes
+        me = weakref.proxy(self)  # no reference cycle: CUDA graphs are freed with the optimiser
         self.captured = Captured(lambda rows, columns: me._descend(rows, columns), self.device)
         self._ahead: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -104,7 +121,10 @@ class PixelOptimiser:
     # -------------------------------------------------------------- one step
 
     def view(self, t: int) -> tuple[Tensor, Tensor]:
-        """The augmentation of step t (Crops.matrices). Made for a few steps at once: on a GPU each copy waits."""
+        """Return the augmentation matrices of step `t` (`Crops.matrices`).
+
+        They are computed for several steps at once, since each copy to a GPU waits.
+        """
         if t not in self._ahead:
             steps = slice(t, t + CHECK)
             made = self.crops.matrices(steps, self.batch.size, self.settings.crop, self.device)
@@ -112,7 +132,12 @@ class PixelOptimiser:
         return self._ahead[t]
 
     def terms(self, rows: Tensor, columns: Tensor) -> dict[str, Tensor]:
-        """The weighted loss terms of the batch under one augmentation, scalars float32."""
+        """Return the weighted loss terms of the batch under one augmentation, by name, float32 scalars.
+
+        Args:
+            rows: The matrix R of the step, [S,S].
+            columns: The matrix C of the step, [S,S].
+        """
         settings = self.settings
         seen: dict[int, Moments] = {}
         view = augment(self.x, rows, columns)
@@ -163,13 +188,13 @@ class PixelOptimiser:
         if bn.targets == "class":
             return of_class
         pooled = []
-        for mean, var in found:  # of the whole batch, from those of its equal parts
+        for mean, var in found:  # statistics of the whole batch, from those of its equal parts
             whole = mean.mean(0, keepdim=True)
             pooled.append((whole, (var + mean**2).mean(0, keepdim=True) - whole**2))
         return (of_class + distance(pooled, trained)) / 2
 
     def step(self) -> None:
-        """One step. The learning rate falls along a cosine to 0."""
+        """Run one step. The learning rate follows a cosine to 0."""
         settings, t = self.settings, self.done
         for group in self.optimiser.param_groups:
             set_learning_rate(group, settings.lr * (1 + math.cos(math.pi * t / settings.steps)) / 2)
@@ -187,10 +212,17 @@ class PixelOptimiser:
             for name, value in terms.items():
                 self._last[TERMS.index(name)] = value.detach()
 
-    # -------------------------------------------------------------- the whole
+    # -------------------------------------------------------------- all steps
 
     def run(self, progress: UnitProgress) -> Interleaved[None]:
-        """All steps that are left, a turn after every few. Raises Diverged naming the step, the term and its value."""
+        """Run all remaining steps, yielding after every 20.
+
+        Args:
+            progress: Progress of the unit; the optimisation resumes from its checkpoint.
+
+        Raises:
+            Diverged: Names the step, the term and its value.
+        """
         self.restore(progress.load())
         while self.done < self.settings.steps:
             with threads(self.settings.threads):
@@ -204,7 +236,10 @@ class PixelOptimiser:
         progress.losses.update({name: self.losses[:, i].cpu().numpy() for name, i in used.items()})
 
     def check(self) -> None:
-        """Raises Diverged where a term is not finite, or the sum of the last steps is ten times the first's."""
+        """Raise Diverged if a term is not finite or the loss grew tenfold.
+
+        The loss grew tenfold if its mean over the last 20 steps is above 10 times its mean over the first 20, plus 10.
+        """
         found = self.losses[: self.done].cpu()
         advice = f"lower lr (now {self.settings.lr:g}) or the term's weight, and run the same command again"
         if (bad := ~found.isfinite()).any():
@@ -221,13 +256,13 @@ class PixelOptimiser:
             )
 
     def state(self) -> dict[str, Tensor]:
-        """What `restore` needs."""
+        """Return the tensors that `restore` takes."""
         adam = self.optimiser.state[self.x]
         moments = {f"adam.{name}": value for name, value in adam.items()}
         return {"x": self.x, "losses": self.losses, "done": torch.tensor(self.done), **moments}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on from `state()`; nothing where it is empty."""
+        """Resume from the tensors of `state`; does nothing if there are none."""
         if not state:
             return
         with torch.no_grad():
@@ -238,5 +273,5 @@ class PixelOptimiser:
         self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": {0: adam}})
 
     def pixels(self) -> np.ndarray:
-        """uint8 [B,3,S,S], rounded."""
+        """Return the present images, rounded, uint8 [B,3,S,S]."""
         return ((self.x.detach() * self.std + self.mean) * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()

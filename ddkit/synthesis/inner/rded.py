@@ -1,4 +1,4 @@
-"""RDED's patches as an inner method: images stitched from the best crops of the selected real images."""
+"""RDED as an inner method: images stitched from the best crops of the selected real images."""
 
 from __future__ import annotations
 
@@ -14,34 +14,38 @@ from ddkit.synthesis.settings import Patches
 
 @dataclass(frozen=True)
 class RdedMethod:
-    """Images stitched from crops of the selected real images; nothing is optimised."""
+    """Images stitched from crops of the selected real images, without optimisation.
+
+    Attributes:
+        settings: Settings of the patches.
+    """
 
     settings: Patches
 
     def units(self, plan: Plan, needs: Sequence[str]) -> list[Unit]:
-        """A class each."""
+        """Return one unit for each class."""
         return class_units(plan, needs=needs)
 
     def images_needed(self, available: int, ipc: int) -> int:
-        """Real images of a class to select: the pool its crops come from."""
+        """Return how many real images of a class have to be selected: the pool of its crops."""
         return pool_and_keep(self.settings, available, ipc)[0]
 
     def run(
         self, unit: Unit, context: Context, selected: Mapping[int, np.ndarray], ranks: Sequence[int]
     ) -> Iterator[Synthetic | None]:
-        """The images of a unit."""
+        """Stitch the images of a unit."""
         for label in unit.labels:
             keep = pool_and_keep(self.settings, len(selected[label]), len(ranks))[1]
             yield from stitched(context, self.settings, label, selected[label], keep, ranks)
 
     def costs(self, plan: Plan, probe: Probe, with_student: bool) -> float:
-        """Expected seconds of an increment: every crop goes through the teacher once."""
+        """Return the expected seconds of an increment, in which the teacher scores every crop once."""
         return sum(plan.counts) * self.settings.crops * probe.each / probe.workers
 
     def real_pixels(self) -> str:
-        """Crops of real images."""
+        """Return `crops`: the images consist of crops of real images."""
         return "crops"
 
     def patches(self) -> int:
-        """Patches of an image."""
+        """Return the number of patches an image is stitched from."""
         return self.settings.factor**2
