@@ -87,7 +87,7 @@ def imports(path: Path) -> set[str]:
 
 
 def place(module: str) -> tuple[float, float]:
-    """(room, file) positions of `ddkit.room.file`; the __init__ of a room or of a folder in it comes after its files."""
+    """(room, file) positions of `ddkit.room.file`; the __init__ of a folder comes after its files."""
     _, room, *file = *module.split("."), ""
     if room not in ROOMS:
         return (-1, -1)  # ddkit itself: the version

@@ -134,7 +134,7 @@ def test_numbers_must_be_the_teachers(tmp_path, teacher):
 
 def test_a_broken_zip_is_named(tmp_path):
     (tmp_path / "x.zip").write_bytes(b"PK\x03\x04 nothing")
-    with pytest.raises(SourceError, match="no whole zip"):
+    with pytest.raises(SourceError, match="not a complete zip"):
         open_source(str(tmp_path / "x.zip"))
 
 

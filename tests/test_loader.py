@@ -209,3 +209,34 @@ def test_an_iterator_that_is_never_drawn_from_takes_no_epoch(random_set):
     iter(loader)
     list(loader)
     assert loader.state_dict()["epoch"] == 1
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_dataloader_around_it_yields_the_same_batches_of_the_same_epochs(random_set, workers):
+    want = ReplayLoader(random_set.root, batch_size=6, device="cpu")
+    inside = ReplayLoader(random_set.root, batch_size=6, device="cpu")
+    around = torch.utils.data.DataLoader(inside, batch_size=None, num_workers=workers)
+    for _ in range(2):
+        for (a, b, c), (x, y, z) in zip(want, around, strict=True):
+            assert torch.equal(a, x) and torch.equal(b, y) and torch.equal(c, z)
+
+
+def test_a_dataloader_that_would_batch_batches_says_how_to_wrap(random_set):
+    around = torch.utils.data.DataLoader(ReplayLoader(random_set.root, batch_size=6, device="cpu"), batch_size=2)
+    with pytest.raises(OptionError, match="batch_size=None"):
+        next(iter(around))
+
+
+@pytest.mark.parametrize(("batch_size", "steps"), [(19, 1), (6, 3), (20, 1)])
+def test_a_last_batch_that_is_too_small_can_be_left_out(random_set, batch_size, steps):
+    loader = ReplayLoader(random_set.root, batch_size=batch_size, drop_last=True)
+    assert len(loader) == steps and [len(labels) for _, _, labels in loader] == [batch_size] * steps
+    assert len(list(loader)) == steps  # and the next epoch
+    with pytest.raises(OptionError, match="nothing is left"):
+        ReplayLoader(random_set.root, batch_size=21, drop_last=True)
+
+
+def test_all_splits_at_once_are_answered_with_how_to_choose_one(random_set):
+    splits = datasets.load_dataset(str(random_set.root))
+    with pytest.raises(SetError, match=r'pass one of them, as in \["train"\]'):
+        ReplayLoader(splits, batch_size=4)

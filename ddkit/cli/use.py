@@ -122,15 +122,18 @@ def export(
     source: Annotated[str, typer.Argument(help=f"a distilled set, or {o.SOURCE}")],
     out: Annotated[str, typer.Argument(help="the new folder")],
     as_: Annotated[
-        str, typer.Option("--as", help="shards, folder (class folders by number, names in classes.txt) or parquet")
+        str, typer.Option("--as", help="shards, folder (class folders, class names in classes.txt) or parquet")
     ] = "shards",
+    folder_names: Annotated[
+        str, typer.Option("--folder-names", help="name class folders by numbers (label order) or names")
+    ] = "numbers",
     image_column: o.ImageColumn = None,
     label_column: o.LabelColumn = None,
 ) -> None:
     """Write the images and classes of a set or source as tar shards, class folders or parquet; bytes are kept."""
     from ddkit.sources.exporting import export as run
 
-    count = run(source, out, as_=as_, image_column=image_column, label_column=label_column)
+    count = run(source, out, as_=as_, folder_names=folder_names, image_column=image_column, label_column=label_column)
     say(f"{out}: {count} images")
     document({"out": out, "images": count})
     next_step(f"ddkit distill OUT --data {out}" if as_ != "folder" else f"ls {out}")

@@ -1,6 +1,6 @@
-"""SRe2L: images are recovered from the teacher's BatchNorm statistics and its classification, from noise.
+"""SRe2L: noise optimised to match the teacher's BatchNorm statistics and to be classified as its label.
 
-Source: arXiv 2306.13092 (NeurIPS 2023) and its scripts (docs/methods.md). The engine's plainest setting.
+Source: arXiv 2306.13092 (NeurIPS 2023) and its scripts (docs/methods.md).
 """
 
 from __future__ import annotations
@@ -19,4 +19,4 @@ COST = "steps x images passes forward and backward; the paper: 2.1 s an image at
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Inversion):
-    """As Inversion, whose defaults are SRe2L's."""
+    """Settings of Inversion, whose defaults are SRe2L's."""

@@ -66,7 +66,7 @@ def ask_cost(seconds: Mapping[str, float], label_bytes: float, *, yes: bool) -> 
     whole = f"in all about {duration(total)}" if total >= 1 else "a few seconds in all"
     note(
         f"{whole} on this machine{f': {each}' if each else ''}; labels take "
-        f"{size_words(label_bytes)} (from up to {STEPS} measured steps)"
+        f"{size_words(label_bytes)} (estimated from up to {STEPS} measured steps)"
     )
     if yes or (total <= LIMIT_S and label_bytes <= LIMIT_BYTES):
         return
@@ -74,7 +74,7 @@ def ask_cost(seconds: Mapping[str, float], label_bytes: float, *, yes: bool) -> 
     advice = "fewer --views" if longest == "relabel" or label_bytes > LIMIT_BYTES else "--method rded"
     raise TooCostly(
         f"this takes about {duration(total)} and {size_words(label_bytes)} of labels; {advice} is shorter; "
-        "--yes goes ahead"
+        "--yes continues anyway"
     )
 
 

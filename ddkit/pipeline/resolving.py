@@ -201,7 +201,7 @@ def _resolved(
     taught = time.monotonic() - began if training else 0.0
     if teacher.spec.image_size != size:
         raise OptionError(f"the teacher takes {teacher.spec.image_size} px, --size is {size}; make them agree")
-    _tell_teacher(teacher.spec)
+    _report_teacher(teacher.spec)
     patches = chosen.distiller.patches(make_config(chosen.distiller, chosen.config))
     policy = chosen.protocol.view_spec(patches=patches, dataset=chosen.dataset, count=chosen.views)
     record = _record(out, chosen, source, teacher, policy, size=size, holdout=holdout, known=known)
@@ -221,10 +221,10 @@ def _usable(source: Source, chosen: Choices) -> tuple[Source, float | None]:
     return (source if holdout is None else source.part("train", holdout)), holdout
 
 
-def _tell_teacher(spec: TeacherSpec) -> None:
+def _report_teacher(spec: TeacherSpec) -> None:
     """Report the teacher's accuracy and number of test images; warn if either is low."""
     if spec.accuracy is None:
-        note(f"teacher {spec.arch}: its accuracy was not measured")
+        note(f"teacher {spec.arch}: accuracy not measured")
         return
     note(f"teacher {spec.arch}: {spec.accuracy:.2f} % on {spec.measured_on}")
     chance = 100 / spec.num_classes
@@ -235,7 +235,7 @@ def _tell_teacher(spec: TeacherSpec) -> None:
         )
     images = spec.measured_images
     if images is not None and images < FEW:
-        note(f"warning: with {images} images, one more or less right is {100 / images:.1f} points; read it with care")
+        note(f"warning: that was measured on only {images} images, where one image is {100 / images:.1f} points")
 
 
 def _record(

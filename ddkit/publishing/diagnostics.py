@@ -12,7 +12,7 @@ from ddkit.engine.units import UnitFile
 from ddkit.errors import SetError
 from ddkit.format.manifest import Manifest
 from ddkit.format.manifest_file import work_beside
-from ddkit.publishing.pictures import COLOURS, INK, new_figure, save_figure, short_name, title
+from ddkit.publishing.pictures import COLOURS, INK, class_labels, new_figure, save_figure, title
 
 
 def _work_files(manifest: Manifest, folder: str, pattern: str, what: str) -> list[Path]:
@@ -63,7 +63,7 @@ def origins_picture(manifest: Manifest, path: Path, *, classes: int = 10, per_cl
                 axis.spines[:].set_visible(False)
                 if label == chosen[0]:
                     axis.set_title(f"{text} {entry[0] + 1}", fontsize=9, color=INK)
-        name = short_name(manifest.class_names[label], 12)
+        name = class_labels(manifest.class_names, 12)[label]
         line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=10)
     figure.suptitle(
         f"{title(manifest)}: real images and the synthetic images made from them (do not publish)", fontsize=11

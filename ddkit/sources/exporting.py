@@ -9,7 +9,6 @@ import shutil
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import yaml
@@ -26,7 +25,6 @@ from ddkit.specs import ClassName
 from ddkit.text import one_printable_line
 
 Rows = Iterator[tuple[bytes | np.ndarray, int]]  # image and label
-FolderNames = Literal["numbers", "names"]
 CLASSES_FILE = "classes.txt"
 LONGEST_FOLDER = 200  # bytes of a class folder's name; most file systems allow 255
 PARQUET_ROWS = 1000  # per row group, which a reader loads at once
@@ -37,7 +35,7 @@ def export(
     out: str | Path,
     *,
     as_: str = "shards",
-    folder_names: FolderNames = "numbers",
+    folder_names: str = "numbers",
     image_column: str | None = None,
     label_column: str | None = None,
 ) -> int:
@@ -140,9 +138,7 @@ def _as_shards(out: Path, names: list[ClassName], splits: dict[str, Rows]) -> No
     write_index(out, [{"name": c.name, "id": c.id} for c in names], packed)
 
 
-def _as_folder(
-    out: Path, names: list[ClassName], splits: dict[str, Rows], folder_names: FolderNames = "numbers"
-) -> None:
+def _as_folder(out: Path, names: list[ClassName], splits: dict[str, Rows], folder_names: str = "numbers") -> None:
     width = max(5, len(str(len(names) - 1)))
     numbers = [f"{label:0{width}d}" for label in range(len(names))]
     folders = numbers if folder_names == "numbers" else _folders_by_name(unique_names(names))

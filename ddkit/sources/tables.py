@@ -241,7 +241,7 @@ def _no_images(root: Path, other: dict[str, int], loose: int) -> str:
         why = "its images are not in class folders" if loose else "it is empty or its folders are"
         return f"{root} holds no class folders with images ({why}); {expected}"
     message = f"the class folders of {root} hold no images that ddkit reads, only {first_few(_counted(other))}"
-    message += f", and {loose} outside class folders" if loose else ""
+    message += f", and outside them {loose} that it reads" if loose else ""
     return message + (_how_to_convert(other) or f"; {expected}, of the suffixes {', '.join(sorted(SUFFIXES))}")
 
 
@@ -296,20 +296,7 @@ def _dataset(
     import datasets
     import pyarrow
 
-    datasets.disable_progress_bars()
-    for file in files if kind == "webdataset" else ():
-        check_tar(file)
-    try:
-        named = {"train": [str(file) for file in files]}
-        # Part of the cache key of `datasets`, which otherwise depends on names and mtimes only.
-        kept_as = fingerprint([stamp(file) for file in files])[:16]
-        mode = datasets.DownloadMode.FORCE_REDOWNLOAD if again else None
-        table = datasets.load_dataset(
-            kind, kept_as, data_files=named, split="train", features=features, download_mode=mode
-        )
-    except Exception as error:  # builders raise arbitrary exceptions
-        reason = str(error.__cause__ or error).splitlines()[0]
-        raise SourceError(f"{data} cannot be opened as {kind}: {reason}; check that the files are complete") from error
+    table = _loaded(data, kind, files, features, again)
     image = _find_column(data, table, image_column, "image", datasets.Image, _IMAGE_NAMES)
     label = _find_column(data, table, label_column, "label", datasets.ClassLabel, _LABEL_NAMES)
     try:
@@ -345,6 +332,26 @@ def _dataset(
         return _image_file(Path(cell["path"]))
 
     return Table(raw, labels, names, lambda i: f"row {i}", tuple(files))
+
+
+def _loaded(data: str, kind: str, files: list[Path], features: Any, again: bool) -> Dataset:
+    """Load files with a builder of `datasets`. again: ignore its cache. Raises SourceError."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    for file in files if kind == "webdataset" else ():
+        check_tar(file)
+    try:
+        named = {"train": [str(file) for file in files]}
+        # Part of the cache key of `datasets`, which otherwise depends on names and mtimes only.
+        kept_as = fingerprint([stamp(file) for file in files])[:16]
+        mode = datasets.DownloadMode.FORCE_REDOWNLOAD if again else None
+        return datasets.load_dataset(
+            kind, kept_as, data_files=named, split="train", features=features, download_mode=mode
+        )
+    except Exception as error:  # builders raise arbitrary exceptions
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise SourceError(f"{data} cannot be opened as {kind}: {reason}; check that the files are complete") from error
 
 
 def _find_column(data: str, table: Dataset, asked: str | None, what: str, kind: type, names: tuple[str, ...]) -> str:
