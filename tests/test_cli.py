@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 import ddkit.cli.output as output
 from ddkit import __version__
 from ddkit.cli.app import app, run
+from ddkit.publishing.looking import KINDS
 from ddkit.testing import untrained_teacher
 
 COMMANDS = [
@@ -320,3 +321,9 @@ def test_no_output_holds_the_token(hub, random_set, tmp_path, refused):
     if not refused:
         repo = hub.repos["dataset", "lab/digits"]
         assert all(CANARY.encode() not in repo.read(path) for path in repo.files())
+
+
+def test_the_version_and_all_lists_without_a_word(ddkit):
+    assert ddkit("--version") == (0, f"ddkit {__version__}\n", "")
+    code, out, _ = ddkit("list")
+    assert code == 0 and out.splitlines() == [f"ddkit list {kind}" for kind in KINDS]

@@ -107,7 +107,7 @@ def test_where_a_gpu_has_no_room_units_go_one_by_one(tmp_path, teacher, monkeypa
     stages = as_on_a_gpu(monkeypatch)
     distill(tmp_path / "turns", method=str(tmp_path / "hungry.py"), **asked)
     assert [len(group) for stage in stages for group in stage] == [5]
-    assert "no room for 5 batches together" in capfd.readouterr().err
+    assert "no memory for 5 batches at once" in capfd.readouterr().err
     images = [ReplayLoader(tmp_path / name, batch_size=10)._store.images for name in ("alone", "turns")]
     assert torch.equal(*images) and alone.rows() == 10
 

@@ -187,8 +187,8 @@ def test_decode_row(rded_set, table):
 
 def test_fresh_views_are_new_each_epoch_and_repeatable(rded_set):
     manifest = read_manifest(rded_set.root)
-    law = manifest.views.policy
-    loader = FreshLoader(manifest, law, batch_size=8, device=torch.device("cpu"), ipc=None, seed=0)
+    policy = manifest.views.policy
+    loader = FreshLoader(manifest, policy, batch_size=8, device=torch.device("cpu"), ipc=None, seed=0)
     a, b = (torch.cat([batch[0] for batch in loader.epoch(e)]) for e in (0, 1))
     assert not torch.equal(a, b)
     assert torch.equal(a, torch.cat([batch[0] for batch in loader.epoch(0)]))

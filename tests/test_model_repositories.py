@@ -60,9 +60,9 @@ def test_timm_opens_what_was_published(hub, plain, tmp_path, arch):
 
 
 UNREADABLE = [
-    ("convnet3", "no network of timm"),
-    ("resnet18-small", "no network of timm"),
-    ("torchvision:vgg11", "unlike"),
+    ("convnet3", "not a timm network"),
+    ("resnet18-small", "not a timm network"),
+    ("torchvision:vgg11", "differs from timm"),
 ]
 
 
@@ -74,7 +74,7 @@ def test_what_timm_cannot_open_is_refused_with_the_reason(arch, words):
 
 def test_somebody_elses_model_is_refused(hub, plain, tmp_path):
     hub.add_repo("model", "lab/theirs", {"model.safetensors": b"weights", "README.md": b"mine"})
-    with pytest.raises(Refused, match="not ddkit's"):
+    with pytest.raises(Refused, match="that ddkit did not push"):
         push_model(checkpoint(tmp_path / "n.safetensors", "timm:resnet10t"), "lab/theirs", Story(title="x", text="y"))
 
 
@@ -88,7 +88,7 @@ def test_train_push_to(hub, plain, random_set, tmp_path, monkeypatch, capsys):
         return app.run(), capsys.readouterr()
 
     code, out = run("train", "lab/digits", "--epochs", "1", "--push-to", "lab/student")
-    assert code == 2 and "convnet3 is no network of timm" in out.err and not hub.repos.get(("model", "lab/student"))
+    assert code == 2 and "convnet3 is not a timm network" in out.err and not hub.repos.get(("model", "lab/student"))
     code, out = run("train", "lab/digits", "--arch", "timm:resnet10t", "--epochs", "1", "--push-to", "lab/student",
                     "--val", "digits")  # fmt: skip
     assert code == 0 and "published: " in out.out

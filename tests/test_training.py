@@ -214,7 +214,7 @@ def test_wrong_checkpoints(tmp_path):
         with pytest.raises(TeacherError, match=words):
             load_checkpoint(bare)
     save_file(network().state_dict(), bare, {"ddkit": "3"})
-    with pytest.raises(TeacherError, match="no JSON object"):
+    with pytest.raises(TeacherError, match="not a JSON object"):
         load_checkpoint(bare)
     sick = network()
     torch.nn.init.constant_(sick.classifier.weight, float("nan"))

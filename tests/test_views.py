@@ -1,4 +1,4 @@
-"""Views: integers by the papers' laws, pixels equal to the one resampler to the last bit."""
+"""Views: integers by the papers' policies, pixels equal to the one resampler to the last bit."""
 
 import hashlib
 import os
@@ -16,7 +16,7 @@ from ddkit.format.view_pixels import apply, network_input, resample, resample_ba
 from ddkit.format.views import UNMIXED, Views, draw
 from ddkit.specs import ViewSpec
 
-laws = st.builds(
+policies = st.builds(
     lambda low, width, ratio, flip, mix, count: ViewSpec(
         scale=(low, min(1.0, low + width)), ratio=(1 / ratio, ratio), flip=flip, mix=mix, count=count
     ),
@@ -30,17 +30,17 @@ laws = st.builds(
 sides = st.integers(1, 70) | st.integers(200, 300)
 
 
-def views_of(law=None, *, rows=6, side=24, size=16, seed=0, patches=1, groups=None, first=0):
-    law = law or ViewSpec(count=5)
+def views_of(policy=None, *, rows=6, side=24, size=16, seed=0, patches=1, groups=None, first=0):
+    policy = policy or ViewSpec(count=5)
     return draw(
-        law, seed=seed, first=first, rows=rows, height=side, width=side, size=size, patches=patches, groups=groups
+        policy, seed=seed, first=first, rows=rows, height=side, width=side, size=size, patches=patches, groups=groups
     )
 
 
-@given(laws, st.integers(1, 5), sides, sides, st.integers(1, 64), st.integers(0, 2**40))
+@given(policies, st.integers(1, 5), sides, sides, st.integers(1, 64), st.integers(0, 2**40))
 @settings(max_examples=150, deadline=None)
-def test_every_box_is_inside(law, rows, height, width, size, seed):
-    views = draw(law, seed=seed, first=3, rows=rows, height=height, width=width, size=size)
+def test_every_box_is_inside(policy, rows, height, width, size, seed):
+    views = draw(policy, seed=seed, first=3, rows=rows, height=height, width=width, size=size)
     top, left, h, w = np.moveaxis(views.box.astype(int), -1, 0)
     assert (top >= 0).all() and (left >= 0).all() and (h >= 1).all() and (w >= 1).all()
     assert (top + h <= height).all() and (left + w <= width).all()
@@ -55,15 +55,15 @@ def test_every_box_is_inside(law, rows, height, width, size, seed):
         assert rows == 1 or others.max() < rows
 
 
-@given(laws, st.integers(2, 6), st.integers(0, 99))
+@given(policies, st.integers(2, 6), st.integers(0, 99))
 @settings(max_examples=30, deadline=None)
-def test_a_row_does_not_depend_on_the_count_or_on_other_rows(law, rows, seed):
-    few = draw(law, seed=seed, first=10, rows=rows, height=20, width=20, size=16)
-    law_more = ViewSpec(**{**law.__dict__, "count": law.count + 3})
+def test_a_row_does_not_depend_on_the_count_or_on_other_rows(policy, rows, seed):
+    few = draw(policy, seed=seed, first=10, rows=rows, height=20, width=20, size=16)
+    law_more = ViewSpec(**{**policy.__dict__, "count": policy.count + 3})
     more = draw(law_more, seed=seed, first=10, rows=rows, height=20, width=20, size=16)
     for name, array in few.tensors().items():
-        assert (more.tensors()[name][:, : law.count] == array).all(), name
-    later = draw(law, seed=seed, first=11, rows=rows, height=20, width=20, size=16)
+        assert (more.tensors()[name][:, : policy.count] == array).all(), name
+    later = draw(policy, seed=seed, first=11, rows=rows, height=20, width=20, size=16)
     assert (later.box[:-1] == few.box[1:]).all() and (later.flip[:-1] == few.flip[1:]).all()
 
 
@@ -194,15 +194,15 @@ def literal(images, views, rows, numbers, size):
     return torch.stack(result)
 
 
-@given(laws, st.integers(1, 6), st.integers(2, 40), st.integers(2, 32), st.booleans(), st.integers(0, 99))
+@given(policies, st.integers(1, 6), st.integers(2, 40), st.integers(2, 32), st.booleans(), st.integers(0, 99))
 @settings(max_examples=80, deadline=None)
-def test_apply_is_the_format_and_independent_of_batch_and_order(law, rows, half, size, shuffled, seed):
+def test_apply_is_the_format_and_independent_of_batch_and_order(policy, rows, half, size, shuffled, seed):
     side, patches = 2 * half, 4 if shuffled else 1
-    law = ViewSpec(**{**law.__dict__, "patches": "shuffle" if shuffled else "none"})
+    policy = ViewSpec(**{**policy.__dict__, "patches": "shuffle" if shuffled else "none"})
     images = torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (rows, 3, side, side), dtype=np.uint8))
-    views = draw(law, seed=seed, first=0, rows=rows, height=side, width=side, size=size, patches=patches)
+    views = draw(policy, seed=seed, first=0, rows=rows, height=side, width=side, size=size, patches=patches)
     which = np.random.default_rng(seed).integers(0, rows, 9)
-    numbers = np.random.default_rng(seed + 1).integers(0, law.count, 9)
+    numbers = np.random.default_rng(seed + 1).integers(0, policy.count, 9)
     batch = apply(images, views, which, numbers, size)
     assert torch.equal(batch, literal(images, views, which, numbers, size))
     order = np.random.default_rng(seed + 2).permutation(9)
@@ -216,9 +216,9 @@ def test_apply_is_the_format_and_independent_of_batch_and_order(law, rows, half,
 
 
 def test_mixup_mixes_normalised_pixels():
-    law = ViewSpec(count=2, mix="mixup", scale=(1.0, 1.0), flip=0.0)
+    policy = ViewSpec(count=2, mix="mixup", scale=(1.0, 1.0), flip=0.0)
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 3, 8, 8), dtype=np.uint8))
-    views = draw(law, seed=0, first=0, rows=3, height=8, width=8, size=8)
+    views = draw(policy, seed=0, first=0, rows=3, height=8, width=8, size=8)
     rows, numbers = np.array([0, 2]), np.array([1, 0])
     mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
     got = network_input(images, views, rows, numbers, size=8, mean=mean, std=std)
