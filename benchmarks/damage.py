@@ -15,7 +15,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from ddkit.core.console import be_quiet
+from ddkit.core.console import set_quiet
 from ddkit.format.verification import directory_problems
 from ddkit.pipeline import distill
 from ddkit.testing import untrained_teacher
@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     rng = random.Random(options.seed)
-    be_quiet(True)
+    set_quiet(True)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         teacher = str(untrained_teacher(root / "teacher.safetensors"))

@@ -32,7 +32,7 @@ from huggingface_hub.utils import _http  # noqa: E402
 
 import ddkit  # noqa: E402
 import ddkit.hub.retries as retries  # noqa: E402
-from ddkit.core.console import be_quiet, note  # noqa: E402
+from ddkit.core.console import note, set_quiet  # noqa: E402
 from ddkit.core.device import versions  # noqa: E402
 from ddkit.core.files import write_bytes  # noqa: E402
 from ddkit.errors import HubAccess, HubError  # noqa: E402
@@ -99,19 +99,19 @@ def main() -> int:
     parser.add_argument("--out")
     args = parser.parse_args()
     HUB.start()
-    be_quiet(True)
+    set_quiet(True)
     retries.PAUSES_S = (0.0,) * len(retries.PAUSES_S)
     _http.time.sleep = lambda seconds: None
     made = {"data": "digits", "method": "random", "protocol": "demo", "workers": 1}
     made["teacher"] = str(untrained_teacher(FOLDER / "t.safetensors"))
     ddkit.distill(FOLDER / "a", ipc=2, views=3, prefixes=(1, 2), **made)
     ddkit.distill(FOLDER / "b", ipc=3, views=4, seed=1, **made)
-    be_quiet(False)
+    set_quiet(False)
     results = []
     for way in ("lfs", "xet") if args.way == "both" else (args.way,):
-        be_quiet(True)
+        set_quiet(True)
         mine = [trial(seed, way, FOLDER / "a", FOLDER / "b") for seed in range(args.first, args.first + args.trials)]
-        be_quiet(False)
+        set_quiet(False)
         told = sum(r["push"] != "done" for r in mine)
         wrong = [r for r in mine if r["wrong"]]
         note(

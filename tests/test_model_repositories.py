@@ -12,7 +12,7 @@ from ddkit.errors import OptionError, Refused
 from ddkit.format.manifest_file import read_manifest
 from ddkit.networks.checkpoints import load_checkpoint, save_checkpoint
 from ddkit.networks.registry import build_network
-from ddkit.publishing.model_repositories import Story, push_model, student_story, timm_network
+from ddkit.publishing.model_repositories import ModelDescription, push_model, student_description, timm_network
 from ddkit.publishing.pushing import push
 from ddkit.specs import TeacherSpec
 
@@ -40,7 +40,7 @@ def test_timm_opens_what_was_published(hub, plain, tmp_path, arch):
     import timm
 
     path = checkpoint(tmp_path / "net.safetensors", arch)
-    push_model(path, "lab/net", Story(title="A net", text="Trained here.", dataset="lab/set", license="mit"))
+    push_model(path, "lab/net", ModelDescription(title="A net", text="Trained here.", dataset="lab/set", license="mit"))
     model = timm.create_model("hf-hub:lab/net", pretrained=True).eval()
     ours, spec = load_checkpoint(path)
     x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
@@ -55,7 +55,7 @@ def test_timm_opens_what_was_published(hub, plain, tmp_path, arch):
     card = files.read("README.md").decode()
     assert "**61.50 %** on insects:test" in card and "- lab/set" in card and "library_name: timm" in card
     hub.forget_traffic()
-    push_model(path, "lab/net", Story(title="A net", text="Trained here.", dataset="lab/set", license="mit"))
+    push_model(path, "lab/net", ModelDescription(title="A net", text="Trained here.", dataset="lab/set", license="mit"))
     assert hub.received_bytes == 0 and not any("/commit/" in r for r in hub.requests)
 
 
@@ -75,7 +75,11 @@ def test_what_timm_cannot_open_is_refused_with_the_reason(arch, words):
 def test_somebody_elses_model_is_refused(hub, plain, tmp_path):
     hub.add_repo("model", "lab/theirs", {"model.safetensors": b"weights", "README.md": b"mine"})
     with pytest.raises(Refused, match="that ddkit did not push"):
-        push_model(checkpoint(tmp_path / "n.safetensors", "timm:resnet10t"), "lab/theirs", Story(title="x", text="y"))
+        push_model(
+            checkpoint(tmp_path / "n.safetensors", "timm:resnet10t"),
+            "lab/theirs",
+            ModelDescription(title="x", text="y"),
+        )
 
 
 def test_train_push_to(hub, plain, random_set, tmp_path, monkeypatch, capsys):
@@ -101,5 +105,5 @@ def test_a_student_of_an_unpublished_set(random_set):
     from types import SimpleNamespace
 
     job = SimpleNamespace(ipc=None, arch="timm:resnet10t", labels="stored", seed=0)
-    story = student_story(random_set, job, SimpleNamespace(epochs=3, seconds=2.0), "demo")
-    assert story.dataset is None and random_set.name in story.text
+    description = student_description(random_set, job, SimpleNamespace(epochs=3, seconds=2.0), "demo")
+    assert description.dataset is None and random_set.name in description.text

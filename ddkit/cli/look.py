@@ -20,7 +20,7 @@ def inspect(directory: o.SetOrId) -> None:
     from ddkit.publishing.looking import inspect as run
 
     manifest = run(directory)
-    say(table(("what", "value"), _facts(manifest)))
+    say(table(("what", "value"), _summary(manifest)))
     document(manifest.to_json())
 
 
@@ -74,7 +74,7 @@ def env() -> None:
     document(facts)
 
 
-def _facts(m: Manifest) -> list[tuple[str, str]]:
+def _summary(m: Manifest) -> list[tuple[str, str]]:
     """Return the rows of the table that `inspect` prints."""
     from ddkit.core.console import one_line, size_words
     from ddkit.distillers import recorded_settings

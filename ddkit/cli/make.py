@@ -111,7 +111,7 @@ def teach(
     """Train a teacher on a source, or fine-tune a trained network (--init). An interrupted training continues."""
     from ddkit.core.serialization import to_plain
     from ddkit.pipeline.costs import time_limit
-    from ddkit.publishing.model_repositories import check_model, push_model, teacher_story
+    from ddkit.publishing.model_repositories import check_model, push_model, teacher_description
     from ddkit.teachers.teaching import teach as run
 
     if push_to is not None:
@@ -129,7 +129,7 @@ def teach(
         else "not measured, no labelled split"
     )
     say(f"{out}: {spec.arch}, {spec.num_classes} classes, {spec.image_size} px: {measured}")
-    published = push_model(out, push_to, teacher_story(spec, data)) if push_to is not None else None
+    published = push_model(out, push_to, teacher_description(spec, data)) if push_to is not None else None
     if published:
         say(f"published: {published}")
     document(to_plain(spec) | {"out": out, "published": published})

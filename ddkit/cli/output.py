@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ddkit.core.console import be_quiet
+from ddkit.core.console import set_quiet
 from ddkit.text import one_printable_line, printable
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def with_common_options(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def call(*args: Any, as_json: bool = False, quiet: bool = False, debug: bool = False, **kwargs: Any) -> Any:
         State.as_json, State.debug = as_json, debug
-        be_quiet(quiet or as_json)
+        set_quiet(quiet or as_json)
         return function(*args, **kwargs)
 
     signature = inspect.signature(function, eval_str=True)

@@ -18,7 +18,7 @@ class _Console:
     quiet = False
 
 
-def be_quiet(quiet: bool) -> None:
+def set_quiet(quiet: bool) -> None:
     """Switch notes and progress off (`quiet` true) or on."""
     _Console.quiet = quiet
 

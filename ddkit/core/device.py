@@ -87,7 +87,7 @@ def each_on_one_thread(work: Callable[[int], None], n: int, *, large: bool) -> N
 ALLOCATOR_VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 
 
-def keep_memory() -> None:
+def keep_freed_memory() -> None:
     """Have the C library keep freed memory for reuse by the next step.
 
     Without this, training steps on a CPU may return the memory of their tensors to the system and map it again, page by

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ddkit.core.console import note
-from ddkit.core.device import keep_memory
+from ddkit.core.device import keep_freed_memory
 
 WARM_UP = 3  # uncaptured calls before the capture, in which libraries choose their kernels
 
@@ -42,7 +42,7 @@ class Captured:
     """
 
     def __init__(self, step: Callable[..., None], device: torch.device, *, records: bool = True) -> None:
-        keep_memory()
+        keep_freed_memory()
         self._step, self._captures = step, records and device.type == "cuda"
         self._stream = torch.cuda.Stream(device) if self._captures else None  # with its own library workspaces
         self._recordings: dict[tuple[object, ...], _Recording] = {}

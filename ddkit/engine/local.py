@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any, Protocol, TypeVar
 
-from ddkit.core.console import be_quiet
-from ddkit.core.device import keep_memory, threads
+from ddkit.core.console import set_quiet
+from ddkit.core.device import keep_freed_memory, threads
 from ddkit.errors import EnvironmentFailure
 
 Result_co = TypeVar("Result_co", covariant=True)
@@ -42,9 +42,9 @@ def _begin_worker(parent: int) -> None:
     """Initialise a worker: one CPU thread, no notes, SIGINT ignored (the parent ends it), exit with the parent."""
     import torch
 
-    keep_memory()
+    keep_freed_memory()
     torch.set_num_threads(1)
-    be_quiet(True)
+    set_quiet(True)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
@@ -111,7 +111,7 @@ def run(jobs: Iterable[AnyJob], *, workers: int) -> Iterator[tuple[AnyJob, Any]]
         return free
 
     if workers <= 1 or len(waiting) <= 1 or importlib.util.find_spec("loky") is None:  # loky may not be installed
-        keep_memory()
+        keep_freed_memory()
         while batch := ready():
             for job in batch:
                 with threads(1):

@@ -8,7 +8,7 @@ from ddkit.core.console import note
 from ddkit.format.manifest import Manifest
 from ddkit.pipeline.distilling import distill
 from ddkit.pipeline.record import load_record, work_dir
-from ddkit.sources.tables import at_hand
+from ddkit.sources.tables import is_available
 
 
 def make_baseline(manifest: Manifest, data: str | None = None, teacher: str | None = None) -> Manifest | None:
@@ -28,7 +28,7 @@ def make_baseline(manifest: Manifest, data: str | None = None, teacher: str | No
     data = data or (record.data if record and "data" not in unnamed else None)
     if record and "teacher" not in unnamed:
         teacher = record.teacher
-    if data is None or teacher is None or not at_hand(data):
+    if data is None or teacher is None or not is_available(data):
         lacking = " and ".join(f"--{name}" for name, value in (("data", data), ("teacher", teacher)) if value is None)
         note(f"{manifest.root}: no baseline random, {f'for want of {lacking}' if lacking else f'{data} is not there'}")
         return None

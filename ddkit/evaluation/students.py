@@ -16,11 +16,11 @@ from ddkit.errors import OptionError
 from ddkit.format.manifest import Manifest
 from ddkit.networks.registry import check_network
 from ddkit.pipeline.record import load_record
-from ddkit.pipeline.relabelling import demand_policy
-from ddkit.publishing.model_repositories import check_model, push_model, student_story
+from ddkit.pipeline.relabelling import require_policy
+from ddkit.publishing.model_repositories import check_model, push_model, student_description
 from ddkit.publishing.pictures import curves
 from ddkit.sets.opening import open_set
-from ddkit.sources.tables import at_hand
+from ddkit.sources.tables import is_available
 from ddkit.sources.validation import ValidationRef
 from ddkit.specs import TrainSpec, ViewSpec, protocol_label
 from ddkit.students.training import StudentJob, StudentResult, train_student
@@ -79,7 +79,7 @@ def plan_students(manifest: Manifest, options: StudentOptions, seeds: Sequence[i
     manifest.shards_of(ipc)
     found = None
     if labels == "stored":
-        demand_policy(manifest, loaded)
+        require_policy(manifest, loaded)
     elif labels == "online":
         if options.teacher is None:
             raise OptionError("--labels online needs the teacher: give --teacher FILE")
@@ -121,7 +121,7 @@ def default_validation(manifest: Manifest) -> ValidationRef | None:
     if manifest.location.hub_id is not None or manifest.source.holdout is None:
         return None
     record = load_record(manifest.root)
-    if record is None or "data" in record.unnamed() or not at_hand(record.data):
+    if record is None or "data" in record.unnamed() or not is_available(record.data):
         return None
     return ValidationRef(
         data=record.data, split=record.split, image_column=record.image_column, label_column=record.label_column,
@@ -192,6 +192,6 @@ def train(
     curves({job.arch: result.history}, job.picture)
     if push_to is not None:
         label = protocol_label(manifest.protocol(protocol).name, epochs)
-        address = push_model(job.checkpoint, push_to, student_story(manifest, job, result, label))
+        address = push_model(job.checkpoint, push_to, student_description(manifest, job, result, label))
         result = replace(result, published=address)
     return job, result

@@ -14,7 +14,7 @@ from ddkit.core.files import read_limited
 from ddkit.core.front_matter import LARGEST_CARD, front_matter
 from ddkit.errors import HubError, HubFile, HubNone, OptionError
 from ddkit.hub.responses import COMMIT, InvalidResponse
-from ddkit.hub.retries import StaleParent, api, is_transient, status_of, with_retries, words
+from ddkit.hub.retries import StaleParent, api, error_text, is_transient, status_of, with_retries
 
 _REPO = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*)(@(?P<revision>[\w./-]+))?")
 
@@ -369,7 +369,7 @@ class Upload:
                 )  # fmt: skip
             except Exception as error:
                 if status_of(error) == 412 or (is_transient(error) and not (create_pr and status_of(error) is None)):
-                    raise StaleParent(words(error)) from error
+                    raise StaleParent(error_text(error)) from error
                 raise
 
         return with_retries(f"committing to {self.repo}", self.repo, once, self.kind)

@@ -98,7 +98,7 @@ def _wrong_bytes(error: BaseException) -> bool:
     return status_of(error) in (400, 422) and any("uploading" in str(e) for e in _causes(error))
 
 
-def _was_repeated(error: BaseException) -> bool:
+def _client_retried(error: BaseException) -> bool:
     """Whether the client or hf_xet has already retried: no connection, or no token for Xet."""
     import httpx2
 
@@ -175,15 +175,15 @@ def with_retries(
         except StaleParent:
             raise
         except HFValidationError as error:
-            raise OptionError(f"{repo!r} is not a valid repository id ({words(error)}); write ORG/NAME") from error
+            raise OptionError(f"{repo!r} is not a valid repository id ({error_text(error)}); write ORG/NAME") from error
         except answers as error:
             for link in _causes(error):
                 if handled is not None and link.__context__ is handled:
                     link.__context__ = None
-            if planned_s is None or not is_transient(error) or (tries > (not repeated) and _was_repeated(error)):
-                raise _explained(error, what, repo, tries, kind) from error
+            if planned_s is None or not is_transient(error) or (tries > (not repeated) and _client_retried(error)):
+                raise _error_for(error, what, repo, tries, kind) from error
             pause_s = _pause(error, planned_s)
-            note(f"{what}: {words(error)}; trying again in {pause_s:.0f} s")
+            note(f"{what}: {error_text(error)}; trying again in {pause_s:.0f} s")
             time.sleep(pause_s)
     raise AssertionError("unreachable")
 
@@ -193,7 +193,7 @@ def pause() -> None:
     time.sleep(PAUSES_S[0])
 
 
-def words(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     """Return one line with the Hub's message in `error`, without request ids and URLs."""
     status = status_of(error)
     said = next((m for e in _causes(error) if (m := getattr(e, "server_message", None))), None)
@@ -204,7 +204,7 @@ def words(error: BaseException) -> str:
     return f"the Hub answered {status}" + (f" ({text[:200]})" if said else "") if status else text[:200] or "no answer"
 
 
-def _explained(error: Exception, what: str, repo: str, tries: int, kind: str) -> Exception:
+def _error_for(error: Exception, what: str, repo: str, tries: int, kind: str) -> Exception:
     """Return the exception with a one-line message for a call that failed for good."""
     from huggingface_hub.errors import (
         EntryNotFoundError,
@@ -213,13 +213,13 @@ def _explained(error: Exception, what: str, repo: str, tries: int, kind: str) ->
         RevisionNotFoundError,
     )
 
-    status, said = status_of(error), words(error)
+    status, said = status_of(error), error_text(error)
     tried = "1 attempt" if tries == 1 else f"{tries} attempts"
     chain = list(_causes(error))
-    if known := _not_the_hubs(chain, what, status):
+    if known := _local_error(chain, what, status):
         return known
     if any(isinstance(e, LocalTokenNotFoundError) for e in chain):
-        return _unknown_person(repo, kind, said)
+        return _token_error(repo, kind, said)
     if any(type(e).__name__ == "OfflineModeIsEnabled" for e in chain):
         return HubError(f"{what}: offline (HF_HUB_OFFLINE is set) and not in the cache; go online once, or unset it")
     if any(isinstance(e, GatedRepoError) for e in chain):
@@ -233,7 +233,7 @@ def _explained(error: Exception, what: str, repo: str, tries: int, kind: str) ->
     if re.search(r"quota|storage|payment", said, re.IGNORECASE) and status in (None, 400, 402, 403, 413, 422, 507):
         return HubError(f"{what}: no room on the Hub for {repo} ({said}); free space or buy more, then run it again")
     if status == 401:
-        return _unknown_person(repo, kind, said)
+        return _token_error(repo, kind, said)
     if status == 403:
         return HubAccess(
             f"{what}: this token may not do that in {repo} ({said}); use a token with write access of an account that "
@@ -247,13 +247,13 @@ def _explained(error: Exception, what: str, repo: str, tries: int, kind: str) ->
     if _wrong_bytes(error):
         return HubError(f"{what}: it did not arrive complete ({said}, {tried}); run the same command again")
     if status == 400 or isinstance(error, ValueError):
-        return HubAccess(f"{what}: the Hub rejects it ({words(error)}); fix that and run the same command again")
+        return HubAccess(f"{what}: the Hub rejects it ({error_text(error)}); fix that and run the same command again")
     if status is None:
         return HubError(f"{what}: {_host()} cannot be reached ({said}, {tried}); run the same command again later")
     return HubError(f"{what}: {said}, {tried}; nothing is lost, run the same command again later")
 
 
-def _not_the_hubs(chain: Sequence[BaseException], what: str, status: int | None) -> Exception | None:
+def _local_error(chain: Sequence[BaseException], what: str, status: int | None) -> Exception | None:
     """The exception for errors other than the Hub's own: an invalid response, a full disk."""
     for e in chain:
         if isinstance(e, InvalidResponse):
@@ -270,7 +270,7 @@ def _not_the_hubs(chain: Sequence[BaseException], what: str, status: int | None)
     return None
 
 
-def _unknown_person(repo: str, kind: str, said: str) -> HubAccess:
+def _token_error(repo: str, kind: str, said: str) -> HubAccess:
     from huggingface_hub import get_token
 
     if get_token() is None:

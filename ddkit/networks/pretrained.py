@@ -41,7 +41,7 @@ class Pretrained:
         info = ImageNetInfo()
         return [ClassName(name=info.index_to_description(i), id=info.index_to_label_name(i)) for i in range(1000)]
 
-    def give(self, network: nn.Module) -> None:
+    def load_into(self, network: nn.Module) -> None:
         """Copy these weights into a network of the same architecture that may have another number of classes.
 
         Args:

@@ -183,7 +183,7 @@ def real_pixels_of(records: Sequence[PackRecord]) -> str:
     return next((pixels for kind, pixels in REAL_PIXELS.items() if kind in kinds), "unknown")
 
 
-def standing(out: Path) -> Manifest | None:
+def existing_manifest(out: Path) -> Manifest | None:
     """Return the manifest of the set in OUT, or None if OUT is not a set.
 
     Args:

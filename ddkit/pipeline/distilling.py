@@ -13,7 +13,7 @@ from ddkit.core.files import locked
 from ddkit.core.worker_state import STATE
 from ddkit.format.manifest import ImageInfo, LogInfo, Manifest, RecipeInfo
 from ddkit.labelling.packing import PackedShards
-from ddkit.pipeline.describing import Made, build_manifest, finish, real_pixels_of, source_info, standing
+from ddkit.pipeline.describing import Made, build_manifest, existing_manifest, finish, real_pixels_of, source_info
 from ddkit.pipeline.options import DistillOptions
 from ddkit.pipeline.record import public_name, work_dir
 from ddkit.pipeline.resolving import resolve
@@ -90,7 +90,7 @@ def describe(run: Run, last: Increment, packed: PackedShards) -> Manifest:
         last: The last increment; it and all earlier ones are packed.
         packed: The packed shards.
     """
-    record, kept = run.record, standing(run.out)
+    record, kept = run.record, existing_manifest(run.out)
     records = packed.records([shard for s in range(1, last.stage + 1) for shard in run.increment(s).shards])
     source = source_info(run.source.spec(), public_name(run.source.spec().id))
     if run.distiller.real_pixels is not None:

@@ -29,10 +29,10 @@ from ddkit.format.manifest import ImageInfo, LogInfo, Manifest, RecipeInfo
 from ddkit.labelling.encoded import EncodedRows, ShardPlan, plan_shards, save_encoded
 from ddkit.labelling.labels import Labelling
 from ddkit.labelling.packing import PackedShards
-from ddkit.pipeline.describing import Made, build_manifest, finish, source_info, standing
+from ddkit.pipeline.describing import Made, build_manifest, existing_manifest, finish, source_info
 from ddkit.pipeline.options import check_counts
 from ddkit.pipeline.record import public_name, work_dir
-from ddkit.pipeline.relabelling import Claim, seen_by
+from ddkit.pipeline.relabelling import Claim, labelling_settings
 from ddkit.pipeline.units import label_and_pack
 from ddkit.sources.decoding import FORMATS, whole_image
 from ddkit.sources.images import Source, open_source
@@ -127,7 +127,12 @@ def import_images(
     content = hashlib.sha256(b"".join(hashlib.sha256(image).digest() for image in found.images)).hexdigest()
     claim = Claim.of(how, labeller.spec, chosen, content, method)
     key = fingerprint(
-        [claim.fingerprint, seen_by(labeller.spec, chosen), [c.name for c in found.classes], found.labels.tolist()]
+        [
+            claim.fingerprint,
+            labelling_settings(labeller.spec, chosen),
+            [c.name for c in found.classes],
+            found.labels.tolist(),
+        ]
     )
     claim = replace(claim, key=key)
     with locked(out, "importing", {"key": key}):
@@ -157,7 +162,7 @@ def _made(opened: Source, found: _Found, claim: Claim, method: str, reencode: bo
         real_pixels=_real_pixels(method),
         log=LogInfo(skipped=(), plan={str(ipc): {"imported": len(found.images), "reencoded": reencode}}),
         source=source_info(spec, name),
-        kept=standing(out),
+        kept=existing_manifest(out),
     )
 
 

@@ -21,7 +21,7 @@ from ddkit.format.manifest import Manifest, RelabelledFrom
 from ddkit.format.manifest_file import is_set
 from ddkit.labelling.labels import FORWARD, Labelling
 from ddkit.labelling.packing import PackedShards
-from ddkit.pipeline.describing import Made, build_manifest, finish, restore_images, standing
+from ddkit.pipeline.describing import Made, build_manifest, existing_manifest, finish, restore_images
 from ddkit.pipeline.options import check_counts
 from ddkit.pipeline.record import check_out, check_work, public_name, work_dir
 from ddkit.pipeline.units import label_and_pack
@@ -100,7 +100,7 @@ def _relabelled(
     made = Made(
         name=source.name, classes=source.classes, image=source.image, method=source.method, recipe=source.recipe,
         fingerprint=claim.fingerprint, prefixes=source.prefixes, real_pixels=source.real_pixels, log=source.log,
-        source=source.source, devices=source.devices, kept=standing(Path(how.out)),
+        source=source.source, devices=source.devices, kept=existing_manifest(Path(how.out)),
         relabelled_from=RelabelledFrom(name=source.name, content=source.content, repo=source.repo),
     )  # fmt: skip
     manifest = build_manifest(
@@ -109,7 +109,7 @@ def _relabelled(
     return finish(Path(how.out), manifest)
 
 
-def seen_by(teacher: TeacherSpec, protocol: Protocol) -> list[Any]:
+def labelling_settings(teacher: TeacherSpec, protocol: Protocol) -> list[Any]:
     """Return the teacher's preprocessing, which its hash does not cover, and the protocol, as JSON values.
 
     Args:
@@ -144,7 +144,7 @@ class Claim:
         labelling = {name: value for name, value in asdict(how).items() if name != "policy"}
         labelling |= {"law": asdict(how.policy), "out": "", "work": "", "teacher": teacher.hash}
         shared = fingerprint([labelling, *images])
-        return cls(shared, fingerprint([shared, *seen_by(teacher, protocol)]))
+        return cls(shared, fingerprint([shared, *labelling_settings(teacher, protocol)]))
 
     def take(self, out: Path, what: str) -> None:
         """Reserve a directory for this relabelling or import, by a record in OUT.work.
@@ -252,7 +252,7 @@ def policy_problem(manifest: Manifest, protocol: Protocol) -> str | None:
     return f"its views were drawn with {key} {stored.get(key)}, protocol {protocol.name} has {wanted.get(key)}"
 
 
-def demand_policy(manifest: Manifest, protocol: Protocol) -> None:
+def require_policy(manifest: Manifest, protocol: Protocol) -> None:
     """Check that the stored views of a set match a protocol's augmentation policy.
 
     Args:

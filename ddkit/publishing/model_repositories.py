@@ -19,7 +19,7 @@ from ddkit.format.manifest import Manifest
 from ddkit.networks.checkpoints import load_checkpoint
 from ddkit.networks.registry import check_network
 from ddkit.publishing.pictures import dataset_name, title
-from ddkit.publishing.pushing import Changes, bring
+from ddkit.publishing.pushing import Changes, commit_changes
 from ddkit.publishing.rendering import card_text, citation, front_matter_text, render_template
 from ddkit.publishing.user_content import user_content_of
 from ddkit.specs import TeacherSpec
@@ -31,13 +31,13 @@ _FRONT_KEYS = {"license", "library_name", "pipeline_tag", "tags", "datasets", "m
 
 
 @dataclass(frozen=True, kw_only=True)
-class Story:
+class ModelDescription:
     """Text of a model's card that its checkpoint does not hold.
 
     Attributes:
         title: Title of the card.
         text: How the model was trained.
-        facts: Rows of the card's table.
+        details: Rows of the card's table.
         dataset: Hub id of the dataset it was trained on, or None.
         method: Method whose paper is cited.
         license: Identifier of the licence on the Hub.
@@ -45,13 +45,13 @@ class Story:
 
     title: str
     text: str
-    facts: Mapping[str, str] = field(default_factory=dict)
+    details: Mapping[str, str] = field(default_factory=dict)
     dataset: str | None = None
     method: str = "ddkit"
     license: str | None = None
 
 
-def student_story(manifest: Manifest, job: StudentJob, result: StudentResult, protocol: str) -> Story:
+def student_description(manifest: Manifest, job: StudentJob, result: StudentResult, protocol: str) -> ModelDescription:
     """Return the card text of a student: the set it was trained on, and how.
 
     Args:
@@ -63,22 +63,22 @@ def student_story(manifest: Manifest, job: StudentJob, result: StudentResult, pr
     rows, where, teacher = manifest.rows(job.ipc), manifest.repo, manifest.teacher
     named = f"[{where}](https://huggingface.co/datasets/{where})" if where else f"`{manifest.name}`"
     known = f", {teacher.accuracy} %" if teacher.accuracy is not None else ""
-    facts = {
+    details = {
         "trained on": f"{named}, {rows} images, content `{manifest.content[:12]}`",
         "protocol": f"`{protocol}`, {job.labels} labels; teacher {teacher.arch}{known}",
         "training": f"{result.epochs} epochs, {result.seconds:.0f} s, seed {job.seed}",
     }
-    return Story(
+    return ModelDescription(
         title=f"{job.arch} · {title(manifest)}",
         text=f"Trained from scratch on the {rows} images of {named} alone.",
-        facts=facts,
+        details=details,
         dataset=where,
         method=manifest.method,
         license=manifest.license.id if manifest.license else None,
     )
 
 
-def teacher_story(spec: TeacherSpec, source: str) -> Story:
+def teacher_description(spec: TeacherSpec, source: str) -> ModelDescription:
     """Return the card text of a teacher.
 
     Args:
@@ -87,7 +87,7 @@ def teacher_story(spec: TeacherSpec, source: str) -> Story:
     """
     online = hub.parse_id(source)
     name = dataset_name(online[0] if online else Path(source).name)
-    return Story(
+    return ModelDescription(
         title=f"{spec.arch} · {name}",
         text=f"Trained on {name}, as a teacher for dataset distillation.",
         dataset=online[0] if online else None,
@@ -138,7 +138,7 @@ def check_model(arch: str | None, classes: int, size: int, repo: str) -> None:
     hub.whoami(repo)
 
 
-def push_model(checkpoint: str | Path, repo: str, story: Story, *, private: bool = False) -> str:
+def push_model(checkpoint: str | Path, repo: str, description: ModelDescription, *, private: bool = False) -> str:
     """Publish a checkpoint as a model repository, in one commit; a second call sends only changed files.
 
     `timm.create_model("hf-hub:ORG/NAME", pretrained=True)` opens the model.
@@ -146,7 +146,7 @@ def push_model(checkpoint: str | Path, repo: str, story: Story, *, private: bool
     Args:
         checkpoint: The checkpoint.
         repo: "ORG/NAME" on the Hub.
-        story: Text of the card.
+        description: Text of the card.
         private: Make a new repository private.
 
     Returns:
@@ -174,7 +174,7 @@ def push_model(checkpoint: str | Path, repo: str, story: Story, *, private: bool
     files: dict[str, hub.Content] = {
         WEIGHTS: weights,
         CONFIG: _config(network, spec),
-        CARD: _card(name, spec, repo, story, theirs).encode(),
+        CARD: _card(name, spec, repo, description, theirs).encode(),
     }
     hashes = {path: hashlib.sha256(_read(content)).hexdigest() for path, content in files.items()}
 
@@ -184,7 +184,7 @@ def push_model(checkpoint: str | Path, repo: str, story: Story, *, private: bool
 
     if there.public is None:
         hub.create(repo, private=private, kind="model")
-    bring(changes, repo, None, f"ddkit: {story.title}", kind="model")
+    commit_changes(changes, repo, None, f"ddkit: {description.title}", kind="model")
     return hub.url(repo, "model")
 
 
@@ -215,28 +215,28 @@ def _config(network: nn.Module, spec: TeacherSpec) -> bytes:
     return (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()
 
 
-def _card(name: str, spec: TeacherSpec, repo: str, story: Story, theirs: str | None) -> str:
+def _card(name: str, spec: TeacherSpec, repo: str, description: ModelDescription, theirs: str | None) -> str:
     user_content = user_content_of(theirs, lambda matter: {k: v for k, v in matter.items() if k not in _FRONT_KEYS})
-    front: dict[str, Any] = {"license": story.license} if story.license else {}
+    front: dict[str, Any] = {"license": description.license} if description.license else {}
     front |= {
         "library_name": "timm",
         "pipeline_tag": "image-classification",
         "tags": ["image-classification", "timm", "dataset-distillation", "ddkit"],
         "metrics": ["accuracy"],
     }
-    if story.dataset:
-        front["datasets"] = [story.dataset]
+    if description.dataset:
+        front["datasets"] = [description.dataset]
     if spec.accuracy is not None:
-        data = {"name": spec.measured_on, "type": story.dataset or "other"}
+        data = {"name": spec.measured_on, "type": description.dataset or "other"}
         metric = {"type": "accuracy", "value": spec.accuracy, "name": "accuracy, %"}
         task = {"type": "image-classification"}
         front["model-index"] = [{"name": repo, "results": [{"task": task, "dataset": data, "metrics": [metric]}]}]
-    facts = {
+    details = {
         "front_matter": front_matter_text(front | user_content.matter),
         "user_content": user_content,
-        "title": story.title,
-        "story": story.text,
-        "facts": story.facts,
+        "title": description.title,
+        "description": description.text,
+        "details": description.details,
         "repo": repo,
         "architecture": name,
         "accuracy": spec.accuracy,
@@ -249,6 +249,6 @@ def _card(name: str, spec: TeacherSpec, repo: str, story: Story, theirs: str | N
         "std": spec.std,
         "hash": spec.hash,
         "version": __version__,
-        "citation": citation(story.method),
+        "citation": citation(description.method),
     }
-    return render_template(TEMPLATE, facts)
+    return render_template(TEMPLATE, details)

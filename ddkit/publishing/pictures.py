@@ -122,14 +122,14 @@ def class_labels(names: Sequence[str], longest: int = 22) -> list[str]:
     """
     missing = [label for label, name in enumerate(names) if drawable(short := short_name(name)) != short]
     if missing:
-        STATE.keep("undrawable names", tuple(names), lambda: _tell_undrawable(names, missing))  # once per process
+        STATE.keep("undrawable names", tuple(names), lambda: _note_undrawable(names, missing))  # once per process
     labels = [short_name(name, longest) for name in names]
     for label in missing:
         labels[label] = f"class {label}"
     return labels
 
 
-def _tell_undrawable(names: Sequence[str], missing: Sequence[int]) -> None:
+def _note_undrawable(names: Sequence[str], missing: Sequence[int]) -> None:
     what = "1 class name has" if len(missing) == 1 else f"{len(missing)} class names have"
     listed = first_few(f"class {label} ({short_name(names[label])})" for label in missing)
     note(f"{what} characters that the font of pictures lacks; pictures show the class number instead: {listed}")

@@ -17,7 +17,7 @@ from ddkit.format.manifest import Manifest, SubsetOf
 from ddkit.format.manifest_file import check_links, is_set, read_manifest, work_beside, write_manifest
 from ddkit.format.results import merged_results
 from ddkit.format.verification import set_problems
-from ddkit.publishing.rendering import card_files, card_text, taken_apart
+from ddkit.publishing.rendering import card_files, card_text, parse_user_content
 from ddkit.publishing.user_content import UserContent, merged
 from ddkit.sets.opening import fetch_listed, largest_files, remote_manifest
 
@@ -67,8 +67,8 @@ def _pull(out: Path, repo: str, commit: str, wanted: Manifest) -> Manifest:
             advance(1)
     if problems := set_problems(wanted):
         raise IntegrityError(f"{repo} at {commit[:12]}: {problems[0]}; it is damaged there: report it to its owner")
-    theirs = taken_apart(_card(repo, commit), out, f"the card of {repo}")
-    ours = taken_apart(card_text(out / "README.md"), out, str(out / "README.md")) if before else UserContent()
+    theirs = parse_user_content(_card(repo, commit), out, f"the card of {repo}")
+    ours = parse_user_content(card_text(out / "README.md"), out, str(out / "README.md")) if before else UserContent()
     for name, content in card_files(wanted, merged(ours, theirs)).items():
         write_bytes(out / name, content)
     write_manifest(out, wanted)  # last, since it marks the set as complete

@@ -24,7 +24,7 @@ from ddkit.format.manifest_file import FILE, LARGEST_MANIFEST, parse_manifest, r
 from ddkit.format.results import ResultEntry, merged_results
 from ddkit.format.verification import directory_problems
 from ddkit.publishing.licences import choose_license, wants_gate
-from ddkit.publishing.rendering import card_files, card_text, taken_apart
+from ddkit.publishing.rendering import card_files, card_text, parse_user_content
 from ddkit.publishing.user_content import MARKS, merged
 
 COMMIT_FILES = 1000  # more go through a pull request, merged at once: the Hub limits a commit to a minute
@@ -143,7 +143,7 @@ def push(
     if create_pr:
         opened = _one_commit(changes, repo, message, None, there.head, create_pr=True)
         return replace(pushed, commit=opened.oid, pull_request=opened.pr_url, revision=opened.pr_revision)
-    commit = bring(work.changes, repo, revision, message)
+    commit = commit_changes(work.changes, repo, revision, message)
     name = tag or f"content-{published.content[:12]}"
     hub.tag(repo, name, commit)
     _keep_rendered(manifest, work)
@@ -258,8 +258,8 @@ def _check_target(
 def _rendered(published: Manifest, repo: str, there: hub.Remote, extra: str | None) -> dict[str, bytes]:
     """Return the manifest and the files rendered from it, with the user content of both cards."""
     theirs = card_text(hub.fetch(repo, CARD, revision=there.head, most=LARGEST_CARD)) if CARD in there.files else None
-    here = taken_apart(card_text(published.root / CARD), published.root, str(published.root / CARD))
-    user_content = merged(here, taken_apart(theirs, published.root, f"the card of {repo}"))
+    here = parse_user_content(card_text(published.root / CARD), published.root, str(published.root / CARD))
+    user_content = merged(here, parse_user_content(theirs, published.root, f"the card of {repo}"))
     if extra is not None:
         user_content = replace(user_content, extra=extra)
     return {FILE: published.to_bytes(), **card_files(published, user_content)}
@@ -314,7 +314,7 @@ def _advice(
 # ------------------------------------------------------------------ commits
 
 
-def bring(
+def commit_changes(
     wanted: Callable[[hub.Remote], Changes], repo: str, revision: str | None, message: str, kind: str = "dataset"
 ) -> str:
     """Commit until the repository matches, and return that commit. Raises HubError after several attempts.

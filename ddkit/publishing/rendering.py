@@ -64,7 +64,7 @@ def render_template(name: str, facts: Mapping[str, Any]) -> str:
     return with_digest(environment.get_template(name).render(facts))
 
 
-def their_matter(matter: dict[str, Any]) -> dict[str, Any]:
+def user_front_matter(matter: dict[str, Any]) -> dict[str, Any]:
     """Return the part of a card's front matter that ddkit does not write: other keys, and other tags.
 
     Args:
@@ -101,7 +101,7 @@ def render_card(manifest: Manifest, user_content: UserContent | None = None) -> 
     headline, random = _headline(manifest, results)
     classes, codec, source_id = len(manifest.classes), manifest.image.codec, manifest.source.id
     facts = {
-        "front_matter": front_matter_text(_with_theirs(front_matter(manifest), user_content.matter)),
+        "front_matter": front_matter_text(_merge_front_matter(front_matter(manifest), user_content.matter)),
         "user_content": user_content,
         "title": title(manifest),
         "m": manifest,
@@ -136,7 +136,7 @@ def _folder_name(manifest: Manifest) -> str:
     return name if re.fullmatch(r"[\w.,+ -]+", name) else plain_name(name)
 
 
-def _with_theirs(ours: dict[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
+def _merge_front_matter(ours: dict[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
     tags = [*ours["tags"], *(tag for tag in theirs.get("tags", []) if tag not in ours["tags"])]
     return ours | dict(theirs) | {"tags": tags}
 
@@ -299,7 +299,7 @@ def card_files(manifest: Manifest, user_content: UserContent) -> dict[str, bytes
     }
 
 
-def taken_apart(card: str | None, root: Path, what: str) -> UserContent:
+def parse_user_content(card: str | None, root: Path, what: str) -> UserContent:
     """Return the user content of a card. A card that cannot be parsed is saved whole in OUT.work.
 
     Args:
@@ -307,7 +307,7 @@ def taken_apart(card: str | None, root: Path, what: str) -> UserContent:
         root: Directory of the set.
         what: Name of the card in notes.
     """
-    user_content = user_content_of(card, their_matter)
+    user_content = user_content_of(card, user_front_matter)
     if user_content.broken and card is not None:
         work = work_beside(root)
         refuse_links(work.parent, [work.name])
@@ -327,5 +327,5 @@ def publish_files(manifest: Manifest) -> None:
         manifest: The set.
     """
     path = manifest.root / "README.md"
-    for name, data in card_files(manifest, taken_apart(card_text(path), manifest.root, str(path))).items():
+    for name, data in card_files(manifest, parse_user_content(card_text(path), manifest.root, str(path))).items():
         write_bytes(manifest.root / name, data)

@@ -131,7 +131,7 @@ def fetch_files(manifest: Manifest, repo: str, files: Mapping[str, str]) -> None
         hub.fetch(repo, path, revision=commit, again=True, most=most[path])
         if file_sha256(manifest.root / path) != files[path]:
             raise IntegrityError(
-                f"{repo} at {commit[:12]}: {blame(manifest, path)}; it is damaged there: report it to its owner"
+                f"{repo} at {commit[:12]}: {locate_damage(manifest, path)}; it is damaged there: report it to its owner"
             )
 
 
@@ -169,7 +169,7 @@ def fetch_listed(repo: str, path: str, commit: str, into: Path | None = None, *,
         raise IntegrityError(f"{repo} at {commit[:12]}: {path} is missing; report it to its owner") from error
 
 
-def blame(manifest: Manifest, path: str) -> str:
+def locate_damage(manifest: Manifest, path: str) -> str:
     """Describe which shard and row a damaged file affects, as far as the local files show.
 
     Args:

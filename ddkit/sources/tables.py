@@ -96,7 +96,7 @@ def open_table(
     return _dataset(data, kind, splits[split], image_column, label_column, None, again)
 
 
-def at_hand(data: str) -> bool:
+def is_available(data: str) -> bool:
     """Return whether the source `data` is available: built in, local, or an id on the Hub."""
     return data == "digits" or Path(data).exists() or is_online(data)
 

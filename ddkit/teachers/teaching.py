@@ -110,7 +110,7 @@ def train_teacher(
     images = _Images(source, shown, device)
     mean, std = images.normalisation() if size <= 64 else (IMAGENET_MEAN, IMAGENET_STD)
     if init is not None:
-        init.give(network)
+        init.load_into(network)
         mean, std = init.mean, init.std
     labels = torch.from_numpy(source.labels).to(device)
     batch = spec.batch_for(len(source))
@@ -330,7 +330,7 @@ def teach(
     spec = teacher_recipe(recipe or ("finetune" if pretrained else None), data, size, epochs)
     fresh = check_network(arch, len(source.classes), size)  # an invalid network fails before all images are read
     if pretrained is not None:
-        pretrained.give(fresh)
+        pretrained.load_into(fresh)
     source = source.without_unreadable(skip_bad)
     if holdout is not None:
         if not 0 < holdout < 1:
