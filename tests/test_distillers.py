@@ -108,7 +108,7 @@ def test_broken_distiller_files(tmp_path):
     with pytest.raises(OptionError, match="ValueError: mine"):
         find_distiller(str(path))
     path.write_text("NAME = PAPER = COST = Config = units = run = 1")
-    with pytest.raises(OptionError, match="no dataclass"):
+    with pytest.raises(OptionError, match="not a dataclass"):
         find_distiller(str(path))
     path.write_text("NAME = 'x'")
     with pytest.raises(OptionError, match="lacks PAPER, COST, Config, units, run"):

@@ -289,7 +289,7 @@ def test_costs_are_asked(capsys):
     ask_cost({"recover": 30.0, "select": 0.1, "relabel": 30.0}, 1e6, yes=False)
     told = capsys.readouterr().err
     assert "in all about 60 s on this machine: making the images 30 s, labelling the views 30 s; " in told
-    assert "labels take 1.0 MB (from up to 20 measured steps)" in told
+    assert "labels take 1.0 MB (estimated from up to 20 measured steps)" in told
     with pytest.raises(TooCostly, match="2 h 0 min.*fewer views.*yes=True"):
         ask_cost({"recover": 60.0, "relabel": 7140.0}, 1e6, yes=False)
     with pytest.raises(TooCostly, match="21.0 GB.*fewer views"):

@@ -101,7 +101,7 @@ def test_a_damaged_state_is_not_continued(random_set, tmp_path, often, capsys):
     train_student(student(random_set, tmp_path / "s"))
     train_student(student(random_set, tmp_path / "fresh"))
     assert weights(tmp_path / "s.safetensors") == weights(tmp_path / "fresh.safetensors")
-    assert "starts anew" in capsys.readouterr().err
+    assert "starting from the beginning" in capsys.readouterr().err
 
 
 def test_the_default_name_tells_labels_and_seed(random_set, tmp_path, monkeypatch):
@@ -198,7 +198,7 @@ def test_a_damaged_teacher_in_the_cache_is_made_again(tmp_path, monkeypatch, cap
         with pytest.raises(TeacherError):
             load_checkpoint(path)
         assert ask() == path and path.read_bytes() == before
-    assert "it is made again" in capsys.readouterr().err
+    assert "it is trained again" in capsys.readouterr().err
     assert ask(seed=1) != path
 
 
@@ -328,7 +328,7 @@ def test_a_baseline_is_of_the_same_source_and_teacher(tmp_path, options, capsys)
     shutil.rmtree(tmp_path / "o.work")
     other = untrained_teacher(tmp_path / "other.safetensors", arch="convnet4")
     assert make_baseline(made, "digits", str(other)) is None
-    assert "not the set's own" in capsys.readouterr().err
+    assert "is not the one the set was made with" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------ hashes of files
