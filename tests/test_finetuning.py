@@ -42,7 +42,7 @@ def test_a_new_head_on_old_weights(tmp_path, photographs):
     with pytest.raises(OptionError, match="^arch is convnet4, init is a convnet3; drop arch"):
         teach(tmp_path / "x.safetensors", data=str(photographs), init=str(old), arch="convnet4")
     with pytest.raises(TeacherError, match="do not fit at this size"):
-        load_pretrained(str(old), 32).give(nn.Sequential(nn.Conv2d(3, 5, 3), nn.Linear(4, 3)))
+        load_pretrained(str(old), 32).load_into(nn.Sequential(nn.Conv2d(3, 5, 3), nn.Linear(4, 3)))
 
 
 def test_batch_norm_statistics_are_the_sources(tmp_path, photographs):
