@@ -34,15 +34,15 @@ _PUBLIC = {
     "verify": "ddkit.sets.opening",
 }
 
-__all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604
+__all__ = ["__version__", *(name for name in _PUBLIC if name != "list")]  # noqa: PLE0604  (`*` must not hide the builtin)
 
 
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         module, _, attribute = _PUBLIC[name].partition(":")
         return getattr(importlib.import_module(module), attribute or name)
-    raise AttributeError(f"module 'ddkit' has no attribute {name!r}; it has {', '.join(__all__)}")
+    raise AttributeError(f"module 'ddkit' has no attribute {name!r}; it has {', '.join(__dir__())}")
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return ["__version__", *_PUBLIC]

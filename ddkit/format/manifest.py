@@ -55,7 +55,7 @@ class ClassInfo(ClassName, Extensible):
     """A class: its `name`, and its WordNet id as `id` if it has one."""
 
     name: Words
-    id: Line | None = None
+    id: Line | None = field()  # without the default of ClassName: a manifest must have it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ class ImageInfo(Extensible):
     """The stored images: `size` x `size` pixels, stitched of `patches` patches (1: not stitched)."""
 
     size: Side
-    mode: Literal["RGB"] = "RGB"
+    mode: Literal["RGB"]
     codec: ImageCodec
     patches: Count
 
@@ -207,7 +207,7 @@ class SourceInfo(DatasetSpec, Extensible):
     split: Words
     fingerprint: Sha256
     revision: Line | None = None
-    holdout: Share | None = None
+    holdout: Share | None = field()
     licence: Line | None = None
 
 
@@ -270,9 +270,9 @@ class Manifest(Extensible):
 
     name: Name
     created_by: dict[Line, Line]
-    install: Install = "pip install ddkit"
-    repo: Repository | None = None
-    license: License | None = None
+    install: Install
+    repo: Repository | None
+    license: License | None
     classes: Annotated[tuple[ClassInfo, ...], NOT_EMPTY]
     ipc: Count
     image: ImageInfo
@@ -295,9 +295,9 @@ class Manifest(Extensible):
     source: SourceInfo
     teachers: Annotated[tuple[TeacherInfo, ...], NOT_EMPTY]
     shards: Annotated[tuple[ShardEntry, ...], NOT_EMPTY]
-    relabelled_from: RelabelledFrom | None = None
-    subset_of: SubsetOf | None = None
-    results: tuple[ResultEntry, ...] = ()
+    relabelled_from: RelabelledFrom | None
+    subset_of: SubsetOf | None
+    results: tuple[ResultEntry, ...]
     location: Location = field(default=Location(), init=False, compare=False)
 
     # -------------------------------------------------------------- location

@@ -71,8 +71,7 @@ class Labelling:
 
     def open_teacher(self) -> Teacher:
         """Return the teacher on its device; it is loaded once per process."""
-        key = (self.teacher, self.teacher_hash, self.order, self.device)
-        return STATE.keep("teacher", key, lambda: Teacher.load(self.teacher, torch.device(self.device), self.order))
+        return Teacher.shared(self.teacher, torch.device(self.device), self.order)
 
 
 def shard_pixels(how: Labelling, shard: ShardPlan) -> Tensor:

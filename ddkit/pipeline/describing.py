@@ -107,6 +107,7 @@ def build_manifest(
     return Manifest(
         name=made.name,
         created_by=versions(),
+        install="pip install ddkit",
         repo=kept.repo if kept else None,
         license=kept.license if kept else None,
         classes=tuple(ClassInfo(name=c.name, id=c.id) for c in made.classes),
@@ -140,6 +141,7 @@ def build_manifest(
         ),
         shards=tuple(record.entry for record in records),
         relabelled_from=made.relabelled_from,
+        subset_of=None,
         results=kept.results if kept else (),
     )  # fmt: skip
 

@@ -100,7 +100,7 @@ def describe(run: Run, last: Increment, packed: PackedShards) -> Manifest:
     made = Made(
         name=f"{run.distiller.name}-{plain_name(source.id)}-ipc{last.plan.last}",
         classes=run.source.classes,
-        image=ImageInfo(size=record.size, codec=record.image_format, patches=run.patches),
+        image=ImageInfo(size=record.size, mode="RGB", codec=record.image_format, patches=run.patches),
         method=run.distiller.name,
         recipe=RecipeInfo(
             name=record.recipe, config=record.config, dataset=record.dataset, classes=record.classes,

@@ -154,7 +154,7 @@ def _made(opened: Source, found: _Found, claim: Claim, method: str, reencode: bo
     return Made(
         name=plain_name(name) if method in name else f"{method}-{plain_name(name)}-ipc{ipc}",
         classes=found.classes,
-        image=ImageInfo(size=found.size, codec=found.codec, patches=1),
+        image=ImageInfo(size=found.size, mode="RGB", codec=found.codec, patches=1),
         method=method,
         recipe=RecipeInfo(name="imported", config={}, dataset=None, classes=None, paper=_paper(method)),
         fingerprint=claim.fingerprint,

@@ -120,22 +120,18 @@ class SynthesisInputs:
 
     def context(self) -> Context:
         """Return the context shared by all units of the increment, opened once per process."""
-        return STATE.keep("context", fingerprint(asdict(self)), self._open)
+        teacher = Teacher.shared(self.teacher, torch.device(self.device), self.order)
+        return STATE.keep("context", (fingerprint(asdict(self)), teacher), lambda: self._open(teacher))
 
-    def _open(self) -> Context:
-        device = torch.device(self.device)
+    def _open(self, teacher: Teacher) -> Context:
         opened = (self.source, self.fingerprint)  # files may change under the same name
         return Context(
             config=make_config(self.distiller(), json.loads(self.config)),
             source=STATE.keep("source of units", opened, lambda: open_ref(self.source)),
             size=self.size,
             seed=self.seed,
-            device=device,
-            teacher=STATE.keep(
-                "teacher",
-                (self.teacher, self.teacher_hash, self.order, self.device),
-                lambda: Teacher.load(self.teacher, device, self.order),
-            ),
+            device=teacher.device,
+            teacher=teacher,
             earlier=self._earlier(),
             result=self.result,
             replay=self._replay,

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ddkit.core.files import stamp
+from ddkit.core.worker_state import STATE
 from ddkit.errors import TeacherError
 from ddkit.format.view_pixels import normalise
 from ddkit.networks.checkpoints import load_checkpoint
@@ -48,6 +50,22 @@ class Teacher:
             TeacherError: The checkpoint cannot be loaded.
         """
         return cls(*load_checkpoint(path), device, None if order is None else np.array(order))
+
+    @classmethod
+    def shared(cls, path: str | Path, device: torch.device, order: tuple[int, ...] | None = None) -> Teacher:
+        """Return the teacher of a checkpoint, loaded once per process and again only after the file has changed.
+
+        Args:
+            path: The checkpoint.
+            device: The device.
+            order: Output column of each class of the source; None: as in the checkpoint.
+
+        Raises:
+            TeacherError: The checkpoint cannot be loaded.
+        """
+        file = Path(path)
+        key = (stamp(file) if file.is_file() else str(path), str(device), order)
+        return STATE.keep("teacher", key, lambda: cls.load(path, device, order))
 
     @torch.inference_mode()
     def logits(self, inputs: Tensor) -> Tensor:
