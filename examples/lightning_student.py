@@ -32,7 +32,7 @@ class Student(lightning.LightningModule):
 
 
 trainer = lightning.Trainer(max_epochs=args.epochs, logger=False, enable_checkpointing=False)
-# Lightning sets no RANK for the processes it starts, so rank and world_size are passed; batch_size counts the rows of all processes.
+# Lightning does not set RANK for its processes, so rank and world_size are passed. batch_size is over all processes.
 loader = ddkit.ReplayLoader(args.set, batch_size=32, rank=trainer.global_rank, world_size=trainer.world_size)
 trainer.fit(Student(loader.num_classes), loader)
 trainer.save_checkpoint("student.ckpt")  # Student.load_from_checkpoint("student.ckpt")
