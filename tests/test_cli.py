@@ -233,7 +233,7 @@ def test_skip_bad_counts_what_it_leaves_out(ddkit, photographs, tmp_path, monkey
     code, _, err = ddkit(*common, "--skip-bad", "--workers", 1)
     assert code == 0, err
     assert json.loads((tmp_path / "out" / "ddkit.json").read_text())["log"]["skipped"] == ["bee/2.jpg"]
-    assert "1 unreadable images left out" in (tmp_path / "out" / "README.md").read_text()
+    assert "; 1 unreadable image left out." in (tmp_path / "out" / "README.md").read_text()
     code, out, err = ddkit("train", "out", "--epochs", 1, "--arch", "convnet3")
     assert code == 0 and "%" in out, err
 

@@ -44,7 +44,7 @@ from ddkit.publishing.rendering import publish_files
 from ddkit.specs import ClassName, Protocol, TeacherSpec, ViewSpec
 
 # kind of origin -> `real_pixels`, the kinds that keep most of the real images first
-REAL_PIXELS = {"real": "whole", "patches": "crops", "import": "none", "noise": "none"}
+REAL_PIXELS = {"real": "whole", "patches": "crops", "import": "unknown", "noise": "none"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,13 +173,13 @@ def source_info(spec: object, name: str) -> SourceInfo:
 
 
 def real_pixels_of(records: Sequence[PackRecord]) -> str:
-    """Infer `real_pixels` from the origins of the images; whole images take precedence over crops, crops over none.
+    """Infer `real_pixels` from the origins of the images; the kind that shows most of real images decides.
 
     Args:
         records: Records of all packed shards.
 
     Returns:
-        "whole", "crops", "none", or "unknown" where no origin is of a known kind.
+        "whole" before "crops" before "unknown" (imported images, or no known kind) before "none".
     """
     kinds = {kind for record in records for kind in record.kinds}
     return next((pixels for kind, pixels in REAL_PIXELS.items() if kind in kinds), "unknown")
