@@ -20,8 +20,10 @@ ROOMS = {
     "engine": ["units", "interleaving", "cuda_graphs", "local"],
     "hub": ["responses", "retries", "repositories"],
     "format": [
-        *("views", "view_pixels", "codecs", "images", "tars", "fields", "entries", "row_records", "views_member"),
-        *("shards", "results", "manifest", "consistency", "manifest_file", "damage", "row_format", "reading"),
+        *("views", "view_pixels", "codecs.interface", "codecs.fidelity", "codecs.fp16", "codecs.int8", "codecs.top"),
+        *("codecs.topk", "codecs.lowrank", "codecs.sampled", "codecs.teacher", "codecs.registry", "images", "tars"),
+        *("fields", "entries", "row_records", "views_member", "shards", "results", "label_info", "manifest"),
+        *("label_file", "consistency", "manifest_file", "damage", "row_format", "reading"),
         "verification",
     ],
     "sources": [
@@ -30,8 +32,8 @@ ROOMS = {
     ],
     "sets": ["opening"],
     "networks": ["registry", "checkpoints", "pretrained", "steps", "training_state", "training"],
-    "teachers": ["teacher", "teaching", "resolving"],
-    "labelling": ["encoded", "labels", "packing"],
+    "teachers": ["teacher", "carried", "teaching", "resolving"],
+    "labelling": ["budget", "encoded", "labels", "shared", "packing"],
     "replay": ["order", "dataset_rows", "stores.interface", "stores.memory", "stores.dataset", "loader", "fresh"],
     "students": ["losses", "transforms", "training"],
     "synthesis": [
@@ -55,7 +57,18 @@ ROOMS = {
         "model_repositories",
     ],
     "pipeline": [
-        *("record", "options", "growing", "costs", "synthesis_units", "run", "units", "describing", "resolving"),
+        *(
+            "record",
+            "options",
+            "growing",
+            "costs",
+            "synthesis_units",
+            "run",
+            "budgeting",
+            "units",
+            "describing",
+            "resolving",
+        ),
         *("distilling", "relabelling", "importing"),
     ],
     "evaluation": ["statistics", "measures.accuracy", "students", "baselines", "tables", "demonstration"],

@@ -14,9 +14,10 @@ import torch
 import yaml
 from jinja2 import UndefinedError
 
-from ddkit import ReplayLoader, decode_row
+from ddkit import ReplayLoader, decode_row, verify
 from ddkit.core.serialization import read_dataclass
 from ddkit.engine.units import UnitStore
+from ddkit.format.codecs.registry import find_codec
 from ddkit.format.manifest_file import read_manifest, write_manifest
 from ddkit.format.results import ResultEntry
 from ddkit.publishing.rendering import front_matter, publish_files, render_card
@@ -71,11 +72,11 @@ def code_blocks(text):
     return [part.split("```")[0] for part in text.split("```python\n")[1:]]
 
 
-def replayed_like_the_card(manifest, monkeypatch, views):
+def replayed_like_the_card(manifest, monkeypatch, views, temperature=None, exactly=True):
     monkeypatch.chdir(manifest.root.parent)
     names: dict = {}
     exec(snippet(manifest), names)
-    loader = ReplayLoader(manifest.root, batch_size=manifest.rows(), batch="dict")
+    loader = ReplayLoader(manifest.root, batch_size=manifest.rows(), batch="dict", temperature=temperature)
     rng = np.random.default_rng(0)
     compared = 0
     while compared < views:
@@ -84,14 +85,38 @@ def replayed_like_the_card(manifest, monkeypatch, views):
         batch = next(iter(loader))
         for i in rng.integers(0, manifest.rows(), 40):
             pixels, logits = names["replay"](int(batch["rows"][i]), epoch)
-            assert torch.equal(pixels, batch["pixel_values"][i]) and torch.equal(logits, batch["teacher_logits"][i])
+            assert torch.equal(pixels, batch["pixel_values"][i])
+            if exactly:
+                assert torch.equal(logits, batch["teacher_logits"][i])
+            else:  # a network's last bits depend on the size of the batch
+                assert torch.allclose(logits, batch["teacher_logits"][i], atol=1e-4)
             compared += 1
 
 
 def test_the_snippet_gives_the_loaders_pixels(rded_set, random_set, monkeypatch):
-    assert len(snippet(rded_set).splitlines()) <= 45
+    assert len(snippet(rded_set).splitlines()) <= 48
     replayed_like_the_card(rded_set, monkeypatch, 1000)
     replayed_like_the_card(random_set, monkeypatch, 200)
+
+
+@pytest.mark.parametrize(
+    "codec", ["int8", "topk:3", "lowrank:4", "lowrank:5:i4+top2", "lowrank:3:f16", "sampled:20", "teacher"]
+)
+def test_every_codec_has_its_snippet(codec, random_set, teacher, tmp_path, monkeypatch):
+    from ddkit.pipeline import relabel
+
+    made = relabel(
+        random_set.root, tmp_path / f"set-{codec.replace(':', '-')}", teacher=teacher, codec=codec, views=3, workers=1
+    )
+    assert made.labels.codec == codec and verify(made.root) == []
+    temperature = 1.0 if codec.startswith("sampled") else None
+    replayed_like_the_card(made, monkeypatch, 80, temperature, exactly=codec != "teacher")
+    tensors = find_codec(codec).tensors
+    card = (made.root / "README.md").read_text()
+    assert all(f"`{name}`" in card for name in tensors)
+    if codec != "teacher" and not codec.startswith("sampled"):
+        table = next(block for block in code_blocks(card) if "decode_row" in block)
+        assert ("labels=shared" in table) == bool(made.labels.file)
 
 
 def test_the_snippet_replays_mixup(random_set, teacher, tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddkit.errors import IntegrityError
-from ddkit.format.codecs import find_codec
+from ddkit.format.codecs.registry import find_codec
 from ddkit.format.entries import Origin, RowMetadata, shard_path, shard_rows, shard_sizes
 from ddkit.format.images import decode_image, encode_image
 from ddkit.format.row_records import member, parse_rows

@@ -46,6 +46,8 @@ def distill(
     ] = None,
     seed: o.Seed = None,
     codec: o.Codec = None,
+    budget: o.Budget = None,
+    label_precision: o.LabelPrecision = None,
     image_format: Annotated[str | None, typer.Option("--image-format", help="png (default)")] = None,
     split: o.Split = None,
     image_column: o.ImageColumn = None,
@@ -70,6 +72,7 @@ def distill(
         out, data=data, method=method, ipc=ipc, teacher=teacher, recipe=recipe,
         settings=parse_settings(settings or []), protocol=protocol, views=views, size=size, classes=classes,
         holdout=holdout, prefixes=o.numbers(prefixes, "--prefixes"), seed=seed, codec=codec,
+        budget=budget, label_precision=label_precision,
         image_format=image_format, split=split, image_column=image_column, label_column=label_column,
         skip_bad=skip_bad, rehash=rehash, device=device, workers=workers, yes=yes, overwrite=overwrite,
     )  # fmt: skip

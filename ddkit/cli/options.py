@@ -39,7 +39,14 @@ Workers = Annotated[
 Seed = Annotated[int | None, typer.Option("--seed", help="default 0")]
 Protocol = Annotated[str | None, typer.Option("--protocol", help="see `ddkit list protocols`; or a TOML file")]
 Views = Annotated[int | None, typer.Option("--views", help="views stored per image (default: the protocol's)")]
-Codec = Annotated[str | None, typer.Option("--codec", help="how soft labels are stored (default fp16)")]
+Codec = Annotated[str | None, typer.Option("--codec", help="how soft labels are stored: see `ddkit list codecs`")]
+Budget = Annotated[
+    str | None,
+    typer.Option("--budget", help="size of labels (40x: that much smaller) or set (300MB); above 100 classes 40x"),
+]
+LabelPrecision = Annotated[
+    str | None, typer.Option("--label-precision", help="arithmetic of the teacher: float32 (default) or bfloat16")
+]
 Teacher = Annotated[
     str | None,
     typer.Option("--teacher", help="FILE.safetensors, timm:NAME[@FILE], torchvision:NAME[@FILE] or train[:ARCH]"),

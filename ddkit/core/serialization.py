@@ -122,16 +122,12 @@ def matching(pattern: str, longest: int = 10_000) -> Check:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Extensible:
-    """Base of dataclasses that are read from files of newer versions too.
-
-    Attributes:
-        unknown_keys: Keys that this version does not know; they are kept and written back.
-    """
+    """Base of dataclasses that are read from files of newer versions too; `unknown_keys` are kept and written back."""
 
     unknown_keys: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
 
     def changed(self, **values: Any) -> Self:
-        """Return a copy in which the fields named in `values` have these values."""
+        """Return a copy with other `values` of some fields."""
         return dataclasses.replace(self, **values)
 
 
@@ -147,10 +143,16 @@ class UnknownKey(Mismatch):
         self.key, self.valid = key, valid
 
 
+def later(default: T) -> T:
+    """Declare a field that a later version added; at its `default` it is left out of JSON."""
+    return dataclasses.field(default=default, metadata={"later": True})
+
+
 def to_plain(spec: Any) -> Any:
     """Convert `spec`, a dataclass or a container of them, to JSON values; tuples become lists."""
     if dataclasses.is_dataclass(spec) and not isinstance(spec, type):
-        known = {f.name: to_plain(getattr(spec, f.name)) for f in dataclasses.fields(spec) if f.name != "unknown_keys"}
+        shown = [f for f in dataclasses.fields(spec) if "later" not in f.metadata or getattr(spec, f.name) != f.default]
+        known = {f.name: to_plain(getattr(spec, f.name)) for f in shown if f.name != "unknown_keys"}
         return {**spec.unknown_keys, **known} if isinstance(spec, Extensible) else known
     if isinstance(spec, Mapping):
         return {key: to_plain(value) for key, value in spec.items()}

@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 
 from ddkit.errors import OptionError, first_few
+from ddkit.format.codecs.interface import layout_bytes
+from ddkit.format.codecs.registry import find_codec
 from ddkit.format.entries import images_path, shard_path, shard_rows, shard_sizes
 from ddkit.format.manifest import Manifest
+from ddkit.format.views_member import LARGEST_HEADER
 from ddkit.specs import Protocol
 
 LARGEST_SHARD = 32 * 2**30  # bytes
+LARGEST_TEACHER = 16 * 2**30  # bytes
 LARGEST_ROW = 2**28  # bytes of the labels of one image
 
 
@@ -19,7 +23,27 @@ def manifest_problem(manifest: Manifest) -> str | None:
     Args:
         manifest: A manifest whose single values are valid.
     """
-    return _shards_problem(manifest) or _pixels_problem(manifest) or _results_problem(manifest)
+    checks = (_labels_problem, _shards_problem, _pixels_problem, _results_problem)
+    return next((problem for check in checks if (problem := check(manifest))), None)
+
+
+def _labels_problem(manifest: Manifest) -> str | None:
+    """The first inconsistency between codec, classes and shared file, or None. Raises FormatVersion."""
+    codec, classes, file = find_codec(manifest.labels.codec, stored=True), len(manifest.classes), manifest.labels.file
+    try:
+        codec.check(classes)
+    except OptionError as error:
+        return str(error)
+    if codec.name != manifest.labels.codec:
+        return f"labels.codec is {manifest.labels.codec}, which is written {codec.name}"
+    shared = codec.shared_layout(classes)
+    due = "teacher.safetensors" if codec.FROM_PIXELS else "labels.safetensors" if shared else None
+    if due != (file.path if file else None):
+        return f"labels.file is {file.path if file else None}, {due} belongs to codec {codec.name}"
+    most = LARGEST_TEACHER if codec.FROM_PIXELS else layout_bytes(shared) + LARGEST_HEADER
+    if file and file.bytes > most:
+        return f"{file.path} has {file.bytes} bytes, at most {most} are due"
+    return None
 
 
 def _shards_problem(manifest: Manifest) -> str | None:
@@ -45,7 +69,7 @@ def _shards_problem(manifest: Manifest) -> str | None:
                 return f"the images of {path} are {shard.images.path}"
     if manifest.image_tars != all(shard.images for shard in shards):
         return f"image_tars is {manifest.image_tars}, its shards say otherwise"
-    most = largest_row(manifest.image.size, manifest.views.count, classes)
+    most = largest_row(manifest)
     for shard in shards:
         for entry in (shard, shard.images):
             if entry and (entry.bytes > shard.rows * most + 20480 or entry.bytes > LARGEST_SHARD):
@@ -53,16 +77,15 @@ def _shards_problem(manifest: Manifest) -> str | None:
     return None
 
 
-def largest_row(side: int, views: int, classes: int) -> int:
+def largest_row(manifest: Manifest) -> int:
     """Return an upper bound for the bytes of a row in a tar: an incompressible image, its metadata, views and labels.
 
     Args:
-        side: Side of the stored images in pixels.
-        views: Views per image.
-        classes: Number of classes.
+        manifest: Its size of images, view count, classes and codec are read.
     """
+    side, views, codec = manifest.image.size, manifest.views.count, find_codec(manifest.labels.codec, stored=True)
     image = 6 * side * side + 2**20
-    return image + views * (4 * classes + 300) + 2**16
+    return image + layout_bytes(codec.layout(views, len(manifest.classes))) + views * 300 + 2**16
 
 
 def _pixels_problem(manifest: Manifest) -> str | None:

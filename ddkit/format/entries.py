@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from ddkit.core.serialization import Extensible, between
 from ddkit.format.fields import Count, FileName, Sha256
 
-FORMAT = 1
+FORMAT = 1  # of rows, and of manifests of sets that ddkit 0.6 reads
+NEWEST_FORMAT = 2  # of manifests of sets with a label codec that ddkit 0.6 does not know
 VIEWS_MEMBER = "views.safetensors"
 
 FileBytes = Annotated[int, between(1, 10**15)]
@@ -56,6 +57,21 @@ class ShardEntry(Extensible):
     def rows_path(self) -> str:
         """Path of the row records, relative to the set."""
         return rows_path(self.path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelFile(Extensible):
+    """The file that some codecs share among all rows of a set.
+
+    Attributes:
+        path: `labels.safetensors` (basis, scale and offset) or `teacher.safetensors`.
+        bytes: Size of the file.
+        sha256: Hash of the file.
+    """
+
+    path: Literal["labels.safetensors", "teacher.safetensors"]
+    bytes: FileBytes
+    sha256: Sha256
 
 
 def files_of(shards: Iterable[ShardEntry], *, labels: bool = True, images: bool = True) -> dict[str, str]:
@@ -157,6 +173,7 @@ class RowMetadata:
         stage: Position of the row's prefix in the manifest's list, from 1.
         rank: IPC rank within the class, from 0.
         origin: Source of the image.
+        classes: Number of classes; None for codec `fp16`, whose tensors show it.
     """
 
     codec: str
@@ -167,6 +184,7 @@ class RowMetadata:
     stage: int
     rank: int
     origin: Origin
+    classes: int | None = None
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> RowMetadata:
@@ -174,12 +192,13 @@ class RowMetadata:
         return cls(
             codec=value["codec"], first=value["first"], size=value["size"], mean=tuple(value["mean"]),
             std=tuple(value["std"]), stage=value["stage"], rank=value["rank"],
-            origin=Origin.from_json(value["origin"]),
+            origin=Origin.from_json(value["origin"]), classes=value.get("classes"),
         )  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON value as stored in the views member."""
-        return {
+        classes = {} if self.classes is None else {"classes": self.classes}
+        return classes | {
             "format": FORMAT, "codec": self.codec, "first": self.first, "size": self.size, "mean": list(self.mean),
             "std": list(self.std), "stage": self.stage, "rank": self.rank, "origin": self.origin.to_json(),
         }  # fmt: skip

@@ -40,6 +40,7 @@ NOT_EMPTY = Check(lambda value: len(value) > 0)
 Words = Annotated[str, Check(lambda text: len(text) <= LONGEST_TEXT)]
 Line = Annotated[str, matching(r"[^\x00-\x1f\x7f-\x9f]*")]
 Name = Annotated[str, Check(lambda text: NAME.fullmatch(text) is not None and ".." not in text)]
+CodecName = Annotated[str, matching(r"[a-z0-9][a-z0-9:+.]{0,99}")]
 Sha256 = Annotated[str, matching(r"[0-9a-f]{64}")]
 FileName = Annotated[str, Check(lambda text: FILE.fullmatch(text) is not None)]
 Install = Annotated[str, matching(r"pip install (-U )?ddkit(\[[\w,-]+\])?(==[\w.]+)?")]

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from ddkit.core.serialization import Extensible, canonical, to_plain
 from ddkit.errors import SetError
-from ddkit.format.entries import FORMAT, ShardEntry, files_of
+from ddkit.format.entries import FORMAT, NEWEST_FORMAT, ShardEntry, files_of
 from ddkit.format.fields import (
     NOT_EMPTY,
     Architecture,
@@ -37,6 +37,7 @@ from ddkit.format.fields import (
     ViewSide,
     Words,
 )
+from ddkit.format.label_info import LabelInfo
 from ddkit.format.results import ResultEntry
 from ddkit.specs import ClassName, DatasetSpec, EvalTransform, Protocol, ViewSpec
 
@@ -112,33 +113,6 @@ class EvalInfo(EvalTransform, Extensible):
 
     resize: Side
     crop: Side
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fidelity(Extensible):
-    """Decoded against original labels: mean KL divergence in nats at temperature 1, 4, 20; share of equal top-1."""
-
-    kl_t1: Number
-    kl_t4: Number
-    kl_t20: Number
-    top1_agreement: Share
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelInfo(Extensible):
-    """The soft labels.
-
-    Attributes:
-        codec: Name of the codec.
-        fidelity: Error of the codec over all views.
-        temperature: Temperature at which the recommended protocol trains students.
-        group: Rows that one forward pass of the teacher saw together in batch mode; always 1.
-    """
-
-    codec: Name
-    fidelity: Fidelity
-    temperature: Number
-    group: Count = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -362,28 +336,35 @@ class Manifest(Extensible):
             ipc: The prefix; default: the whole set.
             labels, images: Which files to include, as in `entries.files_of`.
         """
-        return files_of(self.shards_of(ipc), labels=labels, images=images)
+        shared = {self.labels.file.path: self.labels.file.sha256} if labels and self.labels.file else {}
+        return files_of(self.shards_of(ipc), labels=labels, images=images) | shared
 
     def rows(self, ipc: int | None = None) -> int:
         """Return the number of rows of the set, or of the prefix `ipc`."""
         return sum(shard.rows for shard in self.shards_of(ipc))
 
     def total_bytes(self, ipc: int | None = None) -> int:
-        """Return the total size in bytes of the shards of the set, or of the prefix `ipc`."""
-        return sum(shard.bytes for shard in self.shards_of(ipc))
+        """Return the bytes of shards and shared labels of the set, or of the prefix `ipc`."""
+        shared = self.labels.file.bytes if self.labels.file else 0
+        return sum(shard.bytes for shard in self.shards_of(ipc)) + shared
 
     # -------------------------------------------------------------- serialisation
+
+    @property
+    def format(self) -> int:
+        """Format version: 1, or 2 with a label codec that ddkit 0.6 does not know, which then asks to upgrade."""
+        return FORMAT if self.labels.codec == "fp16" else NEWEST_FORMAT
 
     @functools.cached_property
     def content(self) -> str:
         """sha256 over the sorted lines `path sha256` of all files; equal runs give equal content."""
-        lines = sorted(f"{path} {sha256}\n" for path, sha256 in files_of(self.shards).items())
+        lines = sorted(f"{path} {sha256}\n" for path, sha256 in self.files().items())
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON value of `ddkit.json`, including `format`, `content` and `self`."""
         known = {key: value for key, value in to_plain(self).items() if key != "location"}
-        data = known | {"format": FORMAT, "content": self.content}
+        data = known | {"format": self.format, "content": self.content}
         return data | {"self": self_hash(data)}
 
     def to_bytes(self) -> bytes:

@@ -10,7 +10,7 @@ from ddkit.core.files import read_limited, refuse_links, write_bytes
 from ddkit.core.serialization import Mismatch, read_dataclass, strict_json
 from ddkit.errors import FormatVersion, IntegrityError, OptionError, SetError
 from ddkit.format.consistency import manifest_problem
-from ddkit.format.entries import FORMAT
+from ddkit.format.entries import NEWEST_FORMAT
 from ddkit.format.manifest import Manifest, self_hash
 
 FILE = "ddkit.json"
@@ -115,8 +115,10 @@ def parse_manifest(text: bytes, path: Path) -> Manifest:
         version = data["format"]
     except (ValueError, KeyError, TypeError) as error:
         raise IntegrityError(f"{path} is damaged ({error or type(error).__name__}); fetch the set again") from error
-    if type(version) is not int or version > FORMAT:
-        raise FormatVersion(f"{path} is format {version!r:.40}, this ddkit reads up to {FORMAT}; pip install -U ddkit")
+    if type(version) is not int or version > NEWEST_FORMAT:
+        raise FormatVersion(
+            f"{path} is format {version!r:.40}, this ddkit reads up to {NEWEST_FORMAT}; pip install -U ddkit"
+        )
     try:
         same = data.get("self") == self_hash(data)
     except (ValueError, RecursionError) as error:
@@ -142,6 +144,8 @@ def manifest_of(data: dict[str, Any]) -> Manifest:
     if data["format"] < 1:
         raise Mismatch(f"format is {data['format']}")
     manifest = read_dataclass(Manifest, own)
+    if data["format"] < manifest.format:
+        raise Mismatch(f"format is {data['format']}, for a codec of format {manifest.format}")
     if problem := manifest_problem(manifest):
         raise Mismatch(problem)
     if data.get("content") != manifest.content:

@@ -164,7 +164,7 @@ class SetReader:
         read = [self._row(shard, first, record, tar) for record in records]
         views = Views.stack([row.views for row in read])
         position = np.arange(start, start + len(records))
-        soft = {name: np.stack([row.labels[name] for row in read]) for name in self.form.codec.TENSORS}
+        soft = {name: np.stack([row.labels[name] for row in read]) for name in self.form.codec.tensors}
         wrong = self.form.views_problem(views, position, rows, groups) or self.form.labels_problem(soft, self.thorough)
         if wrong:
             self._refuse(f"{_place(shard, records[wrong[0]])}: {wrong[1]}")

@@ -11,16 +11,15 @@ from typing import Any
 import numpy as np
 
 from ddkit.errors import IntegrityError
-from ddkit.format.codecs import Codec, find_codec
+from ddkit.format.codecs.interface import Codec, Layout
+from ddkit.format.codecs.registry import find_codec
 from ddkit.format.entries import FORMAT, RowMetadata
 from ddkit.format.manifest import Manifest
 from ddkit.format.views import UNMIXED, Views
 from ddkit.format.views_member import LARGEST_HEADER, DecodedRow, UnpackedRow, unpack_views
 
 KINDS = ("noise", "real", "patches", "import")  # kinds of origins
-_SHARED = ("size", "mean", "std")  # metadata that is equal in all rows
-
-Shapes = dict[str, tuple[np.dtype, tuple[int, ...]]]
+_SHARED = ("size", "mean", "std", "classes")  # metadata that is equal in all rows
 
 
 @dataclass(frozen=True)
@@ -34,15 +33,17 @@ class RowFormat:
         height: Height of the stored images in pixels.
         width: Width of the stored images in pixels.
         size: Side of a view in pixels.
+        classes: C, the number of classes.
         shared: Metadata that is equal in all rows.
     """
 
     codec: Codec
-    shapes: Shapes
-    soft: Shapes
+    shapes: Layout
+    soft: Layout
     height: int
     width: int
     size: int
+    classes: int
     shared: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -51,7 +52,7 @@ class RowFormat:
         policy, side, size = manifest.views, manifest.image.size, manifest.views.size
         small = np.dtype(np.uint8 if max(side, size) <= 255 else np.int16)
         v = policy.count
-        shapes: Shapes = {"box": (small, (v, 4)), "flip": (np.dtype(np.uint8), (v,))}
+        shapes: Layout = {"box": (small, (v, 4)), "flip": (np.dtype(np.uint8), (v,))}
         if policy.mix != "none":
             shapes["partner"] = (np.dtype(np.uint16), (v,))
         if policy.mix == "cutmix":
@@ -61,9 +62,10 @@ class RowFormat:
         if policy.patches == "shuffle" and manifest.image.patches > 1:
             shapes["patches"] = (np.dtype(np.uint8), (v, manifest.image.patches))
         codec = find_codec(manifest.labels.codec, stored=True)
+        classes = len(manifest.classes)
         shared = {"size": size, "mean": list(manifest.normalisation.mean), "std": list(manifest.normalisation.std)}
-        soft = codec.shapes(v, len(manifest.classes))
-        return cls(codec, shapes, soft, side, side, size, shared)
+        shared |= {"classes": classes} if codec.NAMES_CLASSES else {}
+        return cls(codec, shapes, codec.layout(v, classes), side, side, size, classes, shared)
 
     @classmethod
     def like(cls, row: UnpackedRow, codec: Codec, extent: tuple[int, int], where: str) -> RowFormat:
@@ -79,15 +81,15 @@ class RowFormat:
             IntegrityError: The row cannot be of any set.
         """
         views, soft, meta = row.views, row.labels, row.metadata
-        views_count, name = views.count, codec.TENSORS[0]
-        shapes: Shapes = {key: (array.dtype, array.shape[1:]) for key, array in views.tensors().items()}
-        wanted = codec.shapes(views_count, soft[name].shape[-1])
+        views_count = views.count
+        classes = meta.get("classes") if codec.NAMES_CLASSES else soft["logits"].shape[-1]
+        shapes: Layout = {key: (array.dtype, array.shape[1:]) for key, array in views.tensors().items()}
         height, width = extent
         size, channels = meta.get("size"), [meta.get("mean"), meta.get("std")]
         small = np.dtype(np.uint8 if type(size) is int and max(height, width, size) <= 255 else np.int16)
         kinds = {"box": small, "flip": np.uint8, "partner": np.uint16, "mix_box": small, "mix_lam": np.float32}
         good = (
-            type(size) is int and 1 <= size <= 2048
+            type(size) is int and 1 <= size <= 2048 and type(classes) is int and 1 <= classes <= 2**24
             and all(isinstance(c, list) and len(c) == 3 and all(type(x) in (int, float) and abs(x) < 1e6 for x in c)
                     for c in channels)
             and min(meta["std"]) > 0 and not {"mix_box", "mix_lam"} <= shapes.keys()
@@ -98,7 +100,9 @@ class RowFormat:
         )  # fmt: skip
         if not good:
             raise IntegrityError(f"{where}: its views are not in the format of a ddkit set; fetch the set again")
-        return cls(codec, shapes, wanted, height, width, int(size or 0), {key: meta.get(key) for key in _SHARED})
+        shared = {key: meta[key] for key in _SHARED if key in meta}
+        wanted = codec.layout(views_count, int(classes or 0))
+        return cls(codec, shapes, wanted, height, width, int(size or 0), int(classes or 0), shared)
 
     @property
     def largest_image(self) -> int:
@@ -130,7 +134,8 @@ class RowFormat:
         found = unpack_views(data, self.codec, where)
         problem = self.tensor_problem(found.views, found.labels) or self.metadata_problem(found.metadata)
         if problem is None and labels:
-            problem = self.codec.problem({name: tensor[None] for name, tensor in found.labels.items()}, thorough=True)
+            wrong = self.labels_problem({name: tensor[None] for name, tensor in found.labels.items()}, thorough=True)
+            problem = None if wrong is None else wrong[1]
         if problem:
             raise IntegrityError(f"{where}: {problem}; fetch the set again")
         return DecodedRow(found.views, found.labels, RowMetadata.from_json(found.metadata))
@@ -142,11 +147,13 @@ class RowFormat:
             soft: The codec's tensors [n,V,...] of n rows.
             thorough: Also find errors that do not affect students.
         """
-        if self.codec.problem(soft, thorough) is None:
+        if self.codec.problem(soft, self.classes, thorough) is None:
             return None
         n = len(next(iter(soft.values())))
         alone = ({name: tensor[i : i + 1] for name, tensor in soft.items()} for i in range(n))
-        return next((i, problem) for i, one in enumerate(alone) if (problem := self.codec.problem(one, thorough)))
+        return next(
+            (i, problem) for i, one in enumerate(alone) if (problem := self.codec.problem(one, self.classes, thorough))
+        )
 
     def tensor_problem(self, views: Views, soft: Mapping[str, np.ndarray]) -> str | None:
         """Return which tensor of a row does not have the type and shape of the set, or None.
@@ -166,7 +173,7 @@ class RowFormat:
 
     def metadata_problem(self, meta: Mapping[str, Any]) -> str | None:
         """Return which value in the row metadata `meta` is not valid, or None. Unknown keys are ignored."""
-        fixed = {"format": FORMAT, "codec": self.codec.NAME} | dict(self.shared)
+        fixed = {"format": FORMAT, "codec": self.codec.name} | dict(self.shared)
         if wrong := [key for key, value in fixed.items() if repr(meta.get(key)) != repr(value)]:  # 1 is not True or 1.0
             return f"metadata {wrong[0]} is {meta.get(wrong[0])!r:.80}, not {fixed[wrong[0]]}"
         for key in ("first", "stage", "rank"):

@@ -12,6 +12,7 @@ from ddkit.core.files import read_limited
 from ddkit.errors import IntegrityError
 from ddkit.format.damage import REMEDY, images_beside, images_problem, mapped, row_records
 from ddkit.format.entries import ShardEntry
+from ddkit.format.label_file import label_file_problem
 from ddkit.format.manifest import Manifest
 from ddkit.format.manifest_file import read_manifest
 from ddkit.format.reading import SetReader
@@ -44,7 +45,7 @@ def set_problems(manifest: Manifest, on_shard: Callable[[int], None] | None = No
         manifest: Manifest of the set.
         on_shard: Called with 1 after each shard; default: a progress bar.
     """
-    problems: list[str] = []
+    problems = [problem] if (problem := label_file_problem(manifest)) else []
     reader, first, good = SetReader(manifest, thorough=True), 0, True
     shards = manifest.shards
     with ThreadPoolExecutor(cores()) as pool, progress("verifying", len(shards), "shards") as advance:

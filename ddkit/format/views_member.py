@@ -13,7 +13,7 @@ from safetensors.numpy import save as _save
 
 from ddkit.core.serialization import canonical, strict_json
 from ddkit.errors import IntegrityError
-from ddkit.format.codecs import Codec
+from ddkit.format.codecs.interface import Codec
 from ddkit.format.entries import RowMetadata
 from ddkit.format.views import Views
 
@@ -87,8 +87,8 @@ def unpack_views(data: bytes, codec: Codec, where: str) -> UnpackedRow:
         IntegrityError: The bytes are not a views member.
     """
     try:
-        tensors, metadata = _unpacked(data)
-        labels = {name: tensors.pop(name) for name in (*codec.TENSORS, *(["mean"] if "mean" in tensors else []))}
+        tensors, metadata = unpack_tensors(data)
+        labels = {name: tensors.pop(name) for name in (*codec.tensors, *(["mean"] if "mean" in tensors else []))}
         views = Views(**{name: array[None] for name, array in tensors.items()})
     except (KeyError, TypeError, ValueError) as error:
         raise IntegrityError(f"{where}: the views cannot be read ({error}); fetch the set again") from error
@@ -100,11 +100,16 @@ _DTYPES = {"U8": ("u1", 1), "U16": ("<u2", 2), "U32": ("<u4", 4), "I8": ("i1", 1
            "F16": ("<f2", 2), "F32": ("<f4", 4)}  # fmt: skip
 
 
-def _unpacked(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """(tensors, metadata) of safetensors bytes, read as strictly as ddkit writes them.
+def unpack_tensors(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Return (tensors, metadata) of safetensors bytes, read as strictly as ddkit writes them.
 
-    Tensors must follow one another up to the end, and the one metadata key must hold canonical JSON. Raises ValueError,
-    KeyError, TypeError.
+    Tensors must follow one another up to the end, and the one metadata key must hold canonical JSON.
+
+    Args:
+        data: The bytes.
+
+    Raises:
+        ValueError, KeyError, TypeError: They are not such bytes.
     """
     header, start = _header(data)
     metadata = _metadata(header)

@@ -10,19 +10,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddkit.core.serialization import later
 from ddkit.core.worker_state import STATE
 from ddkit.engine.units import UnitFile, UnitStore
 from ddkit.errors import Diverged
-from ddkit.format.codecs import LARGEST, fidelity_sums, find_codec
+from ddkit.format.codecs.fidelity import compared_logits, fidelity_sums
+from ddkit.format.codecs.interface import LARGEST, Codec, centred
+from ddkit.format.codecs.registry import find_codec
 from ddkit.format.images import decode_image
 from ddkit.format.view_pixels import network_input
 from ddkit.format.views import Views, draw
 from ddkit.labelling.encoded import ShardPlan, load_encoded
 from ddkit.specs import ViewSpec
-from ddkit.teachers.teacher import Teacher
+from ddkit.teachers.teacher import Precision, Teacher
 
 UNIT_ROWS = 32  # rows of a labelling unit; changing it can change the bytes of labels
 FORWARD = 128  # views per forward pass; fixed, because the last bits of logits depend on it
+COMPARED = 4  # views of each row by which a carried teacher, or another precision, is compared with the teacher
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +47,7 @@ class Labelling:
         patches: N of the stitched grid.
         groups: Mixing group of each class; None: no groups.
         device: torch device name.
+        precision: Arithmetic of the teacher.
     """
 
     out: str
@@ -58,6 +63,12 @@ class Labelling:
     patches: int
     groups: tuple[int, ...] | None
     device: str
+    precision: Precision = later("float32")
+
+    @property
+    def label_codec(self) -> Codec:
+        """The codec."""
+        return find_codec(self.codec)
 
     @property
     def store(self) -> UnitStore:
@@ -136,42 +147,55 @@ class LabelJob:
         return min(self.start + UNIT_ROWS, self.shard.rows)
 
     @property
+    def count(self) -> int:
+        """Views of each row to label: all, or those that are compared if the set carries its teacher."""
+        count = self.how.policy.count
+        return min(count, COMPARED) if self.how.label_codec.FROM_PIXELS else count
+
+    @property
     def views(self) -> int:
         """Number of views to label."""
-        return (self.stop - self.start) * self.how.policy.count
+        return (self.stop - self.start) * self.count
 
     @property
     def file(self) -> UnitFile:
-        """The result: the codec's tensors [n,V,...], and `fidelity`, the sums of `codecs.fidelity_sums`."""
+        """The result, which `packing` encodes: see `run`."""
         return self.shard.unit(self.how.store, self.id)
 
     def run(self) -> None:
         """Label the views and write the result.
+
+        Its tensors are `logits`, centred, float16 [n,V,C], unless the set carries its teacher; `fidelity`, the sums of
+        `fidelity_sums` for codec fp16, or of the carried against the original teacher; and for another precision than
+        float32 `precision`, its sums against float32.
 
         Raises:
             Diverged: Logits are not finite or too large for the codecs.
             IntegrityError, DiskError.
         """
         began = time.perf_counter()
-        logits = self._logits()
-        centred = logits - logits.mean(-1, keepdims=True)
-        if (largest := float(np.abs(centred).max())) > LARGEST:
-            raise Diverged(
-                f"the teacher {self.how.teacher} gives logits up to {largest:.3g}, which labels cannot store; train it "
-                "again, with weight decay or fewer epochs"
-            )
-        codec = find_codec(self.how.codec)
-        encoded = [codec.encode(row) for row in logits]
-        tensors = {name: np.stack([row[name] for row in encoded]) for name in codec.TENSORS}
-        sums = [fidelity_sums(z, codec.decode(row)) for z, row in zip(centred, encoded)]
+        teacher, how = self.how.open_teacher(), self.how
+        logits = self._logits(teacher, self.count, how.precision)
+        tensors: dict[str, np.ndarray] = {}
+        if how.label_codec.FROM_PIXELS:
+            rounded = self._logits(teacher.rounded(), self.count, how.precision)
+            sums = [compared_logits(z, other) for z, other in zip(logits, rounded)]
+        else:
+            codec, none = find_codec("fp16"), np.random.default_rng()
+            encoded = [codec.encode(row, {}, none) for row in logits]
+            tensors = {"logits": np.stack([row["logits"] for row in encoded])}
+            sums = [fidelity_sums(z, codec, row, {}) for z, row in zip(logits, encoded)]
         tensors["fidelity"] = np.sum(sums, axis=0)
+        if how.precision != "float32":
+            exact = self._logits(teacher, min(self.count, COMPARED), "float32")
+            tensors["precision"] = np.sum([compared_logits(z, o[: len(z)]) for z, o in zip(exact, logits)], axis=0)
         self.file.write(tensors, {"seconds": round(time.perf_counter() - began, 4)})
 
-    def _logits(self) -> np.ndarray:
-        """The teacher's logits for every view of every row: float32 [n,V,C]."""
-        how, teacher = self.how, self.how.open_teacher()
+    def _logits(self, teacher: Teacher, count: int, precision: Precision) -> np.ndarray:
+        """The centred logits for the first `count` views of every row: float32 [n,count,C]."""
+        how = self.how
         images, views = shard_pixels(how, self.shard), shard_views(how, self.shard)
-        grid = np.meshgrid(np.arange(self.start, self.stop), np.arange(views.count), indexing="ij")
+        grid = np.meshgrid(np.arange(self.start, self.stop), np.arange(count), indexing="ij")
         rows, view_indices = (axis.ravel() for axis in grid)
         parts = []
         for at in range(0, len(rows), FORWARD):
@@ -180,12 +204,18 @@ class LabelJob:
                 images, views, rows[part], view_indices[part], size=how.size, mean=teacher.spec.mean,
                 std=teacher.spec.std,
             )  # fmt: skip
-            parts.append(teacher.logits(inputs).cpu().numpy())
+            parts.append(teacher.logits(inputs, precision).cpu().numpy())
         if not all(np.isfinite(part).all() for part in parts):
             raise Diverged(
                 f"the teacher {how.teacher} gives logits that are not finite; check its weights and normalisation"
             )
-        return np.concatenate(parts).reshape(self.stop - self.start, views.count, -1)
+        found = np.concatenate(parts)
+        if (largest := float(np.abs(found - found.mean(-1, keepdims=True)).max())) > LARGEST:
+            raise Diverged(
+                f"the teacher {how.teacher} gives logits up to {largest:.3g}, which labels cannot store; train it "
+                "again, with weight decay or fewer epochs"
+            )
+        return centred(found).reshape(self.stop - self.start, count, -1)
 
 
 def label_jobs(how: Labelling, shards: Sequence[ShardPlan]) -> list[LabelJob]:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from ddkit.core.files import file_sha256
+from ddkit.core.seeds import rng
 from ddkit.core.serialization import Extensible, Mismatch, read_dataclass, to_plain
 from ddkit.engine.units import UnitFile
 from ddkit.errors import IntegrityError
-from ddkit.format.codecs import find_codec
-from ddkit.format.entries import RowMetadata, ShardEntry, files_of
+from ddkit.format.codecs.fidelity import fidelity_sums
+from ddkit.format.codecs.interface import layout_bytes
+from ddkit.format.entries import LabelFile, RowMetadata, ShardEntry, files_of
 from ddkit.format.shards import Sample, labels_outweigh, write_shard
 from ddkit.format.views_member import pack_views
 from ddkit.labelling.encoded import ShardPlan, load_encoded
 from ddkit.labelling.labels import LabelJob, Labelling, label_jobs, shard_views
+from ddkit.labelling.shared import SharedJob, shared_tensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,15 +30,17 @@ class PackRecord(Extensible):
 
     Attributes:
         entry: The shard's entry for the manifest.
-        fidelity: Sums of `codecs.fidelity_sums` over its rows.
+        fidelity: Sums of `fidelity_sums` over its rows; None: no labels for that temperature.
+        precision: The same sums of the teacher's precision against float32; empty if that is float32.
         seconds: Time that labelling it took.
         kinds: Kinds of the origins of its images.
     """
 
     entry: ShardEntry
-    fidelity: tuple[float, ...]
+    fidelity: tuple[float | None, ...]
     seconds: float
     kinds: tuple[str, ...] = ()
+    precision: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +51,14 @@ class PackJob:
         how: Settings for labelling.
         shard: The shard.
         image_tar: Whether to write its `images/` tar.
+        shared: The file that all rows share, if the codec has one.
         needs: Ids of jobs that must be done before.
     """
 
     how: Labelling
     shard: ShardPlan
     image_tar: bool = False
+    shared: LabelFile | None = None
     needs: frozenset[str] = frozenset()
 
     @property
@@ -103,36 +111,73 @@ class PackJob:
             IntegrityError: The result of a unit is damaged.
             DiskError: A file cannot be written.
         """
-        sums, seconds, kinds = np.zeros(5), 0.0, set[str]()
-        rows, codec = load_encoded(self.how.store, self.shard), find_codec(self.how.codec)
-        views = shard_views(self.how, self.shard)
+        totals = _Totals()
+        rows, views = load_encoded(self.how.store, self.shard), shard_views(self.how, self.shard)
 
         def samples() -> Iterator[Sample]:
-            nonlocal sums, seconds
             for unit in self.labels:
                 tensors, metadata = unit.file.read()
-                sums = sums + tensors["fidelity"]
-                seconds += metadata["seconds"]
+                totals.seconds += metadata["seconds"]
+                totals.precision = totals.precision + tensors.get("precision", 0.0)
+                encoded, fidelity = self._encoded(unit, tensors)
+                totals.fidelity = totals.fidelity + fidelity
                 for i in range(unit.start, unit.stop):
-                    kinds.add(rows.origins[i].kind)
-                    labels = {name: tensors[name][i - unit.start] for name in codec.TENSORS}
-                    blob = pack_views(views.rows(slice(i, i + 1)), labels, self._metadata(i))
+                    totals.kinds.add(rows.origins[i].kind)
+                    blob = pack_views(views.rows(slice(i, i + 1)), encoded[i - unit.start], self._metadata(i))
                     yield Sample(self.shard.first + i, int(rows.labels[i]), rows.images[i], blob)
 
         entry = write_shard(
             Path(self.how.out), self.shard.path, self.shard.prefix, samples(), self.how.image_codec,
             image_tar=self.image_tar,
         )  # fmt: skip
-        record = PackRecord(entry=entry, fidelity=tuple(sums.tolist()), seconds=seconds, kinds=tuple(sorted(kinds)))
+        record = totals.record(entry)
         self.save(record)
         return record
 
+    def _encoded(
+        self, unit: LabelJob, tensors: Mapping[str, np.ndarray]
+    ) -> tuple[list[dict[str, np.ndarray]], np.ndarray]:
+        """The label tensors of each row of a labelling unit, and their summed fidelity."""
+        codec = self.how.label_codec
+        if codec.FROM_PIXELS:
+            return [{}] * (unit.stop - unit.start), tensors["fidelity"]
+        logits = tensors["logits"]
+        if codec.name == "fp16":  # the labelling unit compared it with single precision
+            return [{"logits": row} for row in logits], tensors["fidelity"]
+        shared = shared_tensors(self.how, self.shared, logits.shape[-1])
+        encoded, sums = [], np.zeros(5)
+        for i, row in enumerate(logits.astype(np.float32), start=self.shard.first + unit.start):
+            encoded.append(codec.encode(row, shared, rng(self.how.seed, "label", i)))
+            sums += fidelity_sums(row, codec, encoded[-1], shared)
+        return encoded, sums
+
     def _metadata(self, i: int) -> RowMetadata:
         """The metadata of the row at position i of the shard."""
-        rows, teacher = load_encoded(self.how.store, self.shard), self.how.open_teacher().spec
+        rows, teacher = load_encoded(self.how.store, self.shard), self.how.open_teacher()
+        spec, classes = teacher.spec, teacher.classes if self.how.label_codec.NAMES_CLASSES else None
         return RowMetadata(
-            codec=self.how.codec, first=self.shard.first, size=self.how.size, mean=tuple(teacher.mean),
-            std=tuple(teacher.std), stage=self.shard.stage, rank=int(rows.ranks[i]), origin=rows.origins[i],
+            codec=self.how.codec, first=self.shard.first, size=self.how.size, mean=tuple(spec.mean),
+            std=tuple(spec.std), stage=self.shard.stage, rank=int(rows.ranks[i]), origin=rows.origins[i],
+            classes=classes,
+        )  # fmt: skip
+
+
+@dataclass
+class _Totals:
+    """Sums over the rows of a shard; see PackRecord."""
+
+    fidelity: np.ndarray | float = 0.0
+    precision: np.ndarray | float = 0.0
+    seconds: float = 0.0
+    kinds: set[str] = field(default_factory=set)
+
+    def record(self, entry: ShardEntry) -> PackRecord:
+        """Return the record of the packed shard."""
+        fidelity = tuple(None if math.isnan(total) else total for total in np.asarray(self.fidelity).tolist())
+        precision = tuple(np.asarray(self.precision).reshape(-1).tolist())
+        return PackRecord(
+            entry=entry, fidelity=fidelity, seconds=self.seconds, kinds=tuple(sorted(self.kinds)),
+            precision=precision if len(precision) > 1 else (),
         )  # fmt: skip
 
 
@@ -148,9 +193,8 @@ def labels_outweigh_images(packs: Sequence[PackJob]) -> bool:
     if (record := first.record()) is not None:  # decided when the first shard was packed
         return record.entry.images is not None
     views = shard_views(how, first.shard).rows(slice(0, 1)).tensors()
-    labels = first.labels[0].file.tensors()
     a_row = sum(array.nbytes for array in views.values())
-    a_row += sum(labels[name][0].nbytes for name in find_codec(how.codec).TENSORS)
+    a_row += layout_bytes(how.label_codec.layout(how.policy.count, how.open_teacher().classes))
     sizes = [int(job.shard.encoded(how.store).tensors()["end"][-1]) for job in packs]
     return labels_outweigh(a_row * sum(job.shard.rows for job in packs), sum(sizes))
 
@@ -165,6 +209,7 @@ class PackedShards:
 
     def __init__(self, how: Labelling, image_tar: bool | None = None) -> None:
         self.how, self.image_tar = how, image_tar
+        self.label_file: LabelFile | None = None  # set by the unit that makes it
         self._records: dict[ShardPlan, PackRecord | None] = {}
 
     def missing(self, shards: Sequence[ShardPlan]) -> list[ShardPlan]:
@@ -177,6 +222,19 @@ class PackedShards:
             if shard not in self._records:
                 self._records[shard] = PackJob(how=self.how, shard=shard).verified_record()
         return [shard for shard in shards if self._records[shard] is None]
+
+    def shared_jobs(self, shards: Sequence[ShardPlan]) -> list[SharedJob]:
+        """Return the job that makes the file that all rows share; none if the codec has none or it is finished.
+
+        Args:
+            shards: Shards of the first increment; later ones are ignored.
+        """
+        codec = self.how.label_codec
+        if self.label_file is not None or not (codec.FROM_PIXELS or codec.shared_layout(1)):
+            return []
+        job = SharedJob(how=self.how, shards=tuple(shard for shard in shards if shard.stage == shards[0].stage))
+        self.label_file = job.entry()
+        return [] if self.label_file else [job]
 
     def unpacked(self, shards: Sequence[ShardPlan]) -> bool:
         """Return whether any shard has no record. The shards' files are not read.
@@ -194,7 +252,10 @@ class PackedShards:
         """
         if self.image_tar is None:
             self.image_tar = labels_outweigh_images([PackJob(how=self.how, shard=shard) for shard in shards])
-        return [PackJob(how=self.how, shard=shard, image_tar=self.image_tar) for shard in self.missing(shards)]
+        return [
+            PackJob(how=self.how, shard=shard, image_tar=self.image_tar, shared=self.label_file)
+            for shard in self.missing(shards)
+        ]
 
     def add(self, job: PackJob, record: PackRecord) -> None:
         """Register a shard that was just packed.

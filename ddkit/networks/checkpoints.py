@@ -43,13 +43,14 @@ def tensor_hash(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def save_checkpoint(path: Path, network: nn.Module, spec: TeacherSpec) -> TeacherSpec:
+def save_checkpoint(path: Path, network: nn.Module, spec: TeacherSpec, *, half: bool = False) -> TeacherSpec:
     """Write a safetensors checkpoint atomically.
 
     Args:
         path: The checkpoint file.
         network: The network whose state dict is saved.
         spec: Its metadata; fields that are None and `hash` are not written.
+        half: Whether to store the weights in half precision.
 
     Returns:
         `spec` with the hash of the weights.
@@ -58,6 +59,8 @@ def save_checkpoint(path: Path, network: nn.Module, spec: TeacherSpec) -> Teache
         DiskError: The file cannot be written.
     """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    if half:
+        state = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     known = {key: value for key, value in to_plain(spec).items() if value is not None and key != "hash"}
     known["sha256"] = _checksum(known, state)
     write_bytes(path, save(state, {"ddkit": canonical(known, indent=None)}))

@@ -14,14 +14,13 @@ from ddkit.core.files import is_abandoned
 from ddkit.core.serialization import to_plain
 from ddkit.errors import IntegrityError
 from ddkit.format.damage import open_shard
-from ddkit.format.entries import shard_rows
+from ddkit.format.entries import LabelFile, shard_rows
 from ddkit.format.fields import FILE as FILE_NAME
+from ddkit.format.label_info import Budget, Fidelity, LabelInfo
 from ddkit.format.manifest import (
     ClassInfo,
     EvalInfo,
-    Fidelity,
     ImageInfo,
-    LabelInfo,
     LogInfo,
     Manifest,
     Normalisation,
@@ -39,6 +38,7 @@ from ddkit.format.verification import directory_problems
 from ddkit.labelling.encoded import EncodedRows, ShardPlan, prefix_key, save_encoded
 from ddkit.labelling.labels import Labelling
 from ddkit.labelling.packing import PackJob, PackRecord
+from ddkit.labelling.shared import SharedJob
 from ddkit.pipeline.costs import cost_of
 from ddkit.publishing.rendering import publish_files
 from ddkit.specs import ClassName, Protocol, TeacherSpec, ViewSpec
@@ -65,6 +65,7 @@ class Made:
         devices: Device classes of earlier runs.
         relabelled_from: The set whose images were relabelled.
         kept: Manifest already in OUT, whose results, repository and licence are carried over.
+        budget: How image format, view count and codec were chosen, if they were.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Made:
     devices: Sequence[str] = ()
     relabelled_from: RelabelledFrom | None = None
     kept: Manifest | None = None
+    budget: Budget | None = None
 
 
 def build_manifest(
@@ -87,6 +89,7 @@ def build_manifest(
     how: Labelling,
     records: Sequence[PackRecord],
     *,
+    label_file: LabelFile | None,
     teacher: TeacherSpec,
     teacher_name: str,
     protocol: Protocol,
@@ -97,12 +100,13 @@ def build_manifest(
         made: How the images were made.
         how: How they were labelled.
         records: Records of all shards, in order.
+        label_file: The file of labels that all rows share, if the codec has one.
         teacher: The teacher that labelled them.
         teacher_name: Name of the teacher in the manifest.
         protocol: Protocol that the views are drawn for.
     """
     train = protocol.train_spec(ipc=made.prefixes[-1], arch=teacher.arch, dataset=made.recipe.dataset)
-    sums = np.sum([record.fidelity for record in records], axis=0)
+    precision = [record.precision for record in records if record.precision]
     device, kept = device_class(torch.device(how.device)), made.kept
     return Manifest(
         name=made.name,
@@ -120,7 +124,11 @@ def build_manifest(
         ),
         normalisation=Normalisation(mean=_three(teacher.mean), std=_three(teacher.std)),
         eval=EvalInfo(resize=teacher.transform.resize, crop=teacher.transform.crop),
-        labels=LabelInfo(codec=how.codec, fidelity=fidelity(sums), temperature=train.temperature),
+        labels=LabelInfo(
+            codec=how.codec, fidelity=fidelity([record.fidelity for record in records]), temperature=train.temperature,
+            file=label_file, precision=how.precision, precision_fidelity=fidelity(precision) if precision else None,
+            budget=made.budget,
+        ),
         method=made.method,
         recipe=made.recipe,
         seed=how.seed,
@@ -146,15 +154,16 @@ def build_manifest(
     )  # fmt: skip
 
 
-def fidelity(sums: np.ndarray) -> Fidelity:
+def fidelity(records: Sequence[Sequence[float | None]]) -> Fidelity:
     """Return the manifest's label fidelity: means over all views.
 
     Args:
-        sums: `codecs.fidelity_sums` summed over all views, float64 [5].
+        records: The sums of `fidelity_sums` over each shard; None: the codec has no labels for that temperature.
     """
+    sums = np.sum(np.array(records, np.float64), axis=0)
     views = max(float(sums[-1]), 1.0)
-    at_1, at_4, at_20 = (max(float(total) / views, 0.0) for total in sums[:3])
-    return Fidelity(kl_t1=at_1, kl_t4=at_4, kl_t20=at_20, top1_agreement=float(sums[3]) / views)
+    at_1, at_4, at_20 = (None if np.isnan(total) else max(float(total) / views, 0.0) for total in sums[:3])
+    return Fidelity(kl_t1=at_1 or 0.0, kl_t4=at_4, kl_t20=at_20, top1_agreement=float(sums[3]) / views)
 
 
 def _three(values: Sequence[float]) -> tuple[float, float, float]:
@@ -253,14 +262,28 @@ def restore_units(manifest: Manifest, how: Labelling, key: str) -> None:
     Raises:
         IntegrityError: A shard is damaged.
     """
-    found = manifest.labels.fidelity
-    for plan, shard in zip(restore_images(manifest, how, key), manifest.shards):
+    plans, exact = restore_images(manifest, how, key), manifest.labels.precision_fidelity
+    for plan, shard in zip(plans, manifest.shards):
         pack = PackJob(how=how, shard=plan)
         if pack.record() is None:
             views = plan.rows * manifest.views.count
-            shares = (found.kl_t1, found.kl_t4, found.kl_t20, found.top1_agreement)
-            sums = (*(share * views for share in shares), float(views))
-            pack.save(PackRecord(entry=shard, fidelity=sums, seconds=0.0))
+            pack.save(
+                PackRecord(
+                    entry=shard, fidelity=_sums(manifest.labels.fidelity, views), seconds=0.0,
+                    precision=tuple(total or 0.0 for total in _sums(exact, views)) if exact else (),
+                )
+            )  # fmt: skip
+    if (entry := manifest.labels.file) is not None:
+        first = tuple(plan for plan in plans if plan.stage == 1)
+        shared = SharedJob(how=how, shards=first)
+        if shared.file.read_json() is None:
+            shared.save(entry)
+
+
+def _sums(found: Fidelity, views: int) -> tuple[float | None, ...]:
+    """The sums over some views that `fidelity` makes these means of."""
+    shares = (found.kl_t1, found.kl_t4, found.kl_t20, found.top1_agreement)
+    return (*(None if share is None else share * views for share in shares), float(views))
 
 
 # ------------------------------------------------------------------ finishing

@@ -13,12 +13,20 @@ from ddkit.core.files import locked
 from ddkit.core.worker_state import STATE
 from ddkit.format.manifest import ImageInfo, LogInfo, Manifest, RecipeInfo
 from ddkit.labelling.packing import PackedShards
+from ddkit.pipeline.budgeting import within_budget
 from ddkit.pipeline.describing import Made, build_manifest, existing_manifest, finish, real_pixels_of, source_info
 from ddkit.pipeline.options import DistillOptions
 from ddkit.pipeline.record import public_name, work_dir
 from ddkit.pipeline.resolving import resolve
 from ddkit.pipeline.run import Increment, Run
-from ddkit.pipeline.units import encoding_units, labelling_units, packing_units, run_units, synthesis_units
+from ddkit.pipeline.units import (
+    encoding_units,
+    labelling_units,
+    packing_units,
+    run_units,
+    shared_label_units,
+    synthesis_units,
+)
 from ddkit.text import plain_name
 
 
@@ -44,7 +52,12 @@ def distill(out: str | Path, **options: Any) -> Manifest:
         classes: A subset of the classes: "a,b,c", a text file, or a shipped list such as "imagenette".
         holdout: Share of the source held out for evaluation. Default 0.1 if it has no labelled test split.
         teacher: A checkpoint, "timm:NAME[@FILE]", "torchvision:NAME[@FILE]" or "train[:ARCH]". Default "train".
-        codec: Encoding of the soft labels. Default "fp16".
+        codec: Codec of the soft labels: "fp16", "int8", "topk:K", "lowrank:R[:i4|i8|f16][+topK]", "sampled:K" or
+            "teacher". Default "fp16", or the budget "40x" above 100 classes.
+        budget: "40x", labels and views that many times smaller than in half precision, or "300MB", the size of the set:
+            chooses `image_format`, view count and `codec` from the labels' error on a sample of the images. `views`
+            is then the count to start from.
+        label_precision: Arithmetic of the teacher that labels: "float32" or "bfloat16". Default "float32".
         image_format: Encoding of the images. Default "png".
         prefixes: IPC of each nested set, increasing. Default: the method's (CUDD's stages), else `ipc` alone.
         split: Split of the source. Default "train", else its only one.
@@ -71,11 +84,14 @@ def distill(out: str | Path, **options: Any) -> Manifest:
     with locked(directory, "distilling", asked.decisive() | {"overwrite": asked.overwrite}):
         STATE.drop()
         run = resolve(directory, asked)
-        packed = PackedShards(run.labelling)
+        packed = None
         for increment in run.increments():
             run_units(synthesis_units(run, increment), run.workers)
+            run = within_budget(run, increment)
+            packed = packed or PackedShards(run.labelling)
             run_units(encoding_units(run, increment), run.workers)  # encodes the images as they are published
             run_units(labelling_units(packed, increment.shards), run.workers)  # runs the teacher on every stored view
+            run_units(shared_label_units(packed, increment.shards), run.workers)
             run_units(packing_units(packed, increment.shards), run.workers)
             manifest = describe(run, increment, packed)
             run.record_stage(manifest)  # the next stage's student replays it
@@ -113,8 +129,9 @@ def describe(run: Run, last: Increment, packed: PackedShards) -> Manifest:
         source=source,
         devices=kept.devices if kept else (),
         kept=kept,
+        budget=record.spent,
     )  # fmt: skip
     return build_manifest(
-        made, run.labelling, records, teacher=run.teacher.spec, teacher_name=public_name(record.teacher),
-        protocol=run.protocol,
+        made, run.labelling, records, label_file=packed.label_file, teacher=run.teacher.spec,
+        teacher_name=public_name(record.teacher), protocol=run.protocol,
     )  # fmt: skip

@@ -13,10 +13,13 @@ from typing import Any
 from ddkit.core.serialization import flatten
 from ddkit.distillers import distiller_names, find_distiller, make_config
 from ddkit.errors import OptionError, OtherRun
+from ddkit.format.codecs.registry import find_codec
+from ddkit.labelling.budget import BudgetGoal
 from ddkit.pipeline.options import HOW, DistillOptions
 from ddkit.pipeline.record import RunRecord, absolute
 from ddkit.specs import Protocol
 
+RENAMED = {"label_precision": "precision"}  # option -> field of the record
 NOT_COMPARED = ("ipc", "prefixes", "settings", *HOW)
 
 
@@ -86,7 +89,7 @@ def _grown(record: RunRecord, asked: DistillOptions, out: Path) -> RunRecord:
 
 def _agreed(record: RunRecord, key: str, value: Any, out: Path) -> RunRecord:
     """Compare one given option with the record; return it, with the option's path if it held only the name."""
-    there = getattr(record, key)
+    there = getattr(record, RENAMED.get(key, key))
     if key == "teacher" and value == "train" and there.startswith("train:"):
         return record
     if key in ("data", "teacher"):
@@ -105,6 +108,12 @@ def _agreed(record: RunRecord, key: str, value: Any, out: Path) -> RunRecord:
         value = given.name
     elif key == "recipe":
         value = Path(value).stem
+    elif key == "codec":
+        value = find_codec(value).name
+    elif key == "budget":
+        value = BudgetGoal.parse(value).text
+    elif key == "views" and record.spent is not None:
+        there = record.spent.views
     if there != value:
         raise _differs(out, key, there, value)
     return record

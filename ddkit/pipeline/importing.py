@@ -21,7 +21,6 @@ from ddkit.core.serialization import fingerprint
 from ddkit.core.worker_state import STATE
 from ddkit.distillers import distiller_names, find_distiller, make_config
 from ddkit.errors import ClassesError, IntegrityError, OptionError, SourceError, first_few
-from ddkit.format.codecs import find_codec
 from ddkit.format.entries import Origin
 from ddkit.format.fields import NAME
 from ddkit.format.images import IMAGE_FORMATS, decode_image, encode_image
@@ -30,7 +29,7 @@ from ddkit.labelling.encoded import EncodedRows, ShardPlan, plan_shards, save_en
 from ddkit.labelling.labels import Labelling
 from ddkit.labelling.packing import PackedShards
 from ddkit.pipeline.describing import Made, build_manifest, existing_manifest, finish, source_info
-from ddkit.pipeline.options import check_counts
+from ddkit.pipeline.options import check_counts, known_codec
 from ddkit.pipeline.record import public_name, work_dir
 from ddkit.pipeline.relabelling import Claim, labelling_settings
 from ddkit.pipeline.units import label_and_pack
@@ -118,7 +117,7 @@ def import_images(
     found, labeller = _take(opened, teacher, reencode, size)
     chosen = Protocol.load(protocol)
     policy = chosen.view_spec(patches=1, dataset=None, count=views)
-    find_codec(codec)
+    codec = known_codec(codec, found.classes)
     how = Labelling(
         out=str(out), work=str(work_dir(out)), teacher=str(labeller.path), teacher_hash=labeller.spec.hash,
         order=labeller.order, policy=policy, seed=seed, size=labeller.spec.image_size, image_codec=found.codec,
@@ -139,11 +138,13 @@ def import_images(
         claim.take(out, "import")
         shards = plan_shards(size=found.size, rows=len(found.images), first=0, prefixes=(found.ipc,), key=key)
         _save(found, shards, how)
-        records = label_and_pack(PackedShards(how), shards, (workers or cores()) if how.backend == "cpu" else 1)
+        packed = PackedShards(how)
+        records = label_and_pack(packed, shards, (workers or cores()) if how.backend == "cpu" else 1)
         made = _made(opened, found, claim, method, reencode, out)
         manifest = build_manifest(
-            made, how, records, teacher=labeller.spec, teacher_name=public_name(how.teacher), protocol=chosen
-        )
+            made, how, records, label_file=packed.label_file, teacher=labeller.spec,
+            teacher_name=public_name(how.teacher), protocol=chosen,
+        )  # fmt: skip
         return finish(out, manifest)
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from ddkit.core.device import has_bfloat16, pick_device
 from ddkit.core.serialization import to_plain
 from ddkit.distillers import find_distiller
 from ddkit.errors import OptionError, unknown
-from ddkit.format.codecs import find_codec
+from ddkit.format.codecs.registry import find_codec
 from ddkit.format.images import WRITTEN
-from ddkit.specs import Protocol
+from ddkit.labelling.budget import BudgetGoal
+from ddkit.specs import ClassName, Protocol
+from ddkit.teachers.teacher import Precision
 
 HOW = ("rehash", "device", "workers", "yes", "overwrite")  # options that do not affect the set
 
@@ -33,6 +36,8 @@ class DistillOptions:
     holdout: float | None = None
     teacher: str | None = None
     codec: str | None = None
+    budget: str | None = None
+    label_precision: str | None = None
     image_format: str | None = None
     prefixes: tuple[int, ...] | None = None
     split: str | None = None
@@ -79,6 +84,13 @@ class DistillOptions:
             Protocol.load(self.protocol)
         if self.codec is not None:
             find_codec(self.codec)
+        if self.budget is not None:
+            BudgetGoal.parse(self.budget)
+            for name, value in (("codec", self.codec), ("image-format", self.image_format)):
+                if value is not None:
+                    raise OptionError(f"--budget chooses the {name.replace('-', ' ')}; leave --{name} out")
+        if self.label_precision is not None:
+            check_precision(self.label_precision, self.device)
         if self.image_format is not None and self.image_format not in WRITTEN:
             raise unknown("image format", self.image_format, WRITTEN)
 
@@ -89,6 +101,41 @@ class DistillOptions:
         """
         given = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in HOW}
         return {name: to_plain(value) for name, value in given.items() if value not in (None, {})}
+
+
+def check_precision(name: str, device: str) -> Precision:
+    """Return the precision of labels, checked to be known and available.
+
+    Args:
+        name: "float32" or "bfloat16".
+        device: "auto" or a torch device name.
+
+    Raises:
+        OptionError: The precision is unknown, or the device computes it more slowly than float32.
+    """
+    if name == "float32":
+        return "float32"
+    if name != "bfloat16":
+        raise unknown("label precision", name, ("float32", "bfloat16"))
+    where = pick_device(device)
+    if not has_bfloat16(where):
+        raise OptionError(f"--label-precision bfloat16: this {where.type} does not have it; leave the option out")
+    return "bfloat16"
+
+
+def known_codec(name: str, classes: Sequence[ClassName]) -> str:
+    """Return the canonical name of a codec, checked to suit the classes.
+
+    Args:
+        name: Name of the codec as given.
+        classes: The classes of the set.
+
+    Raises:
+        OptionError: The codec is unknown, or a parameter of it is too large.
+    """
+    codec = find_codec(name)
+    codec.check(len(classes))
+    return codec.name
 
 
 def check_counts(

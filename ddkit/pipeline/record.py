@@ -10,14 +10,25 @@ import os
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ddkit import hub
 from ddkit.core.files import LONGEST_NAME, is_signed, is_temporary, read_limited, refuse_links, sign, write_bytes
-from ddkit.core.serialization import Extensible, Mismatch, canonical, fingerprint, read_dataclass, strict_json, to_plain
+from ddkit.core.serialization import (
+    Extensible,
+    Mismatch,
+    canonical,
+    fingerprint,
+    later,
+    read_dataclass,
+    strict_json,
+    to_plain,
+)
 from ddkit.errors import IntegrityError, OptionError, OtherRun
+from ddkit.format.label_file import CARRIED_TEACHER, SHARED_LABELS
+from ddkit.format.label_info import Budget
 from ddkit.format.manifest import Manifest
-from ddkit.format.manifest_file import check_links, is_set, read_manifest, work_beside
+from ddkit.format.manifest_file import FILE, check_links, is_set, read_manifest, work_beside
 from ddkit.sources.classes import shipped_lists
 from ddkit.specs import Protocol
 
@@ -54,6 +65,9 @@ class RunRecord(Extensible):
         code: sha256 of the distiller's file; None for an installed one.
         definition: The protocol's table, if it is not a shipped one.
         normalisation: The teacher's mean, std, resize and crop, which its hash does not cover.
+        budget: Budget that image format, view count and codec are chosen for; None: they were given.
+        spent: How they were chosen; None: not yet, `views` is then the count to start from.
+        precision: Arithmetic of the teacher that labels.
         foreign: Whether the record was not written by this user; never stored in the file.
     """
 
@@ -81,6 +95,9 @@ class RunRecord(Extensible):
     code: str | None = None
     definition: dict[str, Any] | None = None
     normalisation: tuple[float, ...]
+    budget: str | None = later(None)
+    spent: Budget | None = later(None)
+    precision: Literal["float32", "bfloat16"] = later("float32")
     foreign: bool = False
 
     def save(self, work: Path) -> None:
@@ -236,6 +253,7 @@ def find_record(out: Path) -> RunRecord | None:
 def _from_manifest(manifest: Manifest) -> RunRecord:
     """Return a foreign record from the manifest of a set whose OUT.work was deleted."""
     recipe, source, normalisation = manifest.recipe, manifest.source, manifest.normalisation
+    budget = manifest.labels.budget
     seen = (*normalisation.mean, *normalisation.std, manifest.eval.resize, manifest.eval.crop)
     return RunRecord(
         data=source.id, method=manifest.method, ipc=manifest.ipc, prefixes=manifest.prefixes, seed=manifest.seed,
@@ -244,6 +262,7 @@ def _from_manifest(manifest: Manifest) -> RunRecord:
         image_format=manifest.image.codec, split=source.split, classes=recipe.classes, holdout=source.holdout,
         skip_bad=bool(manifest.log.skipped), dataset=recipe.dataset, fingerprint=manifest.fingerprint,
         definition=manifest.recommended.definition, normalisation=tuple(map(float, seen)),
+        budget=budget.asked if budget else None, spent=budget, precision=manifest.labels.precision,
     ).named()  # fmt: skip
 
 
@@ -260,5 +279,5 @@ def start_over(out: Path) -> None:
         shutil.rmtree(work, ignore_errors=True)
         for name in ("data", "images"):
             shutil.rmtree(out / name, ignore_errors=True)
-        for name in ("ddkit.json", "README.md", "_info.json", "preview.png", "labels.safetensors"):
+        for name in (FILE, "README.md", "_info.json", "preview.png", SHARED_LABELS, CARRIED_TEACHER):
             (out / name).unlink(missing_ok=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,20 @@ from ddkit.core.seeds import permutation, rng
 from ddkit.core.serialization import fingerprint, to_plain
 from ddkit.core.worker_state import STATE
 from ddkit.errors import OptionError, OtherRun, SetError
-from ddkit.format.codecs import find_codec
+from ddkit.format.codecs.interface import centred
 from ddkit.format.entries import row_key
 from ddkit.format.manifest import Manifest, RelabelledFrom
 from ddkit.format.manifest_file import is_set
 from ddkit.labelling.labels import FORWARD, Labelling
 from ddkit.labelling.packing import PackedShards
 from ddkit.pipeline.describing import Made, build_manifest, existing_manifest, finish, restore_images
-from ddkit.pipeline.options import check_counts
+from ddkit.pipeline.options import check_counts, known_codec
 from ddkit.pipeline.record import check_out, check_work, public_name, work_dir
 from ddkit.pipeline.units import label_and_pack
 from ddkit.replay.stores.memory import load_set
 from ddkit.sets.opening import open_set
 from ddkit.specs import Protocol, TeacherSpec
+from ddkit.teachers.carried import load_carried
 from ddkit.teachers.resolving import ResolvedTeacher, resolve_teacher
 
 RECORD = "relabel.json"
@@ -76,8 +77,7 @@ def relabel(
     chosen = source.protocol(protocol)
     count = views or (source.views.count if chosen.name == source.views.protocol else None)
     policy = chosen.view_spec(patches=source.image.patches, dataset=source.recipe.dataset, count=count)
-    codec = codec or source.labels.codec
-    find_codec(codec)
+    codec = known_codec(codec or source.labels.codec, source.classes)
     how = Labelling(
         out=str(out), work=str(work_dir(out)), teacher=str(found.path), teacher_hash=found.spec.hash,
         order=found.order, policy=policy, seed=source.seed if seed is None else seed, size=found.spec.image_size,
@@ -104,8 +104,9 @@ def _relabelled(
         relabelled_from=RelabelledFrom(name=source.name, content=source.content, repo=source.repo),
     )  # fmt: skip
     manifest = build_manifest(
-        made, how, records, teacher=teacher.spec, teacher_name=public_name(str(teacher.path)), protocol=chosen
-    )
+        made, how, records, label_file=packed.label_file, teacher=teacher.spec,
+        teacher_name=public_name(str(teacher.path)), protocol=chosen,
+    )  # fmt: skip
     return finish(Path(how.out), manifest)
 
 
@@ -141,8 +142,8 @@ class Claim:
             protocol: The protocol.
             images: JSON values that identify the images.
         """
-        labelling = {name: value for name, value in asdict(how).items() if name != "policy"}
-        labelling |= {"law": asdict(how.policy), "out": "", "work": "", "teacher": teacher.hash}
+        labelling = {name: value for name, value in to_plain(how).items() if name != "policy"}
+        labelling |= {"law": to_plain(how.policy), "out": "", "work": "", "teacher": teacher.hash}
         shared = fingerprint([labelling, *images])
         return cls(shared, fingerprint([shared, *labelling_settings(teacher, protocol)]))
 
@@ -218,6 +219,9 @@ def label_problems(manifest: Manifest, teacher: str, *, sample: int = 256, devic
             "give that one"
         )
     network, stored = found.open(where), load_set(manifest).to(where)
+    codec = stored.decoder.codec
+    carried = load_carried(manifest, where) if codec.FROM_PIXELS else network
+    temperature = codec.temperatures((20.0, 1.0))[0]
     draw = rng(manifest.seed, "verify-labels")
     rows = draw.integers(0, len(stored), sample)
     view_indices = draw.integers(0, stored.views, sample)
@@ -225,11 +229,14 @@ def label_problems(manifest: Manifest, teacher: str, *, sample: int = 256, devic
     for start in range(0, sample, FORWARD):
         part = slice(start, start + FORWARD)
         inputs = stored.batch(rows[part], view_indices[part]).pixels.network_input(found.spec.mean, found.spec.std)
-        logits = network.logits(inputs).cpu()
-        logits = logits - logits.mean(1, keepdim=True)
-        labels = stored.logits(rows[part], view_indices[part])
-        wrong = (logits - labels).abs().amax(1) > 0.02 * logits.abs().amax(1) + 1e-3
-        for i in (start + wrong.nonzero().flatten()).tolist():
+        logits = centred(network.logits(inputs).cpu().numpy())
+        if codec.FROM_PIXELS:
+            labels, again = centred(carried.logits(inputs).cpu().numpy()), logits
+        else:
+            labels = stored.logits(rows[part], view_indices[part], temperature)
+            encoded = codec.encode(logits, stored.decoder.shared, draw)
+            again = stored.decoder.decode(encoded, temperature)
+        for i in (start + np.flatnonzero(~codec.agree(labels, again))).tolist():
             row = row_key(int(stored.rows[rows[i]]))
             problems.append(f"row {row} view {view_indices[i]}: its stored label differs from the teacher's")
     return problems[:5]

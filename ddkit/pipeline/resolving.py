@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,17 @@ from ddkit.core.device import cores, pick_device
 from ddkit.core.serialization import fingerprint, flatten, to_plain
 from ddkit.distillers import find_distiller, make_config, other_settings
 from ddkit.errors import OptionError
+from ddkit.format.codecs.registry import find_codec
+from ddkit.format.label_info import Budget
 from ddkit.format.manifest_file import is_set, read_manifest
 from ddkit.format.results import FEW
+from ddkit.labelling.budget import BudgetGoal
+from ddkit.labelling.labels import COMPARED
 from ddkit.labelling.packing import PackedShards
 from ddkit.pipeline.costs import add_teaching_cost, ask_cost, measure_cost, time_limit
 from ddkit.pipeline.describing import restore_units
 from ddkit.pipeline.growing import continued, other_run
-from ddkit.pipeline.options import DistillOptions
+from ddkit.pipeline.options import DistillOptions, check_precision, known_codec
 from ddkit.pipeline.record import RunRecord, absolute, find_record, public_name, start_over, work_dir
 from ddkit.pipeline.run import Run, increment_plan
 from ddkit.sources.images import Source, open_source
@@ -29,12 +33,13 @@ from ddkit.sources.validation import can_measure
 from ddkit.specs import Protocol, Recipe, TeacherSpec, ViewSpec
 from ddkit.synthesis.interface import Distiller, Plan, Probe
 from ddkit.teachers.resolving import ResolvedTeacher, TeacherChoice, Training
-from ddkit.teachers.teacher import Teacher
+from ddkit.teachers.teacher import Precision, Teacher
 from ddkit.teachers.teaching import default_arch
 
 DEFAULT_METHOD = "cudd"
 DEFAULT_HOLDOUT = 0.1
 DEFAULT_IPC = 10
+BUDGET_ABOVE, DEFAULT_BUDGET = 100, "40x"  # classes above which labels get a budget
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +69,9 @@ class Choices:
     holdout: float | None
     skip_bad: bool
     dataset: str | None
+    budget: str | None
+    spent: Budget | None
+    precision: Precision
 
 
 def resolve(out: Path, asked: DistillOptions) -> Run:
@@ -123,7 +131,8 @@ def _recorded(known: RunRecord, method: str | None) -> Choices:
     same = {
         name: getattr(known, name)
         for name in ("data", "ipc", "prefixes", "seed", "recipe", "config", "views", "size", "teacher", "codec",
-                     "image_format", "image_column", "label_column", "classes", "holdout", "skip_bad", "dataset")
+                     "image_format", "image_column", "label_column", "classes", "holdout", "skip_bad", "dataset",
+                     "budget", "spent", "precision")
     }  # fmt: skip
     named = method or known.method
     return Choices(**same, method=named, distiller=find_distiller(named), protocol=known.load_protocol())
@@ -154,10 +163,20 @@ def _chosen(asked: DistillOptions, source: Source) -> Choices:
         data=absolute(asked.data), method=method, distiller=distiller, ipc=ipc, prefixes=prefixes,
         seed=asked.seed or 0, recipe=recipe.name, config=config,
         protocol=Protocol.load(asked.protocol or recipe.protocol), views=asked.views, size=asked.size,
-        teacher=absolute(teacher), codec=asked.codec or "fp16",
+        teacher=absolute(teacher), codec=known_codec(asked.codec or "fp16", source.classes),
+        budget=_budget(asked, source), spent=None,
+        precision=check_precision(asked.label_precision or "float32", asked.device),
         image_format=asked.image_format or "png", image_column=asked.image_column, label_column=asked.label_column,
         classes=asked.classes, holdout=asked.holdout, skip_bad=bool(asked.skip_bad), dataset=recipe.dataset,
     )  # fmt: skip
+
+
+def _budget(asked: DistillOptions, source: Source) -> str | None:
+    """Return the budget of a new run; by default there is one where half-precision labels would outweigh all else."""
+    if asked.budget is not None:
+        return BudgetGoal.parse(asked.budget).text
+    large = asked.codec is None and asked.image_format is None and len(source.classes) > BUDGET_ABOVE
+    return DEFAULT_BUDGET if large else None
 
 
 def _find_recipe(asked: DistillOptions, source: Source) -> tuple[Recipe, str]:
@@ -252,7 +271,8 @@ def _record(
         image_column=chosen.image_column, label_column=chosen.label_column, classes=chosen.classes, holdout=holdout,
         skip_bad=chosen.skip_bad, dataset=chosen.dataset, code=chosen.distiller.code,
         definition=chosen.protocol.definition(), normalisation=tuple(map(float, seen)),
-        fingerprint=_fingerprint(chosen, source, teacher, policy, size),
+        fingerprint=_fingerprint(chosen, source, teacher, policy, size), budget=chosen.budget, spent=chosen.spent,
+        precision=chosen.precision,
     )  # fmt: skip
     if known is not None and known.normalisation != record.normalisation:
         raise other_run(
@@ -267,18 +287,23 @@ def _record(
 
 def _fingerprint(chosen: Choices, source: Source, teacher: ResolvedTeacher, policy: ViewSpec, size: int) -> str:
     """Return the sha256 of everything that determines the bytes, except the prefixes (docs/format.md)."""
-    ref = source.ref
-    decisive: Mapping[str, Any] = {
+    ref, codec, image = source.ref, chosen.codec, chosen.image_format
+    if chosen.budget is not None:  # what it is spent on follows from it
+        codec, image = f"budget {chosen.budget}", ""
+        policy = replace(policy, count=chosen.spent.views if chosen.spent else policy.count)
+    decisive: dict[str, Any] = {
         "recipe": {"method": chosen.distiller.name, "config": chosen.config},
         "views": to_plain(policy),
-        "codec": chosen.codec,
-        "image": chosen.image_format,
+        "codec": codec,
+        "image": image,
         "size": size,
         "classes": source.class_names,
         "seed": chosen.seed,
         "source": [source.fingerprint, ref.split, ref.holdout, ref.part, list(ref.skip)],
         "teacher": [teacher.spec.hash, list(teacher.order or ())],
     }
+    if chosen.precision != "float32":
+        decisive |= {"precision": chosen.precision}
     return fingerprint(decisive)
 
 
@@ -293,7 +318,16 @@ def _price_all(chosen: Choices, training: Training, source: Source, size: int, w
         for stage in stages
     ]
     policy = chosen.protocol.view_spec(dataset=chosen.dataset, count=chosen.views)
-    _ask(chosen.distiller, plans, training.stand_in(), size, policy.count, workers, yes, {"teach": teach})
+    _ask(
+        chosen.distiller,
+        plans,
+        training.stand_in(),
+        size,
+        _labels(chosen, policy.count),
+        workers,
+        yes,
+        {"teach": teach},
+    )
 
 
 def _price(run: Run, yes: bool) -> None:
@@ -302,18 +336,37 @@ def _price(run: Run, yes: bool) -> None:
     plans = [increment.plan for increment in run.increments() if packed.unpacked(increment.shards)]
     if plans:
         teacher = run.teacher.open(run.device)
-        _ask(run.distiller, plans, teacher, run.record.size, run.policy.count, run.workers, yes, {})
+        _ask(
+            run.distiller, plans, teacher, run.record.size, _labels(run.record, run.policy.count), run.workers, yes, {}
+        )
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """What the labels of an image cost. views: how many the teacher sees; stored: bytes for a number of classes."""
+
+    views: int
+    stored: Callable[[int], float]
+
+
+def _labels(chosen: Choices | RunRecord, views: int) -> _Labels:
+    codec = find_codec(chosen.codec)
+    if chosen.budget is not None and chosen.spent is None:
+        goal = BudgetGoal.parse(chosen.budget)
+        return _Labels(views, lambda classes: goal.label_bytes(2.0 * classes * views))
+    seen = min(views, COMPARED) if codec.FROM_PIXELS else views
+    return _Labels(seen, lambda classes: float(codec.bytes_per_view(classes) * views))
 
 
 def _ask(
-    distiller: Distiller, plans: Sequence[Plan], teacher: Teacher, size: int, views: int, workers: int, yes: bool,
+    distiller: Distiller, plans: Sequence[Plan], teacher: Teacher, size: int, labels: _Labels, workers: int, yes: bool,
     known: Mapping[str, float],
 ) -> None:  # fmt: skip
     """Estimate and check the cost of some increments. known: seconds of parts that are already estimated."""
     probe = Probe(teacher=teacher, size=size, workers=workers, each=measure_cost(teacher, size))
-    parts, labels = dict(known), sum(plan.images for plan in plans) * views
+    parts, images = dict(known), sum(plan.images for plan in plans)
     for plan in plans:
         for part, seconds in distiller.costs(plan, probe).items():
             parts[part] = parts.get(part, 0.0) + seconds
-    parts["relabel"] = labels * probe.each / workers
-    ask_cost(parts, labels * len(plans[0].classes) * 2.0, yes=yes)
+    parts["relabel"] = images * labels.views * probe.each / workers
+    ask_cost(parts, images * labels.stored(len(plans[0].classes)), yes=yes)

@@ -129,7 +129,7 @@ class Run:
             out=str(self.out), work=str(self.work), teacher=str(self.teacher.path),
             teacher_hash=self.teacher.spec.hash, order=self.teacher.order, policy=self.policy, seed=self.record.seed,
             size=self.record.size, patches=self.patches, groups=None, image_codec=self.record.image_format,
-            codec=self.record.codec, device=str(self.device),
+            codec=self.record.codec, device=str(self.device), precision=self.record.precision,
         )  # fmt: skip
 
     def log(self, stage: int) -> dict[str, Any]:

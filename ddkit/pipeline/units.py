@@ -10,11 +10,12 @@ from ddkit import engine
 from ddkit.core.console import progress, watched_progress
 from ddkit.core.seeds import permutation
 from ddkit.errors import OptionError
-from ddkit.format.entries import Origin
+from ddkit.format.entries import LabelFile, Origin
 from ddkit.format.images import encode_image
 from ddkit.labelling.encoded import EncodedRows, ShardPlan, save_encoded
 from ddkit.labelling.labels import label_jobs
 from ddkit.labelling.packing import PackedShards, PackJob, PackRecord
+from ddkit.labelling.shared import SharedJob
 from ddkit.pipeline.costs import add_synthesis_cost
 from ddkit.pipeline.run import Increment, Run
 from ddkit.pipeline.synthesis_units import SynthesisInputs, group_units
@@ -193,6 +194,20 @@ def labelling_units(packed: PackedShards, shards: Sequence[ShardPlan]) -> Units:
     return Units("labelling", jobs, of="views", amount=lambda job: job.views)
 
 
+def shared_label_units(packed: PackedShards, shards: Sequence[ShardPlan]) -> Units:
+    """Return the unit that makes the file of labels that all rows share, if the codec has one and it is not finished.
+
+    Args:
+        packed: The packed shards.
+        shards: The shards; the first call of a run is for the first increment.
+    """
+
+    def done(job: SharedJob, entry: LabelFile) -> None:
+        packed.label_file = entry
+
+    return Units("fitting labels", packed.shared_jobs(shards), done=done)
+
+
 def packing_units(packed: PackedShards, shards: Sequence[ShardPlan]) -> Units:
     """Return the units that pack the shards that are not packed.
 
@@ -219,5 +234,6 @@ def label_and_pack(packed: PackedShards, shards: Sequence[ShardPlan], workers: i
         The record of each shard.
     """
     run_units(labelling_units(packed, shards), workers)
+    run_units(shared_label_units(packed, shards), workers)
     run_units(packing_units(packed, shards), workers)
     return packed.records(shards)

@@ -8,7 +8,7 @@ from ddkit.core.files import locked, write_bytes
 from ddkit.core.serialization import PACKAGE
 from ddkit.distillers import distiller_names, find_distiller
 from ddkit.errors import unknown
-from ddkit.format.codecs import codec_names
+from ddkit.format.codecs.registry import codec_names
 from ddkit.format.manifest import Manifest
 from ddkit.format.manifest_file import read_manifest
 from ddkit.networks.registry import network_names

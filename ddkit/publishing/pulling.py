@@ -59,7 +59,7 @@ def _pull(out: Path, repo: str, commit: str, wanted: Manifest) -> Manifest:
     files = wanted.files()
     missing = [path for path, sha in files.items() if not ((out / path).is_file() and file_sha256(out / path) == sha)]
     most = largest_files(wanted)
-    total = size_words(sum(most[path] for path in missing if path.endswith(".tar")))
+    total = size_words(sum(most[path] for path in missing if not path.endswith(".rows")))
     note(f"{repo} at {commit[:12]}: {total} in {len(missing)} files to fetch")
     with progress(f"fetching {repo}", len(missing), "files") as advance:
         for path in missing:

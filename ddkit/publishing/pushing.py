@@ -18,7 +18,6 @@ from ddkit.core.console import note, progress, size_words
 from ddkit.core.files import locked, write_bytes
 from ddkit.core.front_matter import LARGEST_CARD
 from ddkit.errors import FormatVersion, HubError, IntegrityError, OptionError, Refused
-from ddkit.format.entries import files_of
 from ddkit.format.manifest import Manifest
 from ddkit.format.manifest_file import FILE, LARGEST_MANIFEST, parse_manifest, read_manifest
 from ddkit.format.results import ResultEntry, merged_results
@@ -287,7 +286,7 @@ def _changes(published: Manifest, rendered: Mapping[str, bytes], there: hub.Remo
             add[path] = data
     keep = {*published.files(), *rendered}
     older = _their_manifest(repo, there)
-    listed = files_of(older.shards) if older else {}
+    listed = older.files() if older else {}
     return Changes(add, sorted(path for path in listed if path not in keep and path in there.files))
 
 

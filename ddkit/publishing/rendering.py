@@ -18,7 +18,9 @@ from ddkit.core.files import read_limited, refuse_links, write_bytes
 from ddkit.core.front_matter import LARGEST_CARD
 from ddkit.core.serialization import PACKAGE, canonical
 from ddkit.errors import IntegrityError, SetError
+from ddkit.format.codecs.registry import find_codec
 from ddkit.format.entries import ImagesEntry, ShardEntry
+from ddkit.format.label_info import Fidelity
 from ddkit.format.manifest import Manifest
 from ddkit.format.manifest_file import work_beside
 from ddkit.format.results import ResultEntry
@@ -33,6 +35,8 @@ FRONT_KEYS = {
     *("license", "license_name", "license_link", "pretty_name", "task_categories", "annotations_creators"),
     *("size_categories", "source_datasets", "tags", "configs", "dataset_info"),
 }
+# architectures that the card's code can build; a manifest may come from anywhere, so nothing else is put into code
+_SHOWN_ARCH = re.compile(r"(timm|torchvision):[\w.-]{1,100}|resnet(18|50|101)(-small)?|convnet[3-6](-in)?")
 _OUR_TAGS = re.compile(r"dataset-(distillation|condensation)|webdataset|ipc-\d+|ddkit|arxiv:.*")
 
 
@@ -122,12 +126,48 @@ def render_card(manifest: Manifest, user_content: UserContent | None = None) -> 
         "random": random,
         "random_rows": random.ipc * classes if random else 0,
         "several_crops": several_crops(manifest.log.plan),
+        "size_words": size_words,
+        "fidelity_words": fidelity_words,
         "paper": re.sub(
             r"arXiv (\d{4}\.\d{5})", r"[arXiv \1](https://arxiv.org/abs/\1)", markdown(manifest.recipe.paper)
         ),
         "citation": citation(manifest.method),
     }
-    return render_template(TEMPLATE, facts)
+    return render_template(TEMPLATE, facts | _codec_facts(manifest))
+
+
+def _codec_facts(manifest: Manifest) -> dict[str, Any]:
+    """Return what the card says about the label codec. `codec_template` describes its tensors and decodes them."""
+    codec, file = find_codec(manifest.labels.codec, stored=True), manifest.labels.file
+    source, options = None, ""
+    if file is not None:
+        local = f'"{_folder_name(manifest)}/{file.path}"'
+        source = f'hf_hub_download("{manifest.repo}", "{file.path}", repo_type="dataset")' if manifest.repo else local
+        options = "" if codec.FROM_PIXELS else ", labels=shared"
+    if codec.temperatures((manifest.labels.temperature,)) == ():
+        options += ", temperature=1"
+    return {
+        "codec_template": f"codecs/{codec.FAMILY}.md.j2",
+        "codec_file": file.path if file else None,
+        "codec_source": source,
+        "decode_labels": "shared" in options,
+        "decode_options": options,
+        "teacher_arch": manifest.teacher.arch if _SHOWN_ARCH.fullmatch(manifest.teacher.arch) else None,
+        "label_bytes": codec.bytes_per_view(len(manifest.classes)),
+    }
+
+
+def fidelity_words(found: Fidelity) -> str:
+    """Return measured fidelity in words.
+
+    Args:
+        found: The fidelity.
+    """
+    at_20 = "" if found.kl_t20 is None else f" and {found.kl_t20:.2g} at 20"
+    return (
+        f"mean KL divergence {found.kl_t1:.2g} nats at temperature 1{at_20}; the same top class in "
+        f"{100 * found.top1_agreement:.2f} % of views"
+    )
 
 
 def _folder_name(manifest: Manifest) -> str:

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from ddkit.errors import IntegrityError, OptionError, SetError
-from ddkit.format.codecs import Codec, find_codec
+from ddkit.format.codecs.interface import Codec
+from ddkit.format.codecs.registry import find_codec
 from ddkit.format.entries import row_key
 from ddkit.format.images import IMAGE_ERRORS, IMAGE_FORMATS, LARGEST_PIXELS, ORIENTATION
 from ddkit.format.row_format import RowFormat
@@ -173,13 +174,13 @@ def decode_row(
 
     Args:
         row: A mapping with the columns of a set; they may be renamed to `image`, `views` and `label`.
-        temperature: Temperature at which a student learns; passed to the codec (`fp16` ignores it).
-        labels: Tensors of the set's `labels.safetensors`; passed to the codec (`fp16` ignores them).
+        temperature: Temperature at which a student learns; used by codecs `topk` and `sampled`.
+        labels: Tensors of the set's `labels.safetensors`; needed by codec `lowrank`.
 
     Returns:
-        A dict with "image" uint8 [3,H,W], "label" int, "box" [V,4], "flip" [V], "logits" float32 [V,C], the metadata
-        (first, size, mean, std, ...) under "meta", and "partner", "mix_box", "mix_lam" and "patches" if the set has
-        them (docs/format.md).
+        A dict with "image" uint8 [3,H,W], "label" int, "box" [V,4], "flip" [V], the metadata (first, size, mean, std,
+        ...) under "meta", "logits" float32 [V,C] unless the codec is `teacher`, and "partner", "mix_box", "mix_lam" and
+        "patches" if the set has them (docs/format.md).
 
     Raises:
         SetError, IntegrityError, FormatVersion.
@@ -190,10 +191,18 @@ def decode_row(
     result: dict[str, Any] = {"meta": decoded.metadata.to_json()}
     result |= {} if image is None else {"image": torch.from_numpy(image)}
     name = column(row, LABEL_COLUMNS, "class")
-    result["label"] = row_label(row, name, decoded.labels[form.codec.TENSORS[0]].shape[-1])
+    result["label"] = row_label(row, name, form.classes)
     tensors = decoded.views.tensors().items()
     result |= {name: torch.from_numpy(array[0].astype(_wide(array))) for name, array in tensors}
-    return result | {"logits": torch.from_numpy(form.codec.decode(decoded.labels, temperature, labels))}
+    if form.codec.FROM_PIXELS:
+        return result
+    shared, layout = dict(labels or {}), form.codec.shared_layout(form.classes)
+    if missing := [name for name, (_, shape) in layout.items() if getattr(shared.get(name), "shape", ()) != shape]:
+        raise SetError(
+            f"labels of codec {form.codec.name} need tensor {missing[0]!r} of the set; pass "
+            "labels=safetensors.numpy.load_file('labels.safetensors')"
+        )
+    return result | {"logits": torch.from_numpy(form.codec.decode(decoded.labels, form.classes, temperature, shared))}
 
 
 def _wide(array: np.ndarray) -> np.dtype:

@@ -11,6 +11,7 @@ from ddkit.core.files import file_sha256
 from ddkit.errors import HubAccess, HubError, HubFile, IntegrityError, OptionError, SetError
 from ddkit.format.damage import images_problem, shard_problem
 from ddkit.format.entries import files_of
+from ddkit.format.label_file import label_file_problem
 from ddkit.format.manifest import Manifest
 from ddkit.format.manifest_file import FILE, LARGEST_MANIFEST, read_manifest
 from ddkit.format.row_records import LONGEST_ROW
@@ -120,7 +121,7 @@ def fetch_files(manifest: Manifest, repo: str, files: Mapping[str, str]) -> None
     commit = manifest.root.name
     wanted = {path: sha for path, sha in files.items() if not (manifest.root / path).is_file()}
     most = largest_files(manifest)
-    if total := sum(most[path] for path in wanted if path.endswith(".tar")):
+    if total := sum(most[path] for path in wanted if not path.endswith(".rows")):
         note(f"{repo}: fetching {size_words(total)} in {len(wanted)} files")
     with progress(f"fetching {repo}", len(wanted), "files") as advance:
         for path in wanted:
@@ -135,13 +136,27 @@ def fetch_files(manifest: Manifest, repo: str, files: Mapping[str, str]) -> None
             )
 
 
+def fetch_label_file(manifest: Manifest) -> None:
+    """Fetch the file of labels that all rows share, if the set has one and was opened on the Hub.
+
+    Args:
+        manifest: The set.
+
+    Raises:
+        HubAccess, HubError, IntegrityError.
+    """
+    entry = manifest.labels.file
+    if entry is not None and manifest.location.hub_id is not None:
+        fetch_files(manifest, manifest.location.hub_id, {entry.path: entry.sha256})
+
+
 def largest_files(manifest: Manifest) -> dict[str, int]:
     """Return the largest size, in bytes, that each listed file can have, by path.
 
     Args:
         manifest: The manifest; it lists the sizes of tars, and the number of rows for files of records.
     """
-    most = {}
+    most: dict[str, int] = {manifest.labels.file.path: manifest.labels.file.bytes} if manifest.labels.file else {}
     for shard in manifest.shards:
         most[shard.path] = shard.bytes
         most[shard.rows_path] = shard.rows * LONGEST_ROW
@@ -176,6 +191,8 @@ def locate_damage(manifest: Manifest, path: str) -> str:
         manifest: The manifest.
         path: The file that differs from it.
     """
+    if manifest.labels.file and path == manifest.labels.file.path and (problem := label_file_problem(manifest)):
+        return problem
     for shard in manifest.shards:
         if path in files_of([shard]):
             beside = shard.images is not None and path == shard.images.path

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,8 +18,11 @@ from ddkit.core.worker_state import STATE
 from ddkit.errors import TeacherError
 from ddkit.format.view_pixels import normalise
 from ddkit.networks.checkpoints import load_checkpoint
+from ddkit.networks.pretrained import head_of
 from ddkit.networks.registry import forward
 from ddkit.specs import TeacherSpec
+
+Precision = Literal["float32", "bfloat16"]
 
 
 class Teacher:
@@ -67,14 +72,46 @@ class Teacher:
         key = (stamp(file) if file.is_file() else str(path), str(device), order)
         return STATE.keep("teacher", key, lambda: cls.load(path, device, order))
 
+    @property
+    def classes(self) -> int:
+        """Number of classes of the source."""
+        return self.spec.num_classes if self._order is None else len(self._order)
+
     @torch.inference_mode()
-    def logits(self, inputs: Tensor) -> Tensor:
+    def logits(self, inputs: Tensor, precision: Precision = "float32") -> Tensor:
         """Return the logits, float32 [B,C], in the order of the source's classes.
 
         Args:
             inputs: Normalised images, float [B,3,S,S], on any device.
+            precision: Arithmetic of the network.
         """
-        return self.in_order(forward(self.network, inputs.to(self.device)).float())
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            return self.in_order(forward(self.network, inputs.to(self.device)).float())
+
+    def rounded(self) -> Teacher:
+        """Return the teacher as a set carries it: the set's classes alone, in order, and weights in half precision.
+
+        It computes in float32.
+
+        Raises:
+            TeacherError: The classes are a selection, and the network has no linear layer to cut.
+        """
+        network, spec = copy.deepcopy(self.network), self.spec
+        if self._order is not None:
+            head, columns = head_of(network), self._order.tolist()
+            if head is None or head.out_features != spec.num_classes:
+                raise TeacherError(f"{spec.arch} does not end in a linear layer; use another codec than teacher")
+            head.weight = nn.Parameter(head.weight[self._order])
+            head.bias = None if head.bias is None else nn.Parameter(head.bias[self._order])
+            head.out_features = len(columns)
+            ids = None if spec.class_ids is None else tuple(spec.class_ids[i] for i in columns)
+            names = tuple(spec.classes[i] for i in columns)
+            spec = replace(spec, num_classes=len(columns), classes=names, class_ids=ids)
+        with torch.no_grad():
+            for tensor in network.state_dict().values():
+                if tensor.is_floating_point():
+                    tensor.copy_(tensor.half())
+        return Teacher(network, spec, self.device)
 
     @torch.inference_mode()
     def features(self, inputs: Tensor) -> Tensor:

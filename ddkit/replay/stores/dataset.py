@@ -9,7 +9,9 @@ import numpy as np
 import torch
 
 from ddkit.errors import SetError
+from ddkit.format.codecs.registry import LabelDecoder
 from ddkit.format.entries import row_key
+from ddkit.format.label_file import label_decoder
 from ddkit.format.manifest import Manifest
 from ddkit.format.row_format import RowFormat
 from ddkit.format.views import UNMIXED, Views
@@ -60,14 +62,13 @@ def load_dataset_rows(dataset: Dataset, manifest: Manifest | None = None) -> Mem
         decoded = checked_row(row, form, key)
         if pixels.shape != (3, form.height, form.width):
             raise SetError(f"row {row['__key__']}: its image is of another size than the first; load the set again")
-        labels.append(row_label(row, label, decoded.labels[form.codec.TENSORS[0]].shape[-1]))
+        labels.append(row_label(row, label, form.classes))
         keys.append(key)
         rows.append(replace(decoded, pixels=pixels))
     if form is None:
         raise SetError("the dataset has no rows; load the set again")
-    codec, last = form.codec, rows[-1]
-    class_names = getattr(dataset.features[label], "names", None)
-    named = class_names or map(str, range(codec.decode(last.labels).shape[-1]))
+    last = rows[-1]
+    named = getattr(dataset.features[label], "names", None) or map(str, range(form.classes))
     firsts = np.array([row.metadata.first for row in rows])
     return MemoryStore(
         images=torch.from_numpy(np.stack([row.pixels for row in rows if row.pixels is not None])),
@@ -75,13 +76,29 @@ def load_dataset_rows(dataset: Dataset, manifest: Manifest | None = None) -> Mem
         rows=np.array(keys, np.int64),
         shards=[int((firsts == first).sum()) for first in dict.fromkeys(firsts.tolist())],
         all_views=_partners_by_key(Views.stack([row.views for row in rows]), keys, firsts),
-        soft={name: np.stack([row.labels[name] for row in rows]) for name in codec.TENSORS},
-        codec=codec,
+        soft={name: np.stack([row.labels[name] for row in rows]) for name in form.codec.tensors},
+        decoder=_decoder(form, manifest),
         size=form.size,
         mean=last.metadata.mean,
         std=last.metadata.std,
         classes=list(manifest.classes) if manifest else [ClassName(name=name) for name in named],
     )
+
+
+def _decoder(form: RowFormat, manifest: Manifest | None) -> LabelDecoder:
+    """The decoder of the rows' labels. Raises SetError if it needs a manifest, or the manifest is of another set."""
+    if manifest is not None:
+        if (manifest.labels.codec, len(manifest.classes)) != (form.codec.name, form.classes):
+            raise SetError(
+                f"the dataset's labels are of codec {form.codec.name} and {form.classes} classes, {manifest.where} has "
+                f"{manifest.labels.codec} and {len(manifest.classes)}; give the directory or Hub id of the same set"
+            )
+        return label_decoder(manifest)
+    if form.codec.FROM_PIXELS or form.codec.shared_layout(form.classes):
+        raise SetError(
+            f"labels of codec {form.codec.name} need a file of the set; pass manifest=, its directory or Hub id"
+        )
+    return LabelDecoder(form.codec, form.classes, {})
 
 
 def _partners_by_key(views: Views, keys: list[int], firsts: np.ndarray) -> Views:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ddkit.format.codecs import Codec
+from ddkit.format.codecs.registry import LabelDecoder
 from ddkit.format.view_pixels import ViewPixels
 from ddkit.specs import ClassName
 
@@ -40,7 +40,7 @@ class RowStore(Protocol):
         mean: Mean per channel of the teacher's normalisation.
         std: Standard deviation per channel of the teacher's normalisation.
         classes: The classes, in label order.
-        codec: Codec of the labels.
+        decoder: Decoder of the labels.
     """
 
     shards: Sequence[int]
@@ -49,7 +49,7 @@ class RowStore(Protocol):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     classes: Sequence[ClassName]
-    codec: Codec
+    decoder: LabelDecoder
 
     def __len__(self) -> int:
         """Return the number of rows."""

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ddkit.errors import IntegrityError
-from ddkit.format.codecs import Codec, find_codec
+from ddkit.format.codecs.registry import LabelDecoder
+from ddkit.format.label_file import label_decoder
 from ddkit.format.manifest import Manifest
 from ddkit.format.reading import read_set
 from ddkit.format.view_pixels import view_pixels
@@ -30,7 +31,7 @@ class MemoryStore:
         shards: Rows of each shard.
         all_views: Views of all rows, partners as positions in these arrays (-1: none). None if only images were read.
         soft: The codec's tensors [n,V,...].
-        codec: Codec of the labels.
+        decoder: Decoder of the labels.
         size: Side of a view in pixels.
         mean: Mean per channel of the teacher's normalisation.
         std: Standard deviation per channel of the teacher's normalisation.
@@ -43,7 +44,7 @@ class MemoryStore:
     shards: Sequence[int]
     all_views: Views | None
     soft: dict[str, np.ndarray]
-    codec: Codec
+    decoder: LabelDecoder
     size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -89,15 +90,16 @@ class MemoryStore:
         assert self.all_views is not None
         return self.images[row].cpu().numpy(), self.all_views.box[row]
 
-    def logits(self, rows: np.ndarray, view_indices: np.ndarray) -> Tensor:
-        """Return the teacher's logits for some views: float32 [B,C], centred.
+    def logits(self, rows: np.ndarray, view_indices: np.ndarray, temperature: float = 20.0) -> np.ndarray:
+        """Return the decoded labels of some views: float32 [B,C].
 
         Args:
             rows: Positions of the rows, int [B].
             view_indices: View index of each row, int [B].
+            temperature: Temperature at which students learn.
         """
         found = {name: tensor[rows, view_indices] for name, tensor in self.soft.items()}
-        return torch.from_numpy(self.codec.decode(found))
+        return self.decoder.decode(found, temperature)
 
 
 def load_set(manifest: Manifest, ipc: int | None = None, *, with_labels: bool = True) -> MemoryStore:
@@ -112,7 +114,7 @@ def load_set(manifest: Manifest, ipc: int | None = None, *, with_labels: bool = 
         SetError: `ipc` is not a prefix of the set.
         IntegrityError: A file is missing or damaged; the message names shard, row and member.
     """
-    codec = find_codec(manifest.labels.codec, stored=True)
+    decoder = label_decoder(manifest)
     shards, n, side = manifest.shards_of(ipc), manifest.rows(ipc), manifest.image.size
     for shard in shards:  # before arrays of the manifest's sizes are allocated
         kept = shard if with_labels or not shard.images else shard.images
@@ -137,7 +139,7 @@ def load_set(manifest: Manifest, ipc: int | None = None, *, with_labels: bool = 
     seen = manifest.normalisation
     return MemoryStore(
         images=torch.from_numpy(images), labels=labels, rows=rows, shards=[shard.rows for shard in shards],
-        all_views=_global_partners(Views.stack(views), firsts) if views else None, soft=soft, codec=codec,
+        all_views=_global_partners(Views.stack(views), firsts) if views else None, soft=soft, decoder=decoder,
         size=manifest.views.size, mean=seen.mean, std=seen.std, classes=manifest.classes,
     )  # fmt: skip
 

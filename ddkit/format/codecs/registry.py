@@ -1,0 +1,84 @@
+"""Finds codecs by name."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from dataclasses import dataclass
+
+import numpy as np
+
+import ddkit.format.codecs
+from ddkit.errors import FormatVersion, OptionError, unknown
+from ddkit.format.codecs.interface import Codec, Tensors
+
+
+def _families() -> dict[str, type[Codec]]:
+    """The codecs by family: those of every module of this folder that has a `CODEC`."""
+    names = [module.name for module in pkgutil.iter_modules(ddkit.format.codecs.__path__)]
+    modules = [
+        importlib.import_module(f"{ddkit.format.codecs.__name__}.{name}") for name in names if name != "registry"
+    ]
+    return {module.CODEC.FAMILY: module.CODEC for module in modules if hasattr(module, "CODEC")}
+
+
+FAMILIES = _families()
+
+
+def codec_names() -> dict[str, str]:
+    """Return the available codecs: how the name is written, and a one-line description."""
+    return {codec.USAGE: codec.ABOUT for codec in FAMILIES.values()}
+
+
+def find_codec(name: str, *, stored: bool = False) -> Codec:
+    """Return a codec by name.
+
+    Args:
+        name: Name with parameters, such as "fp16" or "lowrank:32:i4+top5".
+        stored: Whether the name comes from a set; an unknown one then means that the set needs a newer ddkit.
+
+    Raises:
+        OptionError: The codec is unknown (the message lists the available codecs), or its parameters are not valid.
+        FormatVersion: The codec is unknown or has other parameters, and `stored` is true.
+    """
+    ends = [at for at in (name.find(":"), name.find("+")) if at >= 0]
+    family = name[: min(ends, default=len(name))]
+    codec = FAMILIES.get(family)
+    try:
+        if codec is not None:
+            return codec.parse(name[len(family) :])
+    except ValueError as error:
+        if not stored:
+            raise OptionError(f"codec {name[:60]!r}: {error}") from error
+    if stored:
+        raise FormatVersion(
+            f"this set's labels use codec {name[:60]!r}, which needs a newer ddkit: pip install -U ddkit"
+        )
+    raise unknown("codec", name, [known.USAGE for known in FAMILIES.values()])
+
+
+@dataclass(frozen=True)
+class LabelDecoder:
+    """Decodes the stored labels of one set.
+
+    Attributes:
+        codec: The codec.
+        classes: C, the number of classes.
+        shared: The tensors that all rows of the set share.
+    """
+
+    codec: Codec
+    classes: int
+    shared: Tensors
+
+    def decode(self, tensors: Tensors, temperature: float = 20.0) -> np.ndarray:
+        """Return logits, float32 [...,C].
+
+        Args:
+            tensors: The codec's tensors of some views.
+            temperature: Temperature at which students learn.
+
+        Raises:
+            OptionError: The codec has no labels for this temperature, or stores none.
+        """
+        return self.codec.decode(tensors, self.classes, temperature, self.shared)

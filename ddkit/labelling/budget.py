@@ -1,0 +1,203 @@
+"""Chooses image format, view count and label codec for a budget of bytes, from the labels of a sample of views."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ddkit.errors import OptionError
+from ddkit.format.codecs.fidelity import relative_error
+from ddkit.format.codecs.interface import Codec, Tensors, layout_bytes
+from ddkit.format.codecs.registry import find_codec
+from ddkit.format.label_info import BudgetRow
+
+UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
+LARGEST_TABLE = 12  # considered ways that are shown and recorded
+
+# Expected loss in points: what students lose to the error of labels, and to seeing a view again. Fitted to the
+# measurements in benchmarks/results/labels-*.json; docs/labels.md.
+ERROR_POINTS = 6.0  # points at a relative error of 1, growing with its square
+REUSE_POINTS, REUSE_POWER = 0.5, 0.7  # a view seen r times costs REUSE_POINTS * (r ** REUSE_POWER - 1)
+LOSSY_IMAGE_POINTS = 0.5  # JPEG instead of a lossless format
+
+
+@dataclass(frozen=True)
+class BudgetGoal:
+    """A budget as the user gave it.
+
+    Attributes:
+        text: As given, in canonical spelling.
+        factor: Labels and views have to be this many times smaller than half-precision labels of all views; None: a
+            size is given.
+        bytes: Largest size of the whole set in bytes; None: a factor is given.
+    """
+
+    text: str
+    factor: float | None = None
+    bytes: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> BudgetGoal:
+        """Parse a budget.
+
+        Args:
+            text: A factor for the labels, as in "40x", or a size of the set, as in "300MB".
+
+        Raises:
+            OptionError: It is neither.
+        """
+        if (found := re.fullmatch(r"(\d{1,4}(?:\.\d+)?)x", text)) and float(found[1]) >= 1:
+            return cls(f"{float(found[1]):g}x", factor=float(found[1]))
+        if (found := re.fullmatch(r"(\d{1,6}(?:\.\d+)?) ?([kMG]?B)", text)) and float(found[1]) > 0:
+            return cls(f"{float(found[1]):g}{found[2]}", bytes=float(found[1]) * UNITS[found[2]])
+        raise OptionError(f"--budget is {text[:30]!r}; give a factor, as in 40x, or a size, as in 300MB")
+
+    def label_bytes(self, full_bytes: float) -> float:
+        """Return an upper bound for the bytes of views and labels.
+
+        Args:
+            full_bytes: Bytes with half-precision labels of all views.
+        """
+        return full_bytes / self.factor if self.factor else min(full_bytes, self.bytes or 0.0)
+
+    def allows(self, image_bytes: float, label_bytes: float, full_bytes: float) -> bool:
+        """Return whether a set fits.
+
+        Args:
+            image_bytes: Bytes of all images.
+            label_bytes: Bytes of all views and labels.
+            full_bytes: The same with half-precision labels of all views.
+        """
+        if self.factor is not None:
+            return label_bytes * self.factor <= full_bytes
+        return image_bytes + label_bytes <= (self.bytes or 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetSample:
+    """What a choice is based on.
+
+    Attributes:
+        rows: Rows of the set.
+        views: View count to start from: the protocol's.
+        logits: Centred logits of a sample of views, float32 [N,C].
+        view_layout: Bytes of one view's integers.
+        image_bytes: Mean bytes of an image by image format.
+        temperature: Temperature at which the protocol trains students.
+        teacher_bytes: Bytes of the teacher in half precision.
+    """
+
+    rows: int
+    views: int
+    logits: np.ndarray
+    view_layout: int
+    image_bytes: Mapping[str, float]
+    temperature: float
+    teacher_bytes: int
+
+
+def candidates(classes: int, temperature: float) -> Iterator[str]:
+    """Yield the names of the codecs to consider.
+
+    Args:
+        classes: C, the number of classes.
+        temperature: Temperature at which students learn.
+    """
+    yield from ("fp16", "int8", "teacher")
+    for k in (5, 10, 20, 50, 100):
+        if 4 * k + 4 < classes:
+            yield f"topk:{k}"
+    for rank in (256, 128, 96, 64, 48, 32, 24, 16, 12, 8, 4, 2):  # the largest first: the others reuse its basis
+        for code, kept in ((code, kept) for code in (":i4", "") for kept in (0, 1, 2, 3, 5, 10)):
+            if 2 * rank <= classes and kept < rank:
+                yield f"lowrank:{rank}{code}" + (f"+top{kept}" if kept else "")
+    if temperature == 1:
+        yield from (f"sampled:{k}" for k in (12, 25, 50))
+
+
+def choose(goal: BudgetGoal, sample: BudgetSample) -> list[BudgetRow]:
+    """Return the considered ways to spend the budget, the chosen one first, then others by expected loss.
+
+    A codec is fitted on half of the sample and its error measured on the other half.
+
+    Args:
+        goal: The budget.
+        sample: What the choice is based on.
+
+    Raises:
+        OptionError: Nothing fits; the message names the smallest possible set.
+    """
+    classes, known, ways = sample.logits.shape[-1], dict[str, Tensors](), []
+    for codec in map(find_codec, candidates(classes, sample.temperature)):
+        error = label_error(codec, sample.logits, sample.temperature, known)
+        ways += [_way(sample, image, views, codec, error) for views in _view_counts(sample.views)
+                 for image in (["png"] if goal.factor else sample.image_bytes)]  # fmt: skip
+    full = sample.rows * sample.views * (sample.view_layout + 2 * classes)
+    fitting = [way for way in ways if goal.allows(way.bytes - way.label_bytes, way.label_bytes, full)]
+    if not fitting:
+        least = min(ways, key=lambda way: way.bytes)
+        raise OptionError(
+            f"--budget {goal.text}: nothing fits; the smallest is {least.codec} with {least.views} views and "
+            f"{least.image} images, {least.bytes / 1e6:.3g} MB, {full / least.label_bytes:.3g}x; give a larger budget"
+        )
+    chosen, *rest = sorted(fitting, key=_by_loss)
+    kinds = {find_codec(way.codec).FAMILY: way for way in reversed(rest)}  # the best of each kind is shown
+    kinds.pop(find_codec(chosen.codec).FAMILY, None)
+    shown = [*kinds.values(), *(way for way in rest if way not in kinds.values())][: LARGEST_TABLE - 1]
+    return [chosen, *sorted(shown, key=_by_loss)]
+
+
+def _by_loss(way: BudgetRow) -> tuple[bool, float, float, str]:
+    """Key of the order of ways. A carried teacher comes last: its labels are exact, but every training step runs it."""
+    return find_codec(way.codec).FROM_PIXELS, way.loss, way.bytes, way.codec
+
+
+def label_error(codec: Codec, logits: np.ndarray, temperature: float, known: dict[str, Tensors]) -> float:
+    """Return the relative error of a codec's labels on views that it was not fitted on.
+
+    Args:
+        codec: The codec.
+        logits: Centred logits of a sample of views, float32 [N,C].
+        temperature: Temperature at which students learn.
+        known: What the first codec of each family was fitted to on these logits; completed here.
+    """
+    if codec.FROM_PIXELS:
+        return 0.0
+    shared = codec.fit(logits[::2], known.get(codec.FAMILY))
+    known.setdefault(codec.FAMILY, shared)
+    others = logits[1::2]
+    tensors = codec.encode(others, shared, np.random.default_rng(0))
+    return relative_error(others, codec.decode(tensors, logits.shape[-1], temperature, shared), temperature)
+
+
+def expected_loss(error: float, reuse: float, image: str) -> float:
+    """Return the points of accuracy that a student is expected to lose.
+
+    Args:
+        error: Relative error of the labels.
+        reuse: How often each view is seen, at least 1.
+        image: Image format.
+    """
+    lossy = LOSSY_IMAGE_POINTS if image == "jpg" else 0.0
+    again: float = REUSE_POINTS * (reuse**REUSE_POWER - 1)
+    return ERROR_POINTS * error**2 + again + lossy
+
+
+def _way(sample: BudgetSample, image: str, views: int, codec: Codec, error: float) -> BudgetRow:
+    classes = sample.logits.shape[-1]
+    shared = sample.teacher_bytes if codec.FROM_PIXELS else layout_bytes(codec.shared_layout(classes))
+    label_bytes = sample.rows * views * (sample.view_layout + codec.bytes_per_view(classes)) + shared
+    total = label_bytes + sample.rows * sample.image_bytes[image]
+    return BudgetRow(
+        image=image, views=views, codec=codec.name, bytes=float(round(total)),
+        label_bytes=float(label_bytes), error=round(error, 4),
+        loss=round(expected_loss(error, max(sample.views / views, 1), image), 3),
+    )  # fmt: skip
+
+
+def _view_counts(views: int) -> Sequence[int]:
+    """The view counts to consider: all, and parts of them down to 20."""
+    return sorted({max(round(views / part), min(views, 20)) for part in (1, 1.5, 2, 3, 4, 6, 10, 15)}, reverse=True)

@@ -1,0 +1,120 @@
+"""The unit that makes the file of labels that all rows share: a fitted basis, or the teacher that the set carries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ddkit.core.files import file_sha256
+from ddkit.core.serialization import Mismatch, fingerprint, read_dataclass, to_plain
+from ddkit.core.worker_state import STATE
+from ddkit.engine.units import UnitFile
+from ddkit.errors import IntegrityError
+from ddkit.format.entries import LabelFile
+from ddkit.format.label_file import parse_shared, write_shared
+from ddkit.labelling.encoded import ShardPlan
+from ddkit.labelling.labels import LabelJob, Labelling, label_jobs
+from ddkit.teachers.carried import write_carried
+
+FITTED_VALUES = 2**26  # logits that a codec is fitted on, at most
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedJob:
+    """Writes `labels.safetensors` or `teacher.safetensors` of a set.
+
+    Attributes:
+        how: Settings for labelling.
+        shards: The shards of the first increment, which a basis is fitted on.
+        needs: Ids of jobs that must be done before.
+    """
+
+    how: Labelling
+    shards: tuple[ShardPlan, ...]
+    needs: frozenset[str] = frozenset()
+
+    @property
+    def id(self) -> str:
+        """Id of the job."""
+        return "shared-labels"
+
+    @property
+    def file(self) -> UnitFile:
+        """The result: the file's LabelFile."""
+        return self.how.store.unit(self.id, fingerprint([asdict(self.shards[0]), self.how.codec]))
+
+    def entry(self) -> LabelFile | None:
+        """Return the entry of the file if it is finished and has the recorded hash, else None."""
+        found = self.file.read_json()
+        try:
+            entry = None if found is None else read_dataclass(LabelFile, found)
+        except Mismatch:  # written by a version with another record format
+            return None
+        if entry is None:
+            return None
+        path = Path(self.how.out) / entry.path
+        return entry if path.is_file() and file_sha256(path) == entry.sha256 else None
+
+    def save(self, entry: LabelFile) -> None:
+        """Record a finished file.
+
+        Args:
+            entry: Its entry.
+
+        Raises:
+            DiskError: The record cannot be written.
+        """
+        self.file.write_json(to_plain(entry))
+
+    def run(self) -> LabelFile:
+        """Write the file and return its entry. The labelling units of the first increment must be done.
+
+        Raises:
+            IntegrityError: The result of a unit is damaged.
+            TeacherError: The teacher cannot be carried.
+            DiskError: A file cannot be written.
+        """
+        out, codec = Path(self.how.out), self.how.label_codec
+        if codec.FROM_PIXELS:
+            entry = write_carried(out, self.how.open_teacher())
+        else:
+            entry = write_shared(out, codec, codec.fit(np.concatenate(list(self._sample()))))
+        self.save(entry)
+        return entry
+
+    def _sample(self) -> Iterator[np.ndarray]:
+        """Every n-th view of the increment, its logits float32 [.,C]; n is such that at most FITTED_VALUES are used."""
+        jobs: list[LabelJob] = label_jobs(self.how, self.shards)
+        classes = jobs[0].file.tensors()["logits"].shape[-1]
+        step = -(-sum(job.views for job in jobs) * classes // FITTED_VALUES)
+        at = 0
+        for job in jobs:
+            logits = job.file.tensors()["logits"].reshape(-1, classes)
+            yield logits[-at % step :: step].astype(np.float32)
+            at += len(logits)
+
+
+def shared_tensors(how: Labelling, entry: LabelFile | None, classes: int) -> Mapping[str, np.ndarray]:
+    """Return the tensors of the shared file of a set that is being made; empty if the codec has none.
+
+    Args:
+        how: Settings for labelling.
+        entry: The file's entry.
+        classes: Number of classes.
+
+    Raises:
+        IntegrityError: The file changed since it was written.
+    """
+    if entry is None or how.label_codec.FROM_PIXELS:
+        return {}
+    path = Path(how.out) / entry.path
+
+    def read() -> Mapping[str, np.ndarray]:
+        if not path.is_file() or file_sha256(path) != entry.sha256:
+            raise IntegrityError(f"{path} changed while the set was made; run the same command again")
+        return parse_shared(path.read_bytes(), how.label_codec, classes, str(path))
+
+    return STATE.keep("shared labels", (str(path), entry.sha256), read)
