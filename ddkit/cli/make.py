@@ -149,6 +149,7 @@ def relabel(
     protocol: o.Protocol = None,
     views: o.Views = None,
     codec: o.Codec = None,
+    label_precision: o.LabelPrecision = None,
     mix_within: Annotated[
         str | None,
         typer.Option("--mix-within", help="mix only within groups of classes: 5x200:SEED, or a file CLASS<tab>GROUP"),
@@ -162,7 +163,7 @@ def relabel(
 
     manifest = run(
         directory, out, teacher=teacher, protocol=protocol, views=views, codec=codec, mix_within=mix_within,
-        seed=seed, device=device, workers=workers,
+        label_precision=label_precision, seed=seed, device=device, workers=workers,
     )  # fmt: skip
     say(f"{out}: {manifest.rows()} images, {manifest.views.policy.count} views each, verified")
     document({"out": out, "content": manifest.content, "rows": manifest.rows()})

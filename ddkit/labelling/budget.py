@@ -199,5 +199,5 @@ def _way(sample: BudgetSample, image: str, views: int, codec: Codec, error: floa
 
 
 def _view_counts(views: int) -> Sequence[int]:
-    """The view counts to consider: all, and parts of them down to 20."""
-    return sorted({max(round(views / part), min(views, 20)) for part in (1, 1.5, 2, 3, 4, 6, 10, 15)}, reverse=True)
+    """The view counts to consider: all, and parts of them down to 5."""
+    return sorted({max(round(views / part), min(views, 5)) for part in (1, 1.5, 2, 3, 4, 6, 10, 15, 30)}, reverse=True)

@@ -204,12 +204,12 @@ class LabelJob:
                 images, views, rows[part], view_indices[part], size=how.size, mean=teacher.spec.mean,
                 std=teacher.spec.std,
             )  # fmt: skip
-            parts.append(teacher.logits(inputs, precision).cpu().numpy())
-        if not all(np.isfinite(part).all() for part in parts):
+            parts.append(teacher.logits(inputs, precision))
+        found = torch.cat(parts).cpu().numpy()  # copied once, so that a GPU never waits for the next views
+        if not np.isfinite(found).all():
             raise Diverged(
                 f"the teacher {how.teacher} gives logits that are not finite; check its weights and normalisation"
             )
-        found = np.concatenate(parts)
         if (largest := float(np.abs(found - found.mean(-1, keepdims=True)).max())) > LARGEST:
             raise Diverged(
                 f"the teacher {how.teacher} gives logits up to {largest:.3g}, which labels cannot store; train it "

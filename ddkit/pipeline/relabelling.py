@@ -22,7 +22,8 @@ from ddkit.format.manifest_file import is_set
 from ddkit.labelling.labels import FORWARD, Labelling
 from ddkit.labelling.packing import PackedShards
 from ddkit.pipeline.describing import Made, build_manifest, existing_manifest, finish, restore_images
-from ddkit.pipeline.options import check_counts, known_codec
+from ddkit.pipeline.options import check_counts, check_precision, known_codec
+from ddkit.pipeline.recoding import has_same_labels, take_labels
 from ddkit.pipeline.record import check_out, check_work, public_name, work_dir
 from ddkit.pipeline.units import label_and_pack
 from ddkit.replay.stores.memory import load_set
@@ -42,6 +43,7 @@ def relabel(
     protocol: str | None = None,
     views: int | None = None,
     codec: str | None = None,
+    label_precision: str | None = None,
     mix_within: str | None = None,
     seed: int | None = None,
     device: str = "auto",
@@ -57,7 +59,8 @@ def relabel(
         teacher: A checkpoint, "timm:NAME[@FILE]" or "torchvision:NAME[@FILE]".
         protocol: A protocol's name or TOML file. Default: the set's.
         views: Stored views per image. Default: the set's; with another protocol, that protocol's.
-        codec: Encoding of the soft labels. Default: the set's.
+        codec: Codec of the soft labels, as for `distill`. Default: the set's.
+        label_precision: Arithmetic of the teacher: "float32" or "bfloat16". Default: the set's.
         mix_within: Mix images only within groups of classes: "5x200:SEED" (5 seeded groups of 200 classes), or a text
             file with a line CLASS<tab>GROUP for each class.
         seed: Seed of the views. Default: the set's.
@@ -83,6 +86,7 @@ def relabel(
         order=found.order, policy=policy, seed=source.seed if seed is None else seed, size=found.spec.image_size,
         image_codec=source.image.codec, codec=codec, patches=source.image.patches,
         groups=_groups(mix_within, source.class_names), device=str(where),
+        precision=check_precision(label_precision or source.labels.precision, device),
     )  # fmt: skip
     claim = Claim.of(how, found.spec, chosen, source.content)
     with locked(out, "relabelling", {"key": claim.key}):
@@ -96,6 +100,8 @@ def _relabelled(
     """Make the set `how.out`; the caller holds its lock."""
     shards = restore_images(source, how, claim.key)
     packed = PackedShards(how, source.image_tars or None)
+    if has_same_labels(source, how, teacher.spec):
+        take_labels(source, how, packed.missing(shards))
     records = label_and_pack(packed, shards, workers if how.backend == "cpu" else 1)
     made = Made(
         name=source.name, classes=source.classes, image=source.image, method=source.method, recipe=source.recipe,

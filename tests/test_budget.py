@@ -1,0 +1,100 @@
+"""A budget: how it is written, what it allows, and that the best way within it is chosen."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import ddkit
+from ddkit.errors import OptionError, OtherRun
+from ddkit.format.codecs.interface import centred
+from ddkit.format.codecs.registry import find_codec
+from ddkit.labelling.budget import BudgetGoal, BudgetSample, candidates, choose, expected_loss
+
+LOGITS = centred((np.random.default_rng(0).normal(size=(300, 30)) * np.linspace(3, 0.3, 30)).astype(np.float32))
+
+
+def sample(views=60, rows=50):
+    return BudgetSample(
+        rows=rows, views=views, logits=LOGITS, view_layout=11, image_bytes={"png": 2000.0, "jpg": 700.0},
+        temperature=20.0, teacher_bytes=600_000,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text, canonical", [("40x", "40x"), ("2.50x", "2.5x"), ("300MB", "300MB"), ("1.5 GB", "1.5GB"), ("900kB", "900kB")]
+)
+def test_budgets_have_one_spelling(text, canonical):
+    assert BudgetGoal.parse(text).text == canonical == BudgetGoal.parse(canonical).text
+
+
+@pytest.mark.parametrize("text", ["", "40", "x40", "0x", "0.5x", "0MB", "3TB", "300mb", "-3MB", "40x40"])
+def test_anything_else_is_refused(text):
+    with pytest.raises(OptionError, match="40x, or a size, as in 300MB"):
+        BudgetGoal.parse(text)
+
+
+@given(st.floats(1.5, 60))
+@settings(deadline=None, max_examples=15)
+def test_the_choice_fits_and_nothing_shown_that_fits_is_better(factor):
+    goal = BudgetGoal.parse(f"{factor:.2f}x")
+    table = choose(goal, sample())
+    full = 50 * 60 * (11 + 2 * 30)
+    assert all(way.label_bytes * goal.factor <= full for way in table)
+    stored = [way for way in table if not find_codec(way.codec).FROM_PIXELS]
+    assert table[0].loss == min(way.loss for way in stored) and len(table) <= 12
+    assert all(way.image == "png" for way in table)
+
+
+def test_a_smaller_budget_never_promises_more():
+    losses = [choose(BudgetGoal.parse(f"{factor}x"), sample())[0].loss for factor in (1, 2, 4, 8, 16, 32)]
+    assert losses == sorted(losses) and losses[0] < losses[-1]
+
+
+def test_a_size_counts_images_and_may_take_jpeg():
+    wide, tight = (choose(BudgetGoal.parse(text), sample())[0] for text in ("400kB", "60kB"))
+    assert wide.image == "png" and wide.bytes <= 400_000
+    assert tight.image == "jpg" and tight.bytes <= 60_000
+
+
+def test_what_cannot_fit_says_what_is_smallest():
+    with pytest.raises(OptionError, match=r"nothing fits; the smallest is .* with 5 views and jpg images"):
+        choose(BudgetGoal.parse("10kB"), sample())
+
+
+def test_every_candidate_suits_the_classes():
+    for classes in (2, 5, 10, 100, 1000):
+        for name in candidates(classes, 20.0):
+            find_codec(name).check(classes)
+            assert find_codec(name).temperatures((20.0,))
+
+
+def test_expected_loss_grows_with_error_and_reuse():
+    assert expected_loss(0, 1, "png") == 0
+    assert expected_loss(0.3, 2, "png") > expected_loss(0.1, 2, "png") > expected_loss(0.1, 1, "png") > 0
+    assert expected_loss(0, 1, "jpg") > 0
+
+
+OPTIONS = {"data": "digits", "method": "random", "views": 20, "protocol": "demo", "workers": 1}
+
+
+def test_a_run_within_a_budget_is_repeated_grown_and_recorded(teacher, tmp_path):
+    made = ddkit.distill(tmp_path / "set", **OPTIONS, teacher=teacher, ipc=2, budget="3x")
+    budget = made.labels.budget
+    assert budget.asked == "3x" and budget.views == 20
+    chosen = budget.table[0]
+    assert (chosen.codec, chosen.views, chosen.image) == (made.labels.codec, made.views.count, made.image.codec)
+    assert ddkit.distill(tmp_path / "set").content == made.content
+    assert "Budget" in (tmp_path / "set" / "README.md").read_text()
+    grown = ddkit.distill(tmp_path / "set", ipc=3, budget="3x", views=20)
+    assert grown.shards[0] == made.shards[0] and grown.labels.budget == budget
+    whole = ddkit.distill(tmp_path / "whole", **OPTIONS, teacher=teacher, prefixes=(2, 3), ipc=3, budget="3x")
+    assert whole.content == grown.content
+    with pytest.raises(OtherRun, match="budget 3x, not 5x"):
+        ddkit.distill(tmp_path / "set", budget="5x")
+
+
+def test_a_budget_leaves_nothing_else_to_choose():
+    for other in ({"codec": "int8"}, {"image_format": "png"}):
+        with pytest.raises(OptionError, match="leave .* out"):
+            ddkit.distill("nowhere", data="digits", budget="40x", **other)

@@ -1,0 +1,39 @@
+"""The unit that makes shared labels: fitted on the first increment alone, the same for any number of workers."""
+
+import shutil
+
+import pytest
+
+import ddkit
+from ddkit.core.files import file_sha256
+
+OPTIONS = {"data": "digits", "method": "random", "views": 3, "protocol": "demo", "codec": "lowrank:4+top1"}
+
+
+@pytest.fixture(scope="module")
+def grown_at_once(teacher, tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole") / "set"
+    return ddkit.distill(out, **OPTIONS, teacher=teacher, prefixes=(2, 3), ipc=3, workers=1)
+
+
+def test_workers_and_growing_do_not_change_a_byte(grown_at_once, teacher, tmp_path):
+    first = ddkit.distill(tmp_path / "set", **OPTIONS, teacher=teacher, ipc=2, workers=2)
+    fitted = first.labels.file
+    assert fitted == grown_at_once.labels.file
+    grown = ddkit.distill(tmp_path / "set", ipc=3, workers=2)
+    assert grown.labels.file == fitted and grown.content == grown_at_once.content
+
+
+def test_growing_without_the_work_directory_keeps_the_file(grown_at_once, teacher, tmp_path):
+    ddkit.distill(tmp_path / "set", **OPTIONS, teacher=teacher, ipc=2, workers=1)
+    shutil.rmtree(tmp_path / "set.work")
+    again = ddkit.distill(tmp_path / "set", data="digits", teacher=teacher, ipc=3, workers=1)
+    assert again.content == grown_at_once.content
+
+
+def test_a_lost_file_is_made_again_from_the_units(grown_at_once, teacher, tmp_path):
+    made = ddkit.distill(tmp_path / "set", **OPTIONS, teacher=teacher, ipc=2, workers=1)
+    path = tmp_path / "set" / "labels.safetensors"
+    path.unlink()
+    again = ddkit.distill(tmp_path / "set", workers=1)
+    assert again.content == made.content and file_sha256(path) == made.labels.file.sha256
