@@ -16,6 +16,7 @@ from torch.utils.data._utils.collate import default_collate_fn_map
 from ddkit.core.device import pick_device
 from ddkit.errors import OptionError, SetError
 from ddkit.format.manifest import Manifest
+from ddkit.replay.buffers import BatchBuffers
 from ddkit.replay.order import check_batch, epoch_order, rank_slice
 from ddkit.replay.stores.dataset import load_dataset_rows
 from ddkit.replay.stores.memory import MemoryStore, load_set
@@ -101,7 +102,7 @@ class ReplayLoader(IterableDataset[Any]):
         recorded = self._manifest.labels.temperature if self._manifest else None
         self.temperature = temperature or recorded or 20.0
         self._as_dict = batch == "dict"
-        self._store = store.to(self.device)
+        self._store, self._buffers = store.to(self.device), BatchBuffers(2)
         self._next = self._at = (0, 0)  # (epoch, step) of the next iter() and of the next batch
         self._running: object = None
         self._begun = torch.zeros(MOST_WORKERS, dtype=torch.int64).share_memory_()  # epochs begun by each worker
@@ -176,7 +177,7 @@ class ReplayLoader(IterableDataset[Any]):
         """
         rows, view_indices = np.array([row]), np.array([index])
         found = self._store.batch(rows, view_indices)
-        return found.pixels.pixels[0].cpu().numpy(), self._store.codec.decode(found.labels)[0]
+        return found.pixels.pixels()[0].cpu().numpy(), self._store.codec.decode(found.labels)[0]
 
     def partner(self, row: int, index: int) -> int | None:
         """Return the class index of the row that is mixed into a view; None if there is none.
@@ -282,7 +283,9 @@ class ReplayLoader(IterableDataset[Any]):
     def _made(self, rows: np.ndarray, epoch: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Inputs, logits and labels on the loader's device, and row numbers."""
         found = self._store.batch(rows, np.full(len(rows), epoch % self.views))
-        inputs = found.pixels.network_input(self.mean, self.std)
+        size = self._store.size
+        buffer = self._buffers.take((len(rows), 3, size, size)) if self.device.type == "cpu" else None
+        inputs = found.pixels.network_input(self.mean, self.std, buffer)
         logits = torch.from_numpy(self._store.codec.decode(found.labels, self.temperature)).to(self.device)
         return inputs, logits, torch.from_numpy(found.classes).to(self.device), torch.from_numpy(found.rows)
 
