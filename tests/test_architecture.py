@@ -20,11 +20,10 @@ ROOMS = {
     "engine": ["units", "interleaving", "cuda_graphs", "local"],
     "hub": ["responses", "retries", "repositories"],
     "format": [
-        *("views", "view_pixels", "codecs.interface", "codecs.fidelity", "codecs.fp16", "codecs.int8", "codecs.top"),
-        *("codecs.topk", "codecs.lowrank", "codecs.sampled", "codecs.teacher", "codecs.registry", "images", "tars"),
-        *("fields", "entries", "row_records", "views_member", "shards", "results", "label_info", "manifest"),
-        *("label_file", "consistency", "manifest_file", "damage", "row_format", "reading"),
-        "verification",
+        *("views", "resampling", "view_pixels", "codecs.interface", "codecs.fidelity", "codecs.fp16", "codecs.int8"),
+        *("codecs.top", "codecs.topk", "codecs.lowrank", "codecs.sampled", "codecs.teacher", "codecs.registry"),
+        *("images", "tars", "fields", "entries", "row_records", "views_member", "shards", "results", "label_info"),
+        *("manifest", "label_file", "consistency", "manifest_file", "damage", "row_format", "reading", "verification"),
     ],
     "sources": [
         *("decoding", "classes", "packed", "archives", "tar_checks", "online", "tables", "images"),
@@ -34,7 +33,10 @@ ROOMS = {
     "networks": ["registry", "checkpoints", "pretrained", "steps", "training_state", "training"],
     "teachers": ["teacher", "carried", "teaching", "resolving"],
     "labelling": ["budget", "encoded", "labels", "shared", "packing"],
-    "replay": ["order", "dataset_rows", "stores.interface", "stores.memory", "stores.dataset", "loader", "fresh"],
+    "replay": [
+        *("order", "buffers", "prefetching", "dataset_rows", "stores.interface", "stores.memory", "stores.dataset"),
+        *("loader", "fresh"),
+    ],
     "students": ["losses", "transforms", "training"],
     "synthesis": [
         *("objectives", "moments", "passes", "unit_progress", "settings", "interface", "crops", "patches"),

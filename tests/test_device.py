@@ -1,5 +1,7 @@
 """Threads and small work on several cores."""
 
+import multiprocessing
+import os
 import threading
 
 import pytest
@@ -7,16 +9,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ddkit.core.device import each_on_one_thread, has_bfloat16, pick_device, threads
+from ddkit.core.device import cores, each_on_one_thread, has_bfloat16, pick_device, threads
 from ddkit.errors import OptionError
 
 
 @given(st.integers(0, 40), st.booleans())
 @settings(max_examples=30, deadline=None)
-def test_each_is_worked_on_once_with_one_thread(n, large):
+def test_each_is_worked_on_once_with_one_thread(n, side_by_side):
     seen = []
     before = torch.get_num_threads()
-    each_on_one_thread(lambda i: seen.append((i, torch.get_num_threads())), n, large=large)
+    each_on_one_thread(lambda i: seen.append((i, torch.get_num_threads())), n, side_by_side=side_by_side)
     assert sorted(seen) == [(i, 1) for i in range(n)] and torch.get_num_threads() == before
 
 
@@ -29,7 +31,7 @@ def test_large_work_is_spread_over_threads():
         barrier.wait()  # passes only where two items are worked on at once
 
     with threads(2):
-        each_on_one_thread(work, 8, large=True)
+        each_on_one_thread(work, 8, side_by_side=True)
     assert len(seen) == 2
 
 
@@ -38,9 +40,9 @@ def test_an_error_of_one_item_is_raised():
         if i == 3:
             raise ValueError("item 3")
 
-    for large in (False, True):
+    for side_by_side in (False, True):
         with pytest.raises(ValueError, match="item 3"):
-            each_on_one_thread(work, 6, large=large)
+            each_on_one_thread(work, 6, side_by_side=side_by_side)
 
 
 def test_the_number_of_threads_is_put_back_after_an_error():
@@ -56,3 +58,27 @@ def test_a_device_that_is_not_here_is_named():
     for name in ("cuda:99", "quantum"):
         with pytest.raises(OptionError, match=f"device '{name}'.*try device cpu"):
             pick_device(name)
+
+
+def test_the_threads_are_started_once_and_again_in_a_forked_process():
+    seen = set()
+    for _ in range(3):
+        each_on_one_thread(lambda i: seen.add(threading.get_ident()), 50, side_by_side=True)
+    assert len(seen) <= max(cores(), 2)
+    own = torch.get_num_threads()
+    other: list[int] = []
+    thread = threading.Thread(target=lambda: other.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    assert other == [own]  # new threads of the user are not limited to one
+    if hasattr(os, "fork"):
+        process = multiprocessing.get_context("fork").Process(
+            target=each_on_one_thread, args=(print_nothing, 4), kwargs={"side_by_side": True}
+        )
+        process.start()
+        process.join(30)
+        assert process.exitcode == 0
+
+
+def print_nothing(i):
+    """Work of a forked process."""

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import interpolate
 
-from ddkit.format.view_pixels import apply, network_input, resample, resample_banded, unshuffle
+from ddkit.format.resampling import resample, resample_banded, stack_images, unshuffle
+from ddkit.format.view_pixels import apply, network_input, normalise, view_pixels
 from ddkit.format.views import UNMIXED, Views, draw
 from ddkit.specs import ViewSpec
 
@@ -276,3 +277,51 @@ def test_gpu_pixels_are_within_one():
     cpu = apply(images, views, rows, numbers, 16).float()
     gpu = apply(images.cuda(), views, rows, numbers, 16).cpu().float()
     assert (cpu - gpu).abs().max() <= 1
+
+
+@pytest.mark.parametrize("mix", ["none", "cutmix", "mixup"])
+@pytest.mark.parametrize("patches", [1, 4])
+@pytest.mark.parametrize("size", [16, 100])
+def test_every_layout_of_the_images_gives_the_defined_input(mix, patches, size):
+    """Step by step as docs/format.md, in whole batches, against the one pass over each view."""
+    policy = ViewSpec(count=3, mix=mix, patches="shuffle" if patches > 1 else "fixed")
+    views = views_of(policy, rows=9, side=24, size=size, patches=patches)
+    if views.partner is not None:
+        tensors = views.tensors()
+        tensors["partner"] = views.partner.astype(np.int64)
+        views = Views(**tensors)
+    arrays = np.random.default_rng(1).integers(0, 256, (9, 24, 24, 3), dtype=np.uint8)
+    planar = torch.from_numpy(np.ascontiguousarray(arrays.transpose(0, 3, 1, 2)))
+    rows, at = np.arange(27) % 9, np.arange(27) // 9
+    mean, std = (0.1, 0.45, 0.7), (0.2, 0.3, 0.123)
+
+    def unmixed(row, v):
+        image = planar[row] if views.patches is None else unshuffle(planar[row], views.patches[row, v])
+        t, left, h, w = views.box[row, v].astype(int)
+        crop = image[None, :, t : t + h, left : left + w]
+        view = interpolate(crop, (size, size), mode="bilinear", antialias=True, align_corners=False)[0]
+        return view.flip(-1) if views.flip[row, v] else view
+
+    def seen(pixels):
+        return normalise(pixels[None], mean, std)[0]
+
+    want = []
+    for row, v in zip(rows, at):
+        pixels = unmixed(row, v)
+        other = None if views.partner is None else unmixed(views.partner[row, v], v)
+        if views.mix_box is not None:
+            t, left, h, w = views.mix_box[row, v].astype(int)
+            pixels[:, t : t + h, left : left + w] = other[:, t : t + h, left : left + w]
+        value = seen(pixels)
+        if views.mix_lam is not None:
+            lam = torch.tensor(views.mix_lam[row, v])
+            value = lam * value + (1 - lam) * seen(other)
+        want.append(value)
+    buffer = torch.empty(27, 3, size, size)
+    layouts = (planar, stack_images(list(arrays.transpose(0, 3, 1, 2))), list(arrays))
+    for images in layouts:
+        found = view_pixels(images, views, rows, at, size)
+        assert torch.equal(found.network_input(mean, std, buffer), torch.stack(want)) and buffer.is_contiguous()
+        assert torch.equal(found.network_input(mean, std), buffer)
+        if mix != "mixup":
+            assert torch.equal(normalise(found.pixels(), mean, std), buffer)

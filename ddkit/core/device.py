@@ -7,8 +7,9 @@ import importlib.metadata
 import os
 import platform
 import sys
+import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,28 +61,78 @@ def threads(n: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def each_on_one_thread(work: Callable[[int], None], n: int, *, large: bool) -> None:
+def each_on_one_thread(work: Callable[[int], None], n: int, *, side_by_side: bool) -> None:
     """Call `work(0)` to `work(n - 1)`, each on one CPU thread.
 
     Small operations become very slow when several threads share one of them on a busy machine, so the cores are used
-    for different items instead.
+    for different items instead. The threads are started once per process. `work` must not call this function.
 
     Args:
         work: Called with the index of an item, for example an image.
         n: Number of items.
-        large: Whether to run items in parallel, in up to `torch.get_num_threads()` threads; else one after the other.
+        side_by_side: Whether to run up to `torch.get_num_threads()` items at a time; else one after the other.
     """
     import torch
 
-    side_by_side = min(torch.get_num_threads(), n) if large else 1
-    with threads(1):
-        if side_by_side <= 1:
-            for i in range(n):
-                work(i)
-            return
-        with ThreadPoolExecutor(side_by_side, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for _ in pool.map(work, range(n)):
-                pass
+    waiting = iter(range(n))
+
+    def take() -> None:
+        for i in waiting:  # an iterator over a range hands each index to one thread
+            work(i)
+
+    lanes = min(torch.get_num_threads(), n) if side_by_side else min(n, 1)
+    running = [_single_threads().submit(take) for _ in range(lanes)]
+    try:
+        for done in running:
+            done.result()
+    finally:
+        for _ in waiting:  # after an error the remaining items are dropped
+            pass
+        wait(running)
+
+
+_pool: ThreadPoolExecutor | None = None
+_pool_lock = threading.Lock()
+
+
+def _single_threads() -> ThreadPoolExecutor:
+    """The threads of this process in which torch uses one thread for an operation."""
+    global _pool
+    with _pool_lock:
+        if _pool is None:
+            _pool = _start_single_threads(max(cores(), 2))
+        return _pool
+
+
+def _start_single_threads(n: int) -> ThreadPoolExecutor:
+    import torch
+
+    all_started = threading.Barrier(n)
+
+    def start() -> None:
+        torch.get_num_threads()  # a thread takes the process-wide number at its first use, and then keeps its own
+        torch.set_num_threads(1)
+        all_started.wait()
+
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(n, thread_name_prefix="ddkit-image")
+    try:
+        wait([pool.submit(start) for _ in range(n)])
+    except RuntimeError:  # the system refuses another thread
+        all_started.abort()
+        raise
+    torch.set_num_threads(before)  # the call above also set the process-wide number
+    return pool
+
+
+def _forget_threads() -> None:
+    """In a forked process: the threads of its parent do not exist here."""
+    global _pool, _pool_lock
+    _pool, _pool_lock = None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_threads)
 
 
 ALLOCATOR_VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")

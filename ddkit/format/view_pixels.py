@@ -1,208 +1,265 @@
 """The pixels of views: crop, resize, flip, CutMix and Mixup of stored images, as the stored integers specify.
 
-Labelling and replay both use this module, so teacher and student see the same pixels. On a CPU images are resized with
-torch's antialiased bilinear interpolation of uint8; on other devices the same filter is applied as two banded matrix
-products, whose result differs by at most 1/255.
+Labelling and replay both use this module, so teacher and student see the same pixels.
+
+On a CPU each view is computed by one thread, from the crop to the float32 result, so that its pixels stay in the
+processor's cache. Images that lie in memory pixel by pixel (`resampling.stack_images`) are resized twice as fast.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import functools
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from ddkit.core.device import each_on_one_thread
+from ddkit.format.resampling import resample_array, resample_banded, unshuffle
 from ddkit.format.views import Views
 
-LARGE = 2**20  # output pixels of a batch from which on several threads are used
+CHUNK = 2**16  # output pixels that a thread computes as a unit; as float32 they fit into a second-level cache
+Images = Tensor | Sequence[np.ndarray]  # uint8 [n,3,H,W] on any device, or n of uint8 [H,W,3]
+CPU = torch.device("cpu")
+SIDE_BY_SIDE = 96  # side of views from which on several are computed at a time; smaller ones mostly wait for Python
 
 
-def resample(image: Tensor, box: Sequence[int] | np.ndarray, size: int) -> Tensor:
-    """Crop an image and resize the crop: uint8 [3,size,size].
+@dataclass(frozen=True)
+class Unmixed:
+    """Views without mixing: which image, patch order, crop and flip each of them has.
 
-    Args:
-        image: uint8 [3,H,W] on a CPU.
-        box: Top, left, height, width in pixels.
-        size: Side of the result in pixels.
+    Attributes:
+        images: Stored images.
+        rows: Index of each view's image, int [B].
+        box: Crops, int [B,4].
+        flip: 1: mirrored left to right, [B].
+        patches: Patch orders [B,N], or None.
     """
-    top, left, height, width = (int(v) for v in box)
-    crop = image[:, top : top + height, left : left + width]
-    if height == width == size:
-        return crop.clone()  # resampling would be the identity (tested); this is 50 times faster
-    return interpolate(crop[None], (size, size), mode="bilinear", antialias=True, align_corners=False)[0]
 
+    images: Images
+    rows: np.ndarray
+    box: np.ndarray
+    flip: np.ndarray
+    patches: np.ndarray | None
 
-def resample_banded(images: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """Crop and resize a batch on any device, differentiably: float [B,3,size,size].
+    @classmethod
+    def of(cls, images: Images, views: Views, rows: np.ndarray, view_indices: np.ndarray) -> Unmixed:
+        """Select some views; the arguments are those of `view_pixels`."""
+        at = rows, view_indices
+        return cls(images, rows, views.box[at], views.flip[at], None if views.patches is None else views.patches[at])
 
-    The antialiased triangle filter is applied as two banded matrices. The backward pass then consists of matrix
-    products too, which are deterministic; the backward pass of interpolation is not.
+    @functools.cached_property
+    def arrays(self) -> Sequence[np.ndarray]:
+        """The images on a CPU: uint8 [H,W,3] each."""
+        if not isinstance(self.images, Tensor):
+            return self.images
+        found: Sequence[np.ndarray] = self.images.permute(0, 2, 3, 1).numpy()  # type: ignore[assignment]
+        return found
 
-    Args:
-        images: float [B,3,H,W].
-        boxes: int [B,4]: top, left, height, width in pixels.
-        size: Side of the result in pixels.
-    """
-    rows = resize_matrices(boxes[:, 0], boxes[:, 2], images.shape[2], size, images.dtype)
-    columns = resize_matrices(boxes[:, 1], boxes[:, 3], images.shape[3], size, images.dtype)
-    return torch.einsum("bsh,bchw,btw->bcst", rows, images, columns)
+    @functools.cached_property
+    def boxes(self) -> list[list[int]]:
+        """The crops as Python integers, which is faster than converting them one by one."""
+        found: list[list[int]] = self.box.tolist()
+        return found
 
+    def one(self, i: int, size: int) -> np.ndarray:
+        """Return the pixels of view `i` on a CPU, uint8 [3,size,size], as a view of any strides."""
+        image = self.arrays[self.rows[i]]
+        if self.patches is not None:
+            shuffled = unshuffle(torch.from_numpy(image).permute(2, 0, 1), self.patches[i])
+            image = shuffled.permute(1, 2, 0).numpy()
+        pixels = resample_array(image, self.boxes[i], size).transpose(2, 0, 1)
+        return pixels[:, :, ::-1] if self.flip[i] else pixels
 
-def resize_matrices(
-    start: Tensor, length: Tensor, extent: int, size: int, dtype: torch.dtype, antialias: bool = True
-) -> Tensor:
-    """Return matrices [B,size,extent] that crop a line of pixels and resize the crop bilinearly.
-
-    Args:
-        start: First pixel of each crop, int [B].
-        length: Pixels of each crop, int [B].
-        extent: Pixels of the line.
-        size: Pixels of the result.
-        dtype: Type of the matrices.
-        antialias: Widen the triangle filter when reducing, as `resample` does; False: it always spans two pixels.
-    """
-    ratio = (length.to(dtype) / size)[:, None, None]
-    support = ratio.clamp(min=1) if antialias else torch.ones_like(ratio)
-    out = torch.arange(size, device=start.device, dtype=dtype)[None, :, None]
-    centre = (out + 0.5) * ratio
-    pixel = torch.arange(extent, device=start.device, dtype=dtype)[None, None, :] - start.to(dtype)[:, None, None]
-    weight = (1 - ((pixel + 0.5 - centre) / support).abs()).clamp(min=0)
-    inside = (pixel >= 0) & (pixel < length.to(dtype)[:, None, None])
-    weight = weight * inside
-    return weight / weight.sum(-1, keepdim=True)
-
-
-def unshuffle(image: Tensor, order: Sequence[int] | np.ndarray) -> Tensor:
-    """Permute the patches of an image: patch j of the result is patch order[j] of `image`.
-
-    Args:
-        image: [..., H, W], a square grid of N patches.
-        order: Permutation of 0 to N - 1.
-    """
-    factor = math.isqrt(len(order))
-    h, w = image.shape[-2] // factor, image.shape[-1] // factor
-    result = torch.empty_like(image)
-    for j, p in enumerate(int(v) for v in order):
-        (r, c), (pr, pc) = divmod(j, factor), divmod(p, factor)
-        source = image[..., pr * h : (pr + 1) * h, pc * w : (pc + 1) * w]
-        result[..., r * h : (r + 1) * h, c * w : (c + 1) * w] = source
-    return result
-
-
-def apply(images: Tensor, views: Views, rows: np.ndarray, view_indices: np.ndarray, size: int) -> Tensor:
-    """Compute the pixels of some views, with CutMix but without Mixup: uint8 [B,3,size,size] on the device of `images`.
-
-    A CutMix region shows the partner's own unmixed view with the same view index.
-
-    Args:
-        images: The stored images, uint8 [n,3,H,W].
-        views: Views of the same n rows.
-        rows: Positions of the rows to use, int [B].
-        view_indices: View index of each of them, int [B].
-        size: Side of a view in pixels.
-    """
-    pixels = _unmixed(images, views, rows, view_indices, size)
-    if views.mix_box is None or views.partner is None:
-        return pixels
-    partner = views.partners(rows, view_indices)
-    region = views.mix_box[rows, view_indices].astype(np.int64)
-    mixed = np.flatnonzero((partner >= 0) & (region[:, 2] > 0) & (region[:, 3] > 0))
-    if len(mixed):
-        other = _unmixed(images, views, partner[mixed], view_indices[mixed], size)
-        if pixels.device.type == "cpu":
-            for i, source in zip(mixed, other):
-                t, left, h, w = region[i]
-                pixels[i, :, t : t + h, left : left + w] = source[:, t : t + h, left : left + w]
+    def on_device(self, size: int, device: torch.device) -> Tensor:
+        """Return the pixels of all views on a device that is not the CPU: uint8 [B,3,size,size]."""
+        if isinstance(self.images, Tensor):
+            batch = self.images[torch.as_tensor(self.rows, device=device)]
         else:
-            box = torch.as_tensor(region[mixed], device=pixels.device)
-            line = torch.arange(size, device=pixels.device)
-            inside = _between(line, box[:, 0], box[:, 2])[:, :, None] & _between(line, box[:, 1], box[:, 3])[:, None, :]
-            index = torch.as_tensor(mixed, device=pixels.device)
-            pixels[index] = torch.where(inside[:, None], other, pixels[index])
-    return pixels
+            chosen_images = np.stack([self.images[row].transpose(2, 0, 1) for row in self.rows])
+            batch = torch.from_numpy(chosen_images).to(device)
+        if self.patches is not None:
+            for order in np.unique(self.patches, axis=0):
+                chosen = torch.as_tensor(np.flatnonzero((self.patches == order).all(axis=1)), device=device)
+                batch[chosen] = unshuffle(batch[chosen], order)
+        boxes = torch.as_tensor(self.box.astype(np.int64), device=device)
+        pixels = resample_banded(batch.float(), boxes, size).round_().clamp_(0, 255).to(torch.uint8)
+        flipped = torch.as_tensor(self.flip.astype(bool), device=device)[:, None, None, None]
+        return torch.where(flipped, pixels.flip(-1), pixels)
+
+
+@dataclass(frozen=True)
+class ViewPixels:
+    """Some views, whose pixels are computed by `pixels` or `network_input`.
+
+    Attributes:
+        own: The views without mixing.
+        size: Side of a view in pixels.
+        device: Device of the result.
+        mixed: Indices of the views that CutMix or Mixup applies to, ascending, int [M].
+        partners: Unmixed views of their partners, M of them; None without mixing.
+        regions: CutMix: the regions taken from the partners, int [M,4].
+        weights: Mixup: the weights of the views' own pixels, float32 [M].
+    """
+
+    own: Unmixed
+    size: int
+    device: torch.device
+    mixed: np.ndarray
+    partners: Unmixed | None = None
+    regions: np.ndarray | None = None
+    weights: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.own.rows)
+
+    def pixels(self) -> Tensor:
+        """Return the pixels with CutMix but without Mixup: uint8 [B,3,S,S]."""
+        if self.device.type != "cpu":
+            return self._pixels_on_device()
+        pixels = torch.empty((len(self), 3, self.size, self.size), dtype=torch.uint8)
+        arrays, partner = pixels.numpy(), self._partner_of()
+
+        def make(start: int, stop: int) -> None:
+            for i in range(start, stop):
+                self._draw(i, partner, arrays[i])
+
+        self._each(make)
+        return pixels
+
+    def network_input(self, mean: Sequence[float], std: Sequence[float], out: Tensor | None = None) -> Tensor:
+        """Return the network input: float32 [B,3,S,S], normalised, with Mixup.
+
+        Args:
+            mean: Mean per channel of the teacher's normalisation, for pixels in [0, 1].
+            std: Standard deviation per channel of the teacher's normalisation.
+            out: On a CPU: the contiguous tensor to write to.
+        """
+        if self.device.type != "cpu":
+            return self._input_on_device(mean, std)
+        inputs = torch.empty((len(self), 3, self.size, self.size)) if out is None else out
+        partner, constants = self._partner_of(), _constants(mean, std)
+
+        def make(start: int, stop: int) -> None:
+            drawn = _scratch(stop - start, self.size)
+            arrays = drawn.numpy()
+            for i in range(start, stop):
+                self._draw(i, partner, arrays[i - start])
+            _normalise_into(inputs[start:stop], drawn, constants)
+            if self.weights is not None:
+                self._mix_up(start, stop, inputs, constants)
+
+        self._each(make)
+        return inputs
+
+    def _each(self, make: Callable[[int, int], None]) -> None:
+        """Call `make(start, stop)` for chunks of views in single-threaded threads."""
+        n, step = len(self), max(1, CHUNK // self.size**2)
+        each_on_one_thread(
+            lambda chunk: make(chunk * step, min(n, (chunk + 1) * step)), -(-n // step),
+            side_by_side=self.size >= SIDE_BY_SIDE,
+        )  # fmt: skip
+
+    def _partner_of(self) -> dict[int, int]:
+        """Position in `partners` by index of the view."""
+        return {int(i): position for position, i in enumerate(self.mixed)}
+
+    def _draw(self, i: int, partner: Mapping[int, int], target: np.ndarray) -> None:
+        """Write the pixels of view `i`, with CutMix, to `target`, uint8 [3,S,S]."""
+        position = partner.get(i) if self.regions is not None else None
+        if position is None or self.partners is None or self.regions is None:
+            np.copyto(target, self.own.one(i, self.size))
+            return
+        top, left, height, width = self.regions[position].tolist()
+        if height < self.size or width < self.size:
+            np.copyto(target, self.own.one(i, self.size))
+        region = (slice(None), slice(top, top + height), slice(left, left + width))
+        np.copyto(target[region], self.partners.one(position, self.size)[region])
+
+    def _mix_up(self, start: int, stop: int, inputs: Tensor, constants: Constants) -> None:
+        """Apply Mixup to the views `start` to `stop` - 1 of `inputs`, which hold their own pixels."""
+        assert self.partners is not None and self.weights is not None
+        other = torch.empty(inputs.shape[1:])
+        for position in range(*np.searchsorted(self.mixed, (start, stop))):
+            pixels = np.ascontiguousarray(self.partners.one(position, self.size))
+            _normalise_into(other[None], torch.from_numpy(pixels)[None], constants)
+            own, lam = inputs[int(self.mixed[position])], self.weights[position]
+            own.mul_(float(lam)).add_(other.mul_(float(np.float32(1) - lam)))
+
+    def _pixels_on_device(self) -> Tensor:
+        pixels = self.own.on_device(self.size, self.device)
+        if self.partners is None or self.regions is None:
+            return pixels
+        other = self.partners.on_device(self.size, self.device)
+        box = torch.as_tensor(self.regions, device=self.device)
+        line = torch.arange(self.size, device=self.device)
+        inside = _between(line, box[:, 0], box[:, 2])[:, :, None] & _between(line, box[:, 1], box[:, 3])[:, None, :]
+        index = torch.as_tensor(self.mixed, device=self.device)
+        pixels[index] = torch.where(inside[:, None], other, pixels[index])
+        return pixels
+
+    def _input_on_device(self, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+        inputs = normalise(self._pixels_on_device(), mean, std)
+        if self.partners is not None and self.weights is not None:
+            other = normalise(self.partners.on_device(self.size, self.device), mean, std)
+            lam = torch.as_tensor(self.weights, device=self.device)[:, None, None, None]
+            index = torch.as_tensor(self.mixed, device=self.device)
+            inputs[index] = lam * inputs[index] + (1 - lam) * other
+        return inputs
 
 
 def _between(line: Tensor, start: Tensor, length: Tensor) -> Tensor:
     return (line >= start[:, None]) & (line < (start + length)[:, None])
 
 
-def _unmixed(images: Tensor, views: Views, rows: np.ndarray, view_indices: np.ndarray, size: int) -> Tensor:
-    """Apply patch order, crop, resize and flip: uint8 [B,3,size,size]."""
-    boxes, flips = views.box[rows, view_indices], views.flip[rows, view_indices]
-    orders = None if views.patches is None else views.patches[rows, view_indices]
-    if images.device.type == "cpu":
-        pixels = torch.empty((len(rows), 3, size, size), dtype=torch.uint8)
+def view_pixels(
+    images: Images,
+    views: Views,
+    rows: np.ndarray,
+    view_indices: np.ndarray,
+    size: int,
+    device: torch.device = CPU,
+) -> ViewPixels:
+    """Select some views and their mixing partners; their pixels are computed from the result.
 
-        def make(i: int) -> None:
-            image = images[rows[i]] if orders is None else unshuffle(images[rows[i]], orders[i])
-            view = resample(image, boxes[i], size)
-            pixels[i] = view.flip(-1) if flips[i] else view
-
-        each_on_one_thread(make, len(rows), large=len(rows) * size * size > LARGE)
-        return pixels
-    batch = images[torch.as_tensor(rows, device=images.device)]
-    if orders is not None:
-        for order in np.unique(orders, axis=0):
-            chosen = torch.as_tensor(np.flatnonzero((orders == order).all(axis=1)), device=images.device)
-            batch[chosen] = unshuffle(batch[chosen], order)
-    boxes_device = torch.as_tensor(boxes.astype(np.int64), device=images.device)
-    pixels = resample_banded(batch.float(), boxes_device, size).round_().clamp_(0, 255).to(torch.uint8)
-    flipped = torch.as_tensor(flips.astype(bool), device=images.device)[:, None, None, None]
-    return torch.where(flipped, pixels.flip(-1), pixels)
-
-
-@dataclass(frozen=True)
-class ViewPixels:
-    """The pixels of some views before normalisation.
-
-    Attributes:
-        pixels: uint8 [B,3,S,S], with CutMix.
-        mixed: Indices of the views that Mixup applies to, int [M].
-        partners: Unmixed views of their partners, uint8 [M,3,S,S].
-        weights: Weights of the views' own pixels, float32 [M].
-    """
-
-    pixels: Tensor
-    mixed: np.ndarray
-    partners: Tensor | None = None
-    weights: np.ndarray | None = None
-
-    def network_input(self, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-        """Return the network input: float32 [B,3,S,S], normalised, with Mixup.
-
-        Args:
-            mean: Mean per channel of the teacher's normalisation, for pixels in [0, 1].
-            std: Standard deviation per channel of the teacher's normalisation.
-        """
-        inputs = normalise(self.pixels, mean, std)
-        if self.partners is not None:
-            other = normalise(self.partners, mean, std)
-            lam = torch.as_tensor(self.weights, device=inputs.device)[:, None, None, None]
-            index = torch.as_tensor(self.mixed, device=inputs.device)
-            inputs[index] = lam * inputs[index] + (1 - lam) * other
-        return inputs
-
-
-def view_pixels(images: Tensor, views: Views, rows: np.ndarray, view_indices: np.ndarray, size: int) -> ViewPixels:
-    """Compute the pixels of some views and those of their Mixup partners.
+    A CutMix region shows the partner's own unmixed view with the same view index.
 
     Args:
-        images, views, rows, view_indices, size: As in `apply`.
+        images: The stored images.
+        views: Views of the same n rows.
+        rows: Positions of the rows to use, int [B].
+        view_indices: View index of each of them, int [B].
+        size: Side of a view in pixels.
+        device: Device of the result where `images` is not a tensor.
     """
-    pixels = apply(images, views, rows, view_indices, size)
-    if views.mix_lam is None or views.partner is None:
-        return ViewPixels(pixels, np.array([], int))
+    where = images.device if isinstance(images, Tensor) else device
+    own = Unmixed.of(images, views, rows, view_indices)
+    if views.partner is None:
+        return ViewPixels(own, size, where, np.array([], int))
     partner = views.partners(rows, view_indices)
-    mixed = np.flatnonzero(partner >= 0)
+    applies = partner >= 0
+    regions = None
+    if views.mix_box is not None:
+        regions = views.mix_box[rows, view_indices].astype(np.int64)
+        applies &= (regions[:, 2] > 0) & (regions[:, 3] > 0)
+    mixed = np.flatnonzero(applies)
     if not len(mixed):
-        return ViewPixels(pixels, mixed)
-    other = _unmixed(images, views, partner[mixed], view_indices[mixed], size)
-    return ViewPixels(pixels, mixed, other, views.mix_lam[rows, view_indices][mixed])
+        return ViewPixels(own, size, where, mixed)
+    other = Unmixed.of(images, views, partner[mixed], view_indices[mixed])
+    weights = None if views.mix_lam is None else views.mix_lam[rows, view_indices][mixed]
+    return ViewPixels(own, size, where, mixed, other, None if regions is None else regions[mixed], weights)
+
+
+def apply(images: Tensor, views: Views, rows: np.ndarray, view_indices: np.ndarray, size: int) -> Tensor:
+    """Compute the pixels of some views, with CutMix but without Mixup: uint8 [B,3,size,size] on the device of `images`.
+
+    Args:
+        images, views, rows, view_indices, size: As in `view_pixels`.
+    """
+    return view_pixels(images, views, rows, view_indices, size).pixels()
 
 
 def network_input(
@@ -214,15 +271,25 @@ def network_input(
     size: int,
     mean: Sequence[float],
     std: Sequence[float],
+    out: Tensor | None = None,
 ) -> Tensor:
     """Compute the network input for some views: float32 [B,3,size,size], normalised, with CutMix or Mixup.
 
     Args:
-        images, views, rows, view_indices, size: As in `apply`.
+        images, views, rows, view_indices, size: As in `view_pixels`.
         mean: Mean per channel of the teacher's normalisation, for pixels in [0, 1].
         std: Standard deviation per channel of the teacher's normalisation.
+        out: On a CPU: the contiguous tensor to write to.
     """
-    return view_pixels(images, views, rows, view_indices, size).network_input(mean, std)
+    return view_pixels(images, views, rows, view_indices, size).network_input(mean, std, out)
+
+
+Constants = tuple[Tensor, Tensor]  # mean and standard deviation, float32 [3,1,1] each
+
+
+def _constants(mean: Sequence[float], std: Sequence[float], device: torch.device | None = None) -> Constants:
+    first, second = (torch.tensor(v, dtype=torch.float32, device=device).view(3, 1, 1) for v in (mean, std))
+    return first, second
 
 
 def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -233,7 +300,22 @@ def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
         mean: Mean per channel, for pixels in [0, 1].
         std: Standard deviation per channel.
     """
-    shape = (1, 3, 1, 1)
-    mean_t = torch.tensor(mean, dtype=torch.float32, device=pixels.device).view(shape)
-    std_t = torch.tensor(std, dtype=torch.float32, device=pixels.device).view(shape)
-    return (pixels.float() / 255 - mean_t) / std_t
+    constants = _constants(mean, std, pixels.device)
+    return (pixels.float() / 255 - constants[0]) / constants[1]
+
+
+def _normalise_into(target: Tensor, pixels: Tensor, constants: Constants) -> None:
+    """As `normalise`, into an existing tensor."""
+    target.copy_(pixels).div_(255).sub_(constants[0]).div_(constants[1])
+
+
+_memory = threading.local()
+
+
+def _scratch(n: int, size: int) -> Tensor:
+    """Memory of this thread for the pixels of a chunk: uint8 [n,3,size,size]."""
+    needed = n * 3 * size * size
+    if getattr(_memory, "bytes", None) is None or len(_memory.bytes) < needed:
+        _memory.bytes = torch.empty(needed, dtype=torch.uint8)
+    found: Tensor = _memory.bytes[:needed].view(n, 3, size, size)
+    return found

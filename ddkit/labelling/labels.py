@@ -18,6 +18,7 @@ from ddkit.format.codecs.fidelity import compared_logits, fidelity_sums
 from ddkit.format.codecs.interface import LARGEST, Codec, centred
 from ddkit.format.codecs.registry import find_codec
 from ddkit.format.images import decode_image
+from ddkit.format.resampling import stack_images
 from ddkit.format.view_pixels import network_input
 from ddkit.format.views import Views, draw
 from ddkit.labelling.encoded import ShardPlan, load_encoded
@@ -95,8 +96,8 @@ def shard_pixels(how: Labelling, shard: ShardPlan) -> Tensor:
 
     def decode() -> Tensor:
         rows = load_encoded(how.store, shard)
-        pixels = np.stack([decode_image(image, how.image_codec, shard.path) for image in rows.images])
-        return torch.from_numpy(pixels).to(how.device)
+        pixels = stack_images([decode_image(image, how.image_codec, shard.path) for image in rows.images])
+        return pixels if how.device == "cpu" else pixels.to(how.device).contiguous()
 
     return STATE.keep("decoded shard", (how.store, shard, how.image_codec, how.device), decode, most=2)
 

@@ -12,6 +12,7 @@ from ddkit.core.seeds import rng
 from ddkit.format.manifest import Manifest
 from ddkit.format.view_pixels import network_input
 from ddkit.format.views import Views, draw
+from ddkit.replay.buffers import BatchBuffers
 from ddkit.replay.order import check_batch, epoch_order
 from ddkit.replay.stores.memory import load_set
 from ddkit.specs import ViewSpec
@@ -48,10 +49,10 @@ class FreshLoader:
         seed: int,
         label: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        self._set = load_set(manifest, ipc, with_labels=False)
+        self._set = load_set(manifest, ipc, with_labels=False).to(device)
         check_batch(len(self._set), batch_size, 1)
         self._policy, self._patches = policy, manifest.image.patches
-        self._images, self.device, self._label = self._set.images.to(device), device, label
+        self.device, self._label, self._buffers = device, label, BatchBuffers(2)
         self.batch_size, self.seed = batch_size, seed
 
     def __len__(self) -> int:
@@ -69,8 +70,9 @@ class FreshLoader:
             rows = order[start : start + self.batch_size]
             view_indices = np.zeros(len(rows), int)
             inputs = network_input(
-                self._images, views, rows, view_indices, size=side, mean=self._set.mean, std=self._set.std
-            )
+                self._set.images, views, rows, view_indices, size=side, mean=self._set.mean, std=self._set.std,
+                out=self._buffers.take((len(rows), 3, side, side)) if self.device.type == "cpu" else None,
+            )  # fmt: skip
             logits = None if self._label is None else self._label(inputs)
             yield inputs, logits, torch.from_numpy(self._set.labels[rows]).to(self.device)
 

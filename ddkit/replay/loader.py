@@ -18,7 +18,9 @@ from ddkit.core.console import note
 from ddkit.core.device import pick_device
 from ddkit.errors import OptionError, SetError
 from ddkit.format.manifest import Manifest
+from ddkit.replay.buffers import BatchBuffers
 from ddkit.replay.order import check_batch, epoch_order, rank_slice
+from ddkit.replay.prefetching import made_ahead
 from ddkit.replay.stores.dataset import load_dataset_rows
 from ddkit.replay.stores.interface import RowBatch
 from ddkit.replay.stores.memory import MemoryStore, load_set
@@ -71,6 +73,9 @@ class ReplayLoader(IterableDataset[Any]):
         batch: "tuple" yields (images float32 [B,3,S,S] normalised, teacher logits float32 [B,C], labels int64 [B]);
             "dict" yields {"pixel_values", "teacher_logits", "labels", "rows"} for transformers' Trainer.
         drop_last: Drop a last batch with fewer rows. BatchNorm cannot train on a batch of one row.
+        prefetch: On a CPU, number of batches that a background thread computes ahead of the one in use; order and bytes
+            do not depend on it. The memory of batches that nothing refers to any more is used again; up to
+            `prefetch` + 2 batches are kept for that. 0: no thread.
 
     Raises:
         SetError, IntegrityError, FormatVersion, OptionError, HubAccess, HubError.
@@ -91,9 +96,12 @@ class ReplayLoader(IterableDataset[Any]):
         world_size: int | None = None,
         batch: Literal["tuple", "dict"] = "tuple",
         drop_last: bool = False,
+        prefetch: int = 2,
     ) -> None:
         if batch not in ("tuple", "dict"):
             raise OptionError(f"batch is {batch!r}; valid: tuple, dict")
+        if prefetch < 0:
+            raise OptionError(f"prefetch is {prefetch}; give a number of batches, 0 for none")
         self._manifest, store = _open(source, manifest, ipc, revision)
         self.rank, self.world_size = _place(rank, world_size)
         check_batch(len(store), batch_size, self.world_size)
@@ -105,8 +113,8 @@ class ReplayLoader(IterableDataset[Any]):
         self.device = device if isinstance(device, torch.device) else pick_device(device)
         recorded = self._manifest.labels.temperature if self._manifest else None
         self.temperature = temperature or recorded or 20.0
-        self._as_dict = batch == "dict"
-        self._store = store.to(self.device)
+        self._as_dict, self.prefetch = batch == "dict", prefetch
+        self._store, self._buffers = store.to(self.device), BatchBuffers(prefetch + 2)
         self._teacher = self._carried_teacher()
         self._next = self._at = (0, 0)  # (epoch, step) of the next iter() and of the next batch
         self._running: object = None
@@ -205,7 +213,7 @@ class ReplayLoader(IterableDataset[Any]):
         """
         rows, view_indices = np.array([row]), np.array([index])
         found = self._store.batch(rows, view_indices)
-        return found.pixels.pixels[0].cpu().numpy(), self._logits(found, self._inputs(found)).cpu().numpy()[0]
+        return found.pixels.pixels()[0].cpu().numpy(), self._logits(found, self._inputs(found)).cpu().numpy()[0]
 
     def partner(self, row: int, index: int) -> int | None:
         """Return the class index of the row that is mixed into a view; None if there is none.
@@ -284,24 +292,33 @@ class ReplayLoader(IterableDataset[Any]):
     def peek(self) -> Any:
         """Return the batch that the next `iter` begins with, without starting an epoch."""
         epoch, step = self._next
-        return next(self._batches(epoch, range(step, len(self))))
+        return next(self._batches(epoch, range(step, step + 1), prefetch=0))
 
-    def _batches(self, epoch: int, steps: range) -> Iterator[Any]:
+    def _batches(self, epoch: int, steps: range, prefetch: int | None = None) -> Iterator[Any]:
         """Yield the batches of some steps of an epoch.
 
-        On a GPU the views of several batches are computed together, because kernel launches dominate the run time.
+        On a CPU the next batches are computed in another thread. On a GPU the views of several batches are computed
+        together instead, because kernel launches dominate the run time.
         """
+        depth = self.prefetch if prefetch is None else prefetch
         order = epoch_order(self._store.shards, self.seed, epoch)
         ahead = max(1, AHEAD.get(self.device.type, 0) // (self.batch_size * self._store.size**2))
-        for start in range(0, len(steps), ahead):
+
+        def make(start: int) -> list[ReplayBatch | ReplayDict]:
             parts = [self._rows(order, step) for step in steps[start : start + ahead]]
             made = self._made(np.concatenate(parts), epoch)
             sizes = [len(part) for part in parts]
-            for inputs, logits, labels, rows in zip(*(torch.split(tensor, sizes) for tensor in made)):
-                if self._as_dict:
-                    yield ReplayDict(pixel_values=inputs, teacher_logits=logits, labels=labels, rows=rows)
-                else:
-                    yield ReplayBatch((inputs, logits, labels))
+            return [self._batch(*tensors) for tensors in zip(*(torch.split(tensor, sizes) for tensor in made))]
+
+        starts = range(0, len(steps), ahead)
+        for batches in made_ahead(make, starts, depth if self.device.type == "cpu" else 0):
+            while batches:
+                yield batches.pop(0)  # not kept here, so that its memory can be used again
+
+    def _batch(self, inputs: Tensor, logits: Tensor, labels: Tensor, rows: Tensor) -> ReplayBatch | ReplayDict:
+        if self._as_dict:
+            return ReplayDict(pixel_values=inputs, teacher_logits=logits, labels=labels, rows=rows)
+        return ReplayBatch((inputs, logits, labels))
 
     def _rows(self, order: np.ndarray, step: int) -> np.ndarray:
         """Positions of the rows of one step that belong to this rank."""
@@ -316,7 +333,9 @@ class ReplayLoader(IterableDataset[Any]):
         return inputs, logits, torch.from_numpy(found.classes).to(self.device), torch.from_numpy(found.rows)
 
     def _inputs(self, found: RowBatch) -> Tensor:
-        return found.pixels.network_input(self.mean, self.std)
+        size = self._store.size
+        buffer = self._buffers.take((len(found.rows), 3, size, size)) if self.device.type == "cpu" else None
+        return found.pixels.network_input(self.mean, self.std, buffer)
 
     def _logits(self, found: RowBatch, inputs: Tensor) -> Tensor:
         """The stored labels; those of the teacher that the set carries are computed from the inputs."""

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddkit.format.view_pixels import resize_matrices
+from ddkit.format.resampling import resize_matrices
 from ddkit.format.views import CROP_TRIES, crop_boxes
 from ddkit.synthesis.settings import Crop
 

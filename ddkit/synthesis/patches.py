@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy, pad
 
 from ddkit.core.seeds import rng
 from ddkit.format.entries import Origin
-from ddkit.format.view_pixels import resample
+from ddkit.format.resampling import resample
 from ddkit.format.views import draw
 from ddkit.specs import ViewSpec
 from ddkit.synthesis.interface import Context, Synthetic

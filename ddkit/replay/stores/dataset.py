@@ -6,13 +6,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from ddkit.errors import SetError
 from ddkit.format.codecs.registry import LabelDecoder
 from ddkit.format.entries import row_key
 from ddkit.format.label_file import label_decoder
 from ddkit.format.manifest import Manifest
+from ddkit.format.resampling import stack_images
 from ddkit.format.row_format import RowFormat
 from ddkit.format.views import UNMIXED, Views
 from ddkit.format.views_member import DecodedRow
@@ -71,7 +71,7 @@ def load_dataset_rows(dataset: Dataset, manifest: Manifest | None = None) -> Mem
     named = getattr(dataset.features[label], "names", None) or map(str, range(form.classes))
     firsts = np.array([row.metadata.first for row in rows])
     return MemoryStore(
-        images=torch.from_numpy(np.stack([row.pixels for row in rows if row.pixels is not None])),
+        images=stack_images([row.pixels for row in rows if row.pixels is not None]),
         labels=np.array(labels, np.int64),
         rows=np.array(keys, np.int64),
         shards=[int((firsts == first).sum()) for first in dict.fromkeys(firsts.tolist())],

@@ -64,7 +64,9 @@ class MemoryStore:
         Args:
             device: Device for the images.
         """
-        return replace(self, images=self.images.to(device))
+        if device == self.images.device:
+            return self
+        return replace(self, images=self.images.to(device).contiguous())
 
     def batch(self, rows: np.ndarray, view_indices: np.ndarray) -> RowBatch:
         """Return one view of each of some rows.
@@ -88,7 +90,7 @@ class MemoryStore:
             row: Position of the row.
         """
         assert self.all_views is not None
-        return self.images[row].cpu().numpy(), self.all_views.box[row]
+        return np.ascontiguousarray(self.images[row].cpu().numpy()), self.all_views.box[row]
 
     def logits(self, rows: np.ndarray, view_indices: np.ndarray, temperature: float = 20.0) -> np.ndarray:
         """Return the decoded labels of some views: float32 [B,C].
@@ -120,7 +122,7 @@ def load_set(manifest: Manifest, ipc: int | None = None, *, with_labels: bool = 
         kept = shard if with_labels or not shard.images else shard.images
         if not (manifest.root / kept.path).is_file():
             raise IntegrityError(f"{manifest.where}: {kept.path} is missing; fetch or create the set again")
-    images, labels = np.empty((n, 3, side, side), np.uint8), np.empty(n, np.int64)
+    images, labels = np.empty((n, side, side, 3), np.uint8), np.empty(n, np.int64)
     rows, firsts = np.empty(n, np.int64), np.empty(n, np.int64)
     soft: dict[str, np.ndarray] = {}
     views: list[Views] = []
@@ -129,7 +131,7 @@ def load_set(manifest: Manifest, ipc: int | None = None, *, with_labels: bool = 
         end = at + len(part.rows)
         labels[at:end], rows[at:end], firsts[at:end] = part.labels, part.rows, at - part.start
         for i, pixels in enumerate(part.pixels, start=at):
-            images[i] = pixels
+            images[i] = pixels.transpose(1, 2, 0)
         for name, tensor in part.soft.items():
             if name not in soft:
                 soft[name] = np.empty((n, *tensor.shape[1:]), tensor.dtype)
@@ -138,7 +140,8 @@ def load_set(manifest: Manifest, ipc: int | None = None, *, with_labels: bool = 
         at = end
     seen = manifest.normalisation
     return MemoryStore(
-        images=torch.from_numpy(images), labels=labels, rows=rows, shards=[shard.rows for shard in shards],
+        images=torch.from_numpy(images).permute(0, 3, 1, 2), labels=labels, rows=rows,
+        shards=[shard.rows for shard in shards],
         all_views=_global_partners(Views.stack(views), firsts) if views else None, soft=soft, decoder=decoder,
         size=manifest.views.size, mean=seen.mean, std=seen.std, classes=manifest.classes,
     )  # fmt: skip
