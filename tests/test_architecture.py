@@ -32,7 +32,10 @@ ROOMS = {
     "networks": ["registry", "checkpoints", "pretrained", "steps", "training_state", "training"],
     "teachers": ["teacher", "teaching", "resolving"],
     "labelling": ["encoded", "labels", "packing"],
-    "replay": ["order", "dataset_rows", "stores.interface", "stores.memory", "stores.dataset", "loader", "fresh"],
+    "replay": [
+        *("order", "dataset_rows", "stores.interface", "stores.memory", "stores.dataset", "loader", "fresh"),
+        "pipelines",
+    ],
     "students": ["losses", "transforms", "training"],
     "synthesis": [
         *("objectives", "moments", "passes", "unit_progress", "settings", "interface", "crops", "patches"),
