@@ -215,7 +215,7 @@ def picture(report: dict[str, Any], path: Path) -> None:
     axes.margins(x=0.2)
     axes.set_xlabel(f"views of {report['size']} px per second (ratio to the papers' loader); {report['hardware']}")
     axes.xaxis.label.set_fontsize(8)
-    axes.legend()
+    figure.legend(loc="outside upper center", ncols=len(conditions))
     figure.savefig(path, dpi=100)
     plt.close(figure)
 
