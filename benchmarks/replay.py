@@ -230,7 +230,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--seconds", type=float, default=3)
+    parser.add_argument("--seconds", type=float, default=2)
     parser.add_argument("--busy", type=int, default=4, help="processes beside which it is measured too; 0: quiet only")
     parser.add_argument("--student", default="resnet18", help="network whose waiting is measured; none: not measured")
     parser.add_argument("--steps", type=int, default=4)
