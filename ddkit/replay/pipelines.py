@@ -144,19 +144,20 @@ class ShardRows:
         A mixing partner is a row of the same shard, so nothing else is needed for its views.
         """
         side, worker = self.manifest.image.size, get_worker_info()
-        images, labels = np.empty((shard.rows, 3, side, side), np.uint8), np.empty(shard.rows, np.int64)
+        images, labels = np.empty((shard.rows, side, side, 3), np.uint8), np.empty(shard.rows, np.int64)
         views: list[Views] = []
         soft: list[dict[str, np.ndarray]] = []
         # the reader yields its last part only after the hash of the shard was compared
         with ThreadPoolExecutor(max(1, cores() // (worker.num_workers if worker else 1))) as pool:
             for part in SetReader(self.manifest).shard(shard, first, pool):
                 assert part.views is not None
-                end = part.start + len(part.rows)
-                images[part.start : end], labels[part.start : end] = part.pixels, part.labels
+                labels[part.start : part.start + len(part.rows)] = part.labels
+                for i, pixels in enumerate(part.pixels, start=part.start):
+                    images[i] = pixels.transpose(1, 2, 0)  # resampling is faster where a pixel's channels are together
                 views.append(Views(**self._one_view(part.views.tensors())))
                 soft.append(self._one_view(part.soft))
         joined = {name: np.concatenate([tensors[name] for tensors in soft]) for name in soft[0]}
-        return torch.from_numpy(images), labels, Views.stack(views), joined
+        return torch.from_numpy(images).permute(0, 3, 1, 2), labels, Views.stack(views), joined
 
     def _one_view(self, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Copy the one view of tensors [n,V,...]: [n,1,...]."""
