@@ -14,6 +14,7 @@ _PUBLIC = {
     "DdkitError": "ddkit.errors",
     "ReplayLoader": "ddkit.replay.loader",
     "apply_view": "ddkit.replay.dataset_rows",
+    "as_webdataset": "ddkit.replay.pipelines",
     "card": "ddkit.publishing.looking",
     "decode_row": "ddkit.replay.dataset_rows",
     "distill": "ddkit.pipeline.distilling",

@@ -35,7 +35,7 @@ ROOMS = {
     "labelling": ["budget", "encoded", "labels", "shared", "packing"],
     "replay": [
         *("order", "buffers", "prefetching", "dataset_rows", "stores.interface", "stores.memory", "stores.dataset"),
-        *("loader", "fresh"),
+        *("soft_labels", "loader", "fresh", "pipelines"),
     ],
     "students": ["losses", "transforms", "training"],
     "synthesis": [

@@ -1,12 +1,16 @@
-"""The GPU benchmark's path on CPU, from an exported source, stopping and continuing; exports are sources again."""
+"""The GPU benchmark's path on CPU, stopping and continuing; exports are sources again; what replay.py compares."""
 
 import json
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+import torch
 
+from ddkit import ReplayLoader
 from ddkit.errors import IntegrityError, OtherRun
+from ddkit.format.view_pixels import normalise, resample
 from ddkit.sources.exporting import export
 from ddkit.sources.images import open_source
 
@@ -51,3 +55,32 @@ def test_the_gpu_benchmark_runs_tiny_and_continues(tmp_path, monkeypatch):
     assert set(found["rows"]) == {"teacher", "speed", "cudd-1", "random-1", "cudd-2", "random-2", "rded-1"}
     assert found["command"].startswith("python benchmarks/gpu.py") and found["versions"]["torch"]
     assert found["rows"]["cudd-2"]["n_students"] == 2
+
+
+def test_the_contenders_of_replay_show_the_same_views(random_set, tmp_path):
+    """The papers' loader and plain webdataset, up to JPEG and the resampling of PIL; timm draws its own crops."""
+    import replay_contenders as contenders
+
+    loader, seen = ReplayLoader(random_set, batch_size=20, device="cpu"), random_set.normalisation
+    crops = [resample(torch.from_numpy(image), boxes[0], 32) for image, boxes, _ in map(loader.stored, range(20))]
+    wanted = normalise(torch.stack(crops), seen.mean, seen.std)
+    logits = torch.stack([torch.from_numpy(loader.view(row, 0)[1]) for row in range(20)])
+
+    def check(images, found):
+        rows = (found.float()[:, None] - logits).abs().sum(-1).argmin(1)
+        assert torch.equal(logits[rows], found.float()) and len(set(rows.tolist())) == len(images)
+        assert (images - wanted[rows]).abs().mean((1, 2, 3)).max() < 0.2  # another row or crop: about 1
+
+    papers = contenders.papers(random_set, tmp_path, 10)
+    (labels,) = tmp_path.glob("papers-labels-*")
+    folder = contenders.FkdFolder(tmp_path / "papers-images", labels, 32, seen.mean, seen.std)
+    for number, indices in enumerate(contenders.epoch_batches(20, 10, torch.Generator().manual_seed(42))):
+        images, record = folder.__getitems__([(0, number, indices)])
+        check(images, record["logits"])
+    plain = contenders.plain_webdataset(random_set, tmp_path, 5)
+    for contender, batch in ((papers, 10), (plain, 5), (contenders.timm_reader(random_set, tmp_path, 5), 5)):
+        with closing(contender.batches()) as batches:
+            images, found = next(batches)
+        assert images.shape == (batch, 3, 32, 32) and len(found) == batch
+        if contender is plain:
+            check(images, found)

@@ -40,8 +40,8 @@ def test_it_weighs_two_bytes_a_weight_and_no_label_is_stored(carrying, teacher):
 def test_another_order_of_classes_is_that_of_its_last_layer(teacher, tmp_path):
     order = [7, 2, 4, 0, 1, 3, 5, 6, 9, 8]
     made = ddkit.distill(
-        tmp_path / "set", data="digits", classes=",".join(map(str, order)), method="random", ipc=2, views=2, protocol="demo",
-        teacher=teacher, codec="teacher", workers=1,
+        tmp_path / "set", data="digits", classes=",".join(map(str, order)), method="random", ipc=2, views=2,
+        protocol="demo", teacher=teacher, codec="teacher", workers=1,
     )  # fmt: skip
     carried = load_carried(made, torch.device("cpu"))
     assert carried.spec.classes == tuple(map(str, order)) and carried.spec.num_classes == 10

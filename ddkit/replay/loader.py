@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,19 +13,17 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 from torch.utils.data._utils.collate import default_collate_fn_map
 
-from ddkit.core.console import note
 from ddkit.core.device import pick_device
 from ddkit.errors import OptionError, SetError
 from ddkit.format.manifest import Manifest
 from ddkit.replay.buffers import BatchBuffers
 from ddkit.replay.order import check_batch, epoch_order, rank_slice
 from ddkit.replay.prefetching import made_ahead
+from ddkit.replay.soft_labels import SoftLabels
 from ddkit.replay.stores.dataset import load_dataset_rows
 from ddkit.replay.stores.interface import RowBatch
 from ddkit.replay.stores.memory import MemoryStore, load_set
 from ddkit.sets.opening import fetch_label_file, open_manifest, open_set
-from ddkit.teachers.carried import load_carried
-from ddkit.teachers.teacher import Teacher
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -115,33 +112,13 @@ class ReplayLoader(IterableDataset[Any]):
         self.temperature = temperature or recorded or 20.0
         self._as_dict, self.prefetch = batch == "dict", prefetch
         self._store, self._buffers = store.to(self.device), BatchBuffers(prefetch + 2)
-        self._teacher = self._carried_teacher()
+        self._labels = SoftLabels(self._store.decoder, self._manifest, self.temperature, self.device)
+        if self._store.decoder.codec.FROM_PIXELS:
+            rows = np.arange(min(batch_size, len(store)))
+            self._labels.report_cost(self._inputs(self._store.batch(rows, np.zeros_like(rows))))
         self._next = self._at = (0, 0)  # (epoch, step) of the next iter() and of the next batch
         self._running: object = None
         self._begun = torch.zeros(MOST_WORKERS, dtype=torch.int64).share_memory_()  # epochs begun by each worker
-
-    def _carried_teacher(self) -> Teacher | None:
-        """Load the teacher that the set carries, if it stores no labels, and report what a step then costs."""
-        if not self._store.decoder.codec.FROM_PIXELS:
-            if self.temperature not in self._store.decoder.codec.temperatures((self.temperature,)):
-                self._store.decoder.decode(self._store.batch(np.array([0]), np.array([0])).labels, self.temperature)
-            return None
-        if self._manifest is None:
-            raise SetError(
-                "the set stores no labels but its teacher; pass manifest=, the directory or Hub id of the set"
-            )
-        teacher = load_carried(self._manifest, self.device)
-        rows = np.arange(min(self.batch_size, len(self._store)))
-        inputs = self._inputs(self._store.batch(rows, np.zeros_like(rows)))
-        teacher.logits(inputs)
-        began = time.perf_counter()
-        teacher.logits(inputs).cpu()
-        spent = 1000 * (time.perf_counter() - began)
-        note(
-            f"labels are computed by the set's own teacher ({teacher.spec.arch}): {spent:.0f} ms for each batch of "
-            f"{len(rows)}"
-        )
-        return teacher
 
     # -------------------------------------------------------------- properties of the set
 
@@ -213,7 +190,9 @@ class ReplayLoader(IterableDataset[Any]):
         """
         rows, view_indices = np.array([row]), np.array([index])
         found = self._store.batch(rows, view_indices)
-        return found.pixels.pixels()[0].cpu().numpy(), self._logits(found, self._inputs(found)).cpu().numpy()[0]
+        return found.pixels.pixels()[0].cpu().numpy(), self._labels.logits(
+            found.labels, self._inputs(found)
+        ).cpu().numpy()[0]
 
     def partner(self, row: int, index: int) -> int | None:
         """Return the class index of the row that is mixed into a view; None if there is none.
@@ -329,19 +308,13 @@ class ReplayLoader(IterableDataset[Any]):
         """Inputs, logits and labels on the loader's device, and row numbers."""
         found = self._store.batch(rows, np.full(len(rows), epoch % self.views))
         inputs = self._inputs(found)
-        logits = self._logits(found, inputs)
+        logits = self._labels.logits(found.labels, inputs)
         return inputs, logits, torch.from_numpy(found.classes).to(self.device), torch.from_numpy(found.rows)
 
     def _inputs(self, found: RowBatch) -> Tensor:
         size = self._store.size
         buffer = self._buffers.take((len(found.rows), 3, size, size)) if self.device.type == "cpu" else None
         return found.pixels.network_input(self.mean, self.std, buffer)
-
-    def _logits(self, found: RowBatch, inputs: Tensor) -> Tensor:
-        """The stored labels; those of the teacher that the set carries are computed from the inputs."""
-        if self._teacher is not None:
-            return self._teacher.logits(inputs)
-        return torch.from_numpy(self._store.decoder.decode(found.labels, self.temperature)).to(self.device)
 
 
 def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:

@@ -129,6 +129,21 @@ class Codec(ABC):
         """
         return wanted
 
+    def check_temperature(self, temperature: float) -> None:
+        """Check that the codec has labels for a temperature.
+
+        Args:
+            temperature: Temperature at which students learn.
+
+        Raises:
+            OptionError: It has none.
+        """
+        if not self.temperatures((temperature,)):
+            raise OptionError(
+                f"labels of codec {self.name} are for losses at temperature 1, not {temperature:g}; use a protocol "
+                "with temperature = 1, or a set with another codec"
+            )
+
     def shared_layout(self, classes: int) -> Layout:
         """Return the dtype and shape of the tensors that all rows share; empty for most codecs.
 

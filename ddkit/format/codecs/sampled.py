@@ -7,7 +7,6 @@ from typing import Self
 
 import numpy as np
 
-from ddkit.errors import OptionError
 from ddkit.format.codecs.interface import Codec, Layout, Tensors, number
 from ddkit.format.codecs.top import index_dtype
 
@@ -61,11 +60,7 @@ class Sampled(Codec):
         return {"index": index, "count": count}
 
     def decode(self, tensors: Tensors, classes: int, temperature: float, shared: Tensors) -> np.ndarray:
-        if temperature != 1:
-            raise OptionError(
-                f"labels of codec {self.name} are for losses at temperature 1, not {temperature:g}; use a protocol "
-                "with temperature = 1, or a set with another codec"
-            )
+        self.check_temperature(temperature)
         index, count = tensors["index"].astype(np.int64), tensors["count"].astype(np.float32)
         share = np.zeros((*index.shape[:-1], classes), np.float32)
         flat, places, counts = share.reshape(-1, classes), index.reshape(-1, self.k), count.reshape(-1, self.k)

@@ -1,0 +1,71 @@
+"""The soft labels of views: decoded from what a set stores, or computed by the teacher that it carries."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddkit.core.console import note
+from ddkit.errors import SetError
+from ddkit.format.codecs.registry import LabelDecoder
+from ddkit.format.manifest import Manifest
+from ddkit.teachers.carried import load_carried
+
+
+class SoftLabels:
+    """Returns the teacher's logits for views.
+
+    Args:
+        decoder: Decoder of the set's labels.
+        manifest: The set; needed if it carries its teacher.
+        temperature: Temperature at which students learn.
+        device: Device of the logits.
+
+    Raises:
+        OptionError: The set has no labels for this temperature.
+        SetError: The set carries its teacher, and `manifest` is None.
+        IntegrityError: The carried teacher is missing or damaged.
+    """
+
+    def __init__(
+        self, decoder: LabelDecoder, manifest: Manifest | None, temperature: float, device: torch.device
+    ) -> None:
+        self._decoder, self._temperature, self._device = decoder, temperature, device
+        self._teacher = None
+        decoder.codec.check_temperature(temperature)
+        if decoder.codec.FROM_PIXELS:
+            if manifest is None:
+                raise SetError("the set stores its teacher instead of labels; pass manifest=, its directory or Hub id")
+            self._teacher = load_carried(manifest, device)
+
+    def logits(self, tensors: Mapping[str, np.ndarray], inputs: Tensor) -> Tensor:
+        """Return the logits of some views, float32 [B,C], on the device.
+
+        Args:
+            tensors: The codec's tensors [B,...].
+            inputs: The normalised views, float32 [B,3,S,S]; a carried teacher computes the logits from them.
+        """
+        if self._teacher is not None:
+            return self._teacher.logits(inputs)
+        return torch.from_numpy(self._decoder.decode(tensors, self._temperature)).to(self._device)
+
+    def report_cost(self, inputs: Tensor) -> None:
+        """Print what labelling a batch costs, if a carried teacher computes the labels.
+
+        Args:
+            inputs: The normalised views of one batch.
+        """
+        if self._teacher is None:
+            return
+        self._teacher.logits(inputs)
+        began = time.perf_counter()
+        self._teacher.logits(inputs).cpu()
+        spent = 1000 * (time.perf_counter() - began)
+        note(
+            f"labels are computed by the set's own teacher ({self._teacher.spec.arch}): {spent:.0f} ms for each batch "
+            f"of {len(inputs)}"
+        )
