@@ -47,6 +47,7 @@ ROOMS = {
             "escaping",
             "user_content",
             "licences",
+            "verdicts",
             "rendering",
             "looking",
             "pushing",
@@ -58,7 +59,10 @@ ROOMS = {
         *("record", "options", "growing", "costs", "synthesis_units", "run", "units", "describing", "resolving"),
         *("distilling", "relabelling", "importing"),
     ],
-    "evaluation": ["statistics", "measures.accuracy", "students", "baselines", "tables", "demonstration"],
+    "evaluation": [
+        *("statistics", "measures.accuracy", "students", "training_data", "equal_bytes", "baselines", "tables"),
+        "demonstration",
+    ],
     "testing": [],
     "cli": ["output", "options", "make", "use", "look", "publish", "app"],
 }

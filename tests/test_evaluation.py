@@ -146,7 +146,7 @@ def test_sets_that_differ_only_in_seed_are_one_row(random_set, teacher, tmp_path
         evaluate(roots, runs=0)
     with pytest.raises(OptionError, match="with val SOURCE"):
         evaluate(roots)
-    with pytest.raises(OptionError, match="valid: random"):
+    with pytest.raises(OptionError, match="valid: equal-bytes, hard, labeller, none, random"):
         evaluate(roots, val="digits", baseline="best")
 
 

@@ -46,7 +46,9 @@ def distill(
     ] = None,
     seed: o.Seed = None,
     codec: o.Codec = None,
-    image_format: Annotated[str | None, typer.Option("--image-format", help="png (default)")] = None,
+    image_format: Annotated[
+        str | None, typer.Option("--image-format", help="png (default), or jpg: quality 75, lossy")
+    ] = None,
     split: o.Split = None,
     image_column: o.ImageColumn = None,
     label_column: o.LabelColumn = None,
