@@ -46,6 +46,7 @@ class Subject:
         source: The source, as given.
         teacher: The teacher, as given.
         device: "auto" or a torch device name.
+        workers: Number of processes. Default: the number of cores.
     """
 
     given: Manifest
@@ -53,6 +54,7 @@ class Subject:
     source: str | None
     teacher: str | None
     device: str = "auto"
+    workers: int | None = None
 
     @property
     def set(self) -> Manifest:
@@ -101,8 +103,8 @@ class Subject:
         }  # fmt: skip
         made = distill(
             out, method="random", data=self.known_source(), teacher=self.known_teacher(), seed=self.given.seed,
-            protocol=m.protocol(m.views.protocol), size=m.image.size, device=self.device, yes=True,
-            **same | options,
+            protocol=m.protocol(m.views.protocol), size=m.image.size, device=self.device, workers=self.workers,
+            yes=True, **same | options,
         )  # fmt: skip
         for what, ours, theirs in (
             ("source", m.source.fingerprint, made.source.fingerprint),

@@ -92,7 +92,7 @@ def evaluate(
     )
     cells = [
         _Cell(row, arch, [_students(one, replace(options, arch=arch), range(runs)) for one in row.data])
-        for row in _rows(sets, options, baselines, data)
+        for row in _rows(sets, options, baselines, data, workers)
         for arch in archs or [sets[0].recommended.arch]
     ]
     _note_costs(cells)
@@ -162,7 +162,9 @@ class _Cell:
         )  # fmt: skip
 
 
-def _rows(sets: Sequence[Manifest], options: StudentOptions, baselines: Sequence[str], data: str | None) -> list[_Row]:
+def _rows(
+    sets: Sequence[Manifest], options: StudentOptions, baselines: Sequence[str], data: str | None, workers: int | None
+) -> list[_Row]:
     """Return the rows of the table: the given sets grouped by `_groups`, each group followed by its baselines.
 
     A group has a baseline only if every set of it has.
@@ -173,7 +175,7 @@ def _rows(sets: Sequence[Manifest], options: StudentOptions, baselines: Sequence
         own = _labelled_for(group, options)
         rows.append(_Row(own, about, ipc))
         subjects = [
-            Subject(given=m, data=mine, source=data, teacher=options.teacher, device=options.device)
+            Subject(given=m, data=mine, source=data, teacher=options.teacher, device=options.device, workers=workers)
             for m, mine in zip(group, own)
         ]
         for name in baselines:
