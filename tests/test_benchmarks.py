@@ -1,5 +1,6 @@
-"""The GPU benchmark's path on CPU, from an exported source, stopping and continuing; exports are sources again."""
+"""Benchmarks at their smallest scale, stopping and continuing; exported sources are sources again."""
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -51,3 +52,20 @@ def test_the_gpu_benchmark_runs_tiny_and_continues(tmp_path, monkeypatch):
     assert set(found["rows"]) == {"teacher", "speed", "cudd-1", "random-1", "cudd-2", "random-2", "rded-1"}
     assert found["command"].startswith("python benchmarks/gpu.py") and found["versions"]["torch"]
     assert found["rows"]["cudd-2"]["n_students"] == 2
+
+
+def test_the_benchmark_of_bytes_runs_tiny_and_continues(teacher, tmp_path, monkeypatch):
+    from PIL import Image
+
+    run = importlib.import_module("bytes").main
+    monkeypatch.chdir(tmp_path)
+    args = ["--teacher", teacher, "--methods", "random", "--ipc", "1", "--views", "2", "--runs", "1", "--epochs", "1"]
+    run([*args, "--steps", "1", "--out", "bytes.json"])
+    found = json.loads(Path("bytes.json").read_text())
+    points = {point["baseline"]: point for point in found["points"]}
+    assert set(points) >= {None, "hard", "equal-bytes hard", "labeller"} and "random" not in points
+    assert points["equal-bytes hard"]["bytes"] <= points[None]["bytes"] and found["conditions"]["data"] == "digits"
+    with Image.open("bytes.png") as picture:
+        assert picture.width > 500
+    run([*args, "--steps", "1", "--out", "bytes.json"])  # reads everything back
+    assert json.loads(Path("bytes.json").read_text()) == found
