@@ -51,6 +51,7 @@ ROOMS = {
             "escaping",
             "user_content",
             "licences",
+            "verdicts",
             "rendering",
             "looking",
             "pushing",
@@ -62,7 +63,10 @@ ROOMS = {
         *("record", "options", "growing", "costs", "synthesis_units", "run", "budgeting", "units", "describing"),
         *("resolving", "distilling", "recoding", "relabelling", "importing"),
     ],
-    "evaluation": ["statistics", "measures.accuracy", "students", "baselines", "tables", "demonstration"],
+    "evaluation": [
+        *("statistics", "measures.accuracy", "students", "training_data", "equal_bytes", "baselines", "tables"),
+        "demonstration",
+    ],
     "testing": [],
     "cli": ["output", "options", "make", "use", "look", "publish", "app"],
 }

@@ -1,5 +1,6 @@
-"""The GPU benchmark's path on CPU, stopping and continuing; exports are sources again; what replay.py compares."""
+"""Benchmarks at their smallest scale, stopping and continuing; exports are sources again; what replay.py compares."""
 
+import importlib
 import json
 import sys
 from contextlib import closing
@@ -84,3 +85,20 @@ def test_the_contenders_of_replay_show_the_same_views(random_set, tmp_path):
         assert images.shape == (batch, 3, 32, 32) and len(found) == batch
         if contender is plain:
             check(images, found)
+
+
+def test_the_benchmark_of_bytes_runs_tiny_and_continues(teacher, tmp_path, monkeypatch):
+    from PIL import Image
+
+    run = importlib.import_module("bytes").main
+    monkeypatch.chdir(tmp_path)
+    args = ["--teacher", teacher, "--methods", "random", "--ipc", "1", "--views", "2", "--runs", "1", "--epochs", "1"]
+    run([*args, "--steps", "1", "--out", "bytes.json"])
+    found = json.loads(Path("bytes.json").read_text())
+    points = {point["baseline"]: point for point in found["points"]}
+    assert set(points) >= {None, "hard", "equal-bytes hard", "labeller"} and "random" not in points
+    assert points["equal-bytes hard"]["bytes"] <= points[None]["bytes"] and found["conditions"]["data"] == "digits"
+    with Image.open("bytes.png") as picture:
+        assert picture.width > 500
+    run([*args, "--steps", "1", "--out", "bytes.json"])  # reads everything back
+    assert json.loads(Path("bytes.json").read_text()) == found

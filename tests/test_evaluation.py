@@ -96,14 +96,19 @@ def measured(random_set, rded_set, teacher, tmp_path_factory):
 
 def test_evaluate_writes_a_table_into_manifest_and_card(measured):
     root, report = measured
-    ours, random = report
-    assert (ours.of, random.of) == ("this", "random") and ours.n_students == 2 and ours.n_sets == 1
+    ours, random, hard = report
+    assert (
+        (ours.of, random.of, hard.of) == ("this", "random", "this")
+        and hard.labels == "hard"
+        and ours.n_students == 2
+        and ours.n_sets == 1
+    )
     assert ours.protocol == "rded+epochs=1" and ours.labels == "stored" and ours.val == "digits:test"
     assert ours.difference.pairs == 2 and random.difference is None
     values = [v for seeds in ours.values for v in seeds]
     assert ours.mean == round(mean_std(values)[0], 2) and ours.seconds > 0 and ours.hardware
     results = read_manifest(root).results
-    assert len(results) == 2 and results[0].values == (ours.values[0],)
+    assert len(results) == 3 and results[0].values == (ours.values[0],)
     assert f"{ours.mean:.2f} ± {ours.std:.2f}" in (root / "README.md").read_text()
 
 
@@ -114,7 +119,7 @@ def test_measuring_again_reads_back_and_replaces(measured):
     assert [r.values for r in again] == [r.values for r in report]
     assert {p: p.stat().st_mtime_ns for p in students} == students
     results = read_manifest(root).results
-    assert len(results) == 2 and {r.command for r in results} == {"again"}
+    assert len(results) == 3 and {r.command for r in results} == {"again"}
 
 
 def test_the_baseline_differs_in_its_images_alone(measured):
@@ -146,7 +151,7 @@ def test_sets_that_differ_only_in_seed_are_one_row(random_set, teacher, tmp_path
         evaluate(roots, runs=0)
     with pytest.raises(OptionError, match="with val SOURCE"):
         evaluate(roots)
-    with pytest.raises(OptionError, match="valid: random"):
+    with pytest.raises(OptionError, match="valid: equal-bytes, hard, labeller, none, random"):
         evaluate(roots, val="digits", baseline="best")
 
 
@@ -174,4 +179,4 @@ def test_random_is_no_baseline_of_itself(random_set, tmp_path):
     copy = shutil.copytree(random_set.root, tmp_path / "copy")
     shutil.copytree(f"{random_set.root}.work", tmp_path / "copy.work")
     report = evaluate([copy], val="digits", runs=1, epochs=1, workers=1)
-    assert [row.of for row in report] == ["this"]
+    assert [(row.of, row.labels) for row in report] == [("this", "stored"), ("this", "hard")]

@@ -48,7 +48,9 @@ def distill(
     codec: o.Codec = None,
     budget: o.Budget = None,
     label_precision: o.LabelPrecision = None,
-    image_format: Annotated[str | None, typer.Option("--image-format", help="png (default)")] = None,
+    image_format: Annotated[
+        str | None, typer.Option("--image-format", help="png (default); webp: lossless; jpg: quality 75, lossy")
+    ] = None,
     split: o.Split = None,
     image_column: o.ImageColumn = None,
     label_column: o.LabelColumn = None,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shlex
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ddkit.cli import options as o
 from ddkit.cli.output import command, document, next_step, push_command, say, table
+
+if TYPE_CHECKING:
+    from ddkit.format.results import Difference
 
 
 @command("Use")
@@ -81,17 +84,25 @@ def evaluate(
     epochs: o.Epochs = None,
     labels: o.Labels = "stored",
     teacher: o.Teacher = None,
-    baseline: Annotated[str, typer.Option("--baseline", help="random (needs the source) or none")] = "random",
+    baseline: Annotated[
+        str,
+        typer.Option(
+            "--baseline",
+            help="any of random, hard (class labels alone), equal-bytes (random JPEGs in the set's bytes), labeller "
+            "(labels by the teacher during training), separated by commas; or none",
+        ),
+    ] = "random,hard",
     split: o.Split = None,
     same_order: o.SameOrder = False,
     device: o.Device = "auto",
     workers: o.Workers = None,
 ) -> None:
-    """Evaluate sets x networks x seeds in one table: mean ± std, and the paired difference to random (95 %)."""
+    """Evaluate sets x networks x seeds in one table: mean ± std, paired differences to baselines (95 %), and bytes."""
     from ddkit.core.serialization import to_plain
     from ddkit.evaluation.tables import evaluate as run
     from ddkit.format.manifest_file import read_manifest
     from ddkit.pipeline.record import public_name
+    from ddkit.publishing.verdicts import short_name, verdicts
     from ddkit.sources.validation import ValidationRef
 
     o.only_with_val(val, split=split, same_order=same_order)
@@ -99,22 +110,32 @@ def evaluate(
     command = "ddkit " + shlex.join(public_name(argument) for argument in sys.argv[1:])
     report = run(
         directories, val=ref, data=data, archs=arch or [], runs=runs, protocol=protocol, ipc=ipc, epochs=epochs,
-        labels=labels, teacher=teacher, baseline=None if baseline == "none" else baseline, device=device,
+        labels=labels, teacher=teacher, baseline=baseline, device=device,
         workers=workers, command=command,
     )  # fmt: skip
     rows = []
     for r in report:
-        d = r.difference
-        interval = f"{d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}]" if d else "-"
         spread = f" ± {r.std:.2f}" if r.n_students > 1 else ""  # a single student has no spread
         accuracy, students = f"{r.mean:.2f}{spread}", f"{r.n_sets} x {r.n_students // r.n_sets}"
-        what = [r.of, r.ipc, r.arch, r.protocol, r.labels]
-        rows.append([*what, accuracy, students, interval, r.total_bytes, f"{r.seconds:.0f}"])
-    header = ["trained on", "ipc", "network", "protocol", "labels", "accuracy %", "sets x students",
+        what = [r.of, r.ipc, r.images, r.arch, r.protocol, r.labels]
+        rows.append([*what, accuracy, students, _interval(r.difference), r.total_bytes, f"{r.seconds:.0f}"])
+    header = ["trained on", "ipc", "images", "network", "protocol", "labels", "accuracy %", "sets x students",
               "minus random (95 %)", "bytes", "seconds"]  # fmt: skip
     say(table(header, rows))
+    for r in report:
+        for d in r.differences:
+            say(f"{r.of}, {r.arch}, {r.labels} labels, minus {short_name(d.to or '')}: {_interval(d)}")
+    for directory in directories:
+        results = read_manifest(directory).results
+        for sentence in [s for r in results if r.command == command for s in verdicts(r, results)]:
+            say(f"{directory}: {sentence}")
     document([to_plain(r) for r in report])
     next_step(push_command(directories[0], read_manifest(directories[0])))
+
+
+def _interval(difference: Difference | None) -> str:
+    """Return a paired difference with its 95 % interval, or "-"."""
+    return "-" if difference is None else f"{difference.mean:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}]"
 
 
 @command("Use")

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 from ddkit.core.seeds import nested_choice
 from ddkit.format.entries import Origin
+from ddkit.sources.images import Source
 from ddkit.synthesis.interface import Context, Plan, Synthetic, Unit, class_units
 
 NAME = "random"
@@ -24,9 +27,20 @@ def units(plan: Plan) -> list[Unit]:
     return class_units(plan, classes_a_unit=16)
 
 
+def order(source: Source, seed: int, label: int) -> np.ndarray:
+    """Return the images of a class in the order in which they are taken, as indices into `source`, int64.
+
+    Args:
+        source: The source, without held-out images.
+        seed: Seed of the run.
+        label: The class.
+    """
+    return nested_choice(seed, source.members(label), "random", label)
+
+
 def run(unit: Unit, context: Context) -> Iterator[Synthetic]:
     for label in unit.labels:
-        chosen = nested_choice(context.seed, context.source.members(label), "random", label)
+        chosen = order(context.source, context.seed, label)
         for rank in unit.ranks:
             image = int(chosen[rank])
             yield Synthetic(

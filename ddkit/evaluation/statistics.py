@@ -19,7 +19,9 @@ def mean_std(values: Sequence[float]) -> tuple[float, float]:
     return mean, math.sqrt(spread / (len(values) - 1)) if len(values) > 1 else 0.0
 
 
-def paired_difference(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> Difference | None:
+def paired_difference(
+    ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]], to: str = "random"
+) -> Difference | None:
     """Mean of the paired differences (same set number and seed), with its 95 % confidence interval by Student's t.
 
     With three or more sets, each pair is a set mean, since students of one set are not independent.
@@ -27,6 +29,7 @@ def paired_difference(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence
     Args:
         ours: Accuracies in percent, one list per set.
         theirs: Accuracies of the baseline, in the same order.
+        to: Name of the baseline.
 
     Returns:
         The difference in percentage points, or None for fewer than two pairs.
@@ -40,5 +43,5 @@ def paired_difference(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence
     mean, std = mean_std(values)
     half = float(t.ppf(0.975, len(values) - 1)) * std / math.sqrt(len(values))
     return Difference(
-        mean=round(mean, 2), low=round(mean - half, 2), high=round(mean + half, 2), pairs=len(values), to="random"
+        mean=round(mean, 2), low=round(mean - half, 2), high=round(mean + half, 2), pairs=len(values), to=to
     )

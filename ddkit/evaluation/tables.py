@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ddkit import engine, hub
 from ddkit.core.console import note, watched_progress
@@ -15,12 +16,13 @@ from ddkit.core.worker_state import STATE
 from ddkit.distillers import recorded_settings
 from ddkit.engine.interleaving import group_jobs
 from ddkit.errors import OptionError, SetError
-from ddkit.evaluation.baselines import make_baseline
+from ddkit.evaluation.baselines import BASELINES, DEFAULT, Subject, baseline_names
 from ddkit.evaluation.measures.accuracy import accuracy_entry, compared
 from ddkit.evaluation.students import StudentOptions, default_validation, plan_students
+from ddkit.evaluation.training_data import TrainingData
 from ddkit.format.manifest import Manifest
 from ddkit.format.manifest_file import read_manifest, write_manifest
-from ddkit.format.results import EvalReport, ResultEntry, merged_results
+from ddkit.format.results import EvalReport, ResultEntry, merged_results, with_earlier_differences
 from ddkit.pipeline.options import check_counts
 from ddkit.pipeline.record import check_work, work_dir
 from ddkit.pipeline.relabelling import policy_problem, relabel
@@ -43,7 +45,7 @@ def evaluate(
     epochs: int | None = None,
     labels: str = "stored",
     teacher: str | None = None,
-    baseline: str | None = "random",
+    baseline: str | Sequence[str] | None = DEFAULT,
     device: str = "auto",
     workers: int | None = None,
     command: str = "ddkit.evaluate",
@@ -56,50 +58,48 @@ def evaluate(
     Args:
         directories: One set, or several; sets that differ only in seed share a row.
         val: Images to measure on. Default: the holdout.
-        data: The source, for the baseline, if OUT.work does not record it.
+        data: The source, for baselines, if OUT.work does not record it.
         archs: Networks. Default: the teacher's.
         runs: Students per set and network, with seeds 0 to runs - 1.
         protocol: A protocol's name or TOML file. Default: the one the set recommends.
         ipc: Train on the first images per class, a prefix of the set.
         epochs: Number of epochs. Default: the protocol's.
         labels: "stored", "hard" or "online".
-        teacher: Teacher for online labels, and for relabelling sets whose views do not match `protocol`.
-        baseline: "random", or None.
+        teacher: Teacher for online labels, for relabelling sets whose views do not match `protocol`, and for baselines
+            if OUT.work does not record it.
+        baseline: Any of "random", "hard", "equal-bytes" and "labeller" (`evaluation.baselines`), as a list or separated
+            by commas; None: no baseline. Those that need a source or teacher that is not at hand are left out, with a
+            note.
         device: "auto" or a torch device name.
         workers: Number of processes. Default: the number of cores.
         command: The command that was called, recorded in the results.
 
     Returns:
-        One ResultEntry per row of the table.
+        One ResultEntry per row of the table: each set (or sets that differ only in seed), followed by its baselines.
 
     Raises:
         InputError, IntegrityError.
     """
     check_counts(ipc=ipc, workers=workers, runs=runs)
-    if baseline not in (None, "random"):
-        raise OptionError(f"--baseline is {baseline!r}; valid: random")
+    baselines = baseline_names(baseline)
     STATE.drop()
     sets, where = _open_sets([directories] if isinstance(directories, str | Path) else directories), pick_device(device)
     ref = ValidationRef(data=val) if isinstance(val, str) else val or default_validation(sets[0])
     if ref is None:
         raise OptionError(f"{sets[0].root} has no holdout available; give images to measure on with --val SOURCE")
-    rows = [_labelled_for(row, protocol, labels, teacher) for row in _rows(sets, baseline, data, teacher)]
     options = StudentOptions(
         protocol=protocol, labels=labels, ipc=ipc, epochs=epochs, teacher=teacher, val=ref, device=str(where)
     )
     cells = [
-        _Cell(row, arch, [_students(m, replace(options, arch=arch), range(runs)) for m in row.sets])
-        for row in rows
+        _Cell(row, arch, [_students(one, replace(options, arch=arch), range(runs)) for one in row.data])
+        for row in _rows(sets, options, baselines, data, workers)
         for arch in archs or [sets[0].recommended.arch]
     ]
+    _note_costs(cells)
     unique = {job.out: job for cell in cells for seeds in cell.jobs for job in seeds}
     found = run_students(list(unique.values()), (workers or cores()) if where.type == "cpu" else 1)
     measured_on = ref.open(sets[0].classes, sets[0].source)
-    entries = [
-        cell.entry(found, options, val=measured_on, command=command,
-                   hardware=hardware(where))
-        for cell in cells
-    ]  # fmt: skip
+    entries = [cell.entry(found, options, val=measured_on, command=command, hardware=hardware(where)) for cell in cells]
     report = _compared(cells, entries)
     _write_results(sets, cells, report)
     return tuple(report)
@@ -120,16 +120,24 @@ def _open_sets(directories: Sequence[str | Path]) -> list[Manifest]:
 
 @dataclass(frozen=True)
 class _Row:
-    """One row of the table: sets that differ only in seed.
+    """One row of the table.
 
-    of: "this" or "random"; about: the given sets that the row belongs to; labels: "relabelled", or None for the
-    labels that were asked for.
+    data: one for each of some sets that differ only in seed; about: these sets; ipc: theirs, or of their prefix.
     """
 
-    of: str
-    sets: list[Manifest]
-    about: list[Path]
-    labels: str | None = None
+    data: tuple[TrainingData, ...]
+    about: tuple[Path, ...]
+    ipc: int
+
+    @property
+    def baseline(self) -> str | None:
+        """Name of the baseline; None for the sets themselves."""
+        return self.data[0].baseline
+
+    @property
+    def title(self) -> str:
+        """What students are trained on, for notes."""
+        return self.baseline or f"this ({self.data[0].labels} labels)"
 
 
 @dataclass(frozen=True)
@@ -141,33 +149,43 @@ class _Cell:
     jobs: list[list[StudentJob]]
 
     def entry(
-        self,
-        found: Mapping[str, StudentResult],
-        options: StudentOptions,
-        *,
-        val: Validation,
-        command: str,
+        self, found: Mapping[str, StudentResult], options: StudentOptions, *, val: Validation, command: str,
         hardware: str,
-    ) -> ResultEntry:
+    ) -> ResultEntry:  # fmt: skip
         """Return the result of its students. found: their results by `job.out`."""
-        first = self.row.sets[0]
+        first = self.row.data[0]
         return accuracy_entry(
-            [[found[job.out] for job in seeds] for seeds in self.jobs], of=self.row.of, ipc=options.ipc or first.ipc,
-            arch=self.arch, protocol=protocol_label(first.protocol(options.protocol).name, options.epochs),
-            labels=self.row.labels or options.labels, val=val.name, val_images=val.used,
-            seeds=[job.seed for job in self.jobs[0]],
-            total_bytes=first.total_bytes(options.ipc), command=command, hardware=hardware,
+            [[found[job.out] for job in seeds] for seeds in self.jobs], of=first.of, ipc=self.row.ipc, arch=self.arch,
+            protocol=protocol_label(first.manifest.protocol(options.protocol).name, options.epochs),
+            labels=first.labels, val=val.name, val_images=val.used, seeds=[job.seed for job in self.jobs[0]],
+            images=first.manifest.rows(first.ipc), total_bytes=first.total_bytes, command=command, hardware=hardware,
         )  # fmt: skip
 
 
-def _rows(sets: Sequence[Manifest], baseline: str | None, data: str | None, teacher: str | None) -> list[_Row]:
-    """Return the rows of the table: the given sets grouped by `_groups`, then their baselines."""
-    rows = [_Row("this", group, [m.root for m in group]) for group in _groups(sets)]
-    baselines = [make_baseline(m, data, teacher) for m in sets] if baseline else []
-    by_root = {m.root: b for m, b in zip(sets, baselines) if b is not None and b.root != m.root}
-    return rows + [
-        _Row("random", [by_root[r] for r in row.about], row.about) for row in rows if by_root.keys() >= {*row.about}
-    ]
+def _rows(
+    sets: Sequence[Manifest], options: StudentOptions, baselines: Sequence[str], data: str | None, workers: int | None
+) -> list[_Row]:
+    """Return the rows of the table: the given sets grouped by `_groups`, each group followed by its baselines.
+
+    A group has a baseline only if every set of it has.
+    """
+    rows: list[_Row] = []
+    for group in _groups(sets):
+        about, ipc = tuple(m.root for m in group), options.ipc or group[0].ipc
+        own = _labelled_for(group, options)
+        rows.append(_Row(own, about, ipc))
+        subjects = [
+            Subject(given=m, data=mine, source=data, teacher=options.teacher, device=options.device, workers=workers)
+            for m, mine in zip(group, own)
+        ]
+        for name in baselines:
+            made = [BASELINES[name](subject) for subject in subjects]
+            kinds = [one.baseline for one in max(made, key=len)]
+            for kind in kinds:
+                theirs = tuple(one for ones in made for one in ones if one.baseline == kind)
+                if len(theirs) == len(group):
+                    rows.append(_Row(theirs, about, ipc))
+    return rows
 
 
 def _groups(sets: Sequence[Manifest]) -> list[list[Manifest]]:
@@ -183,35 +201,43 @@ def _groups(sets: Sequence[Manifest]) -> list[list[Manifest]]:
     return list(groups.values())
 
 
-def _labelled_for(row: _Row, protocol: str | None, labels: str, teacher: str | None) -> _Row:
-    """Return the row with its sets relabelled in OUT.work if their views do not match the protocol."""
-    if labels != "stored" or protocol is None:
-        return row
-    problems = [problem for m in row.sets if (problem := policy_problem(m, m.protocol(protocol)))]
+def _labelled_for(group: Sequence[Manifest], options: StudentOptions) -> tuple[TrainingData, ...]:
+    """Return the training data of some sets, relabelled in OUT.work if their views do not match the protocol."""
+    labels, teacher, protocol = options.labels, options.teacher, options.protocol
+    if labels == "online" and teacher is not None:
+        m = group[0]
+        teacher = str(resolve_teacher(teacher, m.classes, str(m.root), size=m.views.size).path)
+    problems = [
+        problem
+        for m in group
+        if labels == "stored" and protocol and (problem := policy_problem(m, m.protocol(protocol)))
+    ]
     if not problems:
-        return row
+        used = teacher if labels == "online" else None
+        return tuple(TrainingData(of="this", labels=labels, manifest=m, ipc=options.ipc, teacher=used) for m in group)
     if teacher is None:
-        root = row.sets[0].root
+        root = group[0].root
         raise SetError(
             f"{root}: {problems[0]}; give --teacher T to relabel it here, or run "
             f"`ddkit relabel {root} OUT --protocol {protocol} --teacher T`"
         )
     relabelled = []
-    for m in row.sets:
+    for m in group:
         asked, spec = m.protocol(protocol), resolve_teacher(teacher, m.classes, str(m.root)).spec
         key = fingerprint([m.content, to_plain(asked), spec.hash, list(spec.mean), list(spec.std)])[:12]
         out = work_dir(m.root) / f"relabelled-{asked.name}-{key}"
         relabelled.append(relabel(m.root, out, teacher=teacher, protocol=protocol))
-    return replace(row, sets=relabelled, labels="relabelled")
+    return tuple(TrainingData(of="this", labels="relabelled", manifest=m, ipc=options.ipc) for m in relabelled)
 
 
-def _students(manifest: Manifest, options: StudentOptions, seeds: Sequence[int]) -> list[StudentJob]:
+def _students(data: TrainingData, options: StudentOptions, seeds: Sequence[int]) -> list[StudentJob]:
     """Return the jobs of some students; files in OUT.work/students, named by the hash of their inputs."""
     jobs = []
-    for job in plan_students(manifest, options, seeds, Path(".")):
+    mine = replace(options, labels=data.mode, ipc=data.ipc, teacher=data.teacher)
+    for job in plan_students(data.manifest, mine, seeds, Path(".")):
         arch = job.arch.replace(":", "-").replace("/", "-")
         name = f"{job.labels}-{arch}-{job.seed}-{job.result_key[:16]}"
-        jobs.append(replace(job, out=str(work_dir(manifest.root) / "students" / name)))
+        jobs.append(replace(job, out=str(work_dir(data.manifest.root) / "students" / name)))
     return jobs
 
 
@@ -243,14 +269,25 @@ def run_students(jobs: Sequence[StudentJob], workers: int) -> dict[str, StudentR
 
 
 def _compared(cells: Sequence[_Cell], entries: Sequence[ResultEntry]) -> list[ResultEntry]:
-    """Return the entries, each with its paired difference to its baseline."""
-    baselines = {
-        (tuple(cell.row.about), cell.arch): entry for cell, entry in zip(cells, entries) if cell.row.of == "random"
-    }
+    """Return the entries, those of the given sets with their paired differences to their baselines."""
+    baselines: dict[Any, dict[str, ResultEntry]] = {}
+    for cell, entry in zip(cells, entries):
+        if cell.row.baseline is not None:
+            baselines.setdefault((cell.row.about, cell.arch), {})[cell.row.baseline] = entry
     return [
-        compared(entry, baselines.get((tuple(cell.row.about), cell.arch)) if cell.row.of == "this" else None)
+        compared(entry, baselines.get((cell.row.about, cell.arch), {})) if cell.row.baseline is None else entry
         for cell, entry in zip(cells, entries)
     ]
+
+
+def _note_costs(cells: Sequence[_Cell]) -> None:
+    """Print how many students are trained, and on how many images for how many epochs in each row."""
+    parts = []
+    for cell in cells:
+        job, data = cell.jobs[0][0], cell.row.data[0]
+        images = data.manifest.rows(data.ipc)
+        parts.append(f"{cell.arch} on {cell.row.title}, {images} images x {job.spec.epochs_for(images)} epochs")
+    note(f"{sum(len(seeds) for cell in cells for seeds in cell.jobs)} students: {'; '.join(parts)}")
 
 
 def _write_results(sets: Sequence[Manifest], cells: Sequence[_Cell], report: Sequence[ResultEntry]) -> None:
@@ -262,5 +299,6 @@ def _write_results(sets: Sequence[Manifest], cells: Sequence[_Cell], report: Seq
                 note(f"{measured.root} changed while it was measured; the results are not written into it")
                 continue
             mine = [entry for cell, entry in zip(cells, report) if measured.root in cell.row.about]
+            mine = [with_earlier_differences(entry, manifest.results) for entry in mine]
             results = merged_results(mine, manifest.results)
             publish_files(write_manifest(manifest.root, manifest.changed(results=results)))

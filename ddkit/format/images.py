@@ -6,6 +6,7 @@ import io
 import re
 import struct
 import zlib
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -13,7 +14,15 @@ from PIL import Image
 from ddkit.errors import IntegrityError, unknown
 
 IMAGE_FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}  # formats that a set may use
-WRITTEN = ("png",)  # formats that ddkit encodes: lossless and with checksums
+# formats that ddkit encodes: png is lossless and has checksums, webp lossless and smaller, jpg smaller and lossy
+WRITTEN = ("png", "webp", "jpg")
+JPEG_QUALITY = 75  # of `jpg`: Pillow's default, and what the baselines of equal bytes are stored with
+# How each format is encoded. Optimised Huffman tables change no pixel and make small JPEGs much smaller.
+_ENCODING: dict[str, dict[str, Any]] = {
+    "png": {},
+    "webp": {"lossless": True, "quality": 100},
+    "jpg": {"quality": JPEG_QUALITY, "subsampling": "4:2:0", "optimize": True},
+}
 LARGEST_PIXELS = 50_000_000  # limit for untrusted images: decoding takes about ten bytes per pixel
 ORIENTATION = 0x0112  # EXIF tag: readers treat it differently, so stored images must not have it
 _PNG_TEXT = {b"eXIf", b"iTXt", b"tEXt", b"zTXt"}  # chunks that can hold an orientation
@@ -27,11 +36,12 @@ _JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # a marker, but neither
 
 
 def encode_image(pixels: np.ndarray, codec: str = "png") -> bytes:
-    """Encode an image losslessly. Equal pixels and equal versions of Pillow give equal bytes.
+    """Encode an image. Equal pixels and equal versions of Pillow give equal bytes.
 
     Args:
         pixels: uint8 [3,H,W].
-        codec: Image format, one of WRITTEN.
+        codec: Image format, one of WRITTEN: `png` and `webp` are lossless; `jpg` has quality JPEG_QUALITY with chroma
+            at half the resolution (4:2:0).
 
     Raises:
         OptionError: ddkit does not write this format.
@@ -39,7 +49,9 @@ def encode_image(pixels: np.ndarray, codec: str = "png") -> bytes:
     if codec not in WRITTEN:
         raise unknown("image format", codec, WRITTEN)
     buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))).save(buffer, IMAGE_FORMATS[codec])
+    Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))).save(
+        buffer, IMAGE_FORMATS[codec], **_ENCODING[codec]
+    )
     return buffer.getvalue()
 
 

@@ -27,6 +27,7 @@ from ddkit.format.results import ResultEntry
 from ddkit.publishing.escaping import code, fenced, markdown, web_address
 from ddkit.publishing.pictures import preview_grid, source_name, title
 from ddkit.publishing.user_content import UserContent, digest, user_content_of, with_digest
+from ddkit.publishing.verdicts import short_name, verdicts
 from ddkit.sources.classes import unique_names
 from ddkit.text import plain_name, printable
 
@@ -64,7 +65,13 @@ def render_template(name: str, facts: Mapping[str, Any]) -> str:
         keep_trailing_newline=True,
         autoescape=False,  # noqa: S701 (Markdown, not HTML)
     )
-    environment.filters |= {"text": markdown, "code": code, "fenced": fenced}
+    environment.filters |= {
+        "text": markdown,
+        "code": code,
+        "fenced": fenced,
+        "size": size_words,
+        "baseline": short_name,
+    }
     return with_digest(environment.get_template(name).render(facts))
 
 
@@ -124,6 +131,8 @@ def render_card(manifest: Manifest, user_content: UserContent | None = None) -> 
         "headline": headline,
         "headline_rows": headline.ipc * classes if headline else 0,
         "random": random,
+        "verdicts": verdicts(headline, results) if headline else [],
+        "compared": [(r, d) for r in results if r.of == "this" for d in r.differences],
         "random_rows": random.ipc * classes if random else 0,
         "several_crops": several_crops(manifest.log.plan),
         "size_words": size_words,

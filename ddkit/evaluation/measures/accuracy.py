@@ -1,8 +1,8 @@
-"""Top-1 accuracy of students: mean and standard deviation over sets and seeds, paired difference to a baseline."""
+"""Top-1 accuracy of students: mean and standard deviation over sets and seeds, paired differences to baselines."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ddkit.evaluation.statistics import mean_std, paired_difference
 from ddkit.format.results import ResultEntry
@@ -20,6 +20,7 @@ def accuracy_entry(
     val: str,
     val_images: int,
     seeds: Sequence[int],
+    images: int,
     total_bytes: int,
     command: str,
     hardware: str,
@@ -28,15 +29,16 @@ def accuracy_entry(
 
     Args:
         students: Results of the students, by set and seed.
-        of: What they were trained on: "this" or "random".
-        ipc: Images per class they were trained on.
+        of: What they were trained on: "this", "random" or "equal-bytes".
+        ipc: Images per class of the evaluated set, or of its prefix.
         arch: The network.
         protocol: Label of the protocol.
         labels: Kind of labels: "stored", "hard", "online" or "relabelled".
         val: What they were measured on.
         val_images: Number of those images.
         seeds: Seeds of the students.
-        total_bytes: Bytes of the shards.
+        images: Number of images they were trained on, in the first set.
+        total_bytes: Bytes that have to be shipped for such a training, of the first set.
         command: The command that was called.
         hardware: The hardware it ran on.
     """
@@ -45,19 +47,26 @@ def accuracy_entry(
     return ResultEntry(
         of=of, ipc=ipc, arch=arch, protocol=protocol, labels=labels, val=val, val_images=val_images, seeds=tuple(seeds),
         n_sets=len(students), n_students=sum(map(len, students)), values=values, mean=round(mean, 2),
-        std=round(std, 2), difference=None, total_bytes=total_bytes,
+        std=round(std, 2), difference=None, images=images, total_bytes=total_bytes,
         seconds=round(sum(student.seconds for mine in students for student in mine), 2), command=command,
         hardware=hardware,
     )  # fmt: skip
 
 
-def compared(ours: ResultEntry, baseline: ResultEntry | None) -> ResultEntry:
-    """Return a result with its paired difference to a baseline, or unchanged if there is none.
+def compared(ours: ResultEntry, baselines: Mapping[str, ResultEntry]) -> ResultEntry:
+    """Return a result with its paired differences to baselines.
 
     Args:
         ours: The result.
-        baseline: Result of the baseline with the same network, or None.
+        baselines: Results of the baselines with the same network and seeds, by name.
     """
-    if baseline is None or ours.values is None or baseline.values is None:
+    if ours.values is None:
         return ours
-    return ours.changed(difference=paired_difference(ours.values, baseline.values))
+    found = {
+        name: difference
+        for name, entry in baselines.items()
+        if entry.values is not None
+        if (difference := paired_difference(ours.values, entry.values, name)) is not None
+    }
+    first = found.pop("random", None)
+    return ours.changed(difference=first, differences=tuple(found.values()))
