@@ -152,6 +152,14 @@ def test_baselines_of_a_relabelled_set_are_labelled_alike(random_set, teacher, t
 # ------------------------------------------------------------------ bytes
 
 
+@given(seed=st.integers(0, 10**6), side=st.integers(1, 40), codec=st.sampled_from(["png", "webp"]))
+@settings(max_examples=30, deadline=None)
+def test_png_and_webp_are_lossless(seed, side, codec):
+    pixels = np.random.default_rng(seed).integers(0, 256, (3, side, side), dtype=np.uint8)
+    data = encode_image(pixels, codec)
+    assert data == encode_image(pixels, codec) and (decode_image(data, codec, "x", side) == pixels).all()
+
+
 @given(seed=st.integers(0, 10**6), side=st.integers(1, 40))
 @settings(max_examples=30, deadline=None)
 def test_a_jpg_is_decoded_like_it_was_encoded_and_has_quality_75(seed, side):
