@@ -34,7 +34,7 @@ ROOMS = {
     "labelling": ["encoded", "labels", "packing"],
     "replay": [
         *("order", "buffers", "prefetching", "dataset_rows", "stores.interface", "stores.memory", "stores.dataset"),
-        *("loader", "fresh"),
+        *("stores.pixel_files", "stores.shard_files", "stores.mapped", "stores.subset", "opening", "loader", "fresh"),
     ],
     "students": ["losses", "transforms", "training"],
     "synthesis": [
