@@ -35,7 +35,8 @@ ROOMS = {
     "labelling": ["budget", "encoded", "labels", "shared", "packing"],
     "replay": [
         *("order", "buffers", "prefetching", "dataset_rows", "stores.interface", "stores.memory", "stores.dataset"),
-        *("soft_labels", "loader", "fresh", "pipelines"),
+        *("stores.pixel_files", "stores.shard_files", "stores.mapped", "stores.subset", "opening", "soft_labels"),
+        *("loader", "fresh", "pipelines"),
     ],
     "students": ["losses", "transforms", "training"],
     "synthesis": [

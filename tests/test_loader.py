@@ -137,7 +137,7 @@ def test_ranks_from_the_environment_and_refusals(rded_set, monkeypatch):
     with pytest.raises(OptionError, match="tuple, dict"):
         ReplayLoader(rded_set.root, batch_size=10, batch="list")
     with pytest.raises(SetError, match="datasets.Dataset"):
-        ReplayLoader([1, 2], batch_size=1)
+        ReplayLoader({1, 2}, batch_size=1)
 
 
 def test_a_prefix_is_a_set_of_its_own(rded_set):

@@ -211,6 +211,42 @@ def versions() -> dict[str, str]:
     return found
 
 
+def available_memory(root: Path = Path("/")) -> int:
+    """Return the memory that this process can still use, in bytes: of the machine, or within its cgroups if less.
+
+    Memory of cached files counts as available.
+
+    Args:
+        root: Where the file systems of the kernel are.
+    """
+    found = []
+    with contextlib.suppress(OSError):
+        lines = (root / "proc/meminfo").read_text(encoding="utf-8").splitlines()
+        found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    if not found:
+        found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    with contextlib.suppress(OSError):
+        for line in (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines():
+            _, controllers, name = line.split(":", 2)
+            if controllers in ("", "memory"):
+                found += _cgroup_memory(root / "sys/fs/cgroup" / controllers, name.strip("/"), controllers == "")
+    return max(0, min(found))
+
+
+def _cgroup_memory(mount: Path, name: str, second_version: bool) -> list[int]:
+    """What a cgroup and those above it leave, in bytes; nothing where there is no limit."""
+    limit, usage, cached = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_cache"
+    if second_version:
+        limit, usage, cached = "memory.max", "memory.current", "file"
+    found = []
+    for part in (Path(name), *Path(name).parents):
+        with contextlib.suppress(OSError, ValueError):  # ValueError: the limit is "max"
+            most, used = (int((mount / part / file).read_text()) for file in (limit, usage))
+            stat = dict(line.split() for line in (mount / part / "memory.stat").read_text().splitlines())
+            found.append(most - used + int(stat.get(cached, 0)))
+    return found
+
+
 def peak_memory(device: torch.device) -> int:
     """Return the peak memory so far, in bytes: of `device` if it is a GPU, else of this process."""
     import torch

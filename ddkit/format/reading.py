@@ -37,7 +37,7 @@ class Part:
     Attributes:
         start: Position of the first of them in the shard.
         rows: Row numbers.
-        pixels: The images, uint8 [3,S,S] each; empty in a thorough check.
+        pixels: The images, uint8 [3,S,S] each; empty in a thorough check and without decoding.
         labels: Class indices, int64 [n].
         ranks: IPC ranks within the class, int64 [n]; 0 if only images were read.
         views: Views of these rows; None if only images were read.
@@ -63,11 +63,13 @@ class SetReader:
         manifest: The set to read.
         thorough: For `verify`: also compare each member with the hash in its row record, and check every line of each
             image and the labels of every view. Pixels are not decoded then.
+        decode: Whether to decode the images; False where their pixels are known.
         form: What all rows of the set have in common.
     """
 
     manifest: Manifest
     thorough: bool = False
+    decode: bool = True
     _seen: dict[int, list[tuple[np.ndarray, np.ndarray]]] = field(default_factory=dict)
     _mean: set[bool] = field(default_factory=set)
 
@@ -187,8 +189,8 @@ class SetReader:
         for what, data, sha256 in (("image", image, record.image.sha256), ("views", blob, record.views.sha256)):
             if self.thorough and hashlib.sha256(data).hexdigest() != sha256:
                 raise IntegrityError(f"{place}: its {what} is not what its row record says; fetch the set again")
-        pixels = None if self.thorough else self._pixels(shard, record, image)
-        if pixels is None:
+        pixels = self._pixels(shard, record, image) if self.decode and not self.thorough else None
+        if self.thorough:
             check_image(image, self.manifest.image.codec, place, self.manifest.image.size)
         row = self.form.unpack(blob, place, labels=False)
         stage, meta = self.manifest.prefixes.index(shard.prefix) + 1, row.metadata

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -91,7 +92,10 @@ def resize_matrices(
     return weight / weight.sum(-1, keepdim=True)
 
 
-def unshuffle(image: Tensor, order: Sequence[int] | np.ndarray) -> Tensor:
+Pixels = TypeVar("Pixels", Tensor, np.ndarray)
+
+
+def unshuffle(image: Pixels, order: Sequence[int] | np.ndarray) -> Pixels:
     """Permute the patches of an image: patch j of the result is patch order[j] of `image`.
 
     Args:
@@ -100,7 +104,7 @@ def unshuffle(image: Tensor, order: Sequence[int] | np.ndarray) -> Tensor:
     """
     factor = math.isqrt(len(order))
     h, w = image.shape[-2] // factor, image.shape[-1] // factor
-    result = torch.empty_like(image)
+    result = torch.empty_like(image) if isinstance(image, Tensor) else np.empty_like(image)
     for j, p in enumerate(int(v) for v in order):
         (r, c), (pr, pc) = divmod(j, factor), divmod(p, factor)
         source = image[..., pr * h : (pr + 1) * h, pc * w : (pc + 1) * w]

@@ -110,10 +110,14 @@ class RowFormat:
         return 6 * self.height * self.width + 2**20
 
     @functools.cached_property
+    def tensor_bytes(self) -> int:
+        """Bytes of the tensors of a row: views and labels."""
+        return sum(dtype.itemsize * math.prod(shape) for dtype, shape in (self.shapes | self.soft).values())
+
+    @functools.cached_property
     def largest_views(self) -> int:
         """Upper bound for the bytes of a views member: tensors and header."""
-        tensors = sum(dtype.itemsize * math.prod(shape) for dtype, shape in (self.shapes | self.soft).values())
-        return tensors + 2 * self.shapes["flip"][1][0] + LARGEST_HEADER
+        return self.tensor_bytes + 2 * self.shapes["flip"][1][0] + LARGEST_HEADER
 
     @functools.cached_property
     def plain(self) -> dict[str, tuple[str, tuple[int, ...]]]:

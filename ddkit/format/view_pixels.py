@@ -69,8 +69,7 @@ class Unmixed:
         """Return the pixels of view `i` on a CPU, uint8 [3,size,size], as a view of any strides."""
         image = self.arrays[self.rows[i]]
         if self.patches is not None:
-            shuffled = unshuffle(torch.from_numpy(image).permute(2, 0, 1), self.patches[i])
-            image = shuffled.permute(1, 2, 0).numpy()
+            image = unshuffle(image.transpose(2, 0, 1), self.patches[i]).transpose(1, 2, 0)
         pixels = resample_array(image, self.boxes[i], size).transpose(2, 0, 1)
         return pixels[:, :, ::-1] if self.flip[i] else pixels
 

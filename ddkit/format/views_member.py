@@ -153,6 +153,16 @@ def _metadata(header: dict[str, Any]) -> dict[str, Any]:
     return metadata
 
 
+def tensor_starts(data: bytes) -> dict[str, int]:
+    """Return where the bytes of each tensor begin in a views member that `unpack_views` accepts, by name.
+
+    Args:
+        data: Bytes of the member.
+    """
+    header, start = _header(data)
+    return {name: start + int(entry["data_offsets"][0]) for name, entry in header.items() if name != "__metadata__"}
+
+
 def read_metadata(data: bytes) -> dict[str, Any]:
     """Return the JSON object under `__metadata__.ddkit` of safetensors bytes.
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,19 +14,14 @@ from torch.utils.data import IterableDataset, get_worker_info
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from ddkit.core.device import pick_device
-from ddkit.errors import OptionError, SetError
+from ddkit.errors import OptionError
 from ddkit.format.manifest import Manifest
 from ddkit.replay.buffers import BatchBuffers
-from ddkit.replay.order import check_batch, epoch_order, rank_slice
+from ddkit.replay.opening import Request, Source, open_store
+from ddkit.replay.order import check_batch, rank_slice
 from ddkit.replay.prefetching import made_ahead
 from ddkit.replay.soft_labels import SoftLabels
-from ddkit.replay.stores.dataset import load_dataset_rows
 from ddkit.replay.stores.interface import RowBatch
-from ddkit.replay.stores.memory import MemoryStore, load_set
-from ddkit.sets.opening import fetch_label_file, open_manifest, open_set
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 AHEAD = {"cpu": 0, "cuda": 2**22}  # pixels of views computed together, if that is more than one batch
 MOST_WORKERS = 256  # worker processes of a DataLoader that wraps a loader
@@ -54,10 +49,12 @@ class ReplayLoader(IterableDataset[Any]):
 
     Each `iter(loader)` starts the next epoch; epoch e replays view index e mod V of every row. The loader splits each
     batch among ranks and needs no worker processes; `DataLoader(loader, batch_size=None, num_workers=k)` computes the
-    batches in other processes, in the same order. Every byte is compared with the manifest before the first batch.
+    batches in other processes, in the same order. Every byte is compared with the manifest before it is used.
 
     Args:
-        source: A directory, "ORG/NAME" on the Hub, or a `datasets.Dataset` of a set.
+        source: A directory, "ORG/NAME" on the Hub, or a `datasets.Dataset` of a set. A list of directories and Hub ids
+            is joined: sets of the same classes, teacher and kind of views follow one another, and rows are numbered by
+            position.
         batch_size: Rows per batch, over all ranks.
         device: Device that holds the images and the batches. Default: a GPU if there is one.
         ipc: Replay only this prefix; of a set on the Hub only its shards are fetched.
@@ -73,6 +70,15 @@ class ReplayLoader(IterableDataset[Any]):
         prefetch: On a CPU, number of batches that a background thread computes ahead of the one in use; order and bytes
             do not depend on it. The memory of batches that nothing refers to any more is used again; up to
             `prefetch` + 2 batches are kept for that. 0: no thread.
+        store: Where the rows are during training; order and bytes do not depend on it.
+            "memory": all in memory, checked before the first batch.
+            "mapped": files are mapped and only the view that is needed is read, so a set may be larger than the memory.
+            Shards are checked and their images decoded, to `pixels/` in $DDKIT_CACHE, at their first use.
+            "streaming": "mapped", where each shard of a set on the Hub is fetched when the first epoch comes to it.
+            "auto": "memory" if the set takes less than a quarter of the available memory; else "mapped", or "streaming"
+            for a set on the Hub.
+        classes: Names or indices of classes to replay, which give the order of the labels and logits. Rows of other
+            classes are left out. Default: all.
 
     Raises:
         SetError, IntegrityError, FormatVersion, OptionError, HubAccess, HubError.
@@ -80,7 +86,7 @@ class ReplayLoader(IterableDataset[Any]):
 
     def __init__(
         self,
-        source: str | Path | Dataset | Manifest,
+        source: Source | Sequence[Source],
         *,
         batch_size: int,
         device: str | torch.device = "auto",
@@ -94,27 +100,32 @@ class ReplayLoader(IterableDataset[Any]):
         batch: Literal["tuple", "dict"] = "tuple",
         drop_last: bool = False,
         prefetch: int = 2,
+        store: str = "auto",
+        classes: Sequence[str | int] | None = None,
     ) -> None:
         if batch not in ("tuple", "dict"):
             raise OptionError(f"batch is {batch!r}; valid: tuple, dict")
         if prefetch < 0:
             raise OptionError(f"prefetch is {prefetch}; give a number of batches, 0 for none")
-        self._manifest, store = _open(source, manifest, ipc, revision)
+        asked = Request(manifest=manifest, ipc=ipc, revision=revision, store=store, classes=classes)
+        self._manifest, opened = open_store(source, asked)
         self.rank, self.world_size = _place(rank, world_size)
-        check_batch(len(store), batch_size, self.world_size)
-        if drop_last and batch_size > len(store):
+        check_batch(len(opened), batch_size, self.world_size)
+        if drop_last and batch_size > len(opened):
             raise OptionError(
-                f"batch_size is {batch_size}, above the {len(store)} rows; with drop_last nothing is left"
+                f"batch_size is {batch_size}, above the {len(opened)} rows; with drop_last nothing is left"
             )
         self.batch_size, self.seed, self.drop_last = batch_size, seed, drop_last
         self.device = device if isinstance(device, torch.device) else pick_device(device)
         recorded = self._manifest.labels.temperature if self._manifest else None
         self.temperature = temperature or recorded or 20.0
         self._as_dict, self.prefetch = batch == "dict", prefetch
-        self._store, self._buffers = store.to(self.device), BatchBuffers(prefetch + 2)
-        self._labels = SoftLabels(self._store.decoder, self._manifest, self.temperature, self.device)
+        self._store, self._buffers = opened.to(self.device), BatchBuffers(prefetch + 2)
+        self._labels = SoftLabels(
+            self._store.decoder, self._manifest, self.temperature, self.device, self._store.columns
+        )
         if self._store.decoder.codec.FROM_PIXELS:
-            rows = np.arange(min(batch_size, len(store)))
+            rows = np.arange(min(batch_size, len(self._store)))
             self._labels.report_cost(self._inputs(self._store.batch(rows, np.zeros_like(rows))))
         self._next = self._at = (0, 0)  # (epoch, step) of the next iter() and of the next batch
         self._running: object = None
@@ -159,7 +170,7 @@ class ReplayLoader(IterableDataset[Any]):
 
     @property
     def manifest(self) -> Manifest | None:
-        """The manifest of the set; None for a Dataset without one."""
+        """The manifest of the set, of joined sets that of the first; None for a Dataset without one."""
         return self._manifest
 
     @property
@@ -179,7 +190,7 @@ class ReplayLoader(IterableDataset[Any]):
             row: Position of the row.
         """
         image, boxes = self._store.stored(row)
-        return image, boxes, int(self._store.labels[row])
+        return image, boxes, int(self._store.labels_of(np.array([row]))[0])
 
     def view(self, row: int, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the pixels of a view, uint8 [3,S,S] with CutMix applied, and the teacher's logits for it, float32 [C].
@@ -188,11 +199,9 @@ class ReplayLoader(IterableDataset[Any]):
             row: Position of the row.
             index: View index.
         """
-        rows, view_indices = np.array([row]), np.array([index])
-        found = self._store.batch(rows, view_indices)
-        return found.pixels.pixels()[0].cpu().numpy(), self._labels.logits(
-            found.labels, self._inputs(found)
-        ).cpu().numpy()[0]
+        found = self._store.batch(np.array([row]), np.array([index]))
+        logits = self._labels.logits(found.labels, self._inputs(found))
+        return found.pixels.pixels()[0].cpu().numpy(), logits.cpu().numpy()[0]
 
     def partner(self, row: int, index: int) -> int | None:
         """Return the class index of the row that is mixed into a view; None if there is none.
@@ -201,11 +210,10 @@ class ReplayLoader(IterableDataset[Any]):
             row: Position of the row.
             index: View index.
         """
-        views = self._store.all_views
-        if views is None or views.partner is None:
+        partners = self._store.partners_of(np.array([row]))
+        if partners is None or partners[0, index] < 0:
             return None
-        position = int(views.partners(np.array([row]), np.array([index]))[0])
-        return None if position < 0 else int(self._store.labels[position])
+        return int(self._store.labels_of(partners[:, index])[0])
 
     def __len__(self) -> int:
         """Return the number of batches per epoch, which is the same for every rank."""
@@ -280,7 +288,7 @@ class ReplayLoader(IterableDataset[Any]):
         together instead, because kernel launches dominate the run time.
         """
         depth = self.prefetch if prefetch is None else prefetch
-        order = epoch_order(self._store.shards, self.seed, epoch)
+        order = self._store.order(self.seed, epoch)
         ahead = max(1, AHEAD.get(self.device.type, 0) // (self.batch_size * self._store.size**2))
 
         def make(start: int) -> list[ReplayBatch | ReplayDict]:
@@ -290,9 +298,13 @@ class ReplayLoader(IterableDataset[Any]):
             return [self._batch(*tensors) for tensors in zip(*(torch.split(tensor, sizes) for tensor in made))]
 
         starts = range(0, len(steps), ahead)
-        for batches in made_ahead(make, starts, depth if self.device.type == "cpu" else 0):
-            while batches:
-                yield batches.pop(0)  # not kept here, so that its memory can be used again
+        self._store.expect(order[steps.start * self.batch_size :] if depth else order[:0])
+        try:
+            for batches in made_ahead(make, starts, depth if self.device.type == "cpu" else 0):
+                while batches:
+                    yield batches.pop(0)  # not kept here, so that its memory can be used again
+        finally:
+            self._store.expect(order[:0])
 
     def _batch(self, inputs: Tensor, logits: Tensor, labels: Tensor, rows: Tensor) -> ReplayBatch | ReplayDict:
         if self._as_dict:
@@ -326,23 +338,3 @@ def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:
     if not 0 <= mine < size:
         raise OptionError(f"rank {mine} is not one of {size}; ranks count from 0")
     return mine, size
-
-
-def _open(
-    source: str | Path | Dataset | Manifest, manifest: str | Path | None, ipc: int | None, revision: str | None
-) -> tuple[Manifest | None, MemoryStore]:
-    if isinstance(source, Manifest):
-        return source, load_set(source, ipc)
-    if isinstance(source, str | Path):
-        found = open_set(source, ipc, revision=revision)
-        return found, load_set(found, ipc)
-    if isinstance(source, Mapping):
-        raise SetError(f'source holds the splits {", ".join(map(str, source))}; pass one of them, as in ["train"]')
-    if not hasattr(source, "column_names"):
-        raise SetError(f"source is a {type(source).__name__}; give a directory or a datasets.Dataset")
-    known = open_manifest(manifest) if manifest is not None else None
-    if known is not None:
-        fetch_label_file(known)
-    if ipc is not None:
-        raise OptionError("ipc= needs a directory; of a Dataset load the config of that prefix, for example 'ipc5'")
-    return known, load_dataset_rows(source, known)

@@ -24,6 +24,7 @@ class SoftLabels:
         manifest: The set; needed if it carries its teacher.
         temperature: Temperature at which students learn.
         device: Device of the logits.
+        columns: The columns of the logits to return, int [C']; None: all.
 
     Raises:
         OptionError: The set has no labels for this temperature.
@@ -32,9 +33,15 @@ class SoftLabels:
     """
 
     def __init__(
-        self, decoder: LabelDecoder, manifest: Manifest | None, temperature: float, device: torch.device
+        self,
+        decoder: LabelDecoder,
+        manifest: Manifest | None,
+        temperature: float,
+        device: torch.device,
+        columns: np.ndarray | None = None,
     ) -> None:
         self._decoder, self._temperature, self._device = decoder, temperature, device
+        self._columns = None if columns is None else torch.from_numpy(columns)
         self._teacher = None
         decoder.codec.check_temperature(temperature)
         if decoder.codec.FROM_PIXELS:
@@ -50,8 +57,10 @@ class SoftLabels:
             inputs: The normalised views, float32 [B,3,S,S]; a carried teacher computes the logits from them.
         """
         if self._teacher is not None:
-            return self._teacher.logits(inputs)
-        return torch.from_numpy(self._decoder.decode(tensors, self._temperature)).to(self._device)
+            logits = self._teacher.logits(inputs).clone()  # not an inference tensor: losses save it
+        else:
+            logits = torch.from_numpy(self._decoder.decode(tensors, self._temperature))
+        return (logits if self._columns is None else logits[:, self._columns.to(logits.device)]).to(self._device)
 
     def report_cost(self, inputs: Tensor) -> None:
         """Print what labelling a batch costs, if a carried teacher computes the labels.

@@ -16,6 +16,7 @@ from ddkit.format.manifest import Manifest
 from ddkit.format.reading import read_set
 from ddkit.format.view_pixels import view_pixels
 from ddkit.format.views import UNMIXED, Views
+from ddkit.replay.order import epoch_order
 from ddkit.replay.stores.interface import RowBatch
 from ddkit.specs import ClassName
 
@@ -49,6 +50,7 @@ class MemoryStore:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     classes: Sequence[ClassName]
+    columns: None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -67,6 +69,18 @@ class MemoryStore:
         if device == self.images.device:
             return self
         return replace(self, images=self.images.to(device).contiguous())
+
+    def order(self, seed: int, epoch: int) -> np.ndarray:
+        """Return the positions of all rows in replay order, int64 [n].
+
+        Args:
+            seed: Seed of the order.
+            epoch: Number of the epoch, from 0.
+        """
+        return epoch_order(self.shards, seed, epoch)
+
+    def expect(self, rows: np.ndarray) -> None:
+        """Do nothing: all rows are in memory. `rows`: as for RowStore."""
 
     def batch(self, rows: np.ndarray, view_indices: np.ndarray) -> RowBatch:
         """Return one view of each of some rows.
@@ -92,6 +106,25 @@ class MemoryStore:
         assert self.all_views is not None
         return np.ascontiguousarray(self.images[row].cpu().numpy()), self.all_views.box[row]
 
+    def labels_of(self, rows: np.ndarray) -> np.ndarray:
+        """Return the class indices of some rows, int64 [B].
+
+        Args:
+            rows: Positions of the rows, int [B].
+        """
+        found: np.ndarray = self.labels[rows]
+        return found
+
+    def partners_of(self, rows: np.ndarray) -> np.ndarray | None:
+        """Return the positions of the rows mixed into all views of some rows: int64 [B,V], -1: none; or None.
+
+        Args:
+            rows: Positions of the rows, int [B].
+        """
+        if self.all_views is None or self.all_views.partner is None:
+            return None
+        return self.all_views.partners(rows[:, None], np.arange(self.views)[None])
+
     def logits(self, rows: np.ndarray, view_indices: np.ndarray, temperature: float = 20.0) -> np.ndarray:
         """Return the decoded labels of some views: float32 [B,C].
 
@@ -116,18 +149,30 @@ def load_set(manifest: Manifest, ipc: int | None = None, *, with_labels: bool = 
         SetError: `ipc` is not a prefix of the set.
         IntegrityError: A file is missing or damaged; the message names shard, row and member.
     """
-    decoder = label_decoder(manifest)
-    shards, n, side = manifest.shards_of(ipc), manifest.rows(ipc), manifest.image.size
-    for shard in shards:  # before arrays of the manifest's sizes are allocated
-        kept = shard if with_labels or not shard.images else shard.images
-        if not (manifest.root / kept.path).is_file():
-            raise IntegrityError(f"{manifest.where}: {kept.path} is missing; fetch or create the set again")
+    return load_sets([manifest], ipc, with_labels=with_labels)
+
+
+def load_sets(manifests: Sequence[Manifest], ipc: int | None = None, *, with_labels: bool = True) -> MemoryStore:
+    """Read sets, or the same prefix of each, into one store; rows of several sets are numbered by their position.
+
+    Args:
+        manifests: Sets with equal classes, sizes and view policies.
+        ipc, with_labels: As for `load_set`, which also says what is raised.
+    """
+    first = manifests[0]
+    decoder = label_decoder(first)
+    n, side = sum(manifest.rows(ipc) for manifest in manifests), first.image.size
+    for manifest in manifests:  # before arrays of the manifests' sizes are allocated
+        for shard in manifest.shards_of(ipc):
+            kept = shard if with_labels or not shard.images else shard.images
+            if not (manifest.root / kept.path).is_file():
+                raise IntegrityError(f"{manifest.where}: {kept.path} is missing; fetch or create the set again")
     images, labels = np.empty((n, side, side, 3), np.uint8), np.empty(n, np.int64)
     rows, firsts = np.empty(n, np.int64), np.empty(n, np.int64)
     soft: dict[str, np.ndarray] = {}
     views: list[Views] = []
     at = 0
-    for _, part in read_set(manifest, ipc, labels=with_labels):
+    for part in (part for manifest in manifests for _, part in read_set(manifest, ipc, labels=with_labels)):
         end = at + len(part.rows)
         labels[at:end], rows[at:end], firsts[at:end] = part.labels, part.rows, at - part.start
         for i, pixels in enumerate(part.pixels, start=at):
@@ -138,12 +183,13 @@ def load_set(manifest: Manifest, ipc: int | None = None, *, with_labels: bool = 
             soft[name][at:end] = tensor
         views += [part.views] if part.views is not None else []
         at = end
-    seen = manifest.normalisation
+    seen = first.normalisation
     return MemoryStore(
-        images=torch.from_numpy(images).permute(0, 3, 1, 2), labels=labels, rows=rows,
-        shards=[shard.rows for shard in shards],
+        images=torch.from_numpy(images).permute(0, 3, 1, 2), labels=labels,
+        rows=rows if len(manifests) == 1 else np.arange(n),
+        shards=[shard.rows for manifest in manifests for shard in manifest.shards_of(ipc)],
         all_views=_global_partners(Views.stack(views), firsts) if views else None, soft=soft, decoder=decoder,
-        size=manifest.views.size, mean=seen.mean, std=seen.std, classes=manifest.classes,
+        size=first.views.size, mean=seen.mean, std=seen.std, classes=first.classes,
     )  # fmt: skip
 
 
