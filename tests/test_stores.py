@@ -294,8 +294,14 @@ def test_classes_that_do_not_work(many, grouped, there):
 
 
 @pytest.mark.parametrize("store", ["memory", "mapped"])
-def test_sets_of_one_teacher_are_joined(grouped, store):
+@pytest.mark.parametrize("codec", ["fp16", "lowrank:4:i4+top1"])
+def test_sets_of_one_teacher_are_joined(grouped, store, codec, teacher, tmp_path):
     first, second = (made.root for made in grouped)
+    if codec != "fp16":  # each has a basis of its own
+        first, second = (
+            relabel(root, tmp_path / f"c{i}", teacher=teacher, codec=codec, workers=1).root
+            for i, root in enumerate((first, second))
+        )
     joined = ReplayLoader([first, str(second)], batch_size=60, batch="dict", store=store)
     assert joined.rows == 60
     (every,) = list(joined)
@@ -306,6 +312,21 @@ def test_sets_of_one_teacher_are_joined(grouped, store):
         at = [where[row + 30 * i] for row in batch["rows"].tolist()]
         for key in ("pixel_values", "teacher_logits", "labels"):
             assert torch.equal(every[key][at], batch[key])
+
+
+@pytest.mark.parametrize("codec", ["int8", "topk:3", "lowrank:5:i4+top2", "sampled:20", "teacher"])
+def test_every_codec_is_replayed_alike_from_memory_and_from_mapped_files(many, teacher, tmp_path, codec):
+    made = relabel(many.root, tmp_path / "set", teacher=teacher, codec=codec, views=3, workers=1)
+    options = {"batch_size": 7, "temperature": 1.0 if codec.startswith("sampled") else None}
+    memory, mapped = (ReplayLoader(made.root, store=store, **options) for store in ("memory", "mapped"))
+    for _ in range(2):
+        for ours, theirs in zip(memory, mapped, strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(ours, theirs))
+    if codec != "teacher":
+        parts = [list(ReplayLoader(made.root, rank=r, world_size=2, store="mapped", **options)) for r in range(2)]
+        memory.set_epoch(0)
+        for whole, *halves in zip(memory, *parts, strict=True):
+            assert torch.equal(whole[1], torch.cat([half[1] for half in halves]))
 
 
 def test_sets_that_cannot_be_joined_name_the_difference(many, grouped, tmp_path):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -83,6 +84,17 @@ def label_file_problem(manifest: Manifest) -> str | None:
         except IntegrityError as error:
             return str(error).removesuffix("; fetch the set again")
     return None
+
+
+def joined_decoder(manifests: Sequence[Manifest], ipc: int | None = None) -> LabelDecoder:
+    """Return the decoder of the labels of joined sets, whose rows follow one another; raises as `label_decoder`.
+
+    Args:
+        manifests: The sets, with equal classes and codecs.
+        ipc: The prefix of each that is joined; None: the whole.
+    """
+    starts = itertools.accumulate(manifest.rows(ipc) for manifest in manifests)
+    return label_decoder(manifests[0]).joined(list(zip(starts, map(label_decoder, manifests[1:]))))
 
 
 def label_decoder(manifest: Manifest) -> LabelDecoder:

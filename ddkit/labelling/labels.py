@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +28,7 @@ from ddkit.teachers.teacher import Precision, Teacher
 
 UNIT_ROWS = 32  # rows of a labelling unit; changing it can change the bytes of labels
 FORWARD = 128  # views per forward pass; fixed, because the last bits of logits depend on it
+GROUP = 16  # units of a group on a GPU
 COMPARED = 4  # views of each row by which a carried teacher, or another precision, is compared with the teacher
 
 
@@ -121,6 +123,23 @@ def shard_views(how: Labelling, shard: ShardPlan) -> Views:
     return STATE.keep("views", (how, shard), drawn, most=2)
 
 
+@dataclass(frozen=True)
+class Computed:
+    """The logits of a labelling unit, centred, float32.
+
+    Attributes:
+        logits: Of the teacher, [n,V,C].
+        carried: Of the teacher that the set carries, [n,V,C]; None: the set stores labels.
+        exact: Of the teacher in float32 for the first views, [n,v,C]; None: that is its precision.
+        seconds: Time that computing them took.
+    """
+
+    logits: np.ndarray
+    carried: np.ndarray | None
+    exact: np.ndarray | None
+    seconds: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class LabelJob:
     """Labels every view of up to 32 rows of a shard.
@@ -174,23 +193,38 @@ class LabelJob:
             Diverged: Logits are not finite or too large for the codecs.
             IntegrityError, DiskError.
         """
-        began = time.perf_counter()
-        teacher, how = self.how.open_teacher(), self.how
+        self.save(self.compute())
+
+    def compute(self) -> Computed:
+        """Run the teacher on the views; the first half of `run`."""
+        began, teacher, how = time.perf_counter(), self.how.open_teacher(), self.how
         logits = self._logits(teacher, self.count, how.precision)
-        tensors: dict[str, np.ndarray] = {}
+        other = exact = None
         if how.label_codec.FROM_PIXELS:
-            rounded = self._logits(teacher.rounded(), self.count, how.precision)
-            sums = [compared_logits(z, other) for z, other in zip(logits, rounded)]
-        else:
-            codec, none = find_codec("fp16"), np.random.default_rng()
-            encoded = [codec.encode(row, {}, none) for row in logits]
-            tensors = {"logits": np.stack([row["logits"] for row in encoded])}
-            sums = [fidelity_sums(z, codec, row, {}) for z, row in zip(logits, encoded)]
-        tensors["fidelity"] = np.sum(sums, axis=0)
+            other = self._logits(teacher.rounded(), self.count, how.precision)
         if how.precision != "float32":
             exact = self._logits(teacher, min(self.count, COMPARED), "float32")
-            tensors["precision"] = np.sum([compared_logits(z, o[: len(z)]) for z, o in zip(exact, logits)], axis=0)
-        self.file.write(tensors, {"seconds": round(time.perf_counter() - began, 4)})
+        return Computed(logits, other, exact, time.perf_counter() - began)
+
+    def save(self, found: Computed) -> None:
+        """Compare the logits and write the result; the second half of `run`.
+
+        Args:
+            found: What `compute` returned.
+        """
+        tensors: dict[str, np.ndarray] = {}
+        if found.carried is not None:
+            sums = [compared_logits(z, other) for z, other in zip(found.logits, found.carried)]
+        else:
+            codec, none = find_codec("fp16"), np.random.default_rng()
+            encoded = [codec.encode(row, {}, none) for row in found.logits]
+            tensors = {"logits": np.stack([row["logits"] for row in encoded])}
+            sums = [fidelity_sums(z, codec, row, {}) for z, row in zip(found.logits, encoded)]
+        tensors["fidelity"] = np.sum(sums, axis=0)
+        if found.exact is not None:
+            pairs = zip(found.exact, found.logits)
+            tensors["precision"] = np.sum([compared_logits(z, other[: len(z)]) for z, other in pairs], axis=0)
+        self.file.write(tensors, {"seconds": round(found.seconds, 4)})
 
     def _logits(self, teacher: Teacher, count: int, precision: Precision) -> np.ndarray:
         """The centred logits for the first `count` views of every row: float32 [n,count,C]."""
@@ -217,6 +251,51 @@ class LabelJob:
                 "again, with weight decay or fewer epochs"
             )
         return centred(found).reshape(self.stop - self.start, count, -1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelGroup:
+    """Labelling units of one device in turn: while the teacher runs, the result before is compared and written.
+
+    Attributes:
+        jobs: The units.
+        needs: Ids of jobs that must be done before.
+    """
+
+    jobs: tuple[LabelJob, ...]
+    needs: frozenset[str] = frozenset()
+
+    @property
+    def id(self) -> str:
+        """Id of the first unit."""
+        return self.jobs[0].id
+
+    @property
+    def views(self) -> int:
+        """Number of views to label."""
+        return sum(job.views for job in self.jobs)
+
+    def run(self) -> None:
+        """Label the views and write the results; raises as LabelJob.run."""
+        with ThreadPoolExecutor(1) as behind:
+            writing: Future[None] | None = None
+            for job in self.jobs:
+                found = job.compute()
+                if writing is not None:
+                    writing.result()
+                writing = behind.submit(job.save, found)
+            if writing is not None:
+                writing.result()
+
+
+def label_groups(jobs: Sequence[LabelJob]) -> list[LabelGroup]:
+    """Group labelling units: several for a GPU, so that it need not wait for files; one each for the cores of a CPU.
+
+    Args:
+        jobs: The units.
+    """
+    size = GROUP if jobs and jobs[0].how.backend != "cpu" else 1
+    return [LabelGroup(jobs=tuple(jobs[at : at + size])) for at in range(0, len(jobs), size)]
 
 
 def label_jobs(how: Labelling, shards: Sequence[ShardPlan]) -> list[LabelJob]:

@@ -13,7 +13,7 @@ from ddkit.errors import OptionError
 from ddkit.format.entries import LabelFile, Origin
 from ddkit.format.images import encode_image
 from ddkit.labelling.encoded import EncodedRows, ShardPlan, save_encoded
-from ddkit.labelling.labels import label_jobs
+from ddkit.labelling.labels import label_groups, label_jobs
 from ddkit.labelling.packing import PackedShards, PackJob, PackRecord
 from ddkit.labelling.shared import SharedJob
 from ddkit.pipeline.costs import add_synthesis_cost
@@ -191,7 +191,7 @@ def labelling_units(packed: PackedShards, shards: Sequence[ShardPlan]) -> Units:
         shards: The shards.
     """
     jobs = [job for job in label_jobs(packed.how, packed.missing(shards)) if not job.file.is_good()]
-    return Units("labelling", jobs, of="views", amount=lambda job: job.views)
+    return Units("labelling", label_groups(jobs), of="views", amount=lambda group: group.views)
 
 
 def shared_label_units(packed: PackedShards, shards: Sequence[ShardPlan]) -> Units:

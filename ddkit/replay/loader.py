@@ -200,7 +200,7 @@ class ReplayLoader(IterableDataset[Any]):
             index: View index.
         """
         found = self._store.batch(np.array([row]), np.array([index]))
-        logits = self._labels.logits(found.labels, self._inputs(found))
+        logits = self._labels.logits(found.labels, self._inputs(found), found.rows)
         return found.pixels.pixels()[0].cpu().numpy(), logits.cpu().numpy()[0]
 
     def partner(self, row: int, index: int) -> int | None:
@@ -320,7 +320,7 @@ class ReplayLoader(IterableDataset[Any]):
         """Inputs, logits and labels on the loader's device, and row numbers."""
         found = self._store.batch(rows, np.full(len(rows), epoch % self.views))
         inputs = self._inputs(found)
-        logits = self._labels.logits(found.labels, inputs)
+        logits = self._labels.logits(found.labels, inputs, found.rows)
         return inputs, logits, torch.from_numpy(found.classes).to(self.device), torch.from_numpy(found.rows)
 
     def _inputs(self, found: RowBatch) -> Tensor:

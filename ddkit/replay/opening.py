@@ -154,6 +154,5 @@ def _compared(manifest: Manifest) -> dict[str, Any]:
         "normalisations": (tuple(seen.mean), tuple(seen.std)),
         "image sizes": (form.height, form.width),
         "label codecs": manifest.labels.codec,
-        "shared labels (hash of the file)": manifest.labels.file.sha256 if manifest.labels.file else None,
         "views": {name: shape for name, (_, shape) in form.shapes.items()},
     }

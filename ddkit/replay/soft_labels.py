@@ -49,17 +49,18 @@ class SoftLabels:
                 raise SetError("the set stores its teacher instead of labels; pass manifest=, its directory or Hub id")
             self._teacher = load_carried(manifest, device)
 
-    def logits(self, tensors: Mapping[str, np.ndarray], inputs: Tensor) -> Tensor:
+    def logits(self, tensors: Mapping[str, np.ndarray], inputs: Tensor, rows: np.ndarray | None = None) -> Tensor:
         """Return the logits of some views, float32 [B,C], on the device.
 
         Args:
             tensors: The codec's tensors [B,...].
             inputs: The normalised views, float32 [B,3,S,S]; a carried teacher computes the logits from them.
+            rows: Positions of their rows, int [B]; needed only of joined sets.
         """
         if self._teacher is not None:
             logits = self._teacher.logits(inputs).clone()  # not an inference tensor: losses save it
         else:
-            logits = torch.from_numpy(self._decoder.decode(tensors, self._temperature))
+            logits = torch.from_numpy(self._decoder.decode(tensors, self._temperature, rows))
         return (logits if self._columns is None else logits[:, self._columns.to(logits.device)]).to(self._device)
 
     def report_cost(self, inputs: Tensor) -> None:

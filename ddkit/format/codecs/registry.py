@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -59,26 +60,45 @@ def find_codec(name: str, *, stored: bool = False) -> Codec:
 
 @dataclass(frozen=True)
 class LabelDecoder:
-    """Decodes the stored labels of one set.
+    """Decodes the stored labels of a set, or of several sets that are joined.
 
     Attributes:
         codec: The codec.
         classes: C, the number of classes.
         shared: The tensors that all rows of the set share.
+        others: Of further joined sets: position of the first row, and the tensors that its rows share.
     """
 
     codec: Codec
     classes: int
     shared: Tensors
+    others: tuple[tuple[int, Tensors], ...] = ()
 
-    def decode(self, tensors: Tensors, temperature: float = 20.0) -> np.ndarray:
+    def decode(self, tensors: Tensors, temperature: float = 20.0, rows: np.ndarray | None = None) -> np.ndarray:
         """Return logits, float32 [...,C].
 
         Args:
             tensors: The codec's tensors of some views.
             temperature: Temperature at which students learn.
+            rows: Positions of the views' rows, int [B]; needed only if sets are joined.
 
         Raises:
             OptionError: The codec has no labels for this temperature, or stores none.
         """
-        return self.codec.decode(tensors, self.classes, temperature, self.shared)
+        if not self.others or rows is None:
+            return self.codec.decode(tensors, self.classes, temperature, self.shared)
+        of = np.searchsorted([start for start, _ in self.others], rows, side="right")
+        found = np.empty((len(rows), self.classes), np.float32)
+        for number in np.unique(of):
+            mine, shared = of == number, self.others[number - 1][1] if number else self.shared
+            part = {name: tensor[mine] for name, tensor in tensors.items()}
+            found[mine] = self.codec.decode(part, self.classes, temperature, shared)
+        return found
+
+    def joined(self, others: Sequence[tuple[int, LabelDecoder]]) -> LabelDecoder:
+        """Return the decoder of this set and others behind it.
+
+        Args:
+            others: Position of the first row, and decoder, of each further set; all have this codec.
+        """
+        return replace(self, others=tuple((start, one.shared) for start, one in others)) if self.shared else self

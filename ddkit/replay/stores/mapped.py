@@ -9,7 +9,7 @@ import torch
 
 from ddkit.format.codecs.interface import Layout
 from ddkit.format.codecs.registry import LabelDecoder
-from ddkit.format.label_file import label_decoder
+from ddkit.format.label_file import joined_decoder
 from ddkit.format.manifest import Manifest
 from ddkit.format.row_format import RowFormat
 from ddkit.format.view_pixels import CPU, view_pixels
@@ -42,7 +42,7 @@ class MappedStore:
         self._files = ShardFiles(manifests, ipc, fetch)
         self._starts = self._files.starts
         self._form, self._manifest, self._device = RowFormat.of(manifests[0]), manifests[0], CPU
-        self._decoder = label_decoder(manifests[0])
+        self._decoder = joined_decoder(manifests, ipc)
 
     def __len__(self) -> int:
         return self._files.rows

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ddkit.errors import IntegrityError
 from ddkit.format.codecs.registry import LabelDecoder
-from ddkit.format.label_file import label_decoder
+from ddkit.format.label_file import joined_decoder
 from ddkit.format.manifest import Manifest
 from ddkit.format.reading import read_set
 from ddkit.format.view_pixels import view_pixels
@@ -160,7 +160,7 @@ def load_sets(manifests: Sequence[Manifest], ipc: int | None = None, *, with_lab
         ipc, with_labels: As for `load_set`, which also says what is raised.
     """
     first = manifests[0]
-    decoder = label_decoder(first)
+    decoder = joined_decoder(manifests, ipc)
     n, side = sum(manifest.rows(ipc) for manifest in manifests), first.image.size
     for manifest in manifests:  # before arrays of the manifests' sizes are allocated
         for shard in manifest.shards_of(ipc):
