@@ -25,13 +25,13 @@ ROOMS = {
         "verification",
     ],
     "sources": [
-        *("decoding", "classes", "packed", "archives", "tar_checks", "online", "tables", "images"),
-        *("validation", "exporting"),
+        *("decoding", "classes", "packed", "archives", "torch_files", "published_labels", "tar_checks", "online"),
+        *("tables", "images", "validation", "exporting"),
     ],
     "sets": ["opening"],
     "networks": ["registry", "checkpoints", "pretrained", "steps", "training_state", "training"],
     "teachers": ["teacher", "teaching", "resolving"],
-    "labelling": ["encoded", "labels", "packing"],
+    "labelling": ["encoded", "labels", "published", "packing"],
     "replay": ["order", "dataset_rows", "stores.interface", "stores.memory", "stores.dataset", "loader", "fresh"],
     "students": ["losses", "transforms", "training"],
     "synthesis": [

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ddkit.core.worker_state import STATE
 from ddkit.engine.units import UnitFile, UnitStore
-from ddkit.errors import Diverged
+from ddkit.errors import Diverged, IntegrityError
 from ddkit.format.codecs import LARGEST, fidelity_sums, find_codec
 from ddkit.format.images import decode_image
 from ddkit.format.view_pixels import network_input
@@ -43,6 +43,8 @@ class Labelling:
         patches: N of the stitched grid.
         groups: Mixing group of each class; None: no groups.
         device: torch device name.
+        published: Hash of the published labels that views and logits are taken from (`labelling.published`); None:
+            views are drawn and labelled by the teacher.
     """
 
     out: str
@@ -58,6 +60,7 @@ class Labelling:
     patches: int
     groups: tuple[int, ...] | None
     device: str
+    published: str | None = None
 
     @property
     def store(self) -> UnitStore:
@@ -90,8 +93,18 @@ def shard_pixels(how: Labelling, shard: ShardPlan) -> Tensor:
     return STATE.keep("decoded shard", (how.store, shard, how.image_codec, how.device), decode, most=2)
 
 
+def views_unit(how: Labelling, shard: ShardPlan) -> UnitFile:
+    """Return the unit that holds the views of a shard whose labels were published.
+
+    Args:
+        how: Settings for labelling.
+        shard: The shard.
+    """
+    return shard.unit(how.store, f"views-{shard.name}")
+
+
 def shard_views(how: Labelling, shard: ShardPlan) -> Views:
-    """Draw the views of all rows of a shard from the augmentation policy.
+    """Draw the views of all rows of a shard from the augmentation policy, or read those of published labels.
 
     Args:
         how: Settings for labelling.
@@ -99,6 +112,8 @@ def shard_views(how: Labelling, shard: ShardPlan) -> Views:
     """
 
     def drawn() -> Views:
+        if how.published is not None:
+            return Views(**views_unit(how, shard).tensors())
         rows, images = load_encoded(how.store, shard), shard_pixels(how, shard)
         groups = None if how.groups is None else np.array(how.groups)[rows.labels]
         return draw(
@@ -152,8 +167,32 @@ class LabelJob:
             Diverged: Logits are not finite or too large for the codecs.
             IntegrityError, DiskError.
         """
+        if self.how.published is not None:  # its logits are in no file any more, and the teacher's are others
+            raise IntegrityError(f"{self.file.path} is damaged or missing; run the same command again to recreate it")
         began = time.perf_counter()
-        logits = self._logits()
+        rows, view_indices = np.meshgrid(
+            np.arange(self.start, self.stop), np.arange(self.how.policy.count), indexing="ij"
+        )
+        images, views = shard_pixels(self.how, self.shard), shard_views(self.how, self.shard)
+        logits = label_views(self.how, images, views, rows.ravel(), view_indices.ravel())
+        self.save(logits.reshape(*rows.shape, -1), time.perf_counter() - began)
+
+    def save(self, logits: np.ndarray, seconds: float) -> None:
+        """Encode the logits of the rows and write the result.
+
+        Args:
+            logits: float32 [n,V,C].
+            seconds: Time that computing them took.
+
+        Raises:
+            Diverged: Logits are not finite or too large for the codecs.
+            DiskError: The file cannot be written.
+        """
+        began = time.perf_counter()
+        if not np.isfinite(logits).all():
+            raise Diverged(
+                f"the teacher {self.how.teacher} gives logits that are not finite; check its weights and normalisation"
+            )
         centred = logits - logits.mean(-1, keepdims=True)
         if (largest := float(np.abs(centred).max())) > LARGEST:
             raise Diverged(
@@ -165,27 +204,27 @@ class LabelJob:
         tensors = {name: np.stack([row[name] for row in encoded]) for name in codec.TENSORS}
         sums = [fidelity_sums(z, codec.decode(row)) for z, row in zip(centred, encoded)]
         tensors["fidelity"] = np.sum(sums, axis=0)
-        self.file.write(tensors, {"seconds": round(time.perf_counter() - began, 4)})
+        self.file.write(tensors, {"seconds": round(seconds + time.perf_counter() - began, 4)})
 
-    def _logits(self) -> np.ndarray:
-        """The teacher's logits for every view of every row: float32 [n,V,C]."""
-        how, teacher = self.how, self.how.open_teacher()
-        images, views = shard_pixels(how, self.shard), shard_views(how, self.shard)
-        grid = np.meshgrid(np.arange(self.start, self.stop), np.arange(views.count), indexing="ij")
-        rows, view_indices = (axis.ravel() for axis in grid)
-        parts = []
-        for at in range(0, len(rows), FORWARD):
-            part = slice(at, at + FORWARD)
-            inputs = network_input(
-                images, views, rows[part], view_indices[part], size=how.size, mean=teacher.spec.mean,
-                std=teacher.spec.std,
-            )  # fmt: skip
-            parts.append(teacher.logits(inputs).cpu().numpy())
-        if not all(np.isfinite(part).all() for part in parts):
-            raise Diverged(
-                f"the teacher {how.teacher} gives logits that are not finite; check its weights and normalisation"
-            )
-        return np.concatenate(parts).reshape(self.stop - self.start, views.count, -1)
+
+def label_views(how: Labelling, images: Tensor, views: Views, rows: np.ndarray, view_indices: np.ndarray) -> np.ndarray:
+    """Return the teacher's logits for some views of a shard: float32 [n,C].
+
+    Args:
+        how: Settings for labelling.
+        images: The stored images, uint8 [n,3,H,W] on the labelling device.
+        views: Views of the same n rows.
+        rows: Positions of the rows in the shard, int [n].
+        view_indices: View index of each of them, int [n].
+    """
+    teacher, parts = how.open_teacher(), []
+    for at in range(0, len(rows), FORWARD):
+        part = slice(at, at + FORWARD)
+        inputs = network_input(
+            images, views, rows[part], view_indices[part], size=how.size, mean=teacher.spec.mean, std=teacher.spec.std
+        )
+        parts.append(teacher.logits(inputs).cpu().numpy())
+    return np.concatenate(parts)
 
 
 def label_jobs(how: Labelling, shards: Sequence[ShardPlan]) -> list[LabelJob]:
