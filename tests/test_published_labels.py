@@ -2,20 +2,22 @@
 
 import hashlib
 import io
+import json
 import os
 import pickle
 import shutil
+import sys
 import tarfile
 import tracemalloc
 import zipfile
 from collections import OrderedDict
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import photograph
-from fkd import relabel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -36,6 +38,10 @@ from ddkit.sources.published_labels import open_published, read_batch, sampler_o
 from ddkit.sources.torch_files import read_torch_list
 from ddkit.specs import Protocol, ViewSpec
 from ddkit.teachers.teacher import Teacher
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+
+from fkd import relabel  # noqa: E402
 
 CLASSES, IPC, BATCH, EPOCHS = 10, 3, 8, 3  # the last batch of an epoch has 6 images
 
@@ -218,7 +224,7 @@ def test_another_order_of_the_files_is_refused(tmp_path, images, opened, teacher
 
 def test_sets_above_one_shard_are_refused(tmp_path, images, cutmix, teacher, monkeypatch):
     monkeypatch.setattr("ddkit.pipeline.importing.shard_rows", lambda size: 29)
-    with pytest.raises(OptionError, match="up to 29 images of 40 px, here are 30.*rows of the same shard"):
+    with pytest.raises(OptionError, match="up to 29 images of 40 px, here are 30.*a row of the same shard"):
         taken(tmp_path / "set", images, cutmix[0], teacher)
 
 
@@ -525,3 +531,26 @@ def test_images_of_another_size_are_refused(tmp_path, images, cutmix, teacher):
             image.resize((36, 36)).save(root / str(number // IPC) / f"{number % IPC}.png")
     with pytest.raises(SourceError, match="not whole pixels of images of 36x36"):
         taken(tmp_path / "set", (str(root), []), cutmix[0], teacher)
+
+
+def test_the_benchmark_finds_the_same_crops_and_logits(tmp_path, images, teacher):
+    import relabel as benchmark
+
+    sizes = ["--images", "20", "--views", "2", "--rounds", "3", "--batch", "8"]
+    given = ["--data", images[0], "--teacher", teacher, *sizes, "--out", str(tmp_path / "relabel.json")]
+    found = benchmark.main(given)
+    assert json.loads((tmp_path / "relabel.json").read_text()) == found
+    assert found["views"] == 120 and found["same_integers"] == 1.0
+    assert found["pixels"]["largest_difference"] <= 1 and found["whole"]["ratio"]["rounds"] == 3
+    assert found["top1_agreement"] > 0.9 and found["logits"]["mean_difference"] < found["logits"]["spread"] / 10
+
+
+def test_the_command_takes_labels(tmp_path, images, cutmix, teacher):
+    from typer.testing import CliRunner
+
+    from ddkit.cli.app import app
+
+    given = ["--method", "sre2l", "--teacher", teacher, "--protocol", "sre2l", "--workers", "1", "--json"]
+    told = CliRunner().invoke(app, ["import", images[0], str(tmp_path / "set"), "--labels", str(cutmix[0]), *given])
+    assert told.exit_code == 0, told.output
+    assert directory_problems(tmp_path / "set") == []

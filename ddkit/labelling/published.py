@@ -153,7 +153,8 @@ class PublishedViews:
             IntegrityError: A file has changed since the directory was opened.
         """
         labels, count, rows = self._labels, self._labels.epochs, len(classes)
-        epochs = sorted({int(e) for e in np.linspace(0, count - 1, min(count, CHECKED_EPOCHS)).round()})
+        most = max(1, GROUP // (4 * rows * labels.classes))
+        epochs = sorted({int(e) for e in np.linspace(0, count - 1, min(count, CHECKED_EPOCHS, most)).round()})
         views, stored = self.read(epochs, 0, rows)
         if problem := policy_problem(self._how.policy, views, self._side):
             raise OptionError(f"--labels {labels.root}: {problem}; give the --protocol that the labels were made with")

@@ -1,7 +1,7 @@
 """Reads lists of tensors and numbers that `torch.save` wrote, without pickle and without running anything.
 
 Such a file is a zip archive with a pickle (`NAME/data.pkl`) and the bytes of each tensor (`NAME/data/0`, ...). The
-pickle is decoded here by an interpreter of 26 opcodes. It imports and calls nothing: a name in the pickle becomes a
+pickle is decoded here by an interpreter of 27 opcodes. It imports and calls nothing: a name in the pickle becomes a
 `Name`, a call becomes a `Call`, and both are compared with the few forms of a tensor or a number. Allowed names:
 
 - of a tensor: `torch._utils._rebuild_tensor_v2`, the empty `collections.OrderedDict` of its hooks, and the name of its

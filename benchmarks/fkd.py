@@ -1,4 +1,4 @@
-"""Relabels images as SRe2L, CDA and CUDD do: FKD's layout, written from its description (docs/methods.md)."""
+"""Relabels images as SRe2L, CDA and CUDD do: writes the layout of FKD, rebuilt from its description."""
 
 from __future__ import annotations
 
