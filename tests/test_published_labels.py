@@ -550,7 +550,7 @@ def test_the_command_takes_labels(tmp_path, images, cutmix, teacher):
 
     from ddkit.cli.app import app
 
-    given = ["--method", "sre2l", "--teacher", teacher, "--protocol", "sre2l", "--workers", "1", "--json"]
+    given = ["--method", "sre2l", "--teacher", teacher, "--protocol", "sre2l", "--workers", "1"]
     told = CliRunner().invoke(app, ["import", images[0], str(tmp_path / "set"), "--labels", str(cutmix[0]), *given])
     assert told.exit_code == 0, told.output
     assert directory_problems(tmp_path / "set") == []
