@@ -167,7 +167,7 @@ class LabelJob:
             Diverged: Logits are not finite or too large for the codecs.
             IntegrityError, DiskError.
         """
-        if self.how.published is not None:  # its logits are in no file any more, and the teacher's are others
+        if self.how.published is not None:  # the import writes these units; the teacher's logits are others
             raise IntegrityError(f"{self.file.path} is damaged or missing; run the same command again to recreate it")
         began = time.perf_counter()
         rows, view_indices = np.meshgrid(

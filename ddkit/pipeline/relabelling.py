@@ -142,7 +142,7 @@ class Claim:
             images: JSON values that identify the images.
         """
         labelling = {name: value for name, value in asdict(how).items() if name != "policy"}
-        if how.published is None:  # the key is part of later versions' labelling only where it is used
+        if how.published is None:  # earlier versions have no such key, and their fingerprints stay valid
             del labelling["published"]
         labelling |= {"law": asdict(how.policy), "out": "", "work": "", "teacher": teacher.hash}
         shared = fingerprint([labelling, *images])
