@@ -26,13 +26,13 @@ ROOMS = {
         *("manifest", "label_file", "consistency", "manifest_file", "damage", "row_format", "reading", "verification"),
     ],
     "sources": [
-        *("decoding", "classes", "packed", "archives", "tar_checks", "online", "tables", "images"),
-        *("validation", "exporting"),
+        *("decoding", "classes", "packed", "archives", "torch_files", "published_labels", "tar_checks", "online"),
+        *("tables", "images", "validation", "exporting"),
     ],
     "sets": ["opening"],
     "networks": ["registry", "checkpoints", "pretrained", "steps", "training_state", "training"],
     "teachers": ["teacher", "carried", "teaching", "resolving"],
-    "labelling": ["budget", "encoded", "labels", "shared", "packing"],
+    "labelling": ["budget", "encoded", "labels", "published", "shared", "packing"],
     "replay": [
         *("order", "buffers", "prefetching", "dataset_rows", "stores.interface", "stores.memory", "stores.dataset"),
         *("stores.pixel_files", "stores.shard_files", "stores.mapped", "stores.subset", "opening", "soft_labels"),

@@ -182,6 +182,11 @@ def import_(
     ],
     protocol: o.Protocol = None,
     views: o.Views = None,
+    labels: Annotated[
+        str | None,
+        typer.Option("--labels", help="directory of published soft labels in FKD's layout: epoch_E/batch_B.tar"),
+    ] = None,
+    labels_seed: Annotated[int, typer.Option("--labels-seed", help="seed of the sampler of --labels")] = 42,
     codec: o.Codec = None,
     reencode: Annotated[
         bool, typer.Option("--reencode", help="convert all images to upright, square PNGs of --size pixels")
@@ -198,8 +203,8 @@ def import_(
     from ddkit.pipeline import import_images as run
 
     manifest = run(
-        source, out, method=method, teacher=teacher, protocol=protocol or "common", views=views,
-        codec=codec or "fp16", reencode=reencode, size=size, seed=seed or 0, split=split,
+        source, out, method=method, teacher=teacher, protocol=protocol or "common", views=views, labels=labels,
+        labels_seed=labels_seed, codec=codec or "fp16", reencode=reencode, size=size, seed=seed or 0, split=split,
         image_column=image_column, label_column=label_column, device=device, workers=workers,
     )  # fmt: skip
     say(f"{out}: {manifest.rows()} images, {manifest.views.policy.count} views each, verified")

@@ -14,7 +14,7 @@ from torch import Tensor
 from ddkit.core.serialization import later
 from ddkit.core.worker_state import STATE
 from ddkit.engine.units import UnitFile, UnitStore
-from ddkit.errors import Diverged
+from ddkit.errors import Diverged, IntegrityError
 from ddkit.format.codecs.fidelity import compared_logits, fidelity_sums
 from ddkit.format.codecs.interface import LARGEST, Codec, centred
 from ddkit.format.codecs.registry import find_codec
@@ -51,6 +51,8 @@ class Labelling:
         groups: Mixing group of each class; None: no groups.
         device: torch device name.
         precision: Arithmetic of the teacher.
+        published: Hash of the published labels that views and logits are taken from (`labelling.published`); None:
+            views are drawn and labelled by the teacher.
     """
 
     out: str
@@ -67,6 +69,7 @@ class Labelling:
     groups: tuple[int, ...] | None
     device: str
     precision: Precision = later("float32")
+    published: str | None = later(None)
 
     @property
     def label_codec(self) -> Codec:
@@ -104,8 +107,18 @@ def shard_pixels(how: Labelling, shard: ShardPlan) -> Tensor:
     return STATE.keep("decoded shard", (how.store, shard, how.image_codec, how.device), decode, most=2)
 
 
+def views_unit(how: Labelling, shard: ShardPlan) -> UnitFile:
+    """Return the unit that holds the views of a shard whose labels were published.
+
+    Args:
+        how: Settings for labelling.
+        shard: The shard.
+    """
+    return shard.unit(how.store, f"views-{shard.name}")
+
+
 def shard_views(how: Labelling, shard: ShardPlan) -> Views:
-    """Draw the views of all rows of a shard from the augmentation policy.
+    """Draw the views of all rows of a shard from the augmentation policy, or read those of published labels.
 
     Args:
         how: Settings for labelling.
@@ -113,6 +126,8 @@ def shard_views(how: Labelling, shard: ShardPlan) -> Views:
     """
 
     def drawn() -> Views:
+        if how.published is not None:
+            return Views(**views_unit(how, shard).tensors())
         rows, images = load_encoded(how.store, shard), shard_pixels(how, shard)
         groups = None if how.groups is None else np.array(how.groups)[rows.labels]
         return draw(
@@ -197,6 +212,8 @@ class LabelJob:
 
     def compute(self) -> Computed:
         """Run the teacher on the views; the first half of `run`."""
+        if self.how.published is not None:  # the import writes these units; the teacher's logits are others
+            raise IntegrityError(f"{self.file.path} is damaged or missing; run the same command again to recreate it")
         began, teacher, how = time.perf_counter(), self.how.open_teacher(), self.how
         logits = self._logits(teacher, self.count, how.precision)
         other = exact = None
@@ -232,15 +249,7 @@ class LabelJob:
         images, views = shard_pixels(how, self.shard), shard_views(how, self.shard)
         grid = np.meshgrid(np.arange(self.start, self.stop), np.arange(count), indexing="ij")
         rows, view_indices = (axis.ravel() for axis in grid)
-        parts = []
-        for at in range(0, len(rows), FORWARD):
-            part = slice(at, at + FORWARD)
-            inputs = network_input(
-                images, views, rows[part], view_indices[part], size=how.size, mean=teacher.spec.mean,
-                std=teacher.spec.std,
-            )  # fmt: skip
-            parts.append(teacher.logits(inputs, precision))
-        found = torch.cat(parts).cpu().numpy()  # copied once, so that a GPU never waits for the next views
+        found = label_views(how, teacher, images, views, rows, view_indices, precision)
         if not np.isfinite(found).all():
             raise Diverged(
                 f"the teacher {how.teacher} gives logits that are not finite; check its weights and normalisation"
@@ -251,6 +260,31 @@ class LabelJob:
                 "again, with weight decay or fewer epochs"
             )
         return centred(found).reshape(self.stop - self.start, count, -1)
+
+
+def label_views(
+    how: Labelling, teacher: Teacher, images: Tensor, views: Views, rows: np.ndarray, view_indices: np.ndarray,
+    precision: Precision = "float32",
+) -> np.ndarray:  # fmt: skip
+    """Return a teacher's logits for some views of a shard: float32 [n,C].
+
+    Args:
+        how: Settings for labelling.
+        teacher: The teacher.
+        images: The stored images, uint8 [n,3,H,W] on the labelling device.
+        views: Views of the same n rows.
+        rows: Positions of the rows in the shard, int [n].
+        view_indices: View index of each of them, int [n].
+        precision: Arithmetic of the teacher.
+    """
+    parts = []
+    for at in range(0, len(rows), FORWARD):
+        part = slice(at, at + FORWARD)
+        inputs = network_input(
+            images, views, rows[part], view_indices[part], size=how.size, mean=teacher.spec.mean, std=teacher.spec.std
+        )
+        parts.append(teacher.logits(inputs, precision))
+    return torch.cat(parts).cpu().numpy()  # copied once, so that a GPU never waits for the next views
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,13 +7,15 @@ import io
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
+from ddkit.core.console import note
 from ddkit.core.device import cores, pick_device
 from ddkit.core.files import locked
 from ddkit.core.seeds import permutation
@@ -21,13 +23,15 @@ from ddkit.core.serialization import fingerprint
 from ddkit.core.worker_state import STATE
 from ddkit.distillers import distiller_names, find_distiller, make_config
 from ddkit.errors import ClassesError, IntegrityError, OptionError, SourceError, first_few
-from ddkit.format.entries import Origin
+from ddkit.format.codecs.registry import find_codec
+from ddkit.format.entries import Origin, shard_rows
 from ddkit.format.fields import NAME
 from ddkit.format.images import IMAGE_FORMATS, decode_image, encode_image
 from ddkit.format.manifest import ImageInfo, LogInfo, Manifest, RecipeInfo
 from ddkit.labelling.encoded import EncodedRows, ShardPlan, plan_shards, save_encoded
 from ddkit.labelling.labels import Labelling
-from ddkit.labelling.packing import PackedShards
+from ddkit.labelling.packing import PackedShards, PackRecord
+from ddkit.labelling.published import PublishedViews
 from ddkit.pipeline.describing import Made, build_manifest, existing_manifest, finish, source_info
 from ddkit.pipeline.options import check_counts, known_codec
 from ddkit.pipeline.record import public_name, work_dir
@@ -35,7 +39,8 @@ from ddkit.pipeline.relabelling import Claim, labelling_settings
 from ddkit.pipeline.units import label_and_pack
 from ddkit.sources.decoding import FORMATS, whole_image
 from ddkit.sources.images import Source, open_source
-from ddkit.specs import ClassName, Protocol
+from ddkit.sources.published_labels import SEED, PublishedLabels, open_published
+from ddkit.specs import ClassName, Protocol, TeacherSpec
 from ddkit.teachers.resolving import ResolvedTeacher, TeacherChoice
 from ddkit.text import plain_name
 
@@ -68,6 +73,8 @@ def import_images(
     teacher: str,
     protocol: str = "common",
     views: int | None = None,
+    labels: str | None = None,
+    labels_seed: int = SEED,
     codec: str = "fp16",
     reencode: bool = False,
     size: int | None = None,
@@ -91,7 +98,11 @@ def import_images(
         method: Name of the method that made the images.
         teacher: A checkpoint, "timm:NAME[@FILE]" or "torchvision:NAME[@FILE]".
         protocol: A protocol's name or TOML file.
-        views: Stored views per image. Default: the protocol's.
+        views: Stored views per image. Default: the protocol's; with `labels`, one for each of their epochs.
+        labels: Directory of published soft labels in the layout of FKD, as SRe2L, CDA and CUDD publish them
+            (`epoch_E/batch_B.tar`). Views and labels are theirs, `protocol` is the one they were made with, and the
+            teacher only checks a sample of them. For sets of one shard (docs/format.md).
+        labels_seed: Seed of the sampler that gave the labels' batches.
         codec: Encoding of the soft labels.
         reencode: Convert all images to PNG: upright, square, of `size` pixels.
         size: Side of the images, pixels. Default: their own, with `reencode` the teacher's input.
@@ -110,37 +121,33 @@ def import_images(
     """
     if not NAME.fullmatch(method):
         raise OptionError(f"--method is {method!r}; a name of letters, digits, '-', '_' and '.', as in sre2l")
-    check_counts(views=views, seed=seed, size=size, workers=workers)
+    check_counts(views=views, seed=seed, size=size, workers=workers, labels_seed=labels_seed)
     out, where = Path(out), pick_device(device)
     STATE.drop()
     opened = open_source(source, split=split, image_column=image_column, label_column=label_column)
     found, labeller = _take(opened, teacher, reencode, size)
     chosen = Protocol.load(protocol)
-    policy = chosen.view_spec(patches=1, dataset=None, count=views)
+    published = None if labels is None else _published(labels, found, labeller, views, labels_seed)
+    policy = chosen.view_spec(patches=1, dataset=None, count=published.epochs if published else views)
     codec = known_codec(codec, found.classes)
+    if published and find_codec(codec).FROM_PIXELS:
+        raise OptionError("--codec teacher stores no labels; leave out --labels, or choose another codec")
     how = Labelling(
         out=str(out), work=str(work_dir(out)), teacher=str(labeller.path), teacher_hash=labeller.spec.hash,
         order=labeller.order, policy=policy, seed=seed, size=labeller.spec.image_size, image_codec=found.codec,
-        codec=codec, patches=1, groups=None, device=str(where),
+        codec=codec, patches=1, groups=None, device=str(where), published=published.key if published else None,
     )  # fmt: skip
-    content = hashlib.sha256(b"".join(hashlib.sha256(image).digest() for image in found.images)).hexdigest()
-    claim = Claim.of(how, labeller.spec, chosen, content, method)
-    key = fingerprint(
-        [
-            claim.fingerprint,
-            labelling_settings(labeller.spec, chosen),
-            [c.name for c in found.classes],
-            found.labels.tolist(),
-        ]
-    )
-    claim = replace(claim, key=key)
-    with locked(out, "importing", {"key": key}):
+    claim = _claim(found, how, labeller.spec, chosen, method)
+    log: dict[str, Any] = {"imported": len(found.images), "reencoded": reencode}
+    given = None
+    if published:
+        given = PublishedViews(how, published, np.argsort(_order(found, seed)), found.size)
+        log["labels"] = _checked(published, given, found, how)
+    with locked(out, "importing", {"key": claim.key}):
         claim.take(out, "import")
-        shards = plan_shards(size=found.size, rows=len(found.images), first=0, prefixes=(found.ipc,), key=key)
-        _save(found, shards, how)
         packed = PackedShards(how)
-        records = label_and_pack(packed, shards, (workers or cores()) if how.backend == "cpu" else 1)
-        made = _made(opened, found, claim, method, reencode, out)
+        records = _packed(found, packed, claim.key, given, workers or cores())
+        made = _made(opened, found, claim, method, log, out)
         manifest = build_manifest(
             made, how, records, label_file=packed.label_file, teacher=labeller.spec,
             teacher_name=public_name(how.teacher), protocol=chosen,
@@ -148,7 +155,59 @@ def import_images(
         return finish(out, manifest)
 
 
-def _made(opened: Source, found: _Found, claim: Claim, method: str, reencode: bool, out: Path) -> Made:
+def _claim(found: _Found, how: Labelling, teacher: TeacherSpec, protocol: Protocol, method: str) -> Claim:
+    """Identify the import by its images and classes and how they are labelled."""
+    content = hashlib.sha256(b"".join(hashlib.sha256(image).digest() for image in found.images)).hexdigest()
+    claim = Claim.of(how, teacher, protocol, content, method)
+    classes = [c.name for c in found.classes]
+    parts = [claim.fingerprint, labelling_settings(teacher, protocol), classes, found.labels.tolist()]
+    return replace(claim, key=fingerprint(parts))
+
+
+def _packed(
+    found: _Found, packed: PackedShards, key: str, given: PublishedViews | None, workers: int
+) -> list[PackRecord]:
+    """Label and pack the images. given: published labels to take instead of the teacher's."""
+    shards = plan_shards(size=found.size, rows=len(found.images), first=0, prefixes=(found.ipc,), key=key)
+    _save(found, shards, packed.how)
+    if given and packed.missing(shards):
+        given.save(shards[0])
+    return label_and_pack(packed, shards, workers if packed.how.backend == "cpu" else 1)
+
+
+def _published(root: str, found: _Found, labeller: ResolvedTeacher, views: int | None, seed: int) -> PublishedLabels:
+    """Open published labels and compare them with the number of images and the teacher."""
+    most = shard_rows(found.size)
+    if len(found.images) > most:
+        raise OptionError(
+            f"--labels takes sets of one shard, up to {most} images of {found.size} px, here are {len(found.images)}: "
+            "such labels mix images of the whole set, but a mixing partner must be a row of the same shard "
+            "(docs/format.md); leave --labels out to label the images by the teacher"
+        )
+    labels = open_published(root, images=len(found.images), epochs=views, seed=seed)
+    if labels.classes != labeller.spec.num_classes:
+        raise SourceError(
+            f"--labels {root} have {labels.classes} logits, teacher {labeller.path} has {labeller.spec.num_classes}; "
+            "give the teacher that made them"
+        )
+    return labels
+
+
+def _checked(labels: PublishedLabels, given: PublishedViews, found: _Found, how: Labelling) -> dict[str, Any]:
+    """Compare published labels with the teacher, say how they agree, and return the log of both."""
+    order = _order(found, how.seed)
+    pixels = np.stack([decode_image(found.images[i], found.codec, found.names[i]) for i in order])
+    agreed = given.check(torch.from_numpy(pixels).to(how.device), found.labels[order])
+    note(
+        f"{labels.root}: {labels.epochs} epochs of {labels.batches} batches of {labels.batch}; of {agreed.views} views "
+        f"labelled again, the teacher's top class agrees in {agreed.top1:.1%}, logits differ by {agreed.error:.1%} "
+        f"({agreed.chance:.0%} if shuffled); the top class is the image's in {agreed.classes:.1%}"
+    )
+    values = {name: round(value, 4) for name, value in asdict(agreed).items()}
+    return {"sha256": labels.sha256, "epochs": labels.epochs, "batch": labels.batch, "seed": labels.seed} | values
+
+
+def _made(opened: Source, found: _Found, claim: Claim, method: str, log: dict[str, Any], out: Path) -> Made:
     """Return the part of the manifest that describes the imported images."""
     spec = opened.spec()
     name, ipc = public_name(spec.id), found.ipc
@@ -161,7 +220,7 @@ def _made(opened: Source, found: _Found, claim: Claim, method: str, reencode: bo
         fingerprint=claim.fingerprint,
         prefixes=(ipc,),
         real_pixels=_real_pixels(method),
-        log=LogInfo(skipped=(), plan={str(ipc): {"imported": len(found.images), "reencoded": reencode}}),
+        log=LogInfo(skipped=(), plan={str(ipc): log}),
         source=source_info(spec, name),
         kept=existing_manifest(out),
     )
@@ -259,9 +318,14 @@ def _unlike_stored(images: Sequence[bytes], codec: str, side: int) -> str | None
     return f"of {why.total()} of {len(images)} images readers may decode differently ({why.most_common(1)[0][0]})"
 
 
+def _order(found: _Found, seed: int) -> np.ndarray:
+    """The images in the order of the rows: seeded, over all classes."""
+    return permutation(seed, len(found.images), "rows", found.ipc)
+
+
 def _save(found: _Found, shards: Sequence[ShardPlan], how: Labelling) -> None:
-    """Write the encoded images as units, in a seeded order over all classes, each with its source row as origin."""
-    order = permutation(how.seed, len(found.images), "rows", found.ipc)
+    """Write the encoded images as units, each with its source row as origin."""
+    order = _order(found, how.seed)
     for shard in shards:
         mine = order[shard.first : shard.first + shard.rows]
         origins = [Origin(kind="import", rows=(found.names[i],)) for i in mine]

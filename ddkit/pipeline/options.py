@@ -144,6 +144,7 @@ def check_counts(
     views: Any = None,
     size: Any = None,
     seed: Any = None,
+    labels_seed: Any = None,
     workers: Any = None,
     runs: Any = None,
     holdout: float | None = None,
@@ -156,6 +157,7 @@ def check_counts(
         views: Views per image, a whole number from 1.
         size: Side in pixels, a whole number from 1.
         seed: A whole number.
+        labels_seed: A whole number.
         workers: Processes, a whole number from 1.
         runs: Students, a whole number from 1.
         holdout: A share between 0 and 1, exclusive.
@@ -170,6 +172,7 @@ def check_counts(
         "views": views,
         "size": size,
         "seed": seed,
+        "labels-seed": labels_seed,
         "workers": workers,
         "runs": runs,
     }.items():

@@ -11,8 +11,9 @@ from ddkit.core.console import progress
 from ddkit.core.device import cores
 from ddkit.format.manifest import Manifest
 from ddkit.format.reading import SetReader
+from ddkit.format.views import Views
 from ddkit.labelling.encoded import ShardPlan
-from ddkit.labelling.labels import Labelling, label_jobs
+from ddkit.labelling.labels import Labelling, label_jobs, shard_views
 from ddkit.specs import TeacherSpec
 
 
@@ -54,9 +55,12 @@ def take_labels(source: Manifest, how: Labelling, shards: Sequence[ShardPlan]) -
         for plan in shards:
             jobs = [job for job in label_jobs(how, [plan]) if not job.file.is_good()]
             if jobs:
-                parts = [part.soft["logits"] for part in reader.shard(stored[plan.path], plan.first, pool)]
-                logits = np.concatenate(parts)[:, : how.policy.count]
-                for job in jobs:
+                parts = list(reader.shard(stored[plan.path], plan.first, pool))
+                logits = np.concatenate([part.soft["logits"] for part in parts])[:, : how.policy.count]
+                views = Views.stack([part.views for part in parts if part.views is not None]).tensors()
+                drawn = shard_views(how, plan).tensors()
+                same = all(np.array_equal(views[name][:, : how.policy.count], drawn[name]) for name in drawn)
+                for job in jobs if same else ():  # imported labels are of other views
                     fidelity = means * (job.stop - job.start) * how.policy.count
                     mine = {"logits": logits[job.start : job.stop], "fidelity": fidelity}
                     job.file.write(mine, {"seconds": 0.0})

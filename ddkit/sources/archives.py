@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from ddkit.errors import SourceError
 from ddkit.sources.decoding import LARGEST_BYTES, SUFFIXES
 
-_ERRORS = (
+ZIP_ERRORS = (
     *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, OverflowError),
     *(RuntimeError, NotImplementedError, KeyError, IndexError, UnicodeError, MemoryError),
 )  # raised by the standard library for invalid zip files
@@ -37,7 +37,7 @@ class Archive:
         for number, file in enumerate(files):
             try:
                 archive = zipfile.ZipFile(file)
-            except _ERRORS as error:
+            except ZIP_ERRORS as error:
                 raise SourceError(f"{file} is not a complete zip file ({error}); fetch it again") from error
             self._opened.append(archive)
             for info in archive.infolist():
@@ -62,7 +62,7 @@ class Archive:
             raise OSError(f"{name} unpacks to {info.file_size} bytes")
         try:
             return self._opened[number].read(info)
-        except _ERRORS as error:
+        except ZIP_ERRORS as error:
             raise OSError(f"{name}: {error or type(error).__name__}") from error
 
     def class_folders(self) -> list[str]:

@@ -189,9 +189,10 @@ def centred(logits: np.ndarray) -> np.ndarray:
     """Return logits minus their mean over the last axis, limited to what half precision can hold: float32.
 
     Args:
-        logits: float32 [...,C].
+        logits: float [...,C].
     """
-    found: np.ndarray = np.clip(logits - logits.mean(axis=-1, keepdims=True), -LARGEST, LARGEST, dtype=np.float32)
+    z = logits.astype(np.float32, copy=False)
+    found: np.ndarray = np.clip(z - z.mean(axis=-1, keepdims=True), -LARGEST, LARGEST)
     return found
 
 
