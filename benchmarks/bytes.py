@@ -29,7 +29,7 @@ from ddkit.publishing.pictures import new_figure, save_figure
 from ddkit.publishing.verdicts import short_name, verdicts
 from ddkit.specs import Protocol
 
-LINES = {"hard": "--", "labeller": ":"}  # of baselines with the images of a set; its colour is that of its method
+LINES = {"hard": "s--", "labeller": "^:"}  # of baselines with the images of a set; its colour is that of its method
 COLOURS = ("#3b6fb6", "#d1663a", "#8d5bb5", "#b63b64", "#6f7683")
 RANDOM = {"equal-bytes hard": "#1f2430", "equal-bytes stored": "#8a90a0", "random": "#3f9b63"}  # colours
 
@@ -43,8 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--views", type=int, default=60, help="stored views per image")
     parser.add_argument("--codec", default="fp16")
     parser.add_argument("--runs", type=int, default=2, help="students a row")
-    parser.add_argument("--epochs", type=int, default=20, help="of a student, at least")
-    parser.add_argument("--steps", type=int, default=400, help="of a student, at least")
+    parser.add_argument("--epochs", type=int, default=10, help="of a student, at least")
+    parser.add_argument("--steps", type=int, default=200, help="of a student, at least")
     parser.add_argument("--flip", type=float, help="probability of a flip (default: common's; 0 for digits)")
     parser.add_argument("--work", default="scratch/bytes", help="sets and students, kept for the next run")
     parser.add_argument("--out", help="default benchmarks/results/bytes-NAME.json")
@@ -111,15 +111,17 @@ def draw(points: Sequence[dict[str, Any]], path: Path, title: str) -> None:
         path: The PNG to write.
         title: Of the picture.
     """
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
     lines: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     methods = list(dict.fromkeys(point["method"] for point in points if point["method"] != "random"))
     colours = dict(zip(methods, COLOURS * len(methods))) | {"random": RANDOM["random"]}
     for point in points:
         baseline, method = point["baseline"], point["method"]
         if baseline in (None, "random"):
-            key = (f"{'random' if baseline else method}, stored soft labels", colours[baseline or method], "-")
+            key = (f"{'random' if baseline else method}, stored soft labels", colours[baseline or method], "o-")
         elif baseline in RANDOM:
-            key = (short_name(baseline), RANDOM[baseline], "-")
+            key = (short_name(baseline), RANDOM[baseline], "D-")
         else:
             key = (f"{method}, {short_name(baseline)}", colours[method], LINES[baseline])
         lines.setdefault(key, []).append(point)
@@ -129,8 +131,11 @@ def draw(points: Sequence[dict[str, Any]], path: Path, title: str) -> None:
         different = {(point["bytes"], point["mean"]): point for point in sorted(mine, key=lambda p: p["bytes"])}
         x, y = [p["bytes"] for p in different.values()], [p["mean"] for p in different.values()]
         spread = [p["std"] for p in different.values()]
-        axes.errorbar(x, y, spread, label=label, color=colour, linestyle=style, marker="o", markersize=4, capsize=2)
+        axes.errorbar(x, y, spread, fmt=style, label=label, color=colour, markersize=4, capsize=2)
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: size_words(value)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("bytes that have to be shipped: images, soft labels, teacher")
     axes.set_ylabel("accuracy, %")
     axes.set_title(title, fontsize=10)

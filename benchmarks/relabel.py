@@ -33,7 +33,7 @@ from ddkit.core.device import hardware, threads, versions
 from ddkit.core.worker_state import STATE
 from ddkit.format.codecs.interface import centred
 from ddkit.format.entries import Origin
-from ddkit.format.view_pixels import resample
+from ddkit.format.resampling import resample
 from ddkit.format.views import draw
 from ddkit.labelling.encoded import EncodedRows, plan_shards, save_encoded
 from ddkit.labelling.labels import Computed, Labelling, label_jobs, label_views, shard_pixels

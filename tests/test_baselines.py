@@ -105,6 +105,24 @@ def test_measuring_again_makes_and_trains_nothing(measured):
     assert again == report and {p: p.stat().st_mtime_ns for p in work_dir(root).rglob("*.safetensors")} == files
 
 
+def test_the_command_prints_every_difference(measured):
+    from typer.testing import CliRunner
+
+    from ddkit.cli.app import app
+
+    root, report = measured
+    args = ["evaluate", str(root), "--val", "digits", "--runs", "2", "--epochs", "1", "--workers", "1"]
+    found = CliRunner().invoke(app, [*args, "--baseline", "hard"], env={"COLUMNS": "300"})
+    assert found.exit_code == 0, found.output
+    assert (
+        "minus random (95 %)" in found.output and "this, convnet3, stored labels, minus hard labels: " in found.output
+    )
+    kept = read_manifest(root).results[0]  # the same students: their other differences are kept
+    assert kept.difference == report[0].difference and {d.to for d in kept.compared()} == set(BASELINE_NAMES)
+    wrong = CliRunner().invoke(app, [*args, "--baseline", "best"])
+    assert wrong.exit_code != 0
+
+
 def test_a_source_with_fewer_images_is_used_whole(photographs, tmp_path, capsys):
     from ddkit.testing import untrained_teacher
 

@@ -11,7 +11,8 @@ import torch
 
 from ddkit import ReplayLoader
 from ddkit.errors import IntegrityError, OtherRun
-from ddkit.format.view_pixels import normalise, resample
+from ddkit.format.resampling import resample
+from ddkit.format.view_pixels import normalise
 from ddkit.sources.exporting import export
 from ddkit.sources.images import open_source
 
