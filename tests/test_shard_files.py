@@ -8,8 +8,10 @@ from hostile import sets
 from ddkit import ReplayLoader
 from ddkit.errors import DdkitError
 
+CASES = [name for name in sets.CASES if name not in sets.HARMLESS_TO_A_STUDENT]
 
-@pytest.mark.parametrize("name", [name for name in sets.CASES if name not in sets.HARMLESS_TO_A_STUDENT])
+
+@pytest.mark.parametrize("name", [*CASES, "records_of_another_hash"])
 def test_no_epoch_of_a_hostile_set_is_replayed(name, base, outside):
     root = outside / "set"
     shutil.copytree(base, root)

@@ -325,3 +325,20 @@ def test_every_layout_of_the_images_gives_the_defined_input(mix, patches, size):
         assert torch.equal(found.network_input(mean, std), buffer)
         if mix != "mixup":
             assert torch.equal(normalise(found.pixels(), mean, std), buffer)
+
+
+@pytest.mark.parametrize("mix", ["none", "cutmix", "mixup"])
+def test_images_of_a_mapped_store_are_sent_to_a_device_as_those_in_memory(mix):
+    """The path of other devices, computed here: equal for both kinds of images, and within 1/255 of the CPU's."""
+    views = views_of(ViewSpec(count=2, mix=mix), rows=5, side=24, size=16, patches=4)
+    arrays = list(np.random.default_rng(2).integers(0, 256, (5, 24, 24, 3), dtype=np.uint8))
+    rows, at = np.arange(10) % 5, np.arange(10) // 5
+    a, b = (
+        view_pixels(images, views, rows, at, 16)
+        for images in (stack_images([x.transpose(2, 0, 1) for x in arrays]), arrays)
+    )
+    constants = (0.2, 0.3, 0.4), (0.5, 0.6, 0.7)
+    assert torch.equal(a._input_on_device(*constants), b._input_on_device(*constants))
+    assert torch.equal(a._pixels_on_device(), b._pixels_on_device())
+    assert (a._pixels_on_device().int() - a.pixels().int()).abs().max() <= 1
+    assert (a._input_on_device(*constants) - a.network_input(*constants)).abs().max() < 2.1 / 255 / 0.5

@@ -21,7 +21,8 @@ from ddkit.specs import ViewSpec
 class FreshLoader:
     """Yields batches of views that are drawn again every epoch from an augmentation policy.
 
-    Batches are (images, logits, labels) as in ReplayLoader; logits are None without `label`.
+    Batches are (images, logits, labels) as in ReplayLoader; logits are None without `label`. The images are always held
+    in memory, without stored views and labels, which are the larger part of a set.
 
     Args:
         manifest: The set whose images are used.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 from collections import OrderedDict, deque
@@ -15,11 +16,11 @@ import numpy as np
 from ddkit.core.device import cores
 from ddkit.errors import DdkitError, IntegrityError
 from ddkit.format.damage import REMEDY, mapped, open_layout
-from ddkit.format.entries import RowRecord, ShardEntry
+from ddkit.format.entries import RowRecord, ShardEntry, row_key
 from ddkit.format.manifest import Manifest
 from ddkit.format.reading import SetReader
 from ddkit.format.row_format import RowFormat
-from ddkit.format.row_records import Tar
+from ddkit.format.row_records import Tar, member
 from ddkit.format.views_member import tensor_starts
 from ddkit.replay.stores.pixel_files import PixelFile
 
@@ -194,6 +195,10 @@ class ShardFiles:
         if isinstance(opened, str):
             raise IntegrityError(f"{manifest.where}: {opened}; {REMEDY}")
         tar, records = opened
+        for record in records:  # the cache is shared by sets: a file in it must not depend on what a record only claims
+            if hashlib.sha256(member(tar, record.image)).hexdigest() != record.image.sha256:
+                problem = f"{shard.path} row {row_key(record.row)}: its image is not what its row record says"
+                raise IntegrityError(f"{manifest.where}: {problem}; {REMEDY}")
         pixels = PixelFile.of(records, manifest.image.codec, manifest.image.size)
         state.ranks[number] = self._verify(place, pixels, state)
         self._check_increment(place, state)
