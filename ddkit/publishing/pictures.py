@@ -229,7 +229,7 @@ def view_strip(manifest: Manifest, path: Path, *, rows: int = 6, views: int = 6)
         rows: Largest number of rows.
         views: Largest number of views per row.
     """
-    loader = ReplayLoader(manifest, batch_size=1, rank=0, world_size=1)
+    loader = ReplayLoader(manifest, batch_size=1, rank=0, world_size=1, temperature=1.0)
     views = min(views, loader.views)
     chosen = np.unique(np.linspace(0, loader.rows - 1, min(rows, loader.rows)).astype(int))
     names, short_names = (class_labels(loader.classes, longest) for longest in (16, 12))

@@ -281,7 +281,8 @@ def _supervision(job: StudentJob, manifest: Manifest, batch: int, device: torch.
     loss = cross_entropy if hard else _soft_loss(job.spec)
     if job.labels == "stored":
         replay = ReplayLoader(
-            manifest, batch_size=batch, device=device, ipc=job.ipc, seed=job.seed, rank=0, world_size=1
+            manifest, batch_size=batch, device=device, ipc=job.ipc, seed=job.seed, rank=0, world_size=1,
+            temperature=1.0 if hard else job.spec.temperature,
         )  # fmt: skip
 
         def replayed(epoch: int) -> Iterable[Example]:
