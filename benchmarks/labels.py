@@ -1,7 +1,7 @@
 """What labels are worth: accuracy against bytes over codecs and view counts, from paired students on one set.
 
     python benchmarks/labels.py --data TINYIMAGENET100_FOLDER --teacher CONVNET3.safetensors [--work DIR]
-        [--variants fp16@300,lowrank:32:i4+top1@100,...] [--runs 10] [--ipc 10] [--epochs 60]
+        [--variants fp16@300,lowrank:32:i4+top1@100,...] [--runs 10] [--ipc 2] [--epochs 300]
 
 Makes a set of random images with half-precision labels of 300 views, then the same set with other codecs and fewer
 views (CODEC@VIEWS; LPLD's random pruning is fp16 with fewer views), and trains the same students on each: equal
@@ -42,10 +42,10 @@ def main() -> None:
     parser.add_argument("--work", default="scratch/labels", help="sets and students, kept for the next run")
     parser.add_argument("--out", default="benchmarks/results/labels.json")
     parser.add_argument("--variants", default=",".join(VARIANTS))
-    parser.add_argument("--ipc", type=int, default=10)
-    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--ipc", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=None, help="default: the protocol's")
     parser.add_argument("--runs", type=int, default=10)
-    parser.add_argument("--protocol", default="common")
+    parser.add_argument("--protocol", default=str(Path(__file__).parent / "labels-study.toml"))
     parser.add_argument("--workers", type=int, default=None)
     args = parser.parse_args()
     work, table = Path(args.work), dict[str, Any]()
@@ -62,7 +62,8 @@ def main() -> None:
         values = [value for one in result.values or () for value in one]
         table[name] = row(made, values)
         table[name] |= compared(table, name)
-        conditions = {key: getattr(args, key) for key in ("ipc", "epochs", "runs", "protocol")}
+        conditions = {key: getattr(args, key) for key in ("ipc", "epochs", "runs")}
+        conditions |= {"protocol": Path(args.protocol).stem, "data": Path(args.data).name}
         head = conditions | {"hardware": result.hardware, "val": result.val, "versions": versions()}
         write_bytes(Path(args.out), (json.dumps(head | {"rows": table}, indent=1) + "\n").encode())
         note(f"{name}: {json.dumps(table[name])}")

@@ -152,7 +152,7 @@ def test_env(ddkit):
         (["train", "SET", "--arch", "nonet"], 2, "unknown network"),
         (["train", "SET", "--protocol", "rded"], 2, "ddkit relabel"),
         (["train", "SET", "--val", "PHOTOS"], 2, "ant, bee, cat"),
-        (["train", "FORMAT2"], 3, "format 2"),
+        (["train", "FORMAT3"], 3, "format 3"),
         (["train", "SET", "--nonsense"], 2, "--nonsense"),
         (["inspect", "FOREIGN"], 2, "not a finished distilled set"),
         (["verify", "DAMAGED"], 4, "train-ipc002-00000.tar"),
@@ -168,7 +168,7 @@ def test_every_user_error_is_one_line(ddkit, tmp_path, random_set, photographs, 
     (tmp_path / "FOREIGN" / "thesis.tex").write_text("x")
     (tmp_path / "PICKLE").write_bytes(b"\x80\x04.")
     untrained_teacher(tmp_path / "SEVEN", classes=7)
-    for name in ("SET", "DAMAGED", "FORMAT2"):
+    for name in ("SET", "DAMAGED", "FORMAT3"):
         if name in arguments:
             shutil.copytree(random_set.root, tmp_path / name)
     if "DAMAGED" in arguments:
@@ -176,9 +176,9 @@ def test_every_user_error_is_one_line(ddkit, tmp_path, random_set, photographs, 
         data = bytearray(tar.read_bytes())
         data[2000] ^= 1
         tar.write_bytes(data)
-    if "FORMAT2" in arguments:
-        path = tmp_path / "FORMAT2" / "ddkit.json"
-        path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
+    if "FORMAT3" in arguments:
+        path = tmp_path / "FORMAT3" / "ddkit.json"
+        path.write_text(path.read_text().replace('"format": 1', '"format": 3'))
     before = sorted(tmp_path.rglob("*"))
     got, out, err = ddkit(*[str(photographs) if a == "PHOTOS" else a for a in arguments])
     errors = [line for line in err.splitlines() if line.startswith("error: ")]

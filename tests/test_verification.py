@@ -135,9 +135,9 @@ def test_the_manifest_guards_itself(copy):
 
 def test_a_newer_format_is_refused_with_the_upgrade(copy):
     path = copy.root / "ddkit.json"
-    data = json.loads(path.read_text()) | {"format": 2}
+    data = json.loads(path.read_text()) | {"format": 3}
     path.write_text(canonical(data | {"self": self_hash(data)}))
-    with pytest.raises(FormatVersion, match="format 2.*pip install -U ddkit"):
+    with pytest.raises(FormatVersion, match="format 3.*pip install -U ddkit"):
         read_manifest(copy.root)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from ddkit.core.serialization import Extensible, between, one_of
+from ddkit.core.serialization import Extensible, between, later, one_of
 from ddkit.format.fields import NOT_EMPTY, Architecture, Count, Line, Number, Percent, Seconds, StudentSeed, Words
 
 # Identifies a measurement: a new result with the same values replaces the old one.
@@ -85,8 +85,8 @@ class ResultEntry(Extensible):
     mean: Percent
     std: Seconds
     difference: Difference | None
-    differences: tuple[Difference, ...] = ()
-    images: Count | None = None
+    differences: tuple[Difference, ...] = later(())
+    images: Count | None = later(None)
     total_bytes: Annotated[int, between(1, 10**15)]
     seconds: Seconds = 0.0
     command: Words
