@@ -33,8 +33,8 @@ from ddkit.replay.opening import memory_needed
 from ddkit.testing import untrained_teacher
 
 SHARDS, EPOCHS = 1000, 100
-LIMIT = 48 * 2**20  # bytes that the limited process may allocate beyond what it has when it begins
-CLASSES, VIEWS = 1000, 100  # 1,000 rows of 213 kB: images of 3 kB, the rest are labels
+LIMIT = 32 * 2**20  # bytes that the limited process may allocate beyond what it has when it begins
+CLASSES, VIEWS = 1000, 66  # 1,000 rows of 136 kB: images of 3 kB, the rest are labels
 
 
 def rows_per_shard(rows: int) -> None:
@@ -52,7 +52,7 @@ def many_shards(folder: Path) -> Path:
 
 
 def large_labels(folder: Path) -> Path:
-    """A set of 1,000 classes of generated pictures whose views and labels take 210 MB."""
+    """A set of 1,000 classes of generated pictures whose views and labels take 136 MB."""
     rows_per_shard(125)
     draw = np.random.default_rng(0)
     for label in range(CLASSES):

@@ -267,8 +267,10 @@ def read_limited(path: Path, most: int) -> bytes | None:
     with open(path, "rb") as file:
         if os.fstat(file.fileno()).st_size > most:
             return None
-        data = file.read(most + 1)
-    return data if len(data) <= most else None
+        data = bytearray()  # in parts: a buffer for `most` bytes would be allocated for a small file too
+        while part := file.read(min(2**20, most + 1 - len(data))):
+            data += part
+    return bytes(data) if len(data) <= most else None
 
 
 def file_sha256(path: Path) -> str:

@@ -26,7 +26,8 @@ from ddkit.format.views_member import DecodedRow
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-PART_ROWS = 32  # rows that one thread reads as a unit
+PART_ROWS = 32  # rows that one thread reads as a unit, at most
+PART_BYTES = 2**20  # bytes of images, views and labels in such a unit, if more than one row
 AHEAD = 4  # parts that are read ahead
 
 
@@ -94,7 +95,9 @@ class SetReader:
         tar, records = opened[0], self._numbered(shard, first, opened[1])
         groups = self.manifest.views.mix_groups
         of_row = None if groups is None else np.array(groups)[[record.label for record in records]]
-        parts = [records[start : start + PART_ROWS] for start in range(0, len(records), PART_ROWS)]
+        row_bytes = self.form.tensor_bytes + 3 * self.form.height * self.form.width
+        step = max(1, min(PART_ROWS, PART_BYTES // row_bytes))
+        parts = [records[start : start + step] for start in range(0, len(records), step)]
 
         def read(part: list[RowRecord]) -> Part:
             return self._part(shard, first, part, part[0].row - first, len(records), tar, of_row)
