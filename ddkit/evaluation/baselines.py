@@ -196,9 +196,11 @@ def equal_bytes_baselines(subject: Subject) -> list[TrainingData]:
         ("hard", "hard"),
         ("stored", "relabelled" if subject.data.labels == "relabelled" else "stored"),
     ):
-        made = make(kind, found[kind]) if found[kind] else None
-        if made is None:
+        if found[kind] == 0:
             note(f"{root}: no baseline equal-bytes with {kind} labels, one image of each class takes more bytes")
+            continue
+        made = make(kind, found[kind])
+        if made is None:
             continue
         mine = TrainingData(of="equal-bytes", labels=labels, manifest=made, baseline=f"equal-bytes {kind}")
         all_of_it = ", all that the smallest class of the source has" if found[kind] == found["available"] else ""
