@@ -4,7 +4,7 @@
 
 Makes two small sets. The first has 1,000 shards of one row; it is replayed for 100 epochs, and the memory of the
 process and its open files are read after each. The second takes four times the memory that a process of its own may
-still allocate (RLIMIT_DATA): it is replayed from mapped files, and refused by the system when it is read into memory.
+still allocate (RLIMIT_DATA): it is replayed from mapped files, and cannot be read into memory.
 """
 
 from __future__ import annotations

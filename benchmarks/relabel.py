@@ -41,7 +41,7 @@ from ddkit.labelling.published import PublishedViews
 from ddkit.sources.images import open_source
 from ddkit.sources.published_labels import open_published
 from ddkit.specs import ViewSpec
-from ddkit.teachers.teacher import Teacher
+from ddkit.teachers.teacher import Precision, Teacher
 
 
 def encoded(data: str, count: int, side: int) -> tuple[list[bytes], np.ndarray]:
@@ -78,7 +78,7 @@ class TimedTeacher(Teacher):
 
     def logits(self, inputs: torch.Tensor) -> torch.Tensor:
         began = time.perf_counter()
-        found = super().logits(inputs)
+        found = super().logits(inputs, precision)
         TimedTeacher.seconds += time.perf_counter() - began
         return found
 

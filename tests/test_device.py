@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ddkit.core.device import cores, each_on_one_thread, has_bfloat16, pick_device, threads
+from ddkit.core.device import available_memory, cores, each_on_one_thread, has_bfloat16, pick_device, threads
 from ddkit.errors import OptionError
 
 
@@ -82,3 +82,41 @@ def test_the_threads_are_started_once_and_again_in_a_forked_process():
 
 def print_nothing(i):
     """Work of a forked process."""
+
+
+def kernel(root, available, limits=(), version=2):
+    """File systems of a kernel: memory in bytes; (limit, usage, cached) of the cgroup and of those above it."""
+    (root / "proc" / "self").mkdir(parents=True)
+    (root / "proc" / "meminfo").write_text(f"MemTotal: 9999999 kB\nMemAvailable: {available // 1024} kB\n")
+    names = ["a/b", "a", ""][: len(limits)] if limits else [""]
+    controllers = "" if version == 2 else "memory"
+    (root / "proc" / "self" / "cgroup").write_text(f"1:cpu:/x\n0:{controllers}:/{names[0]}\n")
+    files = ("memory.max", "memory.current", "file")
+    if version == 1:
+        files = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_cache")
+    for name, (limit, usage, cached) in zip(names, limits):
+        place = root / "sys" / "fs" / "cgroup" / controllers / name
+        place.mkdir(parents=True, exist_ok=True)
+        (place / files[0]).write_text(f"{limit}\n")
+        (place / files[1]).write_text(f"{usage}\n")
+        (place / "memory.stat").write_text(f"anon 5\n{files[2]} {cached}\n")
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize(
+    ("limits", "want"),
+    [
+        ((), 2**30),
+        ((("max", 5, 0),), 2**30),
+        (((2**28, 2**20, 2**10),), 2**28 - 2**20 + 2**10),
+        (((2**29, 0, 0), (2**25, 2**24, 0), ("max", 0, 0)), 2**24),
+        (((2**20, 2**21, 0),), 0),
+    ],
+)
+def test_available_memory_is_what_the_tightest_cgroup_leaves(tmp_path, version, limits, want):
+    kernel(tmp_path, 2**30, limits, version)
+    assert available_memory(tmp_path) == want
+
+
+def test_available_memory_here_and_without_a_proc(tmp_path):
+    assert available_memory() > 0 and available_memory(tmp_path) > 0

@@ -305,6 +305,9 @@ def test_sets_of_one_teacher_are_joined(grouped, store, codec, teacher, tmp_path
     joined = ReplayLoader([first, str(second)], batch_size=60, batch="dict", store=store)
     assert joined.rows == 60
     (every,) = list(joined)
+    twice = grouped[0]
+    assert ReplayLoader([twice, twice], batch_size=60, store=store).rows == 60
+    list(ReplayLoader([twice, twice], batch_size=60, store=store))
     for i, root in enumerate((first, second)):
         alone = ReplayLoader(root, batch_size=30, batch="dict")
         (batch,) = list(alone)

@@ -35,12 +35,14 @@ class Place:
 
     Attributes:
         manifest: The set that it belongs to.
+        number: Number of that set among the joined ones.
         shard: Its entry.
         first: Row number of its first row in that set.
         start: Position of its first row in the store.
     """
 
     manifest: Manifest
+    number: int
     shard: ShardEntry
     first: int
     start: int
@@ -106,10 +108,10 @@ class ShardFiles:
 
     def __init__(self, manifests: Sequence[Manifest], ipc: int | None, fetch: Fetch | None) -> None:
         self.places, start = list[Place](), 0
-        for manifest in manifests:
+        for number, manifest in enumerate(manifests):
             first = 0
             for shard in manifest.shards_of(ipc):
-                self.places.append(Place(manifest, shard, first, start))
+                self.places.append(Place(manifest, number, shard, first, start))
                 first, start = first + shard.rows, start + shard.rows
         self.rows, self.starts = start, np.array([place.start for place in self.places])
         self._form, self._fetch, self._state = RowFormat.of(manifests[0]), fetch, _State()
@@ -232,7 +234,7 @@ class ShardFiles:
         """After the last shard of an increment: check that its rows have each rank of each class exactly once."""
         mine = [
             number for number, other in enumerate(self.places)
-            if other.manifest is place.manifest and other.shard.prefix == place.shard.prefix
+            if (other.number, other.shard.prefix) == (place.number, place.shard.prefix)
         ]  # fmt: skip
         if all(number in state.ranks for number in mine):
             seen = [state.ranks.pop(number) for number in mine]
