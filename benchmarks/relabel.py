@@ -76,7 +76,7 @@ class TimedTeacher(Teacher):
 
     seconds = 0.0
 
-    def logits(self, inputs: torch.Tensor) -> torch.Tensor:
+    def logits(self, inputs: torch.Tensor, precision: Precision = "float32") -> torch.Tensor:
         began = time.perf_counter()
         found = super().logits(inputs, precision)
         TimedTeacher.seconds += time.perf_counter() - began

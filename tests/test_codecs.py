@@ -108,6 +108,8 @@ def test_kept_logits_are_exact_and_no_other_is_larger(name, z):
     others = np.ones_like(z, bool)
     np.put_along_axis(others, index, False, -1)
     assert (decoded <= np.where(others, kept[:, -1:], kept[:, :1])).all()
+    unique = (kept[:, 0] != 0) & ((half == kept[:, :1]).sum(-1) == 1)
+    assert (decoded.argmax(-1) == index[:, 0])[unique].all()
 
 
 @given(logits)

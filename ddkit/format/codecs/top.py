@@ -6,6 +6,8 @@ import numpy as np
 
 from ddkit.format.codecs.interface import FLOAT16, Layout, Tensors, not_finite
 
+BELOW = 2.0**-11  # how far below the smallest stored logit all others are, relative to it
+
 
 def index_dtype(classes: int) -> np.dtype:
     """Return the type of stored class indices: uint16, or uint32 above 65,536 classes.
@@ -51,14 +53,16 @@ def largest(logits: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
 def put_top(logits: np.ndarray, tensors: Tensors) -> None:
     """Write stored logits into decoded ones, in place.
 
-    The others are limited to the smallest stored one, since the stored ones are the largest.
+    The others are limited to just below the smallest stored one, since the stored ones are the largest: by 1/2048 of its
+    magnitude, half of a step in half precision, which is exact in single precision.
 
     Args:
         logits: float32 [...,C].
         tensors: `top` [...,K] and `index` [...,K].
     """
     top = tensors["top"].astype(np.float32)
-    np.minimum(logits, top[..., -1:], out=logits)
+    least = top[..., -1:]
+    np.minimum(logits, least - np.abs(least) * np.float32(BELOW), out=logits)
     np.put_along_axis(logits, tensors["index"].astype(np.int64), top, axis=-1)
 
 
