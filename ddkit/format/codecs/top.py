@@ -53,8 +53,8 @@ def largest(logits: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
 def put_top(logits: np.ndarray, tensors: Tensors) -> None:
     """Write stored logits into decoded ones, in place.
 
-    The others are limited to just below the smallest stored one, since the stored ones are the largest: by 1/2048 of its
-    magnitude, half of a step in half precision, which is exact in single precision.
+    The others are limited to just below the smallest stored one, since the stored ones are the largest: by 1/2048 of
+    its magnitude, half of a step in half precision, which is exact in single precision.
 
     Args:
         logits: float32 [...,C].
