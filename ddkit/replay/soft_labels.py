@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ddkit.core.console import note
+from ddkit.core.device import each_on_one_thread
 from ddkit.errors import SetError
 from ddkit.format.codecs.registry import LabelDecoder
 from ddkit.format.manifest import Manifest
@@ -60,8 +61,16 @@ class SoftLabels:
         if self._teacher is not None:
             logits = self._teacher.logits(inputs).clone()  # not an inference tensor: losses save it
         else:
-            logits = torch.from_numpy(self._decoder.decode(tensors, self._temperature, rows))
+            logits = torch.from_numpy(self._decoded(tensors, rows))
         return (logits if self._columns is None else logits[:, self._columns.to(logits.device)]).to(self._device)
+
+    def _decoded(self, tensors: Mapping[str, np.ndarray], rows: np.ndarray | None) -> np.ndarray:
+        """Decode labels on one thread: the threads of a matrix product wait actively, while images need the cores."""
+        found = []
+        each_on_one_thread(
+            lambda _: found.append(self._decoder.decode(tensors, self._temperature, rows)), 1, side_by_side=False
+        )
+        return found[0]
 
     def report_cost(self, inputs: Tensor) -> None:
         """Print what labelling a batch costs, if a carried teacher computes the labels.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, Self
 
 import numpy as np
+import torch
 
 from ddkit.format.codecs.interface import (
     FLOAT16,
@@ -122,7 +123,8 @@ class LowRank(Codec):
         if self.code == "i4":
             code = _unpack_nibbles(code, self.rank)
         basis, scale, offset = (shared[name].astype(np.float64) for name in ("basis", "scale", "offset"))
-        logits: np.ndarray = ((code.astype(np.float64) * scale) @ basis + offset).astype(np.float32)
+        steps = torch.from_numpy(code.astype(np.float64) * scale)
+        logits: np.ndarray = ((steps @ torch.from_numpy(basis)).numpy() + offset).astype(np.float32)
         if self.k:
             put_top(logits, tensors)
         return logits
