@@ -1,5 +1,7 @@
 """A budget: how it is written, what it allows, and that the best way within it is chosen."""
 
+import shutil
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -90,6 +92,9 @@ def test_a_run_within_a_budget_is_repeated_grown_and_recorded(teacher, tmp_path)
     assert grown.shards[0] == made.shards[0] and grown.labels.budget == budget
     whole = ddkit.distill(tmp_path / "whole", **OPTIONS, teacher=teacher, prefixes=(2, 3), ipc=3, budget="3x")
     assert whole.content == grown.content
+    shutil.rmtree(tmp_path / "set.work")
+    again = ddkit.distill(tmp_path / "set", data="digits", teacher=teacher, ipc=4, workers=1)
+    assert again.shards[:2] == grown.shards and again.labels.budget == budget
     with pytest.raises(OtherRun, match="budget 3x, not 5x"):
         ddkit.distill(tmp_path / "set", budget="5x")
 

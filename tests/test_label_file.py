@@ -130,6 +130,13 @@ def test_it_travels_with_push_pull_and_streams_of_parts(hub, lowrank_set, tmp_pa
     assert z.equal(next(iter(ddkit.ReplayLoader(lowrank_set.root, batch_size=4)))[1])
 
 
+def test_it_is_fetched_before_the_shards_are_streamed(hub, lowrank_set, tmp_path):
+    ddkit.push(shutil.copytree(lowrank_set.root, tmp_path / "sent"), "lab/streamed", license="mit")
+    streamed = list(ddkit.ReplayLoader("lab/streamed", batch_size=7, store="streaming"))
+    local = list(ddkit.ReplayLoader(lowrank_set.root, batch_size=7))
+    assert all(a.equal(b) for ours, theirs in zip(streamed, local, strict=True) for a, b in zip(ours, theirs))
+
+
 def test_an_older_ddkit_asks_to_upgrade(lowrank_set):
     """ddkit up to 0.6 refuses every format above 1 with the command that upgrades, whatever the codec's name."""
     data = json.loads((lowrank_set.root / "ddkit.json").read_text())
