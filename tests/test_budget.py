@@ -18,7 +18,7 @@ LOGITS = centred((np.random.default_rng(0).normal(size=(300, 30)) * np.linspace(
 
 def sample(views=60, rows=50):
     return BudgetSample(
-        rows=rows, views=views, logits=LOGITS, view_layout=11, image_bytes={"png": 2000.0, "jpg": 700.0},
+        rows=rows, views=views, logits=LOGITS, view_layout=11, image_bytes={"png": 20000.0, "jpg": 5000.0},
         temperature=20.0, teacher_bytes=600_000,
     )  # fmt: skip
 
@@ -54,13 +54,13 @@ def test_a_smaller_budget_never_promises_more():
 
 
 def test_a_size_counts_images_and_may_take_jpeg():
-    wide, tight = (choose(BudgetGoal.parse(text), sample())[0] for text in ("400kB", "60kB"))
-    assert wide.image == "png" and wide.bytes <= 400_000
-    assert tight.image == "jpg" and tight.bytes <= 60_000
+    wide, tight = (choose(BudgetGoal.parse(text), sample())[0] for text in ("3MB", "500kB"))
+    assert wide.image == "png" and wide.bytes <= 3_000_000
+    assert tight.image == "jpg" and tight.bytes <= 500_000
 
 
 def test_what_cannot_fit_says_what_is_smallest():
-    with pytest.raises(OptionError, match=r"nothing fits; the smallest is .* with 5 views and jpg images"):
+    with pytest.raises(OptionError, match=r"nothing fits; the smallest is .* views and jpg images"):
         choose(BudgetGoal.parse("10kB"), sample())
 
 
@@ -97,6 +97,13 @@ def test_a_run_within_a_budget_is_repeated_grown_and_recorded(teacher, tmp_path)
     assert again.shards[:2] == grown.shards and again.labels.budget == budget
     with pytest.raises(OtherRun, match="budget 3x, not 5x"):
         ddkit.distill(tmp_path / "set", budget="5x")
+
+
+def test_a_set_within_a_size_is_not_larger(teacher, tmp_path):
+    made = ddkit.distill(tmp_path / "set", **OPTIONS, teacher=teacher, ipc=5, budget="300kB")
+    files = sum(path.stat().st_size for folder in ("data", "images") for path in (made.root / folder).glob("*.tar"))
+    assert 100_000 < files <= 300_000
+    assert made.labels.budget.table[0].bytes == pytest.approx(files, rel=0.15)
 
 
 def test_a_budget_leaves_nothing_else_to_choose():

@@ -6,6 +6,8 @@ import pytest
 
 import ddkit
 from ddkit.core.files import file_sha256
+from ddkit.errors import IntegrityError
+from ddkit.format.codecs.lowrank import LowRank
 
 OPTIONS = {"data": "digits", "method": "random", "views": 3, "protocol": "demo", "codec": "lowrank:4+top1"}
 
@@ -37,3 +39,25 @@ def test_a_lost_file_is_made_again_from_the_units(grown_at_once, teacher, tmp_pa
     path.unlink()
     again = ddkit.distill(tmp_path / "set", workers=1)
     assert again.content == made.content and file_sha256(path) == made.labels.file.sha256
+
+
+def test_a_lost_file_whose_bytes_cannot_be_made_again_is_reported(teacher, tmp_path, monkeypatch):
+    made = ddkit.distill(tmp_path / "set", **OPTIONS, teacher=teacher, ipc=2, workers=1)
+    path = tmp_path / "set" / "labels.safetensors"
+    whole = path.read_bytes()
+    path.unlink()
+    fit = LowRank.fit
+
+    def on_another_machine(self, logits, known=None):
+        found = fit(self, logits, known)
+        return found | {"basis": -found["basis"]}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LowRank, "fit", on_another_machine)
+        with pytest.raises(IntegrityError, match=r"labels\.safetensors is missing .* fetch the set again"):
+            ddkit.distill(tmp_path / "set", workers=1)
+    shutil.rmtree(tmp_path / "set.work")
+    with pytest.raises(IntegrityError, match=r"labels\.safetensors is missing .* fetch the set again"):
+        ddkit.distill(tmp_path / "set", data="digits", teacher=teacher, workers=1)
+    path.write_bytes(whole)
+    assert ddkit.distill(tmp_path / "set", data="digits", teacher=teacher, workers=1).content == made.content

@@ -10,15 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from ddkit.errors import IntegrityError
+from ddkit.errors import IntegrityError, OptionError
 from ddkit.format.codecs.interface import Codec, Layout
 from ddkit.format.codecs.registry import find_codec
+from ddkit.format.consistency import LARGEST_ROW
 from ddkit.format.entries import FORMAT, RowMetadata
 from ddkit.format.manifest import Manifest
 from ddkit.format.views import UNMIXED, Views
 from ddkit.format.views_member import LARGEST_HEADER, DecodedRow, UnpackedRow, unpack_views
 
 KINDS = ("noise", "real", "patches", "import")  # kinds of origins
+MOST_CLASSES = 1_000_000
 _SHARED = ("size", "mean", "std", "classes")  # metadata that is equal in all rows
 
 
@@ -89,7 +91,8 @@ class RowFormat:
         small = np.dtype(np.uint8 if type(size) is int and max(height, width, size) <= 255 else np.int16)
         kinds = {"box": small, "flip": np.uint8, "partner": np.uint16, "mix_box": small, "mix_lam": np.float32}
         good = (
-            type(size) is int and 1 <= size <= 2048 and type(classes) is int and 1 <= classes <= 2**24
+            type(size) is int and 1 <= size <= 2048 and type(classes) is int and 1 <= classes <= MOST_CLASSES
+            and views_count * classes * 4 <= LARGEST_ROW and suits(codec, classes)
             and all(isinstance(c, list) and len(c) == 3 and all(type(x) in (int, float) and abs(x) < 1e6 for x in c)
                     for c in channels)
             and min(meta["std"]) > 0 and not {"mix_box", "mix_lam"} <= shapes.keys()
@@ -228,6 +231,20 @@ class RowFormat:
                 row, view = (int(i) for i in np.unravel_index(int(wrong.argmax()), wrong.shape))
                 return row, f"view {view} has {what}"
         return None
+
+
+def suits(codec: Codec, classes: int) -> bool:
+    """Return whether a codec can have labels of this many classes.
+
+    Args:
+        codec: The codec.
+        classes: C, the number of classes.
+    """
+    try:
+        codec.check(classes)
+    except OptionError:
+        return False
+    return True
 
 
 def _is_origin(origin: Any) -> bool:

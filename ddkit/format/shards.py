@@ -26,7 +26,7 @@ from ddkit.format.row_records import write_rows
 from ddkit.format.tars import BLOCK
 
 
-def labels_outweigh(label_bytes: int, image_bytes: int) -> bool:
+def labels_outweigh(label_bytes: float, image_bytes: float) -> bool:
     """Return whether a set gets `images/` tars: whether labels take more than twice the bytes of the images.
 
     Args:

@@ -13,8 +13,11 @@ from ddkit.format.codecs.fidelity import relative_error
 from ddkit.format.codecs.interface import Codec, Tensors, layout_bytes
 from ddkit.format.codecs.registry import find_codec
 from ddkit.format.label_info import BudgetRow
+from ddkit.format.shards import labels_outweigh
+from ddkit.format.tars import BLOCK
 
 UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
+HEADER = 700  # bytes of the header and the metadata of a views member
 LARGEST_TABLE = 12  # considered ways that are shown and recorded
 
 # Expected loss in points: what students lose to the error of labels, and to seeing a view again. Fitted to the
@@ -50,9 +53,9 @@ class BudgetGoal:
             OptionError: It is neither.
         """
         if (found := re.fullmatch(r"(\d{1,4}(?:\.\d+)?)x", text)) and float(found[1]) >= 1:
-            return cls(f"{float(found[1]):g}x", factor=float(found[1]))
+            return cls(f"{_plain(found[1])}x", factor=float(found[1]))
         if (found := re.fullmatch(r"(\d{1,6}(?:\.\d+)?) ?([kMG]?B)", text)) and float(found[1]) > 0:
-            return cls(f"{float(found[1]):g}{found[2]}", bytes=float(found[1]) * UNITS[found[2]])
+            return cls(f"{_plain(found[1])}{found[2]}", bytes=float(found[1]) * UNITS[found[2]])
         raise OptionError(f"--budget is {text[:30]!r}; give a factor, as in 40x, or a size, as in 300MB")
 
     def label_bytes(self, full_bytes: float) -> float:
@@ -63,17 +66,23 @@ class BudgetGoal:
         """
         return full_bytes / self.factor if self.factor else min(full_bytes, self.bytes or 0.0)
 
-    def allows(self, image_bytes: float, label_bytes: float, full_bytes: float) -> bool:
+    def allows(self, total: float, label_bytes: float, full_bytes: float) -> bool:
         """Return whether a set fits.
 
         Args:
-            image_bytes: Bytes of all images.
-            label_bytes: Bytes of all views and labels.
-            full_bytes: The same with half-precision labels of all views.
+            total: Bytes of the set.
+            label_bytes: Bytes of its views and labels among them.
+            full_bytes: Bytes of all views with half-precision labels.
         """
         if self.factor is not None:
             return label_bytes * self.factor <= full_bytes
-        return image_bytes + label_bytes <= (self.bytes or 0.0)
+        return total <= (self.bytes or 0.0)
+
+
+def _plain(number: str) -> str:
+    """A decimal number without superfluous zeros."""
+    whole, point, rest = number.partition(".")
+    return (whole.lstrip("0") or "0") + (point + rest).rstrip("0").rstrip(".")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +145,7 @@ def choose(goal: BudgetGoal, sample: BudgetSample) -> list[BudgetRow]:
         ways += [_way(sample, image, views, codec, error) for views in _view_counts(sample.views)
                  for image in (["png"] if goal.factor else sample.image_bytes)]  # fmt: skip
     full = sample.rows * sample.views * (sample.view_layout + 2 * classes)
-    fitting = [way for way in ways if goal.allows(way.bytes - way.label_bytes, way.label_bytes, full)]
+    fitting = [way for way in ways if goal.allows(way.bytes, way.label_bytes, full)]
     if not fitting:
         least = min(ways, key=lambda way: way.bytes)
         raise OptionError(
@@ -168,7 +177,7 @@ def label_error(codec: Codec, logits: np.ndarray, temperature: float, known: dic
         return 0.0
     shared = codec.fit(logits[::2], known.get(codec.FAMILY))
     known.setdefault(codec.FAMILY, shared)
-    others = logits[1::2]
+    others = logits[1::2] if len(logits) > 1 else logits
     tensors = codec.encode(others, shared, np.random.default_rng(0))
     return relative_error(others, codec.decode(tensors, logits.shape[-1], temperature, shared), temperature)
 
@@ -190,12 +199,21 @@ def _way(sample: BudgetSample, image: str, views: int, codec: Codec, error: floa
     classes = sample.logits.shape[-1]
     shared = sample.teacher_bytes if codec.FROM_PIXELS else layout_bytes(codec.shared_layout(classes))
     label_bytes = sample.rows * views * (sample.view_layout + codec.bytes_per_view(classes)) + shared
-    total = label_bytes + sample.rows * sample.image_bytes[image]
+    views_member = views * (sample.view_layout + codec.bytes_per_view(classes)) + HEADER
+    image_member = sample.image_bytes[image]
+    total = shared + sample.rows * (2 * BLOCK + _padded(image_member) + _padded(views_member))
+    if labels_outweigh(views_member, image_member):  # a tar of the images alone beside each shard
+        total += sample.rows * (2 * BLOCK + _padded(image_member))
     return BudgetRow(
         image=image, views=views, codec=codec.name, bytes=float(round(total)),
         label_bytes=float(label_bytes), error=round(error, 4),
         loss=round(expected_loss(error, max(sample.views / views, 1), image), 3),
     )  # fmt: skip
+
+
+def _padded(size: float) -> float:
+    """The bytes that a member of this size takes in a tar."""
+    return BLOCK + -(-size // BLOCK) * BLOCK
 
 
 def _view_counts(views: int) -> Sequence[int]:

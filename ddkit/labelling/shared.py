@@ -14,7 +14,7 @@ from ddkit.core.worker_state import STATE
 from ddkit.engine.units import UnitFile
 from ddkit.errors import IntegrityError
 from ddkit.format.entries import LabelFile
-from ddkit.format.label_file import parse_shared, write_shared
+from ddkit.format.label_file import SHARED_LABELS, parse_shared, write_shared
 from ddkit.labelling.encoded import ShardPlan
 from ddkit.labelling.labels import LabelJob, Labelling, label_jobs
 from ddkit.teachers.carried import write_carried
@@ -48,15 +48,19 @@ class SharedJob:
 
     def entry(self) -> LabelFile | None:
         """Return the entry of the file if it is finished and has the recorded hash, else None."""
-        found = self.file.read_json()
-        try:
-            entry = None if found is None else read_dataclass(LabelFile, found)
-        except Mismatch:  # written by a version with another record format
-            return None
+        entry = self._recorded()
         if entry is None:
             return None
         path = Path(self.how.out) / entry.path
         return entry if path.is_file() and file_sha256(path) == entry.sha256 else None
+
+    def _recorded(self) -> LabelFile | None:
+        """The entry of the file when it was finished; None if it never was."""
+        found = self.file.read_json()
+        try:
+            return None if found is None else read_dataclass(LabelFile, found)
+        except Mismatch:  # written by a version with another record format
+            return None
 
     def save(self, entry: LabelFile) -> None:
         """Record a finished file.
@@ -73,21 +77,33 @@ class SharedJob:
         """Write the file and return its entry. The labelling units of the first increment must be done.
 
         Raises:
-            IntegrityError: The result of a unit is damaged.
+            IntegrityError: The result of a unit is damaged; or the file was finished before and is lost, and shards may
+                depend on bytes that cannot be made again.
             TeacherError: The teacher cannot be carried.
             DiskError: A file cannot be written.
         """
-        out, codec = Path(self.how.out), self.how.label_codec
+        out, codec, before = Path(self.how.out), self.how.label_codec, self._recorded()
         if codec.FROM_PIXELS:
             entry = write_carried(out, self.how.open_teacher())
         else:
             entry = write_shared(out, codec, codec.fit(np.concatenate(list(self._sample()))))
+        if before is not None and entry.sha256 != before.sha256:
+            (out / entry.path).unlink()
+            raise self._lost(before.path)
         self.save(entry)
         return entry
+
+    def _lost(self, name: str) -> IntegrityError:
+        return IntegrityError(
+            f"{Path(self.how.out) / name} is missing or damaged, and cannot be made again with the same bytes; fetch "
+            "the set again, or start over with --overwrite"
+        )
 
     def _sample(self) -> Iterator[np.ndarray]:
         """Every n-th view of the increment, its logits float32 [.,C]; n is such that at most FITTED_VALUES are used."""
         jobs: list[LabelJob] = label_jobs(self.how, self.shards)
+        if self._recorded() is not None and not all(job.file.is_good() for job in jobs):
+            raise self._lost(SHARED_LABELS)
         classes = jobs[0].file.tensors()["logits"].shape[-1]
         step = -(-sum(job.views for job in jobs) * classes // FITTED_VALUES)
         at = 0

@@ -36,7 +36,7 @@ from ddkit.format.row_format import RowFormat
 from ddkit.format.row_records import member
 from ddkit.format.verification import directory_problems
 from ddkit.labelling.encoded import EncodedRows, ShardPlan, prefix_key, save_encoded
-from ddkit.labelling.labels import Labelling
+from ddkit.labelling.labels import COMPARED, Labelling
 from ddkit.labelling.packing import PackJob, PackRecord
 from ddkit.labelling.shared import SharedJob
 from ddkit.pipeline.costs import cost_of
@@ -266,11 +266,12 @@ def restore_units(manifest: Manifest, how: Labelling, key: str) -> None:
     for plan, shard in zip(plans, manifest.shards):
         pack = PackJob(how=how, shard=plan)
         if pack.record() is None:
-            views = plan.rows * manifest.views.count
+            seen = min(manifest.views.count, COMPARED)
+            views = plan.rows * (seen if how.label_codec.FROM_PIXELS else manifest.views.count)
             pack.save(
                 PackRecord(
                     entry=shard, fidelity=_sums(manifest.labels.fidelity, views), seconds=0.0,
-                    precision=tuple(total or 0.0 for total in _sums(exact, views)) if exact else (),
+                    precision=tuple(total or 0.0 for total in _sums(exact, plan.rows * seen)) if exact else (),
                 )
             )  # fmt: skip
     if (entry := manifest.labels.file) is not None:

@@ -90,7 +90,7 @@ class DistillOptions:
                 if value is not None:
                     raise OptionError(f"--budget chooses the {name.replace('-', ' ')}; leave --{name} out")
         if self.label_precision is not None:
-            check_precision(self.label_precision, self.device)
+            check_precision(self.label_precision, self.device, self.codec or "fp16")
         if self.image_format is not None and self.image_format not in WRITTEN:
             raise unknown("image format", self.image_format, WRITTEN)
 
@@ -103,15 +103,16 @@ class DistillOptions:
         return {name: to_plain(value) for name, value in given.items() if value not in (None, {})}
 
 
-def check_precision(name: str, device: str) -> Precision:
+def check_precision(name: str, device: str, codec: str) -> Precision:
     """Return the precision of labels, checked to be known and available.
 
     Args:
         name: "float32" or "bfloat16".
         device: "auto" or a torch device name.
+        codec: Codec of the labels.
 
     Raises:
-        OptionError: The precision is unknown, or the device computes it more slowly than float32.
+        OptionError: The precision is unknown, the device computes it more slowly than float32, or no labels are stored.
     """
     if name == "float32":
         return "float32"
@@ -119,7 +120,14 @@ def check_precision(name: str, device: str) -> Precision:
         raise unknown("label precision", name, ("float32", "bfloat16"))
     where = pick_device(device)
     if not has_bfloat16(where):
-        raise OptionError(f"--label-precision bfloat16: this {where.type} does not have it; leave the option out")
+        raise OptionError(
+            f"--label-precision bfloat16: this {where.type} does not have it; give --label-precision float32"
+        )
+    if find_codec(codec).FROM_PIXELS:
+        raise OptionError(
+            "--label-precision bfloat16 is for labels that are stored; codec teacher computes them in float32 when a "
+            "student trains; give --label-precision float32"
+        )
     return "bfloat16"
 
 

@@ -9,12 +9,18 @@ import numpy as np
 
 from ddkit.core.console import progress
 from ddkit.core.device import cores
+from ddkit.core.seeds import rng
+from ddkit.format.codecs.interface import centred
+from ddkit.format.codecs.registry import find_codec
+from ddkit.format.label_info import Fidelity
 from ddkit.format.manifest import Manifest
 from ddkit.format.reading import SetReader
 from ddkit.format.views import Views
 from ddkit.labelling.encoded import ShardPlan
-from ddkit.labelling.labels import Labelling, label_jobs, shard_views
+from ddkit.labelling.labels import COMPARED, Labelling, label_jobs, label_views, shard_pixels, shard_views
 from ddkit.specs import TeacherSpec
+
+SAMPLE = 128  # views of each shard that the teacher labels again before labels are taken
 
 
 def has_same_labels(source: Manifest, how: Labelling, teacher: TeacherSpec) -> bool:
@@ -40,6 +46,9 @@ def has_same_labels(source: Manifest, how: Labelling, teacher: TeacherSpec) -> b
 def take_labels(source: Manifest, how: Labelling, shards: Sequence[ShardPlan]) -> None:
     """Write the labelling units of a set from the labels of another, for the first views of each row.
 
+    The labels of a shard are taken if its views are those that would be drawn, and if the teacher, run on a sample of
+    them, gives these labels: a manifest may claim another teacher, or the teacher's classes may have another order.
+
     Args:
         source: The set that has the same labels.
         how: Settings for labelling.
@@ -48,20 +57,44 @@ def take_labels(source: Manifest, how: Labelling, shards: Sequence[ShardPlan]) -
     Raises:
         IntegrityError: A shard of `source` is damaged.
     """
-    reader, found = SetReader(source), source.labels.fidelity
-    means = np.array([found.kl_t1, found.kl_t4, found.kl_t20, found.top1_agreement, 1.0], np.float64)
+    reader, count = SetReader(source), how.policy.count
     total, stored = sum(shard.rows for shard in shards), {shard.path: shard for shard in source.shards}
     with ThreadPoolExecutor(cores()) as pool, progress("taking labels", total, "images") as advance:
         for plan in shards:
             jobs = [job for job in label_jobs(how, [plan]) if not job.file.is_good()]
             if jobs:
                 parts = list(reader.shard(stored[plan.path], plan.first, pool))
-                logits = np.concatenate([part.soft["logits"] for part in parts])[:, : how.policy.count]
-                views = Views.stack([part.views for part in parts if part.views is not None]).tensors()
-                drawn = shard_views(how, plan).tensors()
-                same = all(np.array_equal(views[name][:, : how.policy.count], drawn[name]) for name in drawn)
-                for job in jobs if same else ():  # imported labels are of other views
-                    fidelity = means * (job.stop - job.start) * how.policy.count
-                    mine = {"logits": logits[job.start : job.stop], "fidelity": fidelity}
-                    job.file.write(mine, {"seconds": 0.0})
+                logits = np.concatenate([part.soft["logits"] for part in parts])[:, :count]
+                views = Views.stack([part.views for part in parts if part.views is not None])
+                if _would_be_drawn(views, how, plan) and _are_the_teachers(logits, how, plan):
+                    for job in jobs:
+                        job.file.write(_unit(source, logits[job.start : job.stop]), {"seconds": 0.0})
             advance(plan.rows)
+
+
+def _would_be_drawn(views: Views, how: Labelling, plan: ShardPlan) -> bool:
+    """Whether the views of a shard are those that its policy and seed give; imported labels are of other views."""
+    drawn, found = shard_views(how, plan).tensors(), views.tensors()
+    return all(np.array_equal(found[name][:, : how.policy.count], drawn[name]) for name in drawn)
+
+
+def _are_the_teachers(logits: np.ndarray, how: Labelling, plan: ShardPlan) -> bool:
+    """Whether the teacher gives the logits [n,V,C] of a shard, as far as a sample of its views shows."""
+    draw = rng(how.seed, "taken labels", plan.first)
+    rows, view_indices = draw.integers(0, plan.rows, SAMPLE), draw.integers(0, how.policy.count, SAMPLE)
+    images, views = shard_pixels(how, plan), shard_views(how, plan)
+    computed = centred(label_views(how, how.open_teacher(), images, views, rows, view_indices, how.precision))
+    return bool(find_codec("fp16").agree(logits[rows, view_indices].astype(np.float32), computed).all())
+
+
+def _unit(source: Manifest, logits: np.ndarray) -> dict[str, np.ndarray]:
+    """The tensors of a labelling unit with these logits [n,V,C]; its sums are the means that the manifest records."""
+    rows, views = logits.shape[:2]
+    tensors = {"logits": logits, "fidelity": _sums(source.labels.fidelity, rows * views)}
+    if source.labels.precision_fidelity is not None:
+        tensors["precision"] = _sums(source.labels.precision_fidelity, rows * min(views, COMPARED))
+    return tensors
+
+
+def _sums(found: Fidelity, views: int) -> np.ndarray:
+    return np.array([found.kl_t1, found.kl_t4, found.kl_t20, found.top1_agreement, 1.0], np.float64) * views

@@ -86,7 +86,7 @@ def relabel(
         order=found.order, policy=policy, seed=source.seed if seed is None else seed, size=found.spec.image_size,
         image_codec=source.image.codec, codec=codec, patches=source.image.patches,
         groups=_groups(mix_within, source.class_names), device=str(where),
-        precision=check_precision(label_precision or source.labels.precision, device),
+        precision=check_precision(label_precision or source.labels.precision, device, codec),
     )  # fmt: skip
     claim = Claim.of(how, found.spec, chosen, source.content)
     with locked(out, "relabelling", {"key": claim.key}):

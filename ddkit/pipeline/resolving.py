@@ -165,7 +165,7 @@ def _chosen(asked: DistillOptions, source: Source) -> Choices:
         protocol=Protocol.load(asked.protocol or recipe.protocol), views=asked.views, size=asked.size,
         teacher=absolute(teacher), codec=known_codec(asked.codec or "fp16", source.classes),
         budget=_budget(asked, source), spent=None,
-        precision=check_precision(asked.label_precision or "float32", asked.device),
+        precision=check_precision(asked.label_precision or "float32", asked.device, asked.codec or "fp16"),
         image_format=asked.image_format or "png", image_column=asked.image_column, label_column=asked.label_column,
         classes=asked.classes, holdout=asked.holdout, skip_bad=bool(asked.skip_bad), dataset=recipe.dataset,
     )  # fmt: skip

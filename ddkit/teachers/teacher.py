@@ -94,7 +94,8 @@ class Teacher:
         It computes in float32.
 
         Raises:
-            TeacherError: The classes are a selection, and the network has no linear layer to cut.
+            TeacherError: The classes have another order, and the network has no linear layer to cut; or a weight is too
+                large for half precision.
         """
         network, spec = copy.deepcopy(self.network), self.spec
         if self._order is not None:
@@ -111,6 +112,11 @@ class Teacher:
             for tensor in network.state_dict().values():
                 if tensor.is_floating_point():
                     tensor.copy_(tensor.half())
+                    if not torch.isfinite(tensor).all():
+                        raise TeacherError(
+                            f"{spec.arch} has weights above {torch.finfo(torch.float16).max:.0f}, the largest number "
+                            "in half precision; use another codec than teacher"
+                        )
         return Teacher(network, spec, self.device)
 
     @torch.inference_mode()

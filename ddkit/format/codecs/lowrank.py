@@ -11,6 +11,7 @@ import torch
 
 from ddkit.format.codecs.interface import (
     FLOAT16,
+    LARGEST,
     Codec,
     Layout,
     Tensors,
@@ -29,6 +30,7 @@ LEVELS = {"i4": 7, "i8": 127}  # largest integer of a coordinate
 GRID = 2.0**-15
 CODE_GRID = 2.0**-8
 SPREAD = 2.0**10
+LARGEST_CODE = 2.0**15  # of float16 coordinates of the sample; others may be twice as large
 
 
 @dataclass(frozen=True)
@@ -94,19 +96,19 @@ class LowRank(Codec):
         else:
             basis = _on_grid(_principal_components(z, self.rank))
         code = z @ basis.astype(np.float64).T
-        scale = np.ones(self.rank)
+        scale = np.maximum(np.abs(code).max(axis=0) / LARGEST_CODE, 1.0)
         if self.code == "i8":
             scale = np.abs(code).max(axis=0) / LEVELS["i8"]
         elif self.code == "i4":
             scale = np.array([_best_step(column) for column in code.T])
         scale = np.maximum(scale, max(scale.max() / SPREAD, 2.0**-14))
-        return {"basis": basis, "scale": scale.astype(np.float16), "offset": offset}
+        return {"basis": basis, "scale": np.minimum(scale, LARGEST).astype(np.float16), "offset": offset}
 
     def encode(self, logits: np.ndarray, shared: Tensors, generator: np.random.Generator) -> dict[str, np.ndarray]:
         basis, scale, offset = (shared[name].astype(np.float64) for name in ("basis", "scale", "offset"))
         steps = (logits - offset) @ basis.T / scale
         if self.code == "f16":
-            code = (np.rint(steps / CODE_GRID) * CODE_GRID).astype(np.float16)
+            code = np.clip(np.rint(steps / CODE_GRID) * CODE_GRID, -LARGEST, LARGEST).astype(np.float16)
         else:
             most = LEVELS[self.code]
             code = np.clip(np.rint(steps), -most, most).astype(np.int8)
