@@ -14,9 +14,10 @@ from conftest import photograph
 import ddkit.networks.training as training
 from ddkit.core.files import read_sealed
 from ddkit.errors import OptionError, OtherRun, TeacherError
-from ddkit.evaluation.baselines import make_baseline
+from ddkit.evaluation.baselines import Subject, make_baseline, random_baseline
 from ddkit.evaluation.students import StudentOptions, plan_students
 from ddkit.evaluation.tables import run_students
+from ddkit.evaluation.training_data import TrainingData
 from ddkit.networks.checkpoints import load_checkpoint, save_checkpoint, tensor_hash
 from ddkit.pipeline import distill, relabel
 from ddkit.sources.images import open_source
@@ -327,7 +328,8 @@ def test_a_baseline_is_of_the_same_source_and_teacher(tmp_path, options, capsys)
     assert make_baseline(made).method == "random"
     shutil.rmtree(tmp_path / "o.work")
     other = untrained_teacher(tmp_path / "other.safetensors", arch="convnet4")
-    assert make_baseline(made, "digits", str(other)) is None
+    data = TrainingData(of="this", labels="stored", manifest=made)
+    assert random_baseline(Subject(given=made, data=data, source="digits", teacher=str(other))) == []
     assert "is not the one the set was made with" in capsys.readouterr().err
 
 

@@ -400,7 +400,7 @@ of_manifest(
         ]
     ),
 )
-of_manifest("manifest_of_a_newer_format", lambda d: d.update(format=2))
+of_manifest("manifest_of_a_newer_format", lambda d: d.update(format=3))
 
 
 @case
