@@ -20,10 +20,10 @@ UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 HEADER = 700  # bytes of the header and the metadata of a views member
 LARGEST_TABLE = 12  # considered ways that are shown and recorded
 
-# Expected loss in points: what students lose to the error of labels, and to seeing a view again. Fitted to the
-# measurements in benchmarks/results/labels-*.json; docs/labels.md.
-ERROR_POINTS = 6.0  # points at a relative error of 1, growing with its square
-REUSE_POINTS, REUSE_POWER = 0.5, 0.7  # a view seen r times costs REUSE_POINTS * (r ** REUSE_POWER - 1)
+# Expected loss in points: what students lose to the error of labels, and to seeing a view again. A rough fit to a few
+# measurements; docs/labels.md names them.
+ERROR_POINTS = 40.0  # points at a relative error of 1, growing with its square
+REUSE_POINTS = 0.15  # a view seen r times costs REUSE_POINTS * (r - 1)
 LOSSY_IMAGE_POINTS = 0.5  # JPEG instead of a lossless format
 
 
@@ -121,7 +121,7 @@ def candidates(classes: int, temperature: float) -> Iterator[str]:
             yield f"topk:{k}"
     for rank in (256, 128, 96, 64, 48, 32, 24, 16, 12, 8, 4, 2):  # the largest first: the others reuse its basis
         for code, kept in ((code, kept) for code in (":i4", "") for kept in (0, 1, 2, 3, 5, 10)):
-            if 2 * rank <= classes and kept < rank:
+            if rank <= classes and kept < rank:
                 yield f"lowrank:{rank}{code}" + (f"+top{kept}" if kept else "")
     if temperature == 1:
         yield from (f"sampled:{k}" for k in (12, 25, 50))
@@ -191,8 +191,7 @@ def expected_loss(error: float, reuse: float, image: str) -> float:
         image: Image format.
     """
     lossy = LOSSY_IMAGE_POINTS if image == "jpg" else 0.0
-    again: float = REUSE_POINTS * (reuse**REUSE_POWER - 1)
-    return ERROR_POINTS * error**2 + again + lossy
+    return ERROR_POINTS * error**2 + REUSE_POINTS * (reuse - 1) + lossy
 
 
 def _way(sample: BudgetSample, image: str, views: int, codec: Codec, error: float) -> BudgetRow:
