@@ -9,13 +9,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from safetensors.numpy import load, save
 
 from ddkit.core.files import read_sealed, read_sealed_json, write_sealed
+from ddkit.core.serialization import Mismatch, read_dataclass
 from ddkit.errors import IntegrityError
+
+Record = TypeVar("Record")
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,18 @@ class UnitFile:
     def read_json(self) -> Any:
         """Return the JSON value, or None if the unit is not done."""
         return read_sealed_json(self.path, self.key)
+
+    def read_record(self, cls: type[Record]) -> Record | None:
+        """Return the JSON value as a dataclass; None if the unit is not done, or a version with other fields wrote it.
+
+        Args:
+            cls: The dataclass.
+        """
+        found = self.read_json()
+        try:
+            return None if found is None else read_dataclass(cls, found)
+        except Mismatch:
+            return None
 
 
 def _metadata(header: bytes) -> dict[str, Any]:

@@ -116,4 +116,5 @@ def label_decoder(manifest: Manifest) -> LabelDecoder:
     data = path.read_bytes() if path.stat().st_size == entry.bytes else b""
     if hashlib.sha256(data).hexdigest() != entry.sha256:
         raise IntegrityError(f"{manifest.where}: {entry.path} differs from the manifest; fetch the set again")
-    return LabelDecoder(codec, classes, parse_shared(data, codec, classes, f"{manifest.where}: {entry.path}"))
+    shared = parse_shared(data, codec, classes, f"{manifest.where}: {entry.path}")
+    return LabelDecoder(codec, classes, codec.prepared(shared))

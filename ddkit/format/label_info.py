@@ -24,6 +24,15 @@ class Fidelity(Extensible):
     kl_t20: Number | None
     top1_agreement: Share
 
+    def sums(self, views: int) -> tuple[float | None, float | None, float | None, float, float]:
+        """Return what these are the means of: the sums that `codecs.fidelity` computes, and the number of views.
+
+        Args:
+            views: Number of views.
+        """
+        at_1, at_4, at_20 = (None if kl is None else kl * views for kl in (self.kl_t1, self.kl_t4, self.kl_t20))
+        return at_1, at_4, at_20, self.top1_agreement * views, float(views)
+
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetRow(Extensible):

@@ -11,7 +11,7 @@ import numpy as np
 
 from ddkit.core.files import file_sha256
 from ddkit.core.seeds import rng
-from ddkit.core.serialization import Extensible, Mismatch, read_dataclass, to_plain
+from ddkit.core.serialization import Extensible, to_plain
 from ddkit.engine.units import UnitFile
 from ddkit.errors import IntegrityError
 from ddkit.format.codecs.fidelity import fidelity_sums
@@ -78,11 +78,7 @@ class PackJob:
 
     def record(self) -> PackRecord | None:
         """Return the record of the packed shard, or None if there is none. The shard itself is not read."""
-        found = self.file.read_json()
-        try:
-            return None if found is None else read_dataclass(PackRecord, found)
-        except Mismatch:  # written by a version with another record format
-            return None
+        return self.file.read_record(PackRecord)
 
     def verified_record(self) -> PackRecord | None:
         """Return the record if the shard's files have the recorded hashes, else None. All files are hashed."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ddkit.core.files import file_sha256
-from ddkit.core.serialization import Mismatch, fingerprint, read_dataclass, to_plain
+from ddkit.core.serialization import fingerprint, to_plain
 from ddkit.core.worker_state import STATE
 from ddkit.engine.units import UnitFile
 from ddkit.errors import IntegrityError
@@ -48,19 +48,11 @@ class SharedJob:
 
     def entry(self) -> LabelFile | None:
         """Return the entry of the file if it is finished and has the recorded hash, else None."""
-        entry = self._recorded()
+        entry = self.file.read_record(LabelFile)
         if entry is None:
             return None
         path = Path(self.how.out) / entry.path
         return entry if path.is_file() and file_sha256(path) == entry.sha256 else None
-
-    def _recorded(self) -> LabelFile | None:
-        """The entry of the file when it was finished; None if it never was."""
-        found = self.file.read_json()
-        try:
-            return None if found is None else read_dataclass(LabelFile, found)
-        except Mismatch:  # written by a version with another record format
-            return None
 
     def save(self, entry: LabelFile) -> None:
         """Record a finished file.
@@ -82,7 +74,7 @@ class SharedJob:
             TeacherError: The teacher cannot be carried.
             DiskError: A file cannot be written.
         """
-        out, codec, before = Path(self.how.out), self.how.label_codec, self._recorded()
+        out, codec, before = Path(self.how.out), self.how.label_codec, self.file.read_record(LabelFile)
         if codec.FROM_PIXELS:
             entry = write_carried(out, self.how.open_teacher())
         else:
@@ -102,9 +94,9 @@ class SharedJob:
     def _sample(self) -> Iterator[np.ndarray]:
         """Every n-th view of the increment, its logits float32 [.,C]; n is such that at most FITTED_VALUES are used."""
         jobs: list[LabelJob] = label_jobs(self.how, self.shards)
-        if self._recorded() is not None and not all(job.file.is_good() for job in jobs):
+        if self.file.read_record(LabelFile) is not None and not all(job.file.is_good() for job in jobs):
             raise self._lost(SHARED_LABELS)
-        classes = jobs[0].file.tensors()["logits"].shape[-1]
+        classes = self.how.open_teacher().classes
         step = -(-sum(job.views for job in jobs) * classes // FITTED_VALUES)
         at = 0
         for job in jobs:
@@ -131,6 +123,6 @@ def shared_tensors(how: Labelling, entry: LabelFile | None, classes: int) -> Map
     def read() -> Mapping[str, np.ndarray]:
         if not path.is_file() or file_sha256(path) != entry.sha256:
             raise IntegrityError(f"{path} changed while the set was made; run the same command again")
-        return parse_shared(path.read_bytes(), how.label_codec, classes, str(path))
+        return how.label_codec.prepared(parse_shared(path.read_bytes(), how.label_codec, classes, str(path)))
 
     return STATE.keep("shared labels", (str(path), entry.sha256), read)

@@ -12,10 +12,9 @@ from ddkit.core.device import threads
 from ddkit.format.codecs.interface import centred
 from ddkit.format.images import WRITTEN, encode_image
 from ddkit.format.label_info import Budget
-from ddkit.format.view_pixels import network_input
 from ddkit.format.views import draw
 from ddkit.labelling.budget import BudgetGoal, BudgetSample, choose
-from ddkit.labelling.labels import FORWARD
+from ddkit.labelling.labels import label_views
 from ddkit.pipeline.run import Increment, Run
 
 SAMPLE_IMAGES, SAMPLE_VIEWS = 64, 40
@@ -62,18 +61,13 @@ def _sample(run: Run, first: Increment) -> BudgetSample:
         replace(run.policy, count=count), seed=run.record.seed, first=0, rows=len(pixels), height=pixels.shape[2],
         width=pixels.shape[3], size=run.record.size, patches=run.patches,
     )  # fmt: skip
-    images, logits = torch.from_numpy(pixels).to(run.device), []
+    images = torch.from_numpy(pixels).to(run.device)
     rows, indices = (axis.ravel() for axis in np.meshgrid(np.arange(len(pixels)), np.arange(count), indexing="ij"))
-    for at in range(0, len(rows), FORWARD):
-        part = slice(at, at + FORWARD)
-        inputs = network_input(
-            images, views, rows[part], indices[part], size=run.record.size, mean=teacher.spec.mean, std=teacher.spec.std
-        )
-        logits.append(centred(teacher.logits(inputs).cpu().numpy()))
+    logits = label_views(run.labelling, teacher, images, views, rows, indices, run.record.precision)
     train = run.protocol.train_spec(ipc=run.record.prefixes[-1], arch=teacher.spec.arch, dataset=run.record.dataset)
     numbers = sum(tensor.numel() for tensor in teacher.network.state_dict().values())
     return BudgetSample(
-        rows=run.record.ipc * classes, views=run.policy.count, logits=np.concatenate(logits),
+        rows=run.record.ipc * classes, views=run.policy.count, logits=centred(logits),
         view_layout=sum(array[0, 0].nbytes for array in views.tensors().values()),
         image_bytes={name: float(np.mean([len(encode_image(image, name)) for image in pixels])) for name in WRITTEN},
         temperature=train.temperature, teacher_bytes=2 * numbers,

@@ -270,8 +270,8 @@ def restore_units(manifest: Manifest, how: Labelling, key: str) -> None:
             views = plan.rows * (seen if how.label_codec.FROM_PIXELS else manifest.views.count)
             pack.save(
                 PackRecord(
-                    entry=shard, fidelity=_sums(manifest.labels.fidelity, views), seconds=0.0,
-                    precision=tuple(total or 0.0 for total in _sums(exact, plan.rows * seen)) if exact else (),
+                    entry=shard, fidelity=manifest.labels.fidelity.sums(views), seconds=0.0,
+                    precision=tuple(total or 0.0 for total in exact.sums(plan.rows * seen)) if exact else (),
                 )
             )  # fmt: skip
     if (entry := manifest.labels.file) is not None:
@@ -279,12 +279,6 @@ def restore_units(manifest: Manifest, how: Labelling, key: str) -> None:
         shared = SharedJob(how=how, shards=first)
         if shared.file.read_json() is None:
             shared.save(entry)
-
-
-def _sums(found: Fidelity, views: int) -> tuple[float | None, ...]:
-    """The sums over some views that `fidelity` makes these means of."""
-    shares = (found.kl_t1, found.kl_t4, found.kl_t20, found.top1_agreement)
-    return (*(None if share is None else share * views for share in shares), float(views))
 
 
 # ------------------------------------------------------------------ finishing

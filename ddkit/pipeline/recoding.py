@@ -12,7 +12,6 @@ from ddkit.core.device import cores
 from ddkit.core.seeds import rng
 from ddkit.format.codecs.interface import centred
 from ddkit.format.codecs.registry import find_codec
-from ddkit.format.label_info import Fidelity
 from ddkit.format.manifest import Manifest
 from ddkit.format.reading import SetReader
 from ddkit.format.views import Views
@@ -90,11 +89,7 @@ def _are_the_teachers(logits: np.ndarray, how: Labelling, plan: ShardPlan) -> bo
 def _unit(source: Manifest, logits: np.ndarray) -> dict[str, np.ndarray]:
     """The tensors of a labelling unit with these logits [n,V,C]; its sums are the means that the manifest records."""
     rows, views = logits.shape[:2]
-    tensors = {"logits": logits, "fidelity": _sums(source.labels.fidelity, rows * views)}
-    if source.labels.precision_fidelity is not None:
-        tensors["precision"] = _sums(source.labels.precision_fidelity, rows * min(views, COMPARED))
+    tensors = {"logits": logits, "fidelity": np.array(source.labels.fidelity.sums(rows * views), np.float64)}
+    if (effect := source.labels.precision_fidelity) is not None:
+        tensors["precision"] = np.array(effect.sums(rows * min(views, COMPARED)), np.float64)
     return tensors
-
-
-def _sums(found: Fidelity, views: int) -> np.ndarray:
-    return np.array([found.kl_t1, found.kl_t4, found.kl_t20, found.top1_agreement, 1.0], np.float64) * views

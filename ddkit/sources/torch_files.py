@@ -127,7 +127,7 @@ def _members(data: bytes) -> dict[str, bytes]:
 
 
 class _Interpreter:
-    """Runs the opcodes of one pickle.
+    """Interprets the opcodes of one pickle; nothing is imported or called.
 
     Args:
         data: The pickle.

@@ -24,7 +24,9 @@ def fidelity_sums(logits: np.ndarray, codec: Codec, tensors: Tensors, shared: Te
     """
     classes = logits.shape[-1]
     known = codec.temperatures(TEMPERATURES)
-    decoded = {t: codec.decode(tensors, classes, t, shared) for t in known}
+    decoded = {known[0]: codec.decode(tensors, classes, known[0], shared)}
+    for t in known[1:]:
+        decoded[t] = codec.decode(tensors, classes, t, shared) if codec.BY_TEMPERATURE else decoded[known[0]]
     sums = [kl_sum(logits, decoded[t], t) if t in known else float("nan") for t in TEMPERATURES]
     return np.array([*sums, *agreement(logits, decoded[known[0]])])
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 import torch
@@ -25,16 +24,6 @@ class Fp16(Codec):
     USAGE = "fp16"
     ABOUT = "every logit in half precision: 2 bytes a class and view, error at most 0.05 % of the logit"
     NAMES_CLASSES = False
-
-    @classmethod
-    def parse(cls, parameters: str) -> Self:
-        if parameters:
-            raise ValueError("fp16 has no parameters")
-        return cls()
-
-    @property
-    def name(self) -> str:
-        return self.FAMILY
 
     def layout(self, views: int, classes: int) -> Layout:
         return {"logits": (FLOAT16, (views, classes))}

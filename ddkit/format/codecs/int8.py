@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 
@@ -23,16 +22,6 @@ class Int8(Codec):
     FAMILY = "int8"
     USAGE = "int8"
     ABOUT = "every logit as an 8-bit integer: 1 byte a class and view, error at most 0.4 % of the view's largest logit"
-
-    @classmethod
-    def parse(cls, parameters: str) -> Self:
-        if parameters:
-            raise ValueError("int8 has no parameters")
-        return cls()
-
-    @property
-    def name(self) -> str:
-        return self.FAMILY
 
     def layout(self, views: int, classes: int) -> Layout:
         return {"logits": (np.dtype(np.int8), (views, classes)), "scale": (FLOAT16, (views,))}

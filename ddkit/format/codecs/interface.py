@@ -29,6 +29,7 @@ class Codec(ABC):
         USAGE: How the name is written, for example "topk:K".
         ABOUT: One-line description that states size and error.
         NAMES_CLASSES: Whether the metadata of a row holds the number of classes, which its tensors do not show.
+        BY_TEMPERATURE: Whether decoded logits depend on the temperature.
         FROM_PIXELS: Whether no labels are stored: the loader runs the set's own teacher on the pixels of the views.
     """
 
@@ -36,12 +37,12 @@ class Codec(ABC):
     USAGE: ClassVar[str]
     ABOUT: ClassVar[str]
     NAMES_CLASSES: ClassVar[bool] = True
+    BY_TEMPERATURE: ClassVar[bool] = False
     FROM_PIXELS: ClassVar[bool] = False
 
     @classmethod
-    @abstractmethod
     def parse(cls, parameters: str) -> Self:
-        """Return the codec with the parameters that follow `FAMILY` in its name.
+        """Return the codec with the parameters that follow `FAMILY` in its name; by default it has none.
 
         Args:
             parameters: The rest of the name, with the separator: "", ":100" or "+top5".
@@ -49,11 +50,14 @@ class Codec(ABC):
         Raises:
             ValueError: The parameters are not valid.
         """
+        if parameters:
+            raise ValueError(f"{cls.FAMILY} has no parameters")
+        return cls()
 
     @property
-    @abstractmethod
     def name(self) -> str:
         """The codec with its parameters, in one canonical spelling; `parse` reads it."""
+        return self.FAMILY
 
     @abstractmethod
     def layout(self, views: int, classes: int) -> Layout:
@@ -151,6 +155,14 @@ class Codec(ABC):
             classes: C, the number of classes.
         """
         return {}
+
+    def prepared(self, shared: Tensors) -> Tensors:
+        """Return the shared tensors in the types that `decode` computes in, converted once for a set.
+
+        Args:
+            shared: The tensors that all rows share.
+        """
+        return shared
 
     def fit(self, logits: np.ndarray, known: Tensors | None = None) -> dict[str, np.ndarray]:
         """Return the tensors that all rows share.

@@ -87,6 +87,9 @@ class LowRank(Codec):
             "offset": (FLOAT16, (classes,)),
         }
 
+    def prepared(self, shared: Tensors) -> Tensors:
+        return {name: array.astype(np.float64, copy=False) for name, array in shared.items()}
+
     def fit(self, logits: np.ndarray, known: Tensors | None = None) -> dict[str, np.ndarray]:
         z = logits.astype(np.float64)
         offset = _on_grid(z.mean(axis=0))
@@ -105,7 +108,7 @@ class LowRank(Codec):
         return {"basis": basis, "scale": np.minimum(scale, LARGEST).astype(np.float16), "offset": offset}
 
     def encode(self, logits: np.ndarray, shared: Tensors, generator: np.random.Generator) -> dict[str, np.ndarray]:
-        basis, scale, offset = (shared[name].astype(np.float64) for name in ("basis", "scale", "offset"))
+        basis, scale, offset = (self.prepared(shared)[name] for name in ("basis", "scale", "offset"))
         steps = (logits - offset) @ basis.T / scale
         if self.code == "f16":
             code = np.clip(np.rint(steps / CODE_GRID) * CODE_GRID, -LARGEST, LARGEST).astype(np.float16)
@@ -124,7 +127,7 @@ class LowRank(Codec):
         code = tensors["code"]
         if self.code == "i4":
             code = _unpack_nibbles(code, self.rank)
-        basis, scale, offset = (shared[name].astype(np.float64) for name in ("basis", "scale", "offset"))
+        basis, scale, offset = (self.prepared(shared)[name] for name in ("basis", "scale", "offset"))
         steps = torch.from_numpy(code.astype(np.float64) * scale)
         logits: np.ndarray = ((steps @ torch.from_numpy(basis)).numpy() + offset).astype(np.float32)
         if self.k:

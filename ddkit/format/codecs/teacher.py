@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 
@@ -23,16 +22,6 @@ class CarriedTeacher(Codec):
     USAGE = "teacher"
     ABOUT = "no stored labels: the set carries its teacher in half precision, and every step runs it"
     FROM_PIXELS = True
-
-    @classmethod
-    def parse(cls, parameters: str) -> Self:
-        if parameters:
-            raise ValueError("teacher has no parameters")
-        return cls()
-
-    @property
-    def name(self) -> str:
-        return self.FAMILY
 
     def layout(self, views: int, classes: int) -> Layout:
         return {}

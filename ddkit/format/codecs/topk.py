@@ -36,6 +36,8 @@ class TopK(Codec):
     USAGE = "topk:K"
     ABOUT = "the K largest logits exactly, the others as mean and variance: 4 K + 4 bytes a view"
 
+    BY_TEMPERATURE = True
+
     k: int
 
     @classmethod
