@@ -67,3 +67,5 @@ def test_the_effect_of_precision_travels_with_taken_labels(teacher, tmp_path):
     )  # fmt: skip
     taken = relabel(made.root, tmp_path / "taken", teacher=teacher, codec="int8", workers=1, device="cpu")
     assert taken.labels.precision_fidelity.kl_t1 == pytest.approx(made.labels.precision_fidelity.kl_t1)
+    carried = relabel(made.root, tmp_path / "carried", teacher=teacher, codec="teacher", workers=1, device="cpu")
+    assert carried.labels.precision == "float32"  # its labels are computed when a student trains

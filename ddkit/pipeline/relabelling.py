@@ -16,6 +16,7 @@ from ddkit.core.serialization import fingerprint, to_plain
 from ddkit.core.worker_state import STATE
 from ddkit.errors import OptionError, OtherRun, SetError
 from ddkit.format.codecs.interface import centred
+from ddkit.format.codecs.registry import find_codec
 from ddkit.format.entries import row_key
 from ddkit.format.manifest import Manifest, RelabelledFrom
 from ddkit.format.manifest_file import is_set
@@ -60,7 +61,7 @@ def relabel(
         protocol: A protocol's name or TOML file. Default: the set's.
         views: Stored views per image. Default: the set's; with another protocol, that protocol's.
         codec: Codec of the soft labels, as for `distill`. Default: the set's.
-        label_precision: Arithmetic of the teacher: "float32" or "bfloat16". Default: the set's.
+        label_precision: Arithmetic of the teacher: "float32" or "bfloat16". Default: the set's, for stored labels.
         mix_within: Mix images only within groups of classes: "5x200:SEED" (5 seeded groups of 200 classes), or a text
             file with a line CLASS<tab>GROUP for each class.
         seed: Seed of the views. Default: the set's.
@@ -81,12 +82,13 @@ def relabel(
     count = views or (source.views.count if chosen.name == source.views.protocol else None)
     policy = chosen.view_spec(patches=source.image.patches, dataset=source.recipe.dataset, count=count)
     codec = known_codec(codec or source.labels.codec, source.classes)
+    inherited = "float32" if find_codec(codec).FROM_PIXELS else source.labels.precision
     how = Labelling(
         out=str(out), work=str(work_dir(out)), teacher=str(found.path), teacher_hash=found.spec.hash,
         order=found.order, policy=policy, seed=source.seed if seed is None else seed, size=found.spec.image_size,
         image_codec=source.image.codec, codec=codec, patches=source.image.patches,
         groups=_groups(mix_within, source.class_names), device=str(where),
-        precision=check_precision(label_precision or source.labels.precision, device, codec),
+        precision=check_precision(label_precision or inherited, device, codec),
     )  # fmt: skip
     claim = Claim.of(how, found.spec, chosen, source.content)
     with locked(out, "relabelling", {"key": claim.key}):
