@@ -67,9 +67,9 @@ def pack(work: Path) -> float:
         unit.unlink()
     seconds, run_units = dict[str, float](), distilling.run_units
 
-    def timed(units: Any, workers: int) -> None:
+    def timed(units: Any, engine: Any) -> None:
         began = time.perf_counter()
-        run_units(units, workers)
+        run_units(units, engine)
         seconds[units.title] = time.perf_counter() - began
 
     distilling.run_units = timed

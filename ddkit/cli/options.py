@@ -36,6 +36,10 @@ Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, mps")]
 Workers = Annotated[
     int | None, typer.Option("--workers", help="worker processes (default: one per core); results do not depend on it")
 ]
+Engine = Annotated[
+    str | None, typer.Option("--engine", help="local, ranks (default under torchrun, srun and job arrays), or ray")
+]
+Devices = Annotated[str | None, typer.Option("--devices", help="GPUs to use: all (default), or as in 0,1")]
 Seed = Annotated[int | None, typer.Option("--seed", help="default 0")]
 Protocol = Annotated[str | None, typer.Option("--protocol", help="see `ddkit list protocols`; or a TOML file")]
 Views = Annotated[int | None, typer.Option("--views", help="views stored per image (default: the protocol's)")]

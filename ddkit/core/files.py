@@ -1,4 +1,4 @@
-"""Files: atomic writing, sealed files (with key and checksum), size limits, links, locks."""
+"""Files: atomic writing, sealed files (with key and checksum), size limits, links."""
 
 from __future__ import annotations
 
@@ -12,17 +12,15 @@ import platform
 import re
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ddkit.core.console import note
-from ddkit.errors import DdkitError, DiskError, IntegrityError, OtherRun
+from ddkit.errors import DdkitError, DiskError, IntegrityError
 
 SEAL = "ddkit-sealed 1"
 LONGEST_NAME = 255  # bytes of a file name on most file systems
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk or quota full, or file too large
-POLL_S = 0.5  # seconds between attempts to take a lock that another process holds
 
 # ------------------------------------------------------------------ writing
 
@@ -121,11 +119,15 @@ def is_abandoned(path: Path) -> bool:
     parts = path.name.split(".")
     if not is_temporary(path) or len(parts) < 5 or parts[-3] != host() or not parts[-2].isdigit():
         return False
-    return int(parts[-2]) != os.getpid() and not _runs(int(parts[-2]))
+    return int(parts[-2]) != os.getpid() and not process_runs(int(parts[-2]))
 
 
-def _runs(process: int) -> bool:
-    """Whether a process with this id exists on this machine."""
+def process_runs(process: int) -> bool:
+    """Return whether a process with this id exists on this machine.
+
+    Args:
+        process: The process id.
+    """
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
@@ -171,6 +173,20 @@ def read_sealed(path: Path, key: str | None = "-") -> bytes | None:
     line, end, payload = data.partition(b"\n")
     key = line.decode("ascii", "replace").rpartition(" ")[2] if key is None else key
     return payload if end and line == f"{SEAL} {_seal(payload, key)} {key}".encode() else None
+
+
+def sealed_key(path: Path) -> str | None:
+    """Return the key of a sealed file, without verifying its checksum; None if there is no such file.
+
+    Args:
+        path: The file.
+    """
+    try:
+        with open(path, "rb") as file:
+            line = file.readline(len(SEAL) + 400)
+    except OSError:
+        return None
+    return line.decode("ascii", "replace").rstrip("\n").rpartition(" ")[2] if line.startswith(SEAL.encode()) else None
 
 
 def read_sealed_json(path: Path, key: str | None = "-") -> Any:
@@ -314,74 +330,3 @@ def _links(folder: Path) -> Iterator[Path]:
                     yield Path(entry.path)
                 elif entry.is_dir(follow_symlinks=False):
                     folders.append(entry.path)
-
-
-# ------------------------------------------------------------------ locks
-
-
-@contextlib.contextmanager
-def locked(path: Path, what: str, run: Mapping[str, Any] | None = None, *, wait: bool = True) -> Iterator[None]:
-    """Hold a lock on a path while the block runs.
-
-    The lock is the file `.NAME.lock` beside `path`; it records host, process and `run`.
-
-    Args:
-        path: The file or folder to lock.
-        what: What this process does, for messages of the processes that wait, as in "distilling".
-        run: What determines the result. If the process that holds the lock differs in one of these values, OtherRun is
-            raised; else this process waits for it.
-        wait: Whether to wait at all; if false, OtherRun is raised while the lock is held.
-
-    Raises:
-        OtherRun: Another process holds the lock.
-        DiskError: The lock cannot be written.
-    """
-    from filelock import FileLock, Timeout
-
-    named = path if path.name not in ("", "..") else path.resolve()
-    place = named.with_name(f".{named.name}.lock")
-    with disk_errors(place):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(place, thread_local=False)
-        noted = False
-        while True:
-            try:
-                lock.acquire(timeout=0 if not noted else POLL_S, poll_interval=0.05)
-                break
-            except Timeout:
-                holder = _holder(place)
-                who = f"process {holder.get('process', '?')} on {holder.get('host', '?')}"
-                if not wait or _differs(holder.get("run"), run):
-                    raise OtherRun(
-                        f"{path} is being written by {who} for another run; wait until it ends, or choose another name"
-                    ) from None
-                if not noted:
-                    note(f"{path}: {who} is {what}; waiting for it")
-                    noted = True
-    try:
-        with disk_errors(path):
-            text = json.dumps({"host": host(), "process": os.getpid(), "run": run}, default=str)
-            place.write_text(text, encoding="utf-8")
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            place.unlink()  # before the release: waiting processes see that the name is gone, and retry
-        lock.release()
-
-
-def _holder(place: Path) -> dict[str, Any]:
-    """What the process that holds a lock wrote into it; {} if that is incomplete."""
-    try:
-        found = json.loads(place.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _differs(theirs: Any, ours: Mapping[str, Any] | None) -> bool:
-    """Whether two runs have different values for the same key; None matches any value."""
-    if not isinstance(theirs, dict) or ours is None:
-        return False
-    plain = json.loads(json.dumps(dict(ours), default=str))
-    return any(key in theirs and theirs[key] is not None and value is not None and theirs[key] != value
-               for key, value in plain.items())  # fmt: skip

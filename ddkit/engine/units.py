@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 from safetensors.numpy import load, save
 
-from ddkit.core.files import read_sealed, read_sealed_json, write_sealed
+from ddkit.core.files import read_sealed, read_sealed_json, sealed_key, write_sealed
 from ddkit.core.serialization import Mismatch, read_dataclass
 from ddkit.errors import IntegrityError
 
@@ -37,6 +37,16 @@ class UnitFile:
     def is_good(self) -> bool:
         """Return whether the unit is done: its file exists, and its key and checksum match."""
         return read_sealed(self.path, self.key) is not None
+
+    def exists(self) -> bool:
+        """Return whether the file exists and has the key. Its checksum is not verified."""
+        found = sealed_key(self.path)
+        return found is not None and self.key in (None, found)
+
+    def discard_if_damaged(self) -> None:
+        """Delete the file if it has the key and a wrong checksum, so that no process takes it for a result."""
+        if self.exists() and not self.is_good():
+            self.path.unlink(missing_ok=True)
 
     def write(self, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> None:
         """Write the result atomically.

@@ -60,6 +60,7 @@ class PackJob:
     image_tar: bool = False
     shared: LabelFile | None = None
     needs: frozenset[str] = frozenset()
+    gpu_share = 0.0
 
     @property
     def id(self) -> str:
@@ -72,6 +73,11 @@ class PackJob:
         return self.shard.unit(self.how.store, self.id)
 
     @property
+    def files(self) -> tuple[UnitFile, ...]:
+        """The file of the result."""
+        return (self.file,)
+
+    @property
     def labels(self) -> list[LabelJob]:
         """The labelling jobs of its rows."""
         return label_jobs(self.how, [self.shard])
@@ -81,12 +87,14 @@ class PackJob:
         return self.file.read_record(PackRecord)
 
     def verified_record(self) -> PackRecord | None:
-        """Return the record if the shard's files have the recorded hashes, else None. All files are hashed."""
+        """Return the record if the shard's files have the recorded hashes; else delete it and return None."""
         record = self.record()
         if record is None:
             return None
         out, files = Path(self.how.out), files_of([record.entry])
         whole = all((out / path).is_file() and file_sha256(out / path) == sha for path, sha in files.items())
+        if not whole:
+            self.file.path.unlink(missing_ok=True)
         return record if whole else None
 
     def save(self, record: PackRecord) -> None:
@@ -100,8 +108,8 @@ class PackJob:
         """
         self.file.write_json(to_plain(record))
 
-    def run(self) -> PackRecord:
-        """Pack the shard and return its record.
+    def run(self) -> None:
+        """Pack the shard and write its record.
 
         Raises:
             IntegrityError: The result of a unit is damaged.
@@ -126,9 +134,7 @@ class PackJob:
             Path(self.how.out), self.shard.path, self.shard.prefix, samples(), self.how.image_codec,
             image_tar=self.image_tar,
         )  # fmt: skip
-        record = totals.record(entry)
-        self.save(record)
-        return record
+        self.save(totals.record(entry))
 
     def _encoded(
         self, unit: LabelJob, tensors: Mapping[str, np.ndarray]
@@ -253,14 +259,13 @@ class PackedShards:
             for shard in self.missing(shards)
         ]
 
-    def add(self, job: PackJob, record: PackRecord) -> None:
+    def add(self, job: PackJob) -> None:
         """Register a shard that was just packed.
 
         Args:
             job: The packing job.
-            record: Its record.
         """
-        self._records[job.shard] = record
+        self._records[job.shard] = job.record()
 
     def records(self, shards: Sequence[ShardPlan]) -> list[PackRecord]:
         """Return the records of packed shards.

@@ -35,6 +35,7 @@ class SharedJob:
     how: Labelling
     shards: tuple[ShardPlan, ...]
     needs: frozenset[str] = frozenset()
+    gpu_share = 0.0
 
     @property
     def id(self) -> str:
@@ -45,6 +46,11 @@ class SharedJob:
     def file(self) -> UnitFile:
         """The result: the file's LabelFile."""
         return self.how.store.unit(self.id, fingerprint([asdict(self.shards[0]), self.how.codec]))
+
+    @property
+    def files(self) -> tuple[UnitFile, ...]:
+        """The file of the result."""
+        return (self.file,)
 
     def entry(self) -> LabelFile | None:
         """Return the entry of the file if it is finished and has the recorded hash, else None."""
@@ -65,8 +71,8 @@ class SharedJob:
         """
         self.file.write_json(to_plain(entry))
 
-    def run(self) -> LabelFile:
-        """Write the file and return its entry. The labelling units of the first increment must be done.
+    def run(self) -> None:
+        """Write the file and its entry. The labelling units of the first increment must be done.
 
         Raises:
             IntegrityError: The result of a unit is damaged; or the file was finished before and is lost, and shards may
@@ -83,7 +89,6 @@ class SharedJob:
             (out / entry.path).unlink()
             raise self._lost(before.path)
         self.save(entry)
-        return entry
 
     def _lost(self, name: str) -> IntegrityError:
         return IntegrityError(

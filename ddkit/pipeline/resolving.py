@@ -11,9 +11,10 @@ from typing import Any
 import torch
 
 from ddkit.core.console import note, one_line
-from ddkit.core.device import cores, pick_device
+from ddkit.core.device import pick_device
 from ddkit.core.serialization import fingerprint, flatten, to_plain
 from ddkit.distillers import find_distiller, make_config, other_settings
+from ddkit.engine import Engine
 from ddkit.errors import OptionError
 from ddkit.format.codecs.registry import find_codec
 from ddkit.format.label_info import Budget
@@ -74,12 +75,13 @@ class Choices:
     precision: Precision
 
 
-def resolve(out: Path, asked: DistillOptions) -> Run:
+def resolve(out: Path, asked: DistillOptions, engine: Engine) -> Run:
     """Run all checks that are possible before the first byte is written, then write the record.
 
     Args:
         out: The directory of the set, locked by this process.
         asked: The given options.
+        engine: Where units run.
 
     Returns:
         The resolved run.
@@ -89,16 +91,16 @@ def resolve(out: Path, asked: DistillOptions) -> Run:
     """
     _check_place(out, asked.data)
     known = find_record(out)
-    overwrite = asked.overwrite and known is not None
-    device = pick_device(asked.device)
-    workers = (asked.workers or cores()) if device.type == "cpu" else 1
+    overwrite, device = asked.overwrite and known is not None, pick_device(asked.device)
+    if overwrite and engine.shared:
+        raise OptionError(f"--overwrite by several processes would delete what the others made; delete {out} first")
     if known is None or overwrite:
         known, source = None, _open_source(asked.data, asked, asked.rehash)
         choices = _chosen(asked, source)
     else:
         known = continued(known, asked, out)
         source, choices = _open_source(known.data, known, asked.rehash), _recorded(known, asked.method)
-    run, taught = _resolved(out, choices, source, device, workers, asked.yes, known)
+    run, taught = _resolved(out, choices, source, device, engine, asked.yes, known)
     _price(run, asked.yes)
     if overwrite:
         start_over(out)
@@ -195,7 +197,7 @@ def _find_recipe(asked: DistillOptions, source: Source) -> tuple[Recipe, str]:
 
 
 def _resolved(
-    out: Path, chosen: Choices, source: Source, device: torch.device, workers: int, yes: bool, known: RunRecord | None
+    out: Path, chosen: Choices, source: Source, device: torch.device, engine: Engine, yes: bool, known: RunRecord | None
 ) -> tuple[Run, float]:
     """Return the run, and the seconds spent on training its teacher. known: record of the run to continue."""
     choice, what = TeacherChoice(chosen.teacher, chosen.size), public_name(chosen.data)
@@ -212,7 +214,7 @@ def _resolved(
     began = time.monotonic()
     if teacher is None:
         choice = TeacherChoice(chosen.teacher, size)
-        _price_all(chosen, choice.training(source, seed=chosen.seed, device=device), source, size, workers, yes)
+        _price_all(chosen, choice.training(source, seed=chosen.seed, device=device), source, size, engine.workers, yes)
         began = time.monotonic()
         teacher = choice.train(
             source, seed=chosen.seed, device=device, what=what, on_estimate=time_limit("teacher", yes)
@@ -226,7 +228,7 @@ def _resolved(
     record = _record(out, chosen, source, teacher, policy, size=size, holdout=holdout, known=known)
     run = Run(
         out=out, record=record, method=chosen.method, distiller=chosen.distiller, source=source, teacher=teacher,
-        protocol=chosen.protocol, policy=policy, patches=patches, device=device, workers=workers,
+        protocol=chosen.protocol, policy=policy, patches=patches, device=device, engine=engine,
     )  # fmt: skip
     return run, taught
 
@@ -337,7 +339,14 @@ def _price(run: Run, yes: bool) -> None:
     if plans:
         teacher = run.teacher.open(run.device)
         _ask(
-            run.distiller, plans, teacher, run.record.size, _labels(run.record, run.policy.count), run.workers, yes, {}
+            run.distiller,
+            plans,
+            teacher,
+            run.record.size,
+            _labels(run.record, run.policy.count),
+            run.engine.workers,
+            yes,
+            {},
         )
 
 

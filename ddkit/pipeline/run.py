@@ -12,6 +12,7 @@ import torch
 from ddkit.core.files import write_sealed
 from ddkit.core.serialization import canonical
 from ddkit.distillers import make_config
+from ddkit.engine import Engine
 from ddkit.engine.units import UnitStore
 from ddkit.format.manifest import Manifest
 from ddkit.format.manifest_file import is_set, read_manifest
@@ -56,7 +57,7 @@ class Run:
         policy: Augmentation policy of the views.
         patches: N of the patch grid that the images are stitched from; 1: none.
         device: Device of all computation.
-        workers: Number of units that run in parallel.
+        engine: Where units run.
     """
 
     out: Path
@@ -69,7 +70,7 @@ class Run:
     policy: ViewSpec
     patches: int
     device: torch.device
-    workers: int
+    engine: Engine
 
     @property
     def work(self) -> Path:

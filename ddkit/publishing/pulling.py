@@ -10,8 +10,9 @@ from pathlib import Path
 
 from ddkit import hub
 from ddkit.core.console import note, progress, size_words
-from ddkit.core.files import disk_errors, file_sha256, locked, refuse_links, write_bytes
+from ddkit.core.files import disk_errors, file_sha256, refuse_links, write_bytes
 from ddkit.core.front_matter import LARGEST_CARD
+from ddkit.core.locks import locked
 from ddkit.errors import HubFile, IntegrityError, OtherRun
 from ddkit.format.manifest import Manifest, SubsetOf
 from ddkit.format.manifest_file import check_links, is_set, read_manifest, work_beside, write_manifest

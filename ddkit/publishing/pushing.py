@@ -15,8 +15,9 @@ from typing import Any
 
 from ddkit import hub
 from ddkit.core.console import note, progress, size_words
-from ddkit.core.files import locked, write_bytes
+from ddkit.core.files import write_bytes
 from ddkit.core.front_matter import LARGEST_CARD
+from ddkit.core.locks import locked
 from ddkit.errors import FormatVersion, HubError, IntegrityError, OptionError, Refused
 from ddkit.format.manifest import Manifest
 from ddkit.format.manifest_file import FILE, LARGEST_MANIFEST, parse_manifest, read_manifest

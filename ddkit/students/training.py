@@ -16,12 +16,13 @@ from torch.nn.functional import cross_entropy
 
 from ddkit.core.console import Advance
 from ddkit.core.device import threads
-from ddkit.core.files import locked, read_sealed_json, write_bytes, write_sealed
+from ddkit.core.files import write_bytes
+from ddkit.core.locks import locked
 from ddkit.core.serialization import fingerprint
 from ddkit.core.worker_state import STATE
 from ddkit.engine.interleaving import Interleaved, interleave
 from ddkit.engine.units import UnitFile
-from ddkit.errors import OptionError
+from ddkit.errors import IntegrityError, OptionError
 from ddkit.format.manifest import Manifest
 from ddkit.format.manifest_file import read_manifest
 from ddkit.networks.checkpoints import save_checkpoint
@@ -230,27 +231,42 @@ class StudentGroup:
 
     jobs: tuple[StudentJob, ...]
     needs: frozenset[str] = frozenset()
+    gpu_share = 1.0
 
     @property
     def id(self) -> str:
         """Id of the first student."""
         return self.jobs[0].out
 
-    def run(self) -> list[StudentResult]:
-        """Train the students and return their results, waiting for those that another process is training."""
+    @property
+    def files(self) -> tuple[UnitFile, ...]:
+        """The files of the results."""
+        return tuple(UnitFile(job.result, job.result_key) for job in self.jobs)
+
+    def run(self) -> None:
+        """Train the students without a result, waiting for those that another process is training."""
         with ExitStack() as stack:
             for out in sorted({job.checkpoint for job in self.jobs}):  # sorted, so that processes cannot deadlock
                 stack.enter_context(locked(out, "training"))
-            return interleave([_kept(job) for job in self.jobs], torch.device(self.jobs[0].device))
+            interleave([_recorded(job) for job in self.jobs], torch.device(self.jobs[0].device))
+
+    def results(self) -> list[StudentResult]:
+        """Return the results of trained students.
+
+        Raises:
+            IntegrityError: A result disappeared.
+        """
+        found = [file.read_record(StudentResult) for file in self.files]
+        if missing := [str(file.path) for file, result in zip(self.files, found) if result is None]:
+            raise IntegrityError(f"{missing[0]} disappeared after the training; run the same command again")
+        return [result for result in found if result is not None]
 
 
-def _kept(job: StudentJob) -> Interleaved[StudentResult]:
-    known = read_sealed_json(job.result, job.result_key)
-    if known is not None:
-        return StudentResult(**known)
-    result = yield from _training(job)
-    write_sealed(job.result, json.dumps(asdict(result)).encode(), job.result_key)
-    return result
+def _recorded(job: StudentJob) -> Interleaved[None]:
+    """Train a student and write its result, unless it has one."""
+    file = UnitFile(job.result, job.result_key)
+    if file.read_record(StudentResult) is None:
+        file.write_json(asdict((yield from _training(job))))
 
 
 # ------------------------------------------------------------------ training data and validation

@@ -13,7 +13,8 @@ from torch import nn
 
 from ddkit.core.console import note
 from ddkit.core.device import threads
-from ddkit.core.files import cache_dir, locked
+from ddkit.core.files import cache_dir
+from ddkit.core.locks import locked
 from ddkit.errors import ClassesError, OptionError, TeacherError, first_few
 from ddkit.networks.checkpoints import load_checkpoint, save_checkpoint, tensor_hash
 from ddkit.networks.pretrained import Pretrained, is_library, load_pretrained

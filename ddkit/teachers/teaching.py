@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ddkit.core.console import note, progress
 from ddkit.core.device import pick_device, threads
-from ddkit.core.files import locked
+from ddkit.core.locks import locked
 from ddkit.core.seeds import permutation, rng
 from ddkit.core.serialization import fingerprint, from_plain, load_toml, to_plain
 from ddkit.errors import OptionError, SourceError
