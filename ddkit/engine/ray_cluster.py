@@ -41,7 +41,7 @@ class _RayExecutor:
     """An executor whose functions run on a Ray cluster.
 
     Args:
-        cpus: CPUs that each job takes.
+        cpus: CPUs that each job takes, at most those of the largest node.
         on_gpu: Whether jobs take their share of a GPU.
     """
 
@@ -96,13 +96,15 @@ class RayCluster:
             return
         _connect()
         self._check_nodes()
-        most = AHEAD * max(1, self.workers // cpu_threads)
+        cpus = min(cpu_threads, max(int(node["Resources"].get("CPU", 0)) for node in _nodes()))
+        most = AHEAD * max(1, self.workers // cpus)
         try:
-            yield from run_jobs(listed, _RayExecutor(cpu_threads, self.on_gpu), most=most)
-        except RayTaskError as error:
-            raise error.cause from error
+            yield from run_jobs(listed, _RayExecutor(cpus, self.on_gpu), most=most)
         except RayError as error:
-            raise EnvironmentFailure(f"Ray: {_first_line(error)}; run the same command again to continue") from error
+            cause = error.cause if isinstance(error, RayTaskError) else error
+            if not isinstance(cause, RayError):
+                raise cause from error  # as the job raised it
+            raise EnvironmentFailure(f"Ray: {_first_line(cause)}; run the same command again to continue") from error
 
     def _check_nodes(self) -> None:
         """Raise EnvironmentFailure if a node does not see the folder."""
@@ -112,13 +114,12 @@ class RayCluster:
         token, probe = secrets.token_hex(8), self.folder.absolute() / f".{os.getpid()}.probe.tmp"
         write_bytes(probe, token.encode())
         try:
-            nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
             sees = ray.remote(_sees)
             asked = {
                 node["NodeManagerAddress"]: sees.options(
                     num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=True)
                 ).remote(str(probe), token)
-                for node in nodes
+                for node in _nodes()
             }
             if blind := [address for address, answer in asked.items() if not ray.get(answer)]:
                 raise EnvironmentFailure(
@@ -148,6 +149,13 @@ def _connect() -> None:
         raise EnvironmentFailure(f"Ray: {_first_line(error)}; check RAY_ADDRESS, or `ray start --head`") from error
     cpus = int(ray.cluster_resources().get("CPU", 0))
     note(f"Ray {ray.__version__}: {len(ray.nodes())} nodes, {cpus} CPUs")
+
+
+def _nodes() -> list[dict[str, Any]]:
+    """Return the living nodes that have CPUs."""
+    import ray
+
+    return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
 
 
 def _first_line(error: BaseException) -> str:
