@@ -22,7 +22,7 @@ SCRIPT = """\
 #SBATCH --cpus-per-task=1{gpu}
 #SBATCH --requeue
 #SBATCH --signal=B:TERM@60
-#SBATCH --output={logs}/slurm-%A_%a.log
+#SBATCH --output={log}
 # Add what your cluster asks for: --time, --partition, --account. The folders have to be on a disk that all nodes share.
 # Each task takes units of the run that no other task has; tasks may start late, die, or be submitted again.
 cd {folder}
@@ -61,7 +61,7 @@ class JobArray:
             raise OptionError(f"--submit is {where!r}; give slurm, or slurm:TASKS as in slurm:16")
         script = SCRIPT.format(
             name=shlex.quote(f"ddkit-{re.sub(r'[^A-Za-z0-9_.-]', '-', out.name)}"), last=int(found[1] or TASKS) - 1,
-            gpu="\n#SBATCH --gpus-per-task=1" if on_gpu else "", logs=work.absolute(),
+            gpu="\n#SBATCH --gpus-per-task=1" if on_gpu else "", log=shlex.quote(f"{work.absolute()}/slurm-%A_%a.log"),
             folder=shlex.quote(str(Path.cwd())), command=shlex.join(command),
         )  # fmt: skip
         return cls(script, work / "distill.sbatch")
