@@ -62,7 +62,7 @@ class Runner:
     def command(self, name: str, *more: str) -> list[str]:
         teacher = untrained_teacher(self.root / "teacher.safetensors")
         return [
-            *(sys.executable, "-m", "ddkit", "--quiet", "distill", str(self.root / name), "--data", "digits"),
+            *(sys.executable, "-m", "ddkit", "distill", str(self.root / name), "--data", "digits", "--quiet"),
             *("--teacher", str(teacher), *self.options.split(), *more),
         ]
 
