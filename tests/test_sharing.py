@@ -89,9 +89,9 @@ def test_turns_are_taken_only_where_a_run_is_shared(tmp_path, random_set):
             pass
         with pytest.raises(OtherRun), locked(tmp_path / "b", "trying", {"seed": 1}):
             pass
-        with in_turn(tmp_path / "a", "finishing", run, shared), pytest.raises(OtherRun):
-            with locked(tmp_path / "a", "trying", {"seed": 1}):
-                pass
+        turn, other = in_turn(tmp_path / "a", "finishing", run, shared), locked(tmp_path / "a", "trying", {"seed": 1})
+        with turn, pytest.raises(OtherRun), other:
+            pass
         with in_turn(tmp_path / "b", "finishing", run, alone):
             pass  # `writing` holds the lock
     before = Path(random_set.root / "ddkit.json").stat()
