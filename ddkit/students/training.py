@@ -256,16 +256,16 @@ class StudentGroup:
         Raises:
             IntegrityError: A result disappeared.
         """
-        found = [file.read_record(StudentResult) for file in self.files]
+        found = [file.read_json() for file in self.files]
         if missing := [str(file.path) for file, result in zip(self.files, found) if result is None]:
             raise IntegrityError(f"{missing[0]} disappeared after the training; run the same command again")
-        return [result for result in found if result is not None]
+        return [StudentResult(**result) for result in found]
 
 
 def _recorded(job: StudentJob) -> Interleaved[None]:
     """Train a student and write its result, unless it has one."""
     file = UnitFile(job.result, job.result_key)
-    if file.read_record(StudentResult) is None:
+    if file.read_json() is None:
         file.write_json(asdict((yield from _training(job))))
 
 
