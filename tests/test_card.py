@@ -18,9 +18,11 @@ from ddkit import ReplayLoader, decode_row, verify
 from ddkit.core.serialization import read_dataclass
 from ddkit.engine.units import UnitStore
 from ddkit.format.codecs.registry import find_codec
+from ddkit.format.manifest import ClassInfo
 from ddkit.format.manifest_file import read_manifest, write_manifest
 from ddkit.format.results import ResultEntry
-from ddkit.publishing.rendering import front_matter, publish_files, render_card
+from ddkit.publishing.rendering import MANY_CLASSES, front_matter, publish_files, render_card, user_front_matter
+from ddkit.publishing.user_content import user_content_of
 
 LOAD = """
 import datasets, json, sys
@@ -50,6 +52,22 @@ def test_load_dataset_in_a_fresh_process_without_ddkit(rded_set):
         assert facts["names"] == rded_set.class_names and facts["size"] == [32, 32] and not facts["none"]
         assert facts["keys"] == facts["streamed_keys"] == [f"{i:08d}" for i in range(rows)]
         assert np.bincount(facts["labels"]).tolist() == [rows // 10] * 10
+
+
+def test_the_card_of_very_many_classes_has_their_names_once(random_set):
+    """The Hub refuses large cards; ImageNet-21K's names, once for each of twelve configs, would take six megabytes."""
+    from datasets.info import DatasetInfosDict
+    from huggingface_hub import DatasetCard
+
+    classes = tuple(ClassInfo(name=f"class {i} of many, second name: {i}", id=f"n{i:08d}") for i in range(10_450))
+    few = render_card(random_set.changed(classes=classes[:MANY_CLASSES]))
+    card = render_card(random_set.changed(classes=classes, prefixes=tuple(range(1, 11)), ipc=10))
+    assert len(card.encode()) < 800_000 and "&id" not in few and "<summary>The 1000 classes" in few
+    assert user_content_of(card, user_front_matter).broken is None
+    infos = DatasetInfosDict.from_dataset_card_data(DatasetCard(card).data)
+    assert set(infos) == {"default", "images", *(f"ipc{n}" for n in range(1, 11))}
+    for info in infos.values():
+        assert info.features["cls"].names == [c.name for c in classes]
 
 
 def test_a_missing_sample_is_noticed_by_load_dataset(rded_set, tmp_path):

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 LARGEST_CARD = 4 * 2**20  # bytes of a card (README.md)
-DEEPEST_YAML, MOST_YAML = 40, 200_000  # nesting levels; values after alias expansion
+DEEPEST_YAML, MOST_YAML = 40, 1_000_000  # nesting levels; values after alias expansion
 _FRONT = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)(?:\r?\n|(?<=\n))---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 
 

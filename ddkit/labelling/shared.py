@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -84,7 +84,7 @@ class SharedJob:
         if codec.FROM_PIXELS:
             entry = write_carried(out, self.how.open_teacher())
         else:
-            entry = write_shared(out, codec, codec.fit(np.concatenate(list(self._sample()))))
+            entry = write_shared(out, codec, codec.fit(self._sample()))
         if before is not None and entry.sha256 != before.sha256:
             (out / entry.path).unlink()
             raise self._lost(before.path)
@@ -96,18 +96,19 @@ class SharedJob:
             "the set again, or start over with --overwrite"
         )
 
-    def _sample(self) -> Iterator[np.ndarray]:
-        """Every n-th view of the increment, its logits float32 [.,C]; n is such that at most FITTED_VALUES are used."""
+    def _sample(self) -> np.ndarray:
+        """Every n-th view of the increment, its logits float32 [N,C]; n is such that at most FITTED_VALUES are used."""
         jobs: list[LabelJob] = label_jobs(self.how, self.shards)
         if self.file.read_record(LabelFile) is not None and not all(job.file.is_good() for job in jobs):
             raise self._lost(SHARED_LABELS)
-        classes = self.how.open_teacher().classes
-        step = -(-sum(job.views for job in jobs) * classes // FITTED_VALUES)
-        at = 0
+        classes, views = self.how.open_teacher().classes, sum(job.views for job in jobs)
+        step = -(-views * classes // FITTED_VALUES)
+        sample, at = np.empty((-(-views // step), classes), np.float32), 0
         for job in jobs:
-            logits = job.file.tensors()["logits"].reshape(-1, classes)
-            yield logits[-at % step :: step].astype(np.float32)
-            at += len(logits)
+            logits = job.file.tensors()["logits"].reshape(-1, classes)[-at % step :: step]
+            sample[-(-at // step) :][: len(logits)] = logits
+            at += job.views
+        return sample
 
 
 def shared_tensors(how: Labelling, entry: LabelFile | None, classes: int) -> Mapping[str, np.ndarray]:

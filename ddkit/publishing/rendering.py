@@ -32,6 +32,7 @@ from ddkit.sources.classes import unique_names
 from ddkit.text import plain_name, printable
 
 TEMPLATE, REFERENCES = "dataset_card.md.j2", "references.bib"
+MANY_CLASSES = 1000  # above it a card has the names once: the Hub refuses cards of a megabyte (413, Payload Too Large)
 FRONT_KEYS = {
     *("license", "license_name", "license_link", "pretty_name", "task_categories", "annotations_creators"),
     *("size_categories", "source_datasets", "tags", "configs", "dataset_info"),
@@ -117,6 +118,7 @@ def render_card(manifest: Manifest, user_content: UserContent | None = None) -> 
         "title": title(manifest),
         "m": manifest,
         "rows": manifest.rows(),
+        "many_classes": classes > MANY_CLASSES,
         "where": manifest.repo or _folder_name(manifest),
         "rename": json.dumps({codec: "image", "cls": "label"}),
         "total": size_words(manifest.total_bytes()),
@@ -264,6 +266,7 @@ def front_matter(manifest: Manifest) -> dict[str, Any]:
     names = ["default", *(f"ipc{prefix}" for prefix in manifest.prefixes), "images"]
     chosen = {"default": None, "images": None} | {f"ipc{prefix}": prefix for prefix in manifest.prefixes}
     configs, infos = [], []
+    labels = {str(i): name for i, name in enumerate(unique_names(manifest.classes))}
     for name in names:
         shards = manifest.shards_of(chosen[name])
         alone = [shard.images for shard in shards if shard.images is not None]
@@ -273,7 +276,8 @@ def front_matter(manifest: Manifest) -> dict[str, Any]:
         configs.append(config | ({"default": True} if name == "default" else {}))
         total = sum(file.bytes for file in files)
         split = {"name": "train", "num_bytes": total, "num_examples": manifest.rows(chosen[name])}
-        features = _features(manifest, labels=name != "images")
+        shown = labels if len(labels) > MANY_CLASSES else dict(labels)  # YAML refers to an object it has shown before
+        features = _features(manifest, shown, with_views=name != "images")
         infos.append(
             {
                 "config_name": name,
@@ -286,13 +290,12 @@ def front_matter(manifest: Manifest) -> dict[str, Any]:
     return head | {"configs": configs, "dataset_info": infos}
 
 
-def _features(manifest: Manifest, labels: bool) -> list[dict[str, Any]]:
-    names = {str(i): name for i, name in enumerate(unique_names(manifest.classes))}
+def _features(manifest: Manifest, labels: Mapping[str, str], with_views: bool) -> list[dict[str, Any]]:
     features: list[dict[str, Any]] = [
         {"name": manifest.image.codec, "dtype": "image"},
-        {"name": "cls", "dtype": {"class_label": {"names": names}}},
+        {"name": "cls", "dtype": {"class_label": {"names": labels}}},
     ]
-    if labels:
+    if with_views:
         features.append({"name": "views.safetensors", "dtype": "binary"})
     return [*features, {"name": "__key__", "dtype": "string"}]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -86,21 +86,30 @@ def match_classes(
         return np.arange(len(target))
     found: dict[int, int] = {}
     for keys in (_by_id, _exactly, _by_name, _by_lemma):
-        left_target = [i for i in range(len(target)) if i not in found]
-        left_given = [i for i in range(len(given)) if i not in found.values()]
-        claims = {i: {j for j in left_given if keys(target[i]) & keys(given[j])} for i in left_target}
+        left_target, left_given = _unmatched(target, found), _unmatched(given, found.values())
+        holders: dict[str, set[int]] = {}
+        for j in left_given:
+            for key in keys(given[j]):
+                holders.setdefault(key, set()).add(j)
+        claims = {i: {j for key in keys(target[i]) for j in holders.get(key, ())} for i in left_target}
         wanted = Counter(j for matches in claims.values() for j in matches)
         for i, matches in claims.items():
             if len(matches) == 1 and wanted[next(iter(matches))] == 1:
                 found[i] = next(iter(matches))
     if len(found) < len(target):
-        mine = [target[i].name for i in range(len(target)) if i not in found]
-        theirs = [given[j].name for j in range(len(given)) if j not in found.values()]
+        mine = [target[i].name for i in _unmatched(target, found)]
+        theirs = [given[j].name for j in _unmatched(given, found.values())]
         raise ClassesError(
             f"classes of {what} do not match: {first_few(mine)} have no partner among {first_few(theirs) or 'none'}; "
             "rename them (train and evaluate take --same-order where only the names differ)"
         )
     return np.array([found[i] for i in range(len(target))])
+
+
+def _unmatched(classes: Sequence[ClassName], matched: Iterable[int]) -> list[int]:
+    """The indices of the classes that are not among the matched ones."""
+    done = set(matched)
+    return [i for i in range(len(classes)) if i not in done]
 
 
 def _by_id(c: ClassName) -> set[str]:

@@ -5,7 +5,8 @@
 
 The teachers' weights are drawn with numpy, so they are the same everywhere; the sets' bytes are the same on machines
 of one kind (`device_class` of the manifest, and the same versions of what computes). `rded/` beside this file is the
-set `rded` as ddkit 0.5.0 made it: it must be read, verified, replayed and grown for ever.
+set `rded` as ddkit 0.5.0 made it: it must be read, verified, replayed and grown for ever. `released/` has a smaller
+set of every released version (make_released.py).
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ CONTENTS = HERE / "contents.json"
 CLASSES = ("ant", "bee", "cat")
 
 
-def golden_teacher(path: Path, classes: tuple[str, ...]) -> str:
-    """A ConvNet-3 for 32 pixels whose weights are drawn by numpy: the same numbers on every machine."""
-    untrained_teacher(path, classes=len(classes))
+def golden_teacher(path: Path, classes: tuple[str, ...], *, arch: str = "convnet3", size: int = 32) -> str:
+    """A network whose weights are drawn by numpy: the same numbers on every machine."""
+    untrained_teacher(path, arch=arch, classes=len(classes), size=size)
     with safe_open(path, framework="np") as file:
         metadata = json.loads(file.metadata()["ddkit"])
         tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}  # noqa: SIM118 (not a dict)
@@ -44,7 +45,7 @@ def golden_teacher(path: Path, classes: tuple[str, ...]) -> str:
         elif tensor.ndim == 1:
             value = 1.0 if name.endswith(("norm.weight", "running_var")) else 0.0
             tensors[name] = np.full(tensor.shape, value, np.float32)
-    del metadata["sha256"]  # of the weights that were replaced; it may be left out
+    metadata.pop("sha256", None)  # of the weights that were replaced; it may be left out
     metadata["classes"] = list(classes)
     save_file(tensors, path, {"ddkit": json.dumps(metadata)})
     return str(path)

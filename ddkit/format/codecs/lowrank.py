@@ -148,7 +148,7 @@ def _principal_components(z: np.ndarray, rank: int) -> np.ndarray:
     gram = z @ z.T if few else z.T @ z  # the smaller of the two has the same eigenvalues
     size = len(gram)
     found = min(rank, size)
-    values, vectors = eigh(gram, subset_by_index=[size - found, size - 1])
+    values, vectors = eigh(gram.T, subset_by_index=[size - found, size - 1], overwrite_a=True)  # .T: without a copy
     components = (z.T @ vectors if few else vectors)[:, ::-1].T
     length = np.linalg.norm(components, axis=1, keepdims=True)
     components = np.where(
