@@ -15,7 +15,17 @@ PYPROJECT = (ROOT.parent / "pyproject.toml").read_text()
 ROOMS = {
     "text": [],
     "errors": [],
-    "core": ["worker_state", "serialization", "front_matter", "seeds", "console", "device", "files", "signals"],
+    "core": [
+        "worker_state",
+        "serialization",
+        "front_matter",
+        "seeds",
+        "console",
+        "device",
+        "files",
+        "signals",
+        "distributed",
+    ],
     "specs": [],
     "engine": ["units", "interleaving", "cuda_graphs", "local"],
     "hub": ["responses", "retries", "repositories"],
@@ -30,7 +40,7 @@ ROOMS = {
         *("tables", "images", "validation", "exporting"),
     ],
     "sets": ["opening"],
-    "networks": ["registry", "checkpoints", "pretrained", "steps", "training_state", "training"],
+    "networks": ["registry", "checkpoints", "pretrained", "batch_norm", "steps", "training_state", "training"],
     "teachers": ["teacher", "carried", "teaching", "resolving"],
     "labelling": ["budget", "encoded", "labels", "published", "shared", "packing"],
     "replay": [
