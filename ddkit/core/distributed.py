@@ -78,12 +78,10 @@ class Group:
     Attributes:
         rank: Number of this process, from 0.
         world_size: Number of processes.
-        handle: The process group; None in a group of one.
     """
 
     rank: int = 0
     world_size: int = 1
-    handle: dist.ProcessGroup | None = None
 
     @property
     def alone(self) -> bool:
@@ -103,7 +101,7 @@ class Group:
         """Replace a tensor by its sum over the ranks, which has the same bits on all of them; return it."""
         with self._talking():
             if not self.alone:
-                dist.all_reduce(tensor, group=self.handle)
+                dist.all_reduce(tensor)
         return tensor
 
     def gather(self, tensor: Tensor) -> Tensor:
@@ -112,7 +110,7 @@ class Group:
             return tensor[None]
         parts = [torch.empty_like(tensor) for _ in range(self.world_size)]
         with self._talking():
-            dist.all_gather(parts, tensor, group=self.handle)
+            dist.all_gather(parts, tensor)
         return torch.stack(parts)
 
     def highest(self, number: int) -> int:
@@ -183,29 +181,23 @@ def open_group(device: torch.device) -> Iterator[Group]:
         The group; a group of one where torchrun did not start this process.
 
     Raises:
+        OptionError: The calling program has opened a process group.
         RankLost: The other ranks cannot be reached, or one failed.
     """
     found = launch()
     if found is None:
         yield ALONE
         return
+    if dist.is_initialized():
+        raise OptionError("this program has a process group already; close it first, ddkit opens its own under torchrun")
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    group = _connected(found, "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    group = Group(found.rank, found.world_size)
+    with group._talking():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         with contextlib.nullcontext() if group.leads else muted():
             yield group
             group.wait()
     finally:
-        dist.destroy_process_group(group.handle)
-
-
-def _connected(found: Launch, backend: str) -> Group:
-    """Open a process group: the default one, or if the calling program has opened that, another beside it."""
-    with Group(found.rank, found.world_size)._talking():
-        opened = dist.is_initialized()
-        if not opened:
-            dist.init_process_group(backend, rank=found.rank, world_size=found.world_size)
-        handle = dist.new_group(backend=backend) if opened else dist.group.WORLD
-    assert isinstance(handle, dist.ProcessGroup)
-    return Group(found.rank, found.world_size, handle)
+        dist.destroy_process_group()
