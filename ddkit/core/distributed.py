@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,9 +12,11 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from ddkit.core.console import muted
 from ddkit.core.device import pick_device
+from ddkit.core.worker_state import STATE
 from ddkit.errors import OptionError, RankLost
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # torchrun sets them
@@ -189,15 +192,30 @@ def open_group(device: torch.device) -> Iterator[Group]:
         yield ALONE
         return
     if dist.is_initialized():
-        raise OptionError("this program has a process group already; close it first, ddkit opens its own under torchrun")
+        raise OptionError("this program has opened a process group; close it first, ddkit opens its own under torchrun")
     if device.type == "cuda":
         torch.cuda.set_device(device)
     group = Group(found.rank, found.world_size)
     with group._talking():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+            store=_store(found), rank=found.rank, world_size=found.world_size,
+        )  # fmt: skip
     try:
         with contextlib.nullcontext() if group.leads else muted():
             yield group
             group.wait()
     finally:
         dist.destroy_process_group()
+
+
+def _store(found: Launch) -> dist.Store:
+    """The store through which the ranks find each other; every group of a process has keys of its own in it."""
+
+    def connect() -> tuple[dist.Store, Iterator[int]]:
+        store, _, _ = next(rendezvous("env://", found.rank, found.world_size))
+        return store, itertools.count()
+
+    place = tuple(os.environ[name] for name in VARIABLES)
+    store, numbers = STATE.keep("store of the ranks", place, connect)
+    return dist.PrefixStore(f"ddkit-{next(numbers)}", store)
