@@ -25,6 +25,7 @@ ROOMS = {
         "files",
         "locks",
         "signals",
+        "distributed",
     ],
     "specs": [],
     "engine": ["units", "claims", "jobs", "local", "ranks", "ray_cluster", "selection", "interleaving", "cuda_graphs"],
@@ -40,7 +41,7 @@ ROOMS = {
         *("tables", "images", "validation", "exporting"),
     ],
     "sets": ["opening"],
-    "networks": ["registry", "checkpoints", "pretrained", "steps", "training_state", "training"],
+    "networks": ["registry", "checkpoints", "pretrained", "batch_norm", "steps", "training_state", "training"],
     "teachers": ["teacher", "carried", "teaching", "resolving"],
     "labelling": ["budget", "encoded", "labels", "published", "shared", "packing"],
     "replay": [

@@ -82,7 +82,7 @@ def test_a_job_of_a_script_saves_too(tmp_path):
 def test_asked_twice_it_ends_at_once():
     with pytest.raises(KeyboardInterrupt), signals.deferred():
         os.kill(os.getpid(), signal.SIGINT)
-        assert signals.pending()
+        assert signals.pending() == signal.SIGINT
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(5)
     assert not signals.pending() and signal.getsignal(signal.SIGINT) is signal.default_int_handler

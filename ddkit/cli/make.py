@@ -151,6 +151,7 @@ def teach(
     push_to: o.PushTo = None,
 ) -> None:
     """Train a teacher on a source, or fine-tune a trained network (--init). An interrupted training continues."""
+    from ddkit.core.distributed import leads
     from ddkit.core.serialization import to_plain
     from ddkit.pipeline.costs import time_limit
     from ddkit.publishing.model_repositories import check_model, push_model, teacher_description
@@ -165,6 +166,8 @@ def teach(
         image_column=image_column, label_column=label_column, classes=classes, holdout=holdout, skip_bad=skip_bad,
         rehash=rehash, device=device, on_estimate=time_limit("teacher", yes),
     )  # fmt: skip
+    if not leads():
+        return
     measured = (
         f"{spec.accuracy:.2f} % on {spec.measured_on}"
         if spec.accuracy is not None
