@@ -15,7 +15,10 @@ PYPROJECT = (ROOT.parent / "pyproject.toml").read_text()
 ROOMS = {
     "text": [],
     "errors": [],
-    "core": ["worker_state", "serialization", "front_matter", "seeds", "console", "device", "files", "signals"],
+    "core": [
+        *("worker_state", "serialization", "front_matter", "seeds", "console", "device", "faults", "files", "signing"),
+        "signals",
+    ],
     "specs": [],
     "engine": ["units", "interleaving", "cuda_graphs", "local"],
     "hub": ["responses", "retries", "repositories"],

@@ -1,23 +1,22 @@
-"""Files: atomic writing, sealed files (with key and checksum), size limits, links, locks."""
+"""Files: atomic writing, sealed files (with key and checksum), the cache directory, size limits, links, locks."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import hashlib
-import hmac
 import json
 import os
 import platform
 import re
-import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ddkit.core.console import note
-from ddkit.errors import DdkitError, DiskError, IntegrityError, OtherRun
+from ddkit.core.faults import reach
+from ddkit.errors import DiskError, IntegrityError, OtherRun
 
 SEAL = "ddkit-sealed 1"
 LONGEST_NAME = 255  # bytes of a file name on most file systems
@@ -69,18 +68,36 @@ def atomic_file(path: Path) -> Iterator[Path]:
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            reach("write")
             yield temporary
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-            if os.name == "posix":
-                folder = os.open(path.parent, os.O_RDONLY)
-                try:
-                    os.fsync(folder)
-                finally:
-                    os.close(folder)
+            publish(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Give a written file its final name. After a power loss the name is missing, or stands for all bytes.
+
+    Args:
+        temporary: The file, on the same file system as `path`.
+        path: The final path, whose folder exists.
+
+    Raises:
+        OSError: The operating system refuses.
+    """
+    reach("written")
+    with open(temporary, "rb") as file:
+        os.fsync(file.fileno())
+    reach("synced")
+    os.replace(temporary, path)
+    reach("renamed")
+    if os.name == "posix":
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    reach("published")
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -193,47 +210,13 @@ def _seal(payload: bytes, key: str) -> str:
     return digest.hexdigest()
 
 
-# ------------------------------------------------------------------ cache directory and signatures
+# ------------------------------------------------------------------ cache directory
 
 
 def cache_dir() -> Path:
     """Return the cache directory of teachers and fingerprints: $DDKIT_CACHE, else `ddkit` in the user's cache."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("DDKIT_CACHE") or Path(base) / "ddkit")
-
-
-def sign(text: str) -> str:
-    """Sign a text with a key that only this user has.
-
-    The signature distinguishes files that this user wrote from files that came with another user's set. The key is
-    kept in the cache directory.
-
-    Args:
-        text: The text to sign.
-
-    Returns:
-        The HMAC-SHA256, in hex; "", which `is_signed` rejects, if no key can be stored.
-    """
-    path = cache_dir() / "signing-key"
-    key = read_sealed(path)
-    if key is None:
-        try:
-            write_sealed(path, secrets.token_bytes(32))
-            path.chmod(0o600)
-        except (DdkitError, OSError):
-            return ""
-        key = read_sealed(path)
-    return "" if key is None else hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
-
-
-def is_signed(text: str, signature: str) -> bool:
-    """Return whether this user signed a text.
-
-    Args:
-        text: The text.
-        signature: What `sign` returned for it.
-    """
-    return bool(signature) and hmac.compare_digest(sign(text), signature)
 
 
 # ------------------------------------------------------------------ limits and links
