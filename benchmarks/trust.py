@@ -11,7 +11,8 @@ goal 9 is a small tmpfs if this user may mount one, and goal 2 needs `strace`.
 import sys
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "tests")]
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tests"), str(ROOT)]
 
 from trust.table import main  # noqa: E402
 

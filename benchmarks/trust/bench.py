@@ -275,7 +275,8 @@ class Bench:
         if process == 0:
             try:
                 _command(argv, fault, log)
-            finally:
+            except BaseException:
+                traceback.print_exc()
                 os._exit(99)
         return Running(process, log, time.monotonic())
 

@@ -95,6 +95,7 @@ def prepare(work: Path, hub: HubProcess) -> None:
     os.environ |= {
         "HF_ENDPOINT": hub.url, "HF_HOME": str(work / "hf"), "HF_TOKEN": CANARY, "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_XET": "1", "DDKIT_CACHE": str(work / "cache"), "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(RESULTS.parents[2]),
     }  # fmt: skip
     from hostile import runner
 
