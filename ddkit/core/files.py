@@ -55,6 +55,8 @@ def _existing(path: Path) -> Path:
 def atomic_file(path: Path) -> Iterator[Path]:
     """Write a file atomically: temporary file, fsync, rename, fsync of the folder.
 
+    What killed processes of this machine left of the same file is removed.
+
     Args:
         path: The final path; missing folders are created.
 
@@ -67,6 +69,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     temporary = _temporary(path)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(temporary)
         try:
             reach("write")
             yield temporary
@@ -126,6 +129,14 @@ def _temporary(path: Path) -> Path:
     if len(os.fsencode(name)) + len(tail) + 1 > LONGEST_NAME:
         name = hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
     return path.with_name(f".{name}{tail}")
+
+
+def _remove_abandoned(temporary: Path) -> None:
+    """Remove temporary files of the same final name whose processes no longer run."""
+    begin = temporary.name.removesuffix(f"{os.getpid()}.tmp")
+    for path in temporary.parent.iterdir():
+        if path.name.startswith(begin) and is_abandoned(path):
+            path.unlink(missing_ok=True)
 
 
 def is_temporary(path: Path) -> bool:
