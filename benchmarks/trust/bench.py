@@ -20,7 +20,7 @@ from typing import Any
 import loopback
 
 CANARY = "hf_canaryCANARYcanaryCANARYcanary0"  # a token whose text must appear nowhere
-QUICK_TEACH = "epochs = 2\nbatch = 32\nmin_steps = 0\n"
+QUICK_TEACH = "epochs = 3\nbatch = 256\nmin_steps = 0\n"
 CLASSES, SIDE = 4, 16  # of the toy source: digits, four classes of 16 pixels
 
 

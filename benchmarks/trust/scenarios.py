@@ -91,7 +91,7 @@ def pushed(bench: Bench, out: Path) -> Any:
 def _distil(method: str, workers: int = 1) -> Callable[[Bench, Path], list[str]]:
     options = {
         "rded": "--method rded --prefixes 1,3 --set pool=4 --set factor=2 --protocol rded --views 4",
-        "cudd": "--method cudd --prefixes 1,2 --set steps=4 --set student.epochs=2 --protocol common --views 3",
+        "cudd": "--method cudd --prefixes 1,2 --set steps=2 --set student.epochs=2 --protocol common --views 3",
     }[method]
     return lambda bench, out: [
         *("distill", str(out), *TOY.split(), *options.split(), "--teacher", str(bench.teacher())),
