@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import random
 import subprocess
 from pathlib import Path
@@ -11,6 +12,7 @@ from trust.goals import Goal, Outcome
 from trust.kills import points, undisturbed
 from trust.scenarios import SCENARIOS, leftovers
 
+CLONE_NEWNS = 0x20000
 LARGE = "100m"  # of the small disk, once room was made
 
 
@@ -19,8 +21,12 @@ def _size(folder: Path) -> int:
 
 
 def _mount(place: Path, options: str) -> bool:
+    """Mount a tmpfs that only this process and those it starts see, so that it ends with them; whether that worked."""
     place.mkdir(exist_ok=True)
-    return subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", place], capture_output=True).returncode == 0
+    if ctypes.CDLL(None).unshare(CLONE_NEWNS) != 0:
+        return False
+    commands = (["mount", "--make-rprivate", "/"], ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)])
+    return all(subprocess.run(command, capture_output=True).returncode == 0 for command in commands)
 
 
 def _told(done: Finished) -> list[str]:
