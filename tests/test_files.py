@@ -14,13 +14,11 @@ from ddkit.core.files import (
     atomic_file,
     host,
     is_abandoned,
-    is_signed,
     is_temporary,
     locked,
     read_limited,
     read_sealed,
     refuse_links,
-    sign,
     write_bytes,
     write_sealed,
 )
@@ -63,17 +61,6 @@ def test_temporary_files_carry_host_and_process(tmp_path):
 def test_the_longest_name_can_be_written(tmp_path):
     write_bytes(tmp_path / ("n" * 255), b"1")
     assert [path.name for path in tmp_path.iterdir()] == ["n" * 255]
-
-
-def test_a_signature_is_this_users(tmp_path, monkeypatch):
-    monkeypatch.setenv("DDKIT_CACHE", str(tmp_path / "a"))
-    mine = sign("text")
-    assert is_signed("text", mine) and not is_signed("other", mine) and not is_signed("text", "")
-    assert (tmp_path / "a" / "signing-key").stat().st_mode & 0o77 == 0
-    monkeypatch.setenv("DDKIT_CACHE", str(tmp_path / "b"))
-    assert not is_signed("text", mine)
-    monkeypatch.setenv("DDKIT_CACHE", "/proc/none")
-    assert sign("text") == "" and not is_signed("text", "")
 
 
 def test_limits(tmp_path):

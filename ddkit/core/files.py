@@ -1,22 +1,21 @@
-"""Files: atomic writing, sealed files (with key and checksum), size limits, links."""
+"""Files: atomic writing, sealed files (with key and checksum), the cache directory, size limits, links."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import hashlib
-import hmac
 import json
 import os
 import platform
 import re
-import secrets
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ddkit.errors import DdkitError, DiskError, IntegrityError
+from ddkit.core.faults import reach
+from ddkit.errors import DiskError, IntegrityError
 
 SEAL = "ddkit-sealed 1"
 LONGEST_NAME = 255  # bytes of a file name on most file systems
@@ -54,6 +53,8 @@ def _existing(path: Path) -> Path:
 def atomic_file(path: Path) -> Iterator[Path]:
     """Write a file atomically: temporary file, fsync, rename, fsync of the folder.
 
+    What killed processes of this machine left of the same file is removed.
+
     Args:
         path: The final path; missing folders are created.
 
@@ -66,19 +67,38 @@ def atomic_file(path: Path) -> Iterator[Path]:
     temporary = _temporary(path)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(temporary)
         try:
+            reach("write")
             yield temporary
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-            if os.name == "posix":
-                folder = os.open(path.parent, os.O_RDONLY)
-                try:
-                    os.fsync(folder)
-                finally:
-                    os.close(folder)
+            publish(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Give a written file its final name. After a power loss the name is missing, or stands for all bytes.
+
+    Args:
+        temporary: The file, on the same file system as `path`.
+        path: The final path, whose folder exists.
+
+    Raises:
+        OSError: The operating system refuses.
+    """
+    reach("written")
+    with open(temporary, "rb") as file:
+        os.fsync(file.fileno())
+    reach("synced")
+    os.replace(temporary, path)
+    reach("renamed")
+    if os.name == "posix":
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    reach("published")
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -107,6 +127,14 @@ def _temporary(path: Path) -> Path:
     if len(os.fsencode(name)) + len(tail) + 1 > LONGEST_NAME:
         name = hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
     return path.with_name(f".{name}{tail}")
+
+
+def _remove_abandoned(temporary: Path) -> None:
+    """Remove temporary files of the same final name whose processes no longer run."""
+    begin = temporary.name.removesuffix(f"{os.getpid()}.tmp")
+    for path in temporary.parent.iterdir():
+        if path.name.startswith(begin) and is_abandoned(path):
+            path.unlink(missing_ok=True)
 
 
 def is_temporary(path: Path) -> bool:
@@ -209,47 +237,13 @@ def _seal(payload: bytes, key: str) -> str:
     return digest.hexdigest()
 
 
-# ------------------------------------------------------------------ cache directory and signatures
+# ------------------------------------------------------------------ cache directory
 
 
 def cache_dir() -> Path:
     """Return the cache directory of teachers and fingerprints: $DDKIT_CACHE, else `ddkit` in the user's cache."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("DDKIT_CACHE") or Path(base) / "ddkit")
-
-
-def sign(text: str) -> str:
-    """Sign a text with a key that only this user has.
-
-    The signature distinguishes files that this user wrote from files that came with another user's set. The key is
-    kept in the cache directory.
-
-    Args:
-        text: The text to sign.
-
-    Returns:
-        The HMAC-SHA256, in hex; "", which `is_signed` rejects, if no key can be stored.
-    """
-    path = cache_dir() / "signing-key"
-    key = read_sealed(path)
-    if key is None:
-        try:
-            write_sealed(path, secrets.token_bytes(32))
-            path.chmod(0o600)
-        except (DdkitError, OSError):
-            return ""
-        key = read_sealed(path)
-    return "" if key is None else hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
-
-
-def is_signed(text: str, signature: str) -> bool:
-    """Return whether this user signed a text.
-
-    Args:
-        text: The text.
-        signature: What `sign` returned for it.
-    """
-    return bool(signature) and hmac.compare_digest(sign(text), signature)
 
 
 # ------------------------------------------------------------------ limits and links
