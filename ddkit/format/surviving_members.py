@@ -27,9 +27,11 @@ class SurvivingMembers:
 
     Args:
         paths: The tars; those that are missing or empty are skipped.
+        most: Number of bytes of each tar that are searched for members that are not in their place.
     """
 
-    def __init__(self, paths: Iterable[Path]) -> None:
+    def __init__(self, paths: Iterable[Path], most: int) -> None:
+        self._most = most
         self._tars = [mapped(path) for path in paths if path.is_file() and path.stat().st_size]
 
     def find(self, *places: ByteRange) -> bytes | None:
@@ -47,18 +49,20 @@ class SurvivingMembers:
 
     @functools.cached_property
     def _anywhere(self) -> dict[str, tuple[Tar, ByteRange]]:
-        return {place.sha256: (tar, place) for tar in self._tars for _, place in find_members(tar)}
+        return {place.sha256: (tar, place) for tar in self._tars for _, place in find_members(tar, self._most)}
 
 
-def find_members(tar: Tar) -> list[tuple[str, ByteRange]]:
+def find_members(tar: Tar, most: int | None = None) -> list[tuple[str, ByteRange]]:
     """Return name and byte range of each member that has an intact header, in a tar that may be damaged anywhere.
 
     Every block is looked at, so that a damaged size does not hide the members that follow.
 
     Args:
         tar: The tar.
+        most: Number of bytes that are searched; None: all.
     """
-    blocks = np.frombuffer(tar, np.uint8, len(tar) // BLOCK * BLOCK).reshape(-1, BLOCK)
+    size = len(tar) if most is None else min(len(tar), most)
+    blocks = np.frombuffer(tar, np.uint8, size // BLOCK * BLOCK).reshape(-1, BLOCK)
     magic = blocks[:, _MAGIC_AT : _MAGIC_AT + len(_MAGIC)] == np.frombuffer(_MAGIC, np.uint8)
     found = []
     for at in (np.flatnonzero(magic.all(axis=1)) * BLOCK).tolist():

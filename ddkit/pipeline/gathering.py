@@ -39,7 +39,10 @@ class GatheredRows:
         self._encoded = units.encoded(number) if units else None
         paths = [shard.path, *([shard.images.path] if shard.images else [])]
         places = {"the set": root} | ({copy.name: copy.root} if copy else {})
-        self._tars = {name: SurvivingMembers(folder / path for path in paths) for name, folder in places.items()}
+        self._tars = {
+            name: SurvivingMembers([folder / path for path in paths], 2 * shard.bytes)
+            for name, folder in places.items()
+        }
         self.known = records is not None or self._encoded is not None
         self.missing: list[str] = []
         self.used: dict[str, None] = {}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,6 +42,7 @@ from ddkit.pipeline.record import check_work, work_dir
 from ddkit.pipeline.relabelling import teacher_of
 from ddkit.publishing.rendering import publish_files
 from ddkit.sets.copies import Copy
+from ddkit.sets.opening import largest_files
 from ddkit.teachers.carried import write_carried
 
 PREVIEW = "preview.png"
@@ -153,24 +155,30 @@ def _manifest(root: Path, copy: Copy | None) -> tuple[Manifest, list[RestoredFil
         if is_unchanged(strict_json((root / FILE).read_bytes())):
             raise
         damage = error
+    for source, found in _candidates(root, copy):
+        if _belongs(found):
+            return write_manifest(root, found), [RestoredFile(FILE, source)]
+    if copy is not None:
+        raise type(damage)(f"{damage}; {copy.name} does not hold the manifest of this set")
+    raise type(damage)(f"{damage}; or restore it from a copy: `ddkit repair {root} --from ORG/NAME`")
+
+
+def _candidates(root: Path, copy: Copy | None) -> Iterator[tuple[str, Manifest]]:
+    """The readable manifests that may be the set's, each with its source."""
     kept = kept_manifest(root)
     if kept.is_file():
         try:
-            found = parse_manifest(read_limited(kept, LARGEST_MANIFEST) or b"", kept)
-            return write_manifest(root, found), [RestoredFile(FILE, str(kept))]
+            yield str(kept), parse_manifest(read_limited(kept, LARGEST_MANIFEST) or b"", kept).at(root)
         except (IntegrityError, FormatVersion) as error:
             note(f"{error}; it is not used")
-    if copy is None or copy.manifest is None:
-        raise type(damage)(f"{damage}; or restore it from a copy: `ddkit repair {root} --from ORG/NAME`")
-    theirs = copy.manifest.at(root)
-    if not any(_has(root / path, sha256) for path, sha256 in theirs.files().items()):
-        raise type(damage)(f"{damage}; {copy.name} lists no file that is in {root}: give a copy of the same set")
-    return write_manifest(root, theirs), [RestoredFile(FILE, copy.name)]
+    if copy is not None and copy.manifest is not None:
+        yield copy.name, copy.manifest.at(root)
 
 
-def _has(path: Path, sha256: str) -> bool:
-    """Whether a file exists and has this hash."""
-    return path.is_file() and file_sha256(path) == sha256
+def _belongs(manifest: Manifest) -> bool:
+    """Whether a manifest belongs to the files beside it: one of those that it lists is intact, or there are none."""
+    there = {path: sha256 for path, sha256 in manifest.files().items() if (manifest.root / path).is_file()}
+    return not there or any(file_sha256(manifest.root / path) == sha256 for path, sha256 in there.items())
 
 
 # ------------------------------------------------------------------ shards and shared labels
@@ -192,23 +200,24 @@ class _Repair:
         """Restore what can be restored."""
         damaged = self._damaged()
         entry = self.manifest.labels.file
-        if entry is not None and entry.path in damaged:
-            self._restore_label_file(entry)
         with progress("repairing", len(damaged), "files") as advance:
+            if entry is not None and entry.path in damaged:  # first: labels are encoded with it
+                self._restore_label_file(entry)
+                advance(1)
             for number, shard in enumerate(self.manifest.shards):
                 wanted = {path: sha256 for path, sha256 in files_of([shard]).items() if path in damaged}
-                count = len(wanted)
-                if wanted:
+                if count := len(wanted):
                     self._restore_shard(number, shard, wanted)
-                advance(count)
+                    advance(count)
 
     def _damaged(self) -> Wanted:
         """The damaged and missing files. Those that lie under the name of another are copied to `staging`."""
         root, files = self.manifest.root, self.manifest.files()
+        largest = max(largest_files(self.manifest).values())
         with progress("hashing", len(files), "files") as advance:
             found: dict[str, str] = {}
             for path in files:
-                if (root / path).is_file():
+                if (root / path).is_file() and (root / path).stat().st_size <= largest:
                     found[path] = file_sha256(root / path)
                 advance(1)
         damaged = {path: sha256 for path, sha256 in files.items() if found.get(path) != sha256}
@@ -233,18 +242,16 @@ class _Repair:
             if wanted and self.units and self.units.write_shared(self.staging):
                 self._take(wanted, self.staging, self.units.how.work)
                 missing = "fitted again, it has other bytes on this device"
-        self._fetch(wanted)
+        self._fetch(wanted, entry.path)
         self._lose(wanted, missing, other)
 
     def _restore_shard(self, number: int, shard: ShardEntry, wanted: Wanted) -> None:
         """Restore files of a shard."""
         self._take(wanted, self.staging, MOVED)
         missing = self._rewrite(number, shard, wanted) if wanted else ""
-        if shard.rows_path in wanted:  # a small file, by which members are recognised
-            self._fetch(wanted, shard.rows_path)
-            if wanted and shard.rows_path not in wanted:
+        for path in sorted(wanted, key=lambda path: (path != shard.rows_path, path != shard.path)):
+            if self._fetch(wanted, path) and wanted:  # what was fetched may be enough to make the others
                 missing = self._rewrite(number, shard, wanted)
-        self._fetch(wanted)
         self._lose(wanted, missing)
 
     def _rewrite(self, number: int, shard: ShardEntry, wanted: Wanted) -> str:
@@ -269,21 +276,23 @@ class _Repair:
 
     def _records(self, shard: ShardEntry, wanted: Wanted) -> list[RowRecord] | None:
         """The row records, from their file or else from an intact tar; None if both are damaged."""
-        if shard.rows_path not in wanted:
-            return row_records(self.manifest, shard)
-        if shard.path in wanted:
+        if shard.rows_path in wanted and shard.path in wanted:
             return None
         try:
-            return records_of(mapped(self.manifest.root / shard.path), shard.path)
-        except IntegrityError:
+            if shard.rows_path not in wanted:
+                records = row_records(self.manifest, shard)
+            else:
+                records = records_of(mapped(self.manifest.root / shard.path), shard.path)
+        except IntegrityError:  # not even the intact file is valid
             return None
+        return records if len(records) == shard.rows else None
 
-    def _fetch(self, wanted: Wanted, *paths: str) -> None:
-        """Take files from the other copy. paths: those to take; default: all."""
-        for path in [path for path in wanted if self.copy and path in (paths or wanted)]:
-            assert self.copy is not None
-            if self.copy.file(path, wanted[path]) is not None:
-                self._take(wanted, self.copy.root, self.copy.name)
+    def _fetch(self, wanted: Wanted, path: str) -> bool:
+        """Take a file from the other copy, if it is still wanted; returns whether it was there."""
+        if self.copy is None or path not in wanted or self.copy.file(path, wanted[path]) is None:
+            return False
+        self._take(wanted, self.copy.root, self.copy.name)
+        return path not in wanted
 
     def _take(self, wanted: Wanted, folder: Path, source: str) -> None:
         """Take the wanted files that lie in a folder with the recorded hash, and remove them from `wanted`."""
