@@ -165,7 +165,7 @@ def test_what_is_lost_is_named_and_left_as_it_is(pulled):
     lost = {file.path: file.missing for file in repaired.lost}
     assert lost[SHARD] == f"views.safetensors of row {record.row:08d}" and len(repaired.problems) == 2
     assert set(lost) == {SHARD, "data/train-ipc003-00000.rows", "data/train-ipc003-00000.tar"}
-    assert "row records are lost too" in lost["data/train-ipc003-00000.tar"]
+    assert "both the shard and its row records" in lost["data/train-ipc003-00000.tar"]
     assert all(file.remedy == "--from ORG/NAME" for file in repaired.lost)
     assert tree(pulled) == before | {IMAGES: files[IMAGES]}
 

@@ -264,7 +264,7 @@ class _Repair:
         """
         rows = GatheredRows(number, shard, self.manifest.root, self._records(shard, wanted), self.units, self.copy)
         if not rows.known:
-            return "its row records are lost too, and it is not in OUT.work"
+            return "both the shard and its row records are damaged, and OUT.work lacks its rows"
         write_shard(
             self.staging, shard.path, shard.prefix, rows.samples(), self.manifest.image.codec,
             image_tar=shard.images is not None,
