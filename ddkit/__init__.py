@@ -29,6 +29,7 @@ _PUBLIC = {
     "pull": "ddkit.publishing.pulling",
     "push": "ddkit.publishing.pushing",
     "relabel": "ddkit.pipeline.relabelling",
+    "repair": "ddkit.pipeline.repairing",
     "soft_label_loss": "ddkit.students.losses",
     "teach": "ddkit.teachers.teaching",
     "train": "ddkit.evaluation.students",

@@ -56,7 +56,7 @@ class DdkitError(Exception):
 
 _OPTION = re.compile(r"(?<![\w`-])--([a-z]+(?:-[a-z]+)*)\b")
 _SWITCHES = ("yes", "overwrite", "skip_bad", "reencode", "rehash", "full", "private", "into_existing", "create_pr")
-_RENAMED = {"set": "settings"}
+_RENAMED = {"set": "settings", "from": "source"}
 
 
 def python_wording(text: str) -> str:

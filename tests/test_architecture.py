@@ -26,13 +26,14 @@ ROOMS = {
         *("views", "resampling", "view_pixels", "codecs.interface", "codecs.fidelity", "codecs.fp16", "codecs.int8"),
         *("codecs.top", "codecs.topk", "codecs.lowrank", "codecs.sampled", "codecs.teacher", "codecs.registry"),
         *("images", "tars", "fields", "entries", "row_records", "views_member", "shards", "results", "label_info"),
-        *("manifest", "label_file", "consistency", "manifest_file", "damage", "row_format", "reading", "verification"),
+        *("manifest", "label_file", "consistency", "manifest_file", "damage", "surviving_members", "row_format"),
+        *("reading", "verification"),
     ],
     "sources": [
         *("decoding", "classes", "packed", "archives", "torch_files", "published_labels", "tar_checks", "online"),
         *("tables", "images", "validation", "exporting"),
     ],
-    "sets": ["opening"],
+    "sets": ["opening", "copies"],
     "networks": ["registry", "checkpoints", "pretrained", "batch_norm", "steps", "training_state", "training"],
     "teachers": ["teacher", "carried", "teaching", "resolving"],
     "labelling": ["budget", "encoded", "labels", "published", "shared", "packing"],
@@ -65,13 +66,15 @@ ROOMS = {
     ],
     "pipeline": [
         *("record", "options", "growing", "costs", "synthesis_units", "run", "describing", "sharing", "budgeting"),
-        *("units", "resolving", "distilling", "recoding", "relabelling", "importing"),
+        *("units", "resolving", "distilling", "recoding", "relabelling", "importing", "kept_units"),
+        *("gathering", "repairing"),
     ],
     "evaluation": [
         *("statistics", "measures.accuracy", "students", "training_data", "equal_bytes", "baselines", "tables"),
         "demonstration",
     ],
     "testing": [],
+    "mutator": [],
     "cli": ["output", "options", "make", "use", "look", "publish", "app"],
 }
 

@@ -19,6 +19,7 @@ from ddkit.errors import DiskError, IntegrityError
 
 SEAL = "ddkit-sealed 1"
 LONGEST_NAME = 255  # bytes of a file name on most file systems
+_tidied: set[Path] = set()  # folders from which this process has removed what killed processes left
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk or quota full, or file too large
 
 # ------------------------------------------------------------------ writing
@@ -53,7 +54,7 @@ def _existing(path: Path) -> Path:
 def atomic_file(path: Path) -> Iterator[Path]:
     """Write a file atomically: temporary file, fsync, rename, fsync of the folder.
 
-    What killed processes of this machine left of the same file is removed.
+    What killed processes of this machine left in the folder is removed, the first time that this process writes there.
 
     Args:
         path: The final path; missing folders are created.
@@ -130,10 +131,13 @@ def _temporary(path: Path) -> Path:
 
 
 def _remove_abandoned(temporary: Path) -> None:
-    """Remove temporary files of the same final name whose processes no longer run."""
-    begin = temporary.name.removesuffix(f"{os.getpid()}.tmp")
-    for path in temporary.parent.iterdir():
-        if path.name.startswith(begin) and is_abandoned(path):
+    """Remove what killed processes left in a folder, when this process first writes there."""
+    folder = temporary.parent.absolute()
+    if folder in _tidied:
+        return
+    _tidied.add(folder)  # once: a folder may hold thousands of files
+    for path in folder.glob(".*.tmp"):
+        if is_abandoned(path):
             path.unlink(missing_ok=True)
 
 

@@ -80,15 +80,23 @@ class SharedJob:
             TeacherError: The teacher cannot be carried.
             DiskError: A file cannot be written.
         """
-        out, codec, before = Path(self.how.out), self.how.label_codec, self.file.read_record(LabelFile)
-        if codec.FROM_PIXELS:
-            entry = write_carried(out, self.how.open_teacher())
-        else:
-            entry = write_shared(out, codec, codec.fit(self._sample()))
+        out, before = Path(self.how.out), self.file.read_record(LabelFile)
+        entry = self.write(out)
         if before is not None and entry.sha256 != before.sha256:
             (out / entry.path).unlink()
             raise self._lost(before.path)
         self.save(entry)
+
+    def write(self, root: Path) -> LabelFile:
+        """Write the file and return its entry, without a record that it is finished; raises as `run`.
+
+        Args:
+            root: Directory that it is written to.
+        """
+        codec = self.how.label_codec
+        if codec.FROM_PIXELS:
+            return write_carried(root, self.how.open_teacher())
+        return write_shared(root, codec, codec.fit(self._sample()))
 
     def _lost(self, name: str) -> IntegrityError:
         return IntegrityError(
@@ -101,7 +109,8 @@ class SharedJob:
         jobs: list[LabelJob] = label_jobs(self.how, self.shards)
         if self.file.read_record(LabelFile) is not None and not all(job.file.is_good() for job in jobs):
             raise self._lost(SHARED_LABELS)
-        classes, views = self.how.open_teacher().classes, sum(job.views for job in jobs)
+        classes = jobs[0].file.tensors()["logits"].shape[-1]
+        views = sum(job.views for job in jobs)
         step = -(-views * classes // FITTED_VALUES)
         sample, at = np.empty((-(-views // step), classes), np.float32), 0
         for job in jobs:

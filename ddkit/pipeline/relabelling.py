@@ -173,18 +173,28 @@ class Claim:
         Raises:
             OtherRun: The directory belongs to another run, or is not empty.
         """
-        record = work_dir(out) / RECORD
         check_out(out)
         check_work(work_dir(out))
-        if record.is_file():  # a record of ddkit 0.4 holds the fingerprint alone
-            if (read_limited(record, 1000) or b"").decode("ascii", "replace") not in (self.key, self.fingerprint):
+        held = claimed_key(out)
+        if held is not None:  # a record of ddkit 0.4 holds the fingerprint alone
+            if held not in (self.key, self.fingerprint):
                 raise OtherRun(
                     f"{out} belongs to another {what} (images, teacher, protocol or views differ); choose another OUT"
                 )
             return
         if is_set(out) or (out.exists() and (not out.is_dir() or any(not is_temporary(p) for p in out.iterdir()))):
             raise OtherRun(f"{out} is not empty; give the name of a new directory")
-        write_bytes(record, self.key.encode())
+        write_bytes(work_dir(out) / RECORD, self.key.encode())
+
+
+def claimed_key(out: Path) -> str | None:
+    """Return the key of the relabelling or import that a directory belongs to, or None if OUT.work records none.
+
+    Args:
+        out: The directory OUT.
+    """
+    record = work_dir(out) / RECORD
+    return (read_limited(record, 1000) or b"").decode("ascii", "replace") if record.is_file() else None
 
 
 def _groups(choice: str | None, classes: list[str]) -> tuple[int, ...] | None:
@@ -209,6 +219,26 @@ def _groups(choice: str | None, classes: list[str]) -> tuple[int, ...] | None:
     return tuple(numbers[table[name]] for name in classes)
 
 
+def teacher_of(manifest: Manifest, ref: str) -> ResolvedTeacher:
+    """Resolve the teacher that labelled a set.
+
+    Args:
+        manifest: The set.
+        ref: The teacher, as for `--teacher`.
+
+    Raises:
+        TeacherError, ClassesError.
+        SetError: It is another teacher than the set's.
+    """
+    found = resolve_teacher(ref, manifest.classes, str(manifest.root), size=manifest.views.size)
+    if found.spec.hash != manifest.teacher.hash:
+        raise SetError(
+            f"{ref} is not the set's teacher (weights {found.spec.hash[:12]}, not {manifest.teacher.hash[:12]}); "
+            "give that one"
+        )
+    return found
+
+
 def label_problems(manifest: Manifest, teacher: str, *, sample: int = 256, device: str = "auto") -> list[str]:
     """Label a sample of the stored views again and compare the logits with the stored labels.
 
@@ -227,13 +257,7 @@ def label_problems(manifest: Manifest, teacher: str, *, sample: int = 256, devic
         TeacherError, ClassesError.
         SetError: `teacher` is not the set's teacher.
     """
-    where = pick_device(device)
-    found = resolve_teacher(teacher, manifest.classes, str(manifest.root), size=manifest.views.size)
-    if found.spec.hash != manifest.teacher.hash:
-        raise SetError(
-            f"{teacher} is not the set's teacher (weights {found.spec.hash[:12]}, not {manifest.teacher.hash[:12]}); "
-            "give that one"
-        )
+    where, found = pick_device(device), teacher_of(manifest, teacher)
     network, stored = found.open(where), load_set(manifest).to(where)
     codec = stored.decoder.codec
     carried = load_carried(manifest, where) if codec.FROM_PIXELS else network
