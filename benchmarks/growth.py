@@ -2,11 +2,10 @@
 
     python benchmarks/growth.py [--classes 1000,2000,4000,10450] [--ipc 2] [--views 20] [--codec lowrank:32:i4+top5]
 
-Each step runs in a process of its own, so that its peak memory is known; `import` only imports ddkit and torch, and
-shows what the others begin with. `images`, `labels`, `fit`, `pack` and `finish` are the parts of one `distill`; the
-set is then verified, pushed to a Hub on loopback, which lives in this process, read from there row by row by stock
-`load_dataset` (`load`, and `stream` with streaming=True; both import datasets), opened by `ReplayLoader`, and replayed
-for one `epoch`.
+Each step runs in a fork of this process, which has imported everything and done nothing else, so that the step's own
+peak memory is known. `images`, `labels`, `fit`, `pack` and `finish` are the parts of one `distill`; the set is then
+verified, pushed to a Hub on loopback, read from there row by row by stock `load_dataset` (`load`, and `stream` with
+streaming=True), opened by `ReplayLoader`, and replayed for one `epoch`.
 
 The images are generated, 32 pixels wide, with the names of ImageNet-21K's classes. The logits are generated too, in
 place of a teacher's: products of embeddings of views and classes, the class's own raised, and noise; their units take
@@ -20,19 +19,29 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import shutil
-import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-os.environ["HF_HUB_DISABLE_XET"] = "1"  # before the Hub's client is imported
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+import loopback
 
-import loopback  # noqa: E402
+HUB, FOLDER = loopback.Hub(), tempfile.TemporaryDirectory(prefix="growth-")  # before the Hub's client is imported
+os.environ |= {"HF_ENDPOINT": HUB.url, "HF_HOME": FOLDER.name, "HF_TOKEN": "write-token", "HF_HUB_DISABLE_XET": "1"}
+os.environ["DDKIT_CACHE"] = str(Path(FOLDER.name) / "ddkit")
+
+import datasets  # noqa: E402
+import matplotlib  # noqa: E402
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from PIL import Image  # noqa: E402
@@ -47,12 +56,14 @@ from ddkit.labelling.labels import LabelGroup  # noqa: E402
 from ddkit.networks.checkpoints import save_checkpoint  # noqa: E402
 from ddkit.networks.registry import build_network  # noqa: E402
 from ddkit.pipeline import distilling  # noqa: E402
+from ddkit.replay.loader import ReplayLoader  # noqa: E402
 from ddkit.specs import TeacherSpec  # noqa: E402
 
+FORK = multiprocessing.get_context("fork")
 UNITS = {"images": "encoding", "labels": "labelling", "fit": "fitting labels", "pack": "packing", "finish": None}
-STEPS = ("import", "source", *UNITS, "verify", "push", "load", "stream", "open", "epoch")
-SHOWN = STEPS[2:]
-ARCH, SIZE, RANK, BATCH, REPO = "timm:test_efficientnet", 32, 64, 128, "lab/growth"
+STEPS = ("source", *UNITS, "verify", "push", "load", "stream", "open", "epoch")
+SHOWN = STEPS[1:]
+ARCH, SIZE, RANK, BATCH = "timm:test_efficientnet", 32, 64, 128
 CPU = torch.device("cpu")
 
 # ------------------------------------------------------------------ what is distilled
@@ -76,17 +87,17 @@ def images_of(label: int, ipc: int) -> list[np.ndarray]:
     return [np.asarray(image) for image in resized]
 
 
-def write_source(work: Path, args: argparse.Namespace) -> None:
+def write_source(classes: int, work: Path, args: argparse.Namespace) -> None:
     """Write the images, in class folders, and a teacher that is never run."""
-    names = class_names(args.number)
+    names = class_names(classes)
     for label, name in enumerate(names):
         (folder := work / "images" / name).mkdir(parents=True)
         for number, image in enumerate(images_of(label, args.ipc + 1)):  # one of each class is held out for measuring
             Image.fromarray(image).save(folder / f"{number}.png")
     spec = TeacherSpec(
-        arch=ARCH, num_classes=args.number, image_size=SIZE, mean=(0.5,) * 3, std=(0.25,) * 3, classes=tuple(names)
+        arch=ARCH, num_classes=classes, image_size=SIZE, mean=(0.5,) * 3, std=(0.25,) * 3, classes=tuple(names)
     )
-    save_checkpoint(work / "teacher.safetensors", build_network(ARCH, args.number, SIZE), spec)
+    save_checkpoint(work / "teacher.safetensors", build_network(ARCH, classes, SIZE), spec)
 
 
 def write_logits(groups: Sequence[LabelGroup], classes: int) -> None:
@@ -116,7 +127,7 @@ def now() -> np.ndarray:
     return np.array([time.perf_counter(), time.process_time()])
 
 
-def distil(work: Path, args: argparse.Namespace, last: str | None) -> np.ndarray:
+def distil(classes: int, work: Path, args: argparse.Namespace, last: str | None) -> np.ndarray:
     """Run `distill` up to the units titled `last`, or to its end; returns what those units took, or the end."""
     run_units, began, ended = distilling.run_units, now(), now()
 
@@ -124,7 +135,7 @@ def distil(work: Path, args: argparse.Namespace, last: str | None) -> np.ndarray
         nonlocal began, ended
         began = now()
         if units.title == UNITS["labels"]:
-            write_logits(units.jobs, args.number)
+            write_logits(units.jobs, classes)
         else:
             run_units(units, engine)
         ended = now()
@@ -142,40 +153,50 @@ def distil(work: Path, args: argparse.Namespace, last: str | None) -> np.ndarray
     return now() - ended
 
 
-def load(streaming: bool) -> int:
-    """Read all rows with stock `load_dataset`, which is imported here; returns their number."""
-    import datasets
+def step(name: str, classes: int, work: Path, args: argparse.Namespace) -> dict[str, float]:
+    """Run one step in this process; returns its times, and the peak memory, in all and above that before the step."""
+    repo, rows = f"lab/growth-{classes}", classes * args.ipc
 
-    return sum(1 for _ in datasets.load_dataset(REPO, split="train", streaming=streaming))
+    def load(streaming: bool) -> int:
+        return sum(1 for _ in datasets.load_dataset(repo, split="train", streaming=streaming))
 
+    def opened() -> ReplayLoader:
+        return ReplayLoader(work / "set", batch_size=BATCH, device="cpu")
 
-def step(name: str, work: Path, args: argparse.Namespace) -> dict[str, float]:
-    """Run one step in this process; returns its times, and the peak memory of the process in bytes."""
-
-    def opened() -> ddkit.ReplayLoader:
-        return ddkit.ReplayLoader(work / "set", batch_size=BATCH, device="cpu")
-
-    loader = opened() if name == "epoch" else None
     steps: dict[str, Callable[[], Any]] = {
-        "import": lambda: None,
-        "source": lambda: write_source(work, args),
+        "source": lambda: write_source(classes, work, args),
         "verify": lambda: ddkit.verify(work / "set", full=True),
-        "push": lambda: ddkit.push(work / "set", REPO, license="mit"),
+        "push": lambda: ddkit.push(work / "set", repo, license="mit"),
         "load": lambda: load(streaming=False),
         "stream": lambda: load(streaming=True),
         "open": opened,
         "epoch": lambda: sum(len(images) for images, _, _ in loader),
     }
-    rows = args.number * args.ipc
-    right = {"verify": [], "load": rows, "stream": rows, "epoch": rows}
+    held = peak_memory(CPU)
+    loader = opened() if name == "epoch" else ()
     began = now()
     if name in UNITS:
-        took = distil(work, args, UNITS[name])
+        took = distil(classes, work, args, UNITS[name])
     else:
-        found = steps[name]()
+        found, right = steps[name](), {"verify": [], "load": rows, "stream": rows, "epoch": rows}
         took = now() - began
         assert found == right.get(name, found), f"{name}: {found}"
-    return {"seconds": took[0], "processor_seconds": took[1], "peak_bytes": peak_memory(CPU)}
+    peak = peak_memory(CPU)
+    return {"seconds": took[0], "processor_seconds": took[1], "peak_bytes": peak, "own_bytes": peak - held}
+
+
+def forked(name: str, *arguments: Any) -> dict[str, float]:
+    """Run a step in a fork of this process, and return what it returns."""
+    receiving, sending = FORK.Pipe(duplex=False)
+    process = FORK.Process(target=lambda: sending.send(step(name, *arguments)))
+    process.start()
+    sending.close()
+    try:
+        found: dict[str, float] = receiving.recv()
+    except EOFError:
+        sys.exit(f"the step {name} failed")
+    process.join()
+    return found
 
 
 def measured(classes: int, args: argparse.Namespace) -> dict[str, Any]:
@@ -183,23 +204,13 @@ def measured(classes: int, args: argparse.Namespace) -> dict[str, Any]:
     work = Path(args.work) / str(classes)
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    hub = loopback.Hub()
-    hub.start()
-    env = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str((work / "hf").resolve()), "HF_TOKEN": "write-token"}
-    env["DDKIT_CACHE"] = str((work / "cache").resolve())
-    options = [f"--{key}={getattr(args, key)}" for key in ("ipc", "views", "codec")]
-    command = [sys.executable, __file__, *options, f"--work={work}", f"--number={classes}"]
     found: dict[str, Any] = {}
     for name in STEPS:
-        run = subprocess.run([*command, f"--step={name}"], env=env, stdout=subprocess.PIPE, text=True, check=True)
-        found[name] = json.loads(run.stdout.splitlines()[-1])
-        took = found[name]
+        took = found[name] = forked(name, classes, work, args)
         note(
             f"{classes} classes, {name}: {took['seconds']:.2f} s ({took['processor_seconds']:.2f} s of a processor), "
-            f"{took['peak_bytes'] / 1e6:.0f} MB"
+            f"{took['peak_bytes'] / 1e6:.0f} MB, {took['own_bytes'] / 1e6:.0f} MB its own"
         )
-    hub.stop()
-    assert hub.violations == []
     root, manifest = work / "set", read_manifest(work / "set")
     found |= {"rows": manifest.rows(), "set_bytes": manifest.total_bytes()}
     found |= {"manifest_bytes": (root / "ddkit.json").stat().st_size, "card_bytes": (root / "README.md").stat().st_size}
@@ -217,14 +228,12 @@ def exponent(rows: list[int], values: list[float]) -> float | None:
 
 
 def curves(report: dict[str, Any]) -> dict[str, dict[str, list[float]]]:
-    """Processor seconds, MB above `import` and MB on disk, as lists over the numbers of classes, by name."""
+    """Processor seconds, MB of memory and MB on disk, as lists over the numbers of classes, by name."""
     sets = list(report["classes"].values())
     sizes = ("set_bytes", "manifest_bytes", "card_bytes")
     return {
         "processor seconds": {name: [x[name]["processor_seconds"] for x in sets] for name in SHOWN},
-        "MB of memory": {
-            name: [(x[name]["peak_bytes"] - x["import"]["peak_bytes"]) / 1e6 for x in sets] for name in SHOWN
-        },
+        "MB of memory": {name: [x[name]["own_bytes"] / 1e6 for x in sets] for name in SHOWN},
         "MB": {name.removesuffix("_bytes"): [x[name] / 1e6 for x in sets] for name in sizes},
     }
 
@@ -243,11 +252,6 @@ def table(report: dict[str, Any]) -> str:
 
 def picture(report: dict[str, Any], path: Path) -> None:
     """Draw time, memory and bytes against rows, with a line of slope 1 for what grows linearly."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     rows = np.array([x["rows"] for x in report["classes"].values()])
     figure, all_axes = plt.subplots(1, 3, figsize=(13, 4.6), layout="constrained")
     for axes, (unit, by_name) in zip(all_axes, curves(report).items()):
@@ -278,8 +282,8 @@ def write(report: dict[str, Any], path: Path) -> None:
     picture(report, path.with_suffix(".png"))
 
 
-def main(argv: list[str] | None = None) -> dict[str, Any] | None:
-    """Measure what the report lacks, and write it; with --step, run that step and print what it took."""
+def main(argv: list[str] | None = None) -> dict[str, Any]:
+    """Measure what the report lacks, and write it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--classes", default="1000,2000,4000,10450")
     parser.add_argument("--ipc", type=int, default=2)
@@ -287,12 +291,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any] | None:
     parser.add_argument("--codec", default="lowrank:32:i4+top5")
     parser.add_argument("--work", default="scratch/growth")
     parser.add_argument("--out", default="benchmarks/results")
-    parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
-    parser.add_argument("--number", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
-    if args.step:
-        print(json.dumps(step(args.step, Path(args.work), args)))  # noqa: T201
-        return None
     numbers = [int(number) for number in args.classes.split(",")]
     free, needed = shutil.disk_usage(".").free, 2 * max(numbers) ** 2 * args.ipc * args.views
     if free < 1.5 * needed:
@@ -306,14 +305,15 @@ def main(argv: list[str] | None = None) -> dict[str, Any] | None:
     known = before["classes"] if all(before.get(key) == value for key, value in conditions.items()) else {}
     report = {"command": " ".join(["python benchmarks/growth.py", *(sys.argv[1:] if argv is None else argv)])}
     report |= conditions | {"classes": known}
+    hub = FORK.Process(target=HUB.server.serve_forever, daemon=True)
+    hub.start()
     for number in numbers:
         if str(number) not in known:
             report["classes"][str(number)] = measured(number, args)
             write(report, path)
+    hub.terminate()
     return report
 
 
 if __name__ == "__main__":
-    report = main()
-    if report is not None:
-        print(table(report))  # noqa: T201
+    print(table(main()))  # noqa: T201

@@ -339,3 +339,12 @@ def test_tags_of_others_stay_and_edits_of_both_sides_do_not_double(hub, mine):
     text = repo.read("README.md").decode()
     assert all(text.count(f"{side} {i}.") == 1 for side in ("Web", "Here") for i in range(4))
     assert text.count("- handwriting") == 1
+
+
+def test_a_card_that_the_hub_finds_too_large(hub, rded_set, tmp_path):
+    hub.largest_card = 3000
+    root = shutil.copytree(rded_set.root, tmp_path / "set")
+    with pytest.raises(
+        HubAccess, match=r"rejects it \(the Hub answered 413.*; shorten README.md, .*run the same command"
+    ):
+        push(root, "ann/set", license="mit")

@@ -2,12 +2,14 @@
 
 import shutil
 
+import numpy as np
 import pytest
 
 import ddkit
 from ddkit.core.files import file_sha256
 from ddkit.errors import IntegrityError
 from ddkit.format.codecs.lowrank import LowRank
+from ddkit.labelling import shared
 
 OPTIONS = {"data": "digits", "method": "random", "views": 3, "protocol": "demo", "codec": "lowrank:4+top1"}
 
@@ -61,3 +63,16 @@ def test_a_lost_file_whose_bytes_cannot_be_made_again_is_reported(teacher, tmp_p
         ddkit.distill(tmp_path / "set", data="digits", teacher=teacher, workers=1)
     path.write_bytes(whole)
     assert ddkit.distill(tmp_path / "set", data="digits", teacher=teacher, workers=1).content == made.content
+
+
+def test_a_basis_is_fitted_on_every_nth_view_of_a_large_increment(teacher, tmp_path, monkeypatch):
+    seen, fit = [], LowRank.fit
+    monkeypatch.setattr(
+        LowRank, "fit", lambda self, logits, known=None: fit(self, seen.append(logits) or logits, known)
+    )
+    for number, most in enumerate((10**6, 130 * 10)):  # of 40 images, 5 views and 10 classes
+        monkeypatch.setattr(shared, "FITTED_VALUES", most)
+        options = OPTIONS | {"views": 5, "teacher": teacher, "ipc": 4}
+        ddkit.distill(tmp_path / str(number), **options, workers=1)
+    whole, some = seen
+    assert whole.shape == (200, 10) and some.dtype == np.float32 and (some == whole[::2]).all()

@@ -250,8 +250,9 @@ def _error_for(error: Exception, what: str, repo: str, tries: int, kind: str) ->
         )
     if _wrong_bytes(error):
         return HubError(f"{what}: it did not arrive complete ({said}, {tried}); run the same command again")
-    if status == 400 or isinstance(error, ValueError):
-        return HubAccess(f"{what}: the Hub rejects it ({error_text(error)}); fix that and run the same command again")
+    if status in (400, 413) or isinstance(error, ValueError):
+        step = "shorten README.md, which has the names of the classes," if status == 413 else "fix that"
+        return HubAccess(f"{what}: the Hub rejects it ({said}); {step} and run the same command again")
     if status is None:
         return HubError(f"{what}: {_host()} cannot be reached ({said}, {tried}); run the same command again later")
     return HubError(f"{what}: {said}, {tried}; nothing is lost, run the same command again later")
