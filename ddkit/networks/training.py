@@ -54,7 +54,7 @@ class Fit:
         epochs: Number of epochs.
         steps_an_epoch: Steps per epoch.
         batches: epoch -> (inputs float [B,3,S,S], target [B,...]) pairs.
-        loss: (logits, target) -> scalar.
+        loss: (logits, target) -> scalar, the mean over the rows.
         seed: Seed of layers that draw random numbers.
         device: The device.
         state: File of the training state to resume from; None: no state is saved.
