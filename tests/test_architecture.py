@@ -27,7 +27,7 @@ ROOMS = {
     ],
     "sources": [
         *("decoding", "classes", "packed", "archives", "torch_files", "published_labels", "tar_checks", "online"),
-        *("tables", "images", "validation", "exporting"),
+        *("tables", "images", "outlines", "validation", "exporting"),
     ],
     "sets": ["opening"],
     "networks": ["registry", "checkpoints", "pretrained", "steps", "training_state", "training"],
@@ -61,8 +61,9 @@ ROOMS = {
         "model_repositories",
     ],
     "pipeline": [
-        *("record", "options", "growing", "costs", "synthesis_units", "run", "budgeting", "units", "describing"),
-        *("resolving", "distilling", "recoding", "relabelling", "importing"),
+        *("record", "options", "growing", "costs", "speeds", "pricing", "synthesis_units", "run", "budgeting"),
+        *("units", "describing", "resolving", "distilling", "footprint", "planning", "recoding", "relabelling"),
+        "importing",
     ],
     "evaluation": [
         *("statistics", "measures.accuracy", "students", "training_data", "equal_bytes", "baselines", "tables"),
