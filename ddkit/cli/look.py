@@ -141,7 +141,7 @@ def _outlook(found: Forecast) -> list[tuple[str, str]]:
 
     whole, most = found.footprint, "at most " if found.labels.startswith("budget") else ""
     one, several = duration(found.one_device_seconds), duration(found.seconds)
-    images = "with images/ tars" if whole.image_tars else "without images/ tars"
+    files = f"{whole.files}" if whole.files == whole.most_files else f"{whole.files} to {whole.most_files}"
     return [
         ("source", f"{found.data}: {found.source_images} images of {found.classes} classes"),
         ("set", f"{found.ipc * found.classes} images of {found.size} px, {found.views} views each"),
@@ -152,7 +152,7 @@ def _outlook(found: Forecast) -> list[tuple[str, str]]:
         ("labels", f"{most}{size_words(whole.label_bytes + whole.view_bytes)} with views, {found.labels}"),
         ("images", f"about {size_words(whole.image_bytes)}, {found.image_format}"),
         ("download", f"{most or 'about '}{size_words(whole.download_bytes)}"),
-        ("disk for OUT", f"{most or 'about '}{size_words(whole.set_bytes)} in {whole.files} files, {images}"),
+        ("disk for OUT", f"{most or 'about '}{size_words(whole.set_bytes)} in {files} files"),
         ("disk for OUT.work", f"{most or 'about '}{size_words(whole.work_bytes)}"),
     ]
 

@@ -93,7 +93,7 @@ def costs(plan: Plan, probe: Probe) -> dict[str, float]:
     }
     if student:
         steps = curriculum.feedback_units(plan, config.student)[-2].steps
-        found["student"] = probe.with_threads(steps * config.student.batch * 3 * probe.each, config.threads)
+        found["student"] = curriculum.student_seconds(steps, config.student, probe, config.threads)
     return found
 
 

@@ -6,10 +6,11 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
+import numpy as np
 
-from ddkit.format.codecs.interface import layout_bytes
+from ddkit.format.codecs.interface import FLOAT16, layout_bytes
 from ddkit.format.codecs.registry import find_codec
+from ddkit.format.images import encode_image
 from ddkit.format.row_format import views_layout
 from ddkit.labelling.budget import BudgetGoal, TarBytes
 from ddkit.labelling.encoded import ShardPlan, plan_shards
@@ -34,16 +35,20 @@ OPTIMISED = {
 }
 
 
-def typical_image_bytes(size: int, image_format: str, real_pixels: str | None) -> float:
+def typical_bytes(size: int, image_format: str, real_pixels: str | None, sample: Sequence[np.ndarray]) -> float:
     """Return the bytes of a typical encoded image.
 
     Args:
         size: Side of the image, pixels.
         image_format: png, webp or jpg.
         real_pixels: What remains of real images in it, as in the manifest; None: the images are real.
+        sample: Some real images of the source, uint8 [3,size,size] each; empty if it is not at hand.
     """
-    known = OPTIMISED.get(real_pixels or "") or REAL[min((s for s in REAL if s >= size), default=max(REAL))]
-    return known[image_format] * size**2
+    if real_pixels in OPTIMISED:
+        return OPTIMISED[real_pixels][image_format] * size**2
+    if sample:
+        return float(np.mean([len(encode_image(image, image_format)) for image in sample]))
+    return REAL[min((s for s in REAL if s >= size), default=max(REAL))][image_format] * size**2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,18 +58,20 @@ class Footprint:
     Attributes:
         units: Number of units.
         files: Number of files in the set.
-        image_tars: Whether it has `images/` tars.
+        most_files: Their number if the images turn out half as large: then the set may have `images/` tars.
+        image_tars: Whether it has them.
         image_bytes: Bytes of the encoded images, an estimate.
         label_bytes: Bytes of the tensors of labels; with a budget also those of the views.
         view_bytes: Bytes of the tensors of views; 0 with a budget.
         download_bytes: Bytes that a student needs: shards, row records and the labels that all rows share.
         set_bytes: Bytes of the whole set, without manifest, card and preview.
         work_bytes: Bytes of OUT.work: images as pixels and encoded, the teacher's logits of all views in half
-            precision, and the stage students.
+            precision, and the stage students. Predictions and features of the source's images are not counted.
     """
 
     units: int
     files: int
+    most_files: int
     image_tars: bool
     image_bytes: int
     label_bytes: int
@@ -88,6 +95,7 @@ class PlannedSet:
         budget: A budget that is not spent yet; None: `codec` is used.
         image_format: Encoding of the images.
         teacher: The teacher, or an untrained network of its architecture.
+        sample: Some real images of the source, uint8 [3,size,size] each; empty if it is not at hand.
     """
 
     distiller: Distiller
@@ -99,6 +107,7 @@ class PlannedSet:
     budget: str | None
     image_format: str
     teacher: Teacher
+    sample: Sequence[np.ndarray] = ()
 
     @property
     def classes(self) -> int:
@@ -165,11 +174,12 @@ class PlannedSet:
         shards = sum(map(len, self.shards))
         hook = self.distiller.real_pixels
         kind = hook(self.plans[0].config) if hook is not None else None
-        image = typical_image_bytes(self.size, self.image_format, kind)
+        image = typical_bytes(self.size, self.image_format, kind, self.sample)
         goal = BudgetGoal.parse(self.budget) if self.budget is not None else None
         view_bytes = 0 if goal is not None else views * self.a_view
-        tars = TarBytes.of(rows, image, view_bytes + self.labels.bytes)
-        beside = tars.image_tars > 0
+        tensors = view_bytes + self.labels.bytes
+        tars, smaller = TarBytes.of(rows, image, tensors), TarBytes.of(rows, image / 2, tensors)
+        few = CARD_FILES + self.has_shared_labels + 2 * shards
         download = tars.shards + rows * ROW_RECORD + self.shared_label_bytes
         whole = download + tars.image_tars
         if goal is not None and goal.bytes is not None:
@@ -177,10 +187,11 @@ class PlannedSet:
         carried = goal is None and find_codec(self.codec).FROM_PIXELS
         pixels = 3 * self.size**2 * (2 if kind == "initial" else 1)
         weights = sum(t.numel() * t.element_size() for t in self.teacher.network.state_dict().values())
-        work = rows * (image + pixels + (0 if carried else views * self.classes * torch.float16.itemsize))
+        work = rows * (image + pixels + (0 if carried else views * self.classes * FLOAT16.itemsize))
         return Footprint(
-            units=sum(self.units), files=CARD_FILES + self.has_shared_labels + shards * (3 if beside else 2),
-            image_tars=beside, image_bytes=round(rows * image),
+            units=sum(self.units), files=few + shards * bool(tars.image_tars),
+            most_files=few + shards * bool(smaller.image_tars), image_tars=bool(tars.image_tars),
+            image_bytes=round(rows * image),
             label_bytes=round(rows * self.labels.bytes) + self.shared_label_bytes, view_bytes=rows * view_bytes,
             download_bytes=round(download), set_bytes=round(whole), work_bytes=round(work + self.students * weights),
         )  # fmt: skip

@@ -197,7 +197,7 @@ def _planned_set(choices: Choices, outline: Outline, size: int, teacher: Teacher
     return PlannedSet(
         distiller=choices.distiller, plans=plans, size=size, patches=patches, codec=choices.codec,
         policy=choices.protocol.view_spec(patches=patches, dataset=choices.dataset, count=choices.views),
-        budget=choices.budget, image_format=choices.image_format, teacher=teacher,
+        budget=choices.budget, image_format=choices.image_format, teacher=teacher, sample=outline.sample(size),
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""What a plan needs of a source: its classes, their numbers of images, and its size. No image is read.
+"""What a plan needs of a source: its classes, their numbers of images, and its size.
 
 The datasets of the papers are known without having them.
 """
@@ -14,6 +14,8 @@ from ddkit.errors import unknown
 from ddkit.sources.images import Source
 from ddkit.specs import ClassName
 
+SAMPLE = 32  # images of `Outline.sample`
+
 
 @dataclass(frozen=True, kw_only=True)
 class Outline:
@@ -24,25 +26,25 @@ class Outline:
         classes: Its classes, in label order.
         counts: Number of images of each class that a method may use.
         size: Side of the images that are made from it by default, pixels.
-        at_hand: Whether the numbers are those of an opened source.
+        source: The opened source; None: it is not at hand.
     """
 
     data: str
     classes: Sequence[ClassName]
     counts: Sequence[int]
     size: int
-    at_hand: bool
+    source: Source | None = None
 
     @classmethod
     def of(cls, source: Source, holdout: float | None) -> Outline:
         """Return the outline of an opened source.
 
         Args:
-            source: The source. That all its images decode is not checked.
+            source: The source. Whether its images decode is not checked.
             holdout: Share of each class that is held out, as `Source.part` does; None: nothing.
         """
         left = [int(n) - _held_out(int(n), holdout) for n in source.counts]
-        return cls(data=source.ref.data, classes=source.classes, counts=left, size=source.default_size(), at_hand=True)
+        return cls(data=source.ref.data, classes=source.classes, counts=left, size=source.default_size(), source=source)
 
     @property
     def class_names(self) -> list[str]:
@@ -52,6 +54,17 @@ class Outline:
     def default_size(self) -> int:
         """Return `size`."""
         return self.size
+
+    def sample(self, size: int) -> list[np.ndarray]:
+        """Return some images of an opened source, whole, uint8 [3,size,size] each; none if it is not at hand.
+
+        Args:
+            size: Side of the images, pixels.
+        """
+        if self.source is None:
+            return []
+        chosen = np.unique(np.linspace(0, len(self.source) - 1, SAMPLE).astype(int))
+        return [self.source.whole(int(i), size).numpy() for i in chosen]
 
 
 def _held_out(images: int, share: float | None) -> int:
@@ -96,7 +109,7 @@ def known_dataset(name: str) -> Outline:
     ends = np.linspace(0, found.images, found.classes + 1).astype(int)
     return Outline(
         data=found.data, classes=[ClassName(name=str(i)) for i in range(found.classes)],
-        counts=[int(n) for n in np.diff(ends)], size=found.size, at_hand=False,
+        counts=[int(n) for n in np.diff(ends)], size=found.size,
     )  # fmt: skip
 
 
