@@ -134,8 +134,10 @@ class PlannedSet:
     def shared_label_bytes(self) -> int:
         """Bytes of the tensors of that file; 0 with a budget, which covers them."""
         codec = find_codec(self.codec)
-        if self.budget is not None or not codec.FROM_PIXELS:
-            return 0 if self.budget is not None else layout_bytes(codec.shared_layout(self.classes))
+        if self.budget is not None:
+            return 0
+        if not codec.FROM_PIXELS:
+            return layout_bytes(codec.shared_layout(self.classes))
         state = self.teacher.network.state_dict().values()
         return sum(t.numel() * (2 if t.is_floating_point() else t.element_size()) for t in state)
 
@@ -152,14 +154,12 @@ class PlannedSet:
     @functools.cached_property
     def units(self) -> list[int]:
         """Number of units of each increment: the method's, and those that encode, label and pack its shards."""
-        seen: set[str] = set()
-        counts = []
+        counts, known = [], 0
+        made: set[str] = set()
         for plan, shards in zip(self.plans, self.shards):
-            mine = {
-                unit.id for unit in self.distiller.units(plan)
-            } - seen  # students of earlier stages are listed again
-            seen |= mine
-            counts.append(len(mine) + 2 * len(shards) + label_units(shard.rows for shard in shards))
+            made |= {unit.id for unit in self.distiller.units(plan)}  # students of earlier stages are listed again
+            counts.append(len(made) - known + 2 * len(shards) + label_units(shard.rows for shard in shards))
+            known = len(made)
         counts[0] += self.has_shared_labels
         return counts
 

@@ -125,9 +125,10 @@ def plan(*, dataset: str | None = None, devices: int = 1, device_speed: str | No
     trains_on = torch.device("cuda") if stated else device  # a name, for the teacher's architecture
     choices = chosen_by(asked, outline, trains_on)
     teacher, training, size = _teacher(choices, outline, device)
+    planned = _planned_set(choices, outline, size, teacher)
+    footprint = planned.footprint()  # too few images are reported before anything is measured
     workers = 1 if stated or device.type != "cpu" else asked.workers or cores()
     probe = _probe(teacher, size, workers, stated)
-    planned = _planned_set(choices, outline, size, teacher)
     stages = _stages(planned, probe, devices)
     teach = 0.0 if training is None else _teach_seconds(training, probe, size)
     return Forecast(
@@ -138,7 +139,7 @@ def plan(*, dataset: str | None = None, devices: int = 1, device_speed: str | No
         speed=stated.about if stated else f"measured on {STEPS} steps: {hardware(device)}",
         seconds_a_pass=probe.each, devices=devices, teach_seconds=teach, stages=stages,
         one_device_seconds=teach + sum(sum(stage.one_device.values()) for stage in stages),
-        seconds=teach + sum(sum(stage.seconds.values()) for stage in stages), footprint=planned.footprint(),
+        seconds=teach + sum(sum(stage.seconds.values()) for stage in stages), footprint=footprint,
     )  # fmt: skip
 
 
