@@ -25,6 +25,7 @@ _PUBLIC = {
     "inspect": "ddkit.publishing.looking",
     "list": "ddkit.publishing.looking:list_",
     "load_student": "ddkit.students.transforms",
+    "plan": "ddkit.pipeline.planning",
     "preview": "ddkit.publishing.looking",
     "pull": "ddkit.publishing.pulling",
     "push": "ddkit.publishing.pushing",

@@ -31,7 +31,7 @@ ROOMS = {
     ],
     "sources": [
         *("decoding", "classes", "packed", "archives", "torch_files", "published_labels", "tar_checks", "online"),
-        *("tables", "images", "validation", "exporting"),
+        *("tables", "images", "outlines", "validation", "exporting"),
     ],
     "sets": ["opening", "copies"],
     "networks": ["registry", "checkpoints", "pretrained", "batch_norm", "steps", "training_state", "training"],
@@ -65,9 +65,9 @@ ROOMS = {
         "model_repositories",
     ],
     "pipeline": [
-        *("record", "options", "growing", "costs", "synthesis_units", "run", "describing", "sharing", "budgeting"),
-        *("units", "resolving", "distilling", "recoding", "relabelling", "importing", "kept_units"),
-        *("gathering", "repairing"),
+        *("record", "options", "growing", "costs", "speeds", "pricing", "synthesis_units", "run", "describing"),
+        *("sharing", "budgeting", "units", "resolving", "distilling", "footprint", "planning", "recoding"),
+        *("relabelling", "importing", "kept_units", "gathering", "repairing"),
     ],
     "evaluation": [
         *("statistics", "measures.accuracy", "students", "training_data", "equal_bytes", "baselines", "tables"),

@@ -32,26 +32,22 @@ def demo() -> None:
 def distill(
     out: Annotated[str, typer.Argument(help="the directory to create; run again to continue")],
     data: o.Data = None,
-    method: Annotated[str | None, typer.Option("--method", help="see `ddkit list methods`; or ./mine.py")] = None,
-    ipc: Annotated[int | None, typer.Option("--ipc", help="images per class (default 10)")] = None,
+    method: o.Method = None,
+    ipc: o.NewIpc = None,
     teacher: o.Teacher = None,
-    recipe: Annotated[str | None, typer.Option("--recipe", help="see `ddkit list recipes`; or a TOML file")] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="one setting of the method, as KEY=VALUE")] = None,
+    recipe: o.Recipe = None,
+    settings: o.Settings = None,
     protocol: o.Protocol = None,
     views: o.Views = None,
     size: o.Size = None,
     classes: o.Classes = None,
     holdout: o.Holdout = None,
-    prefixes: Annotated[
-        str | None, typer.Option("--prefixes", help="nested sets, as in 5,10,20 (default: the IPC)")
-    ] = None,
+    prefixes: o.Prefixes = None,
     seed: o.Seed = None,
     codec: o.Codec = None,
     budget: o.Budget = None,
     label_precision: o.LabelPrecision = None,
-    image_format: Annotated[
-        str | None, typer.Option("--image-format", help="png (default); webp: lossless; jpg: quality 75, lossy")
-    ] = None,
+    image_format: o.ImageFormat = None,
     split: o.Split = None,
     image_column: o.ImageColumn = None,
     label_column: o.LabelColumn = None,

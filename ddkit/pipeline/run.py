@@ -22,6 +22,7 @@ from ddkit.labelling.packing import PackRecord
 from ddkit.pipeline.record import RunRecord, work_dir
 from ddkit.pipeline.synthesis_units import STAGE_MANIFEST, SynthesisInputs
 from ddkit.sources.images import Source
+from ddkit.sources.outlines import Outline
 from ddkit.specs import Protocol, ViewSpec
 from ddkit.synthesis.interface import Distiller, Plan
 from ddkit.teachers.resolving import ResolvedTeacher
@@ -161,14 +162,19 @@ Packed = dict[str, PackRecord]  # path of a shard -> its record
 
 
 def increment_plan(
-    distiller: Distiller, config: dict[str, Any], source: Source, prefixes: tuple[int, ...], size: int, seed: int
+    distiller: Distiller,
+    config: dict[str, Any],
+    source: Source | Outline,
+    prefixes: tuple[int, ...],
+    size: int,
+    seed: int,
 ) -> Plan:
     """Return the plan of the increment of the last of some prefixes.
 
     Args:
         distiller: The method.
         config: Its settings by dotted key.
-        source: The source.
+        source: The source, or its outline.
         prefixes: IPC of each prefix up to this one.
         size: Side of the images, pixels.
         seed: Seed of the run.
