@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import dataclasses
 import hashlib
@@ -84,8 +83,8 @@ def _finite(text: str) -> float:
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     table = dict(pairs)
     if len(table) < len(pairs):
-        times = collections.Counter(key for key, _ in pairs)
-        raise ValueError(f"key {next(key for key, count in times.items() if count > 1)[:40]!r} appears twice")
+        last = {key: i for i, (key, _) in enumerate(pairs)}
+        raise ValueError(f"key {next(key for i, (key, _) in enumerate(pairs) if last[key] != i)[:40]!r} appears twice")
     return table
 
 
@@ -393,10 +392,9 @@ def _toml(text: str) -> dict[str, Any]:
     """Parse TOML. Raises TOMLDecodeError also for numbers of too many digits and more than DEEPEST levels."""
     try:
         found = tomllib.loads(text)
-    except RecursionError as error:
-        raise tomllib.TOMLDecodeError("it is nested too deeply") from error
-    except ValueError as error:  # TOMLDecodeError is one; tomllib lets that of int() through
-        raise tomllib.TOMLDecodeError(str(error)) from error
+    except (ValueError, RecursionError) as error:  # tomllib lets the ValueError of int() through
+        what = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise tomllib.TOMLDecodeError(what) from error
     if _depth(found) > DEEPEST:
         raise tomllib.TOMLDecodeError(f"it is nested more than {DEEPEST} levels deep")
     return found
