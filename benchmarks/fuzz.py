@@ -3,9 +3,9 @@
     pip install atheris
     python benchmarks/fuzz.py --seconds 3600 --work fuzz.work --out benchmarks/results/fuzz.json
 
-The targets and their mutations are those of `tests/fuzz/`. Each runs in a process of its own, for a share of the time, by
-Atheris (libFuzzer). What it finds lies in `WORK/TARGET/findings`, one smallest input per kind of error; the corpora stay in
-WORK, and a later call goes on from there. The summary counts all calls with the same WORK.
+The targets and their mutations are those of `tests/fuzz/`. Each runs in a process of its own, for a share of the time,
+by Atheris (libFuzzer). What it finds lies in `WORK/TARGET/findings`, one smallest input per kind of error; the corpora
+stay in WORK, and a later call goes on from there. The summary counts all calls with the same WORK.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests")]
+AGAIN, OURS = 0.4, 0.75  # shares of mutations that begin with a valid input, and that keep what surrounds them valid
 LONGEST, TIMEOUT_S, MOST_MB = 131_072, 20, 2048  # bytes of an input; seconds and memory at which libFuzzer gives up
 
 
@@ -125,7 +126,8 @@ def fuzz(name: str, seconds: int, work: Path) -> None:
     torch.set_num_threads(1)
     target, folder = targets.TARGETS[name], work / name
     (folder / "corpus").mkdir(parents=True, exist_ok=True)
-    for i, data in enumerate([*target.inputs(), *seeds.of(name)]):
+    valid = target.inputs()
+    for i, data in enumerate([*valid, *seeds.of(name)]):
         (folder / "corpus" / f"seed-{i:03d}").write_bytes(data)
         with contextlib.suppress(Exception):  # imports what the reader imports late
             target.check(data)
@@ -133,7 +135,9 @@ def fuzz(name: str, seconds: int, work: Path) -> None:
 
     def mutate(data: bytes, most: int, seed: int) -> bytes:
         rng = random.Random(seed)
-        if rng.random() < 0.75:
+        if rng.random() < AGAIN:
+            data = rng.choice(valid)
+        if rng.random() < OURS:
             new = target.mutate(data, rng)
             if len(new) <= most:
                 return new

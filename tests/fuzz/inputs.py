@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from fuzz.mutations import joined, zipped
 from hostile.sets import content_hash
 from PIL import Image
 
@@ -35,6 +34,7 @@ from ddkit.networks.checkpoints import read_weights
 from ddkit.pipeline.record import RECORD, find_record
 from ddkit.sources.packed import pack_split, write_index
 from ddkit.testing import untrained_teacher
+from fuzz.mutations import joined, zipped
 
 OLD = Path(__file__).parent.parent / "golden" / "rded"  # 10 classes, 32 px, 4 views, patches, CutMix, fp16
 CODECS = ("fp16", "int8", "topk:3", "lowrank:4", "lowrank:5:i4+top2", "lowrank:3:f16", "sampled:9", "teacher")
@@ -242,10 +242,24 @@ def hub_answers() -> bytes:
     sha = "0123456789abcdef0123456789abcdef01234567"
     headers = {"status": 200, "ETag": '"abcdef"', "X-Repo-Commit": sha, "Link": "", "ratelimit": '"api";r=9;t=0'}
     lfs = {"oid": "a" * 64, "size": 7, "pointerSize": 120}
-    entries = [{"type": "file", "oid": "b" * 40, "size": 3, "path": "ddkit.json"}, {"type": "directory", "oid": "c" * 40, "path": "data"},
-               {"type": "file", "oid": "b" * 40, "size": 7, "path": "data/a.tar", "lfs": lfs}]  # fmt: skip
-    info = {"id": "evil/x", "sha": sha, "private": False, "tags": [], "siblings": [{"rfilename": "ddkit.json"}], "cardData": {},
-            "lastModified": "2024-01-01T00:00:00.000Z", "downloads": 1, "likes": 0, "disabled": False, "gated": False}  # fmt: skip
+    entries = [
+        {"type": "file", "oid": "b" * 40, "size": 3, "path": "ddkit.json"},
+        {"type": "directory", "oid": "c" * 40, "path": "data"},
+        {"type": "file", "oid": "b" * 40, "size": 7, "path": "data/a.tar", "lfs": lfs},
+    ]
+    info = {
+        "id": "evil/x",
+        "sha": sha,
+        "private": False,
+        "tags": [],
+        "siblings": [{"rfilename": "ddkit.json"}],
+        "cardData": {},
+        "lastModified": "2024-01-01T00:00:00.000Z",
+        "downloads": 1,
+        "likes": 0,
+        "disabled": False,
+        "gated": False,
+    }
     return joined(*(json.dumps(part).encode() for part in (headers, info, entries)))
 
 
@@ -263,7 +277,10 @@ def record() -> bytes:
 def protocol_files() -> list[bytes]:
     """Two shipped protocols and a recipe."""
     package = Path(__import__("ddkit").__file__).parent
-    return [(package / name).read_bytes() for name in ("protocols/cudd.toml", "protocols/demo.toml", "recipes/rded-digits.toml")]
+    return [
+        (package / name).read_bytes()
+        for name in ("protocols/cudd.toml", "protocols/demo.toml", "recipes/rded-digits.toml")
+    ]
 
 
 def protocol_in_manifest() -> bytes:

@@ -1,4 +1,4 @@
-"""Mutations that keep what surrounds them valid: hashes, checksums, offsets. Each takes bytes and a random generator."""
+"""Mutations that keep what surrounds them valid: hashes, checksums, offsets. Each takes bytes and random numbers."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from typing import Any
 
 Mutate = Callable[[bytes, random.Random], bytes]
 
-INTEGERS = (0, 1, -1, 2, 3, 7, 10, 127, 128, 255, 256, 1000, 32767, 65504, 65535, 65536, 10**6, 2**31 - 1, 2**31, 2**32,
-            2**53, 10**15, 10**16, 2**63 - 1, 2**63, 2**64, 10**19, 10**400)  # fmt: skip
-TEXTS = ("", "a", "..", "../x", "/etc/passwd", "fp16", "int8", "topk:3", "lowrank:4:i4+top2", "sampled:9", "teacher", "\n",
-         "é" * 300, "0" * 64, "0" * 16, "data/train-ipc001-00000.tar", "labels.safetensors", "none", "\ud800", "x" * 11_000,
-         "F16", "I64", "BF16", "U8", "ddkit", "__metadata__", "logits", "mean", "1e400", "mixup", "cutmix", "\x85")  # fmt: skip
-VALUES = (*INTEGERS, *TEXTS, 0.0, -0.0, 0.5, 1.0, 1e308, 5e-324, 1e15, None, True, False, [], {}, [[]], [0, 0, 0], {"": 0})
+INTEGERS = (0, 1, -1, 2, 3, 7, 10, 127, 128, 255, 256, 1000, 32767, 65504, 65535, 65536, 10**6, 2**31 - 1,
+            2**31, 2**32, 2**53, 10**15, 10**16, 2**63 - 1, 2**63, 2**64, 10**19, 10**400)  # fmt: skip
+TEXTS = ("", "a", "..", "../x", "/etc/passwd", "fp16", "int8", "topk:3", "lowrank:4:i4+top2", "sampled:9",
+         "teacher", "\n", "é" * 300, "0" * 64, "0" * 16, "data/train-ipc001-00000.tar",
+         "labels.safetensors", "none", "\ud800", "x" * 11_000, "F16", "I64", "BF16", "U8", "ddkit",
+         "__metadata__", "logits", "mean", "1e400", "mixup", "cutmix", "\x85")  # fmt: skip
+VALUES = (*INTEGERS, *TEXTS, 0.0, -0.0, 0.5, 1.0, 1e308, 5e-324, 1e15, None, True, False, [], {}, [[]],
+          [0, 0, 0], {"": 0})  # fmt: skip
 PLACES = b"\0\1\x7f\x80\xff\n\t \"'{}[]:,-0919aAzZ./\\%#&*!|>"
 
 
@@ -40,7 +42,9 @@ def of_bytes(data: bytes, rng: random.Random) -> bytes:
         new[at:at] = bytes(rng.choice(PLACES) for _ in range(length))
     elif kind == 5:
         form = rng.choice(("<H", "<I", "<Q", ">H", ">I"))
-        new[at : at + struct.calcsize(form)] = struct.pack(form, rng.choice(INTEGERS) % 2 ** (8 * struct.calcsize(form)))
+        new[at : at + struct.calcsize(form)] = struct.pack(
+            form, rng.choice(INTEGERS) % 2 ** (8 * struct.calcsize(form))
+        )
     else:
         there = rng.randrange(len(data) + 1)
         new[at:at] = data[there : there + length]
@@ -112,12 +116,16 @@ def or_bytes(mutate: Mutate, share: float = 0.15) -> Mutate:
 # ------------------------------------------------------------------ safetensors
 
 WIDTHS = {"U8": 1, "I8": 1, "BOOL": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2, "U32": 4, "I32": 4, "F32": 4, "I64": 8}
-NUMBERS = {1: (0, 1, 127, 128, 255), 2: (0, 0x7C00, 0xFC00, 0x7E00, 0x7BFF, 0xFBFF, 1, 0x8000, 0xFFFF, 0x3C00, 10),
-           4: (0, 0x7F800000, 0x7FC00000, 0x3F800000, 0x7F7FFFFF, 0xFFFFFFFF, 1), 8: (0, 2**63, 2**64 - 1)}  # fmt: skip
+NUMBERS = {
+    1: (0, 1, 127, 128, 255),
+    2: (0, 0x7C00, 0xFC00, 0x7E00, 0x7BFF, 0xFBFF, 1, 0x8000, 0xFFFF, 0x3C00, 10),
+    4: (0, 0x7F800000, 0x7FC00000, 0x3F800000, 0x7F7FFFFF, 0xFFFFFFFF, 1),
+    8: (0, 2**63, 2**64 - 1),
+}
 
 
 def of_safetensors(data: bytes, rng: random.Random) -> bytes:
-    """Change a number, a type, a shape, a name, the metadata or the header; offsets follow unless the header changed."""
+    """Change a number, a type, a shape, a name, the metadata or the header, whose offsets follow."""
     try:
         length = int.from_bytes(data[:8], "little")
         header, body = json.loads(data[8 : 8 + length]), data[8 + length :]
@@ -177,13 +185,16 @@ def of_tar(data: bytes, rng: random.Random) -> bytes:
         return of_bytes(data, rng)
     i, kind = rng.randrange(len(members)), rng.randrange(8)
     if kind < 4:
-        start, stop = rng.choice(((0, 100), (100, 108), (124, 136), (124, 136), (156, 157), (156, 157), (157, 257),
-                                  (257, 265), (265, 297), (329, 345), (345, 500)))  # fmt: skip
+        start, stop = rng.choice(((0, 100), (100, 108), (124, 136), (124, 136), (156, 157), (156, 157),
+                                  (157, 257), (257, 265), (265, 297), (329, 345), (345, 500)))  # fmt: skip
         field = members[i][0][start:stop]
-        odd = (b"", b"\xff" * len(field), b"\x80" + bytes(len(field) - 1), b"7" * len(field), b"-1", b"\0", b"1", b"x", b"L",
-               b"K", b"g", b"S", b"2", b"5", b"0", (-512).to_bytes(12, "big", signed=True), b"../x", b"a.pkl", b"/")  # fmt: skip
+        odd = (b"", b"\xff" * len(field), b"\x80" + bytes(len(field) - 1), b"7" * len(field), b"-1", b"\0",
+               b"1", b"x", b"L", b"K", b"g", b"S", b"2", b"5", b"0",
+               (-512).to_bytes(12, "big", signed=True), b"../x", b"a.pkl", b"/")  # fmt: skip
         field = rng.choice(odd) if rng.random() < 0.7 else of_bytes(field, rng)
-        members[i][0] = checked(members[i][0][:start] + field[: stop - start].ljust(stop - start, b"\0") + members[i][0][stop:])
+        members[i][0] = checked(
+            members[i][0][:start] + field[: stop - start].ljust(stop - start, b"\0") + members[i][0][stop:]
+        )
     elif kind == 4:
         members.insert(i, rng.choice(members))
     elif kind == 5:
@@ -203,8 +214,8 @@ def checked(header: bytes) -> bytes:
 
 def pax(rng: random.Random) -> tuple[bytes, bytes]:
     """A pax header with one record."""
-    key = rng.choice(("size", "path", "linkpath", "mtime", "uid", "GNU.sparse.map", "GNU.sparse.major", "GNU.sparse.size",
-                      "hdrcharset", "GNU.sparse.name"))  # fmt: skip
+    key = rng.choice(("size", "path", "linkpath", "mtime", "uid", "GNU.sparse.map", "GNU.sparse.major",
+                      "GNU.sparse.size", "hdrcharset", "GNU.sparse.name"))  # fmt: skip
     record = f"{key}={rng.choice(VALUES)}\n".encode("utf-8", "replace")[:400]
     record = b"%d %s" % (len(record) + rng.choice((3, 4, 5)), record)
     info = tarfile.TarInfo("pax")
@@ -228,7 +239,9 @@ def of_zip(inner: Mutate) -> Mutate:
         i = rng.randrange(len(members))
         name, content = members[i]
         if rng.random() < 0.15:
-            name = rng.choice((name + "x", "../" + name, "/" + name, "a/" * 50 + name, "__MACOSX/x.png", "\x00", "é.png"))
+            name = rng.choice(
+                (name + "x", "../" + name, "/" + name, "a/" * 50 + name, "__MACOSX/x.png", "\x00", "é.png")
+            )
         members[i] = (name, inner(content, rng))
         method = rng.choice((zipfile.ZIP_STORED,) * 5 + (zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2))
         return zipped(members, method)
@@ -245,9 +258,11 @@ def zipped(members: list[tuple[str, bytes]], method: int = zipfile.ZIP_STORED) -
     return buffer.getvalue()
 
 
-OPCODES = (b"N", b"(", b"t", b"]", b"e", b"a", b")", b"\x85", b"\x86", b"\x87", b"q\1", b"h\1", b"r\xff\0\0\0", b"K\5", b"M\0\1",
-           b"J\xff\xff\xff\xff", b"G" + struct.pack(">d", float("nan")), b"R", b"b", b"Q", b"\x88", b"cos\nsystem\n", b"X\1\0\0\0a",
-           b"ctorch._utils\n_rebuild_tensor_v2\n", b"ccollections\nOrderedDict\n", b"ctorch\nFloatStorage\n", b".", b"\x80\4")  # fmt: skip
+OPCODES = (b"N", b"(", b"t", b"]", b"e", b"a", b")", b"\x85", b"\x86", b"\x87", b"q\1", b"h\1",
+           b"r\xff\0\0\0", b"K\5", b"M\0\1", b"J\xff\xff\xff\xff", b"G" + struct.pack(">d", float("nan")),
+           b"R", b"b", b"Q", b"\x88", b"cos\nsystem\n", b"X\1\0\0\0a",
+           b"ctorch._utils\n_rebuild_tensor_v2\n", b"ccollections\nOrderedDict\n",
+           b"ctorch\nFloatStorage\n", b".", b"\x80\4")  # fmt: skip
 
 
 def of_pickle(data: bytes, rng: random.Random) -> bytes:
@@ -280,7 +295,8 @@ def of_png(data: bytes, rng: random.Random) -> bytes:
     elif kind == 4:
         del chunks[i]
     else:
-        odd = (b"tEXt", b"zTXt", b"iTXt", b"eXIf", b"iCCP", b"PLTE", b"tRNS", b"acTL", b"fcTL", b"gAMA", b"cHRM", b"pHYs")
+        odd = (b"tEXt", b"zTXt", b"iTXt", b"eXIf", b"iCCP", b"PLTE", b"tRNS", b"acTL", b"fcTL", b"gAMA",
+               b"cHRM", b"pHYs")  # fmt: skip
         chunks.insert(i, [rng.choice(odd), of_bytes(b"Exif\0\0II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0\6\0\0\0", rng)])
     made = [struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks]
     return data[:8] + b"".join(made)
@@ -299,12 +315,14 @@ def of_text(*words: str) -> Mutate:
     return or_bytes(mutate, 0)
 
 
-YAML = of_text("!!int ''", "!!bool x", "!!float ''", "!!timestamp x", "!!binary é", "&a ", "*a", "<<: *a", "? ", "- ", "0x_", "1:1",
-               "2001-02-30", "---\n", "\t", "{", "[", "}", "]", "|", ">", "!!set ", "!!omap ", "!!python/name:os.system ", "\n",
-               ": ", "0b_", ".inf", "~", "'", '"', "#", "%YAML 1.1\n", "2001-1-1 1:1:1 +99:99", "license: ", "\x85", "=")  # fmt: skip
-TOML = of_text("[", "]", "[[x]]\n", "= ", "'''", '"""', "1979-05-27T07:32:00", "25:61:00", "0x", "1e400", "nan", "-inf", "{a=1}",
-               "\n", ".", "#", "9" * 90, "\\u0000", "\\uD800", "[train]\n", '[ipc."10".train]\n', "epochs=", "scale=", '"1/factor"',
-               "a.b.c=1\n", "true", "[dataset.x.views]\n", "\r")  # fmt: skip
+YAML = of_text("!!int ''", "!!bool x", "!!float ''", "!!timestamp x", "!!binary é", "&a ", "*a", "<<: *a",
+               "? ", "- ", "0x_", "1:1", "2001-02-30", "---\n", "\t", "{", "[", "}", "]", "|", ">",
+               "!!set ", "!!omap ", "!!python/name:os.system ", "\n", ": ", "0b_", ".inf", "~", "'", '"',
+               "#", "%YAML 1.1\n", "2001-1-1 1:1:1 +99:99", "license: ", "\x85", "=")  # fmt: skip
+TOML = of_text("[", "]", "[[x]]\n", "= ", "'''", '"""', "1979-05-27T07:32:00", "25:61:00", "0x", "1e400",
+               "nan", "-inf", "{a=1}", "\n", ".", "#", "9" * 90, "\\u0000", "\\uD800", "[train]\n",
+               '[ipc."10".train]\n', "epochs=", "scale=", '"1/factor"', "a.b.c=1\n", "true",
+               "[dataset.x.views]\n", "\r")  # fmt: skip
 
 
 # ------------------------------------------------------------------ inputs of several parts

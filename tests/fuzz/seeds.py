@@ -1,10 +1,10 @@
-"""Inputs that a reader once failed on, or that lead far into one: `seeds/TARGET/NAME`."""
+"""Inputs that a reader once failed on, or that lead far into one: `corpus/TARGET/NAME`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-FOLDER = Path(__file__).parent / "seeds"
+FOLDER = Path(__file__).parent / "corpus"
 
 
 def of(name: str) -> list[bytes]:
