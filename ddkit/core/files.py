@@ -229,10 +229,13 @@ def read_sealed_json(path: Path, key: str | None = "-") -> Any:
         key: The key it must have been written with; None accepts any.
 
     Returns:
-        The value, or None as for `read_sealed`.
+        The value, or None as for `read_sealed`, or if the payload is not JSON.
     """
     payload = read_sealed(path, key)
-    return None if payload is None else json.loads(payload)
+    try:
+        return None if payload is None else json.loads(payload)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _seal(payload: bytes, key: str) -> str:

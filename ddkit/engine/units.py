@@ -5,6 +5,7 @@ A finished unit is not run again; a file that is damaged or belongs to another r
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from ddkit.core.files import read_sealed, read_sealed_json, sealed_key, write_sealed
@@ -19,6 +21,7 @@ from ddkit.core.serialization import Mismatch, read_dataclass
 from ddkit.errors import IntegrityError
 
 Record = TypeVar("Record")
+_DAMAGED = (ValueError, KeyError, TypeError, RecursionError)  # raised for a header or tensors that ddkit did not write
 
 
 @dataclass(frozen=True)
@@ -70,11 +73,12 @@ class UnitFile:
             IntegrityError: The file is missing, damaged or of another run; the message names it.
         """
         payload = read_sealed(self.path, self.key)
-        if payload is None:
-            raise IntegrityError(
-                f"{self.path} is damaged or belongs to another run; run the same command again to recreate it"
-            )
-        return load(payload), _metadata(payload[8 : 8 + int.from_bytes(payload[:8], "little")])
+        with contextlib.suppress(SafetensorError, *_DAMAGED):
+            if payload is not None:
+                return load(payload), _metadata(payload[8 : 8 + int.from_bytes(payload[:8], "little")])
+        raise IntegrityError(
+            f"{self.path} is damaged or belongs to another run; run the same command again to recreate it"
+        )
 
     def tensors(self) -> dict[str, np.ndarray]:
         """Return the arrays by name; raises as `read`."""
@@ -91,7 +95,7 @@ class UnitFile:
                 file.readline(1000)
                 length = int.from_bytes(file.read(8), "little")
                 return _metadata(file.read(min(length, 100_000_000)))
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, *_DAMAGED) as error:
             raise IntegrityError(f"{self.path} cannot be read ({error}); run the same command again") from error
 
     def write_json(self, value: Any) -> None:
@@ -123,7 +127,10 @@ class UnitFile:
 
 
 def _metadata(header: bytes) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(json.loads(header)["__metadata__"]["ddkit"])
+    """The metadata of safetensors bytes. Raises one of _DAMAGED."""
+    found = json.loads(json.loads(header)["__metadata__"]["ddkit"])
+    if not isinstance(found, dict):
+        raise ValueError("metadata is no table")
     return found
 
 

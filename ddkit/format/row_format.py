@@ -110,8 +110,8 @@ class RowFormat:
             and min(meta["std"]) > 0 and not {"mix_box", "mix_lam"} <= shapes.keys()
             and all(dtype == kinds.get(key, np.uint8) for key, (dtype, _) in shapes.items())
             and ("partner" in shapes) == ("mix_box" in shapes or "mix_lam" in shapes)
-            and all(shape[0] == views_count and shape[1:] == ((4,) if key in ("box", "mix_box") else
-                    shape[1:2] if key == "patches" else ()) for key, (_, shape) in shapes.items())
+            and all(shape[0] == views_count and (len(shape) == 2 if key == "patches" else
+                    shape[1:] == ((4,) if key in ("box", "mix_box") else ())) for key, (_, shape) in shapes.items())
         )  # fmt: skip
         if not good:
             raise IntegrityError(f"{where}: its views are not in the format of a ddkit set; fetch the set again")

@@ -16,7 +16,7 @@ import torch
 
 from ddkit.core.console import note
 from ddkit.core.device import peak_memory
-from ddkit.core.files import read_sealed_json
+from ddkit.core.files import read_sealed
 from ddkit.core.serialization import fingerprint, to_plain
 from ddkit.core.worker_state import STATE
 from ddkit.distillers import find_distiller, make_config
@@ -24,7 +24,7 @@ from ddkit.engine.interleaving import PIXELS_TOGETHER, Interleaved, group_jobs, 
 from ddkit.engine.units import UnitFile, UnitStore
 from ddkit.errors import DdkitError, IntegrityError, OptionError
 from ddkit.format.entries import Origin
-from ddkit.format.manifest_file import manifest_of
+from ddkit.format.manifest_file import parse_manifest
 from ddkit.labelling.encoded import ShardPlan, load_encoded, prefix_key
 from ddkit.networks.checkpoints import tensor_hash
 from ddkit.networks.registry import check_network
@@ -151,12 +151,12 @@ class SynthesisInputs:
     def _replay(self, **options: Any) -> ReplayLoader:
         """Return a loader over the packed shards of all earlier prefixes."""
         path = Path(self.work) / STAGE_MANIFEST
-        data = read_sealed_json(path, self.key)
+        data = read_sealed(path, self.key)
         if data is None:
             raise IntegrityError(
                 f"{path} is damaged or belongs to another run; run the same command again to recreate it"
             )
-        return ReplayLoader(manifest_of(data).at(Path(self.out)), **options)
+        return ReplayLoader(parse_manifest(data, path).at(Path(self.out)), **options)
 
     def _once(self, name: str, compute: Callable[[], Tensors]) -> Tensors:
         """Return the tensors of one pass over the source, computed once and stored by name."""
