@@ -20,7 +20,10 @@ ROOMS = {
         *("locks", "signals", "distributed"),
     ],
     "specs": [],
-    "engine": ["units", "claims", "jobs", "local", "ranks", "ray_cluster", "selection", "interleaving", "cuda_graphs"],
+    "engine": [
+        *("units", "claims", "jobs", "local", "ranks", "ray_cluster", "selection", "slurm", "interleaving"),
+        "cuda_graphs",
+    ],
     "hub": ["responses", "retries", "repositories"],
     "format": [
         *("views", "resampling", "view_pixels", "codecs.interface", "codecs.fidelity", "codecs.fp16", "codecs.int8"),

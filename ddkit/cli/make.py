@@ -63,10 +63,7 @@ def distill(
         bool,
         typer.Option("--baseline", help="also make `random` with the same teacher, views and seed, in OUT.work"),
     ] = False,
-    submit: Annotated[
-        str | None,
-        typer.Option("--submit", help="slurm[:TASKS]: write a job array that does this; with --yes submit it"),
-    ] = None,
+    submit: o.Submit = None,
 ) -> None:
     """Distil a source into OUT: a directory that load_dataset opens. A larger --ipc extends an existing set."""
     from ddkit.core.console import size_words
@@ -77,10 +74,9 @@ def distill(
         data=data, method=method, ipc=ipc, teacher=teacher, recipe=recipe,
         settings=parse_settings(settings or []), protocol=protocol, views=views, size=size, classes=classes,
         holdout=holdout, prefixes=o.numbers(prefixes, "--prefixes"), seed=seed, codec=codec,
-        budget=budget, label_precision=label_precision,
-        image_format=image_format, split=split, image_column=image_column, label_column=label_column,
-        skip_bad=skip_bad, rehash=rehash, device=device, workers=workers, engine=engine, devices=devices,
-        yes=yes, overwrite=overwrite,
+        budget=budget, label_precision=label_precision, image_format=image_format, split=split,
+        image_column=image_column, label_column=label_column, skip_bad=skip_bad, rehash=rehash, device=device, workers=workers, engine=engine,
+        devices=devices, yes=yes, overwrite=overwrite,
     )  # fmt: skip
     if submit is not None:
         _submit(submit, Path(out), options)

@@ -48,6 +48,10 @@ Engine = Annotated[
     str | None, typer.Option("--engine", help="local, ranks (default under torchrun, srun and job arrays), or ray")
 ]
 Devices = Annotated[str | None, typer.Option("--devices", help="GPUs to use: all (default), or as in 0,1")]
+Submit = Annotated[
+    str | None,
+    typer.Option("--submit", help="slurm[:TASKS]: write a job array that does this; with --yes submit it"),
+]
 Seed = Annotated[int | None, typer.Option("--seed", help="default 0")]
 Protocol = Annotated[str | None, typer.Option("--protocol", help="see `ddkit list protocols`; or a TOML file")]
 Views = Annotated[int | None, typer.Option("--views", help="views stored per image (default: the protocol's)")]
