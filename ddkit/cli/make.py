@@ -75,8 +75,8 @@ def distill(
         settings=parse_settings(settings or []), protocol=protocol, views=views, size=size, classes=classes,
         holdout=holdout, prefixes=o.numbers(prefixes, "--prefixes"), seed=seed, codec=codec,
         budget=budget, label_precision=label_precision, image_format=image_format, split=split,
-        image_column=image_column, label_column=label_column, skip_bad=skip_bad, rehash=rehash, device=device, workers=workers, engine=engine,
-        devices=devices, yes=yes, overwrite=overwrite,
+        image_column=image_column, label_column=label_column, skip_bad=skip_bad, rehash=rehash, device=device,
+        workers=workers, engine=engine, devices=devices, yes=yes, overwrite=overwrite,
     )  # fmt: skip
     if submit is not None:
         _submit(submit, Path(out), options)
