@@ -1,10 +1,8 @@
-"""Files: whole or not there, sealed, read within limits, followed nowhere, written by one process at a time."""
+"""Files: whole or not there, sealed, read within limits, followed nowhere."""
 
-import multiprocessing
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 from hypothesis import given
@@ -15,14 +13,13 @@ from ddkit.core.files import (
     host,
     is_abandoned,
     is_temporary,
-    locked,
     read_limited,
     read_sealed,
     refuse_links,
     write_bytes,
     write_sealed,
 )
-from ddkit.errors import IntegrityError, OtherRun
+from ddkit.errors import IntegrityError
 
 
 @given(st.binary(max_size=300), st.text("abc123", min_size=1, max_size=8), st.data())
@@ -79,54 +76,3 @@ def test_links_are_refused_where_they_are_looked_for(tmp_path):
         refuse_links(tmp_path / "set", ["data"])
     with pytest.raises(IntegrityError, match="mine"):
         refuse_links(tmp_path / "set", ["mine"])
-
-
-def hold(path, run, began, seconds):
-    with locked(path, "working", run):
-        began.set()
-        time.sleep(seconds)
-
-
-@pytest.fixture
-def holder(tmp_path):
-    """Starts a process that holds the lock of `tmp_path/out` for a while."""
-    context = multiprocessing.get_context("spawn")
-    processes = []
-
-    def start(run, seconds):
-        began = context.Event()
-        process = context.Process(target=hold, args=(tmp_path / "out", run, began, seconds))
-        process.start()
-        processes.append(process)
-        assert began.wait(60)
-        return process
-
-    yield start
-    for process in processes:
-        process.kill()
-        process.join()
-        process.close()
-
-
-def test_the_same_run_is_waited_for_and_another_is_refused(tmp_path, holder, capsys):
-    process = holder({"seed": 0, "ipc": None}, 2.0)
-    with (
-        pytest.raises(OtherRun, match=f"written by process {process.pid} on {host()}"),
-        locked(tmp_path / "out", "x", {"seed": 1}),
-    ):
-        pass
-    with pytest.raises(OtherRun), locked(tmp_path / "out", "x", wait=False):
-        pass
-    with locked(tmp_path / "out", "x", {"seed": 0, "ipc": 5}):
-        assert not process.is_alive() or process.join(5) is None
-    assert "waiting for it" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_killed_holder_holds_nothing(tmp_path, holder):
-    process = holder({"seed": 0}, 60)
-    process.kill()
-    process.join()
-    with locked(tmp_path / "out", "x", {"seed": 1}):
-        pass
-    assert list(tmp_path.iterdir()) == []
