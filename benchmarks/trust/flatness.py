@@ -71,8 +71,8 @@ def memory_trial(bench: Bench, trial: int) -> Outcome:
 def _flatness(found: Totals) -> str:
     compared = ", ".join(sorted(found.every("shards "), key=int))
     return (
-        f"the peak of {found['MB']} MB with {compared} shards differs by at most {found['percent']} % from that with one; "
-        f"at most {found['files']} files open"
+        f"the peak of {found['MB']} MB with {compared} shards differs by at most {found['percent']} % from that with "
+        f"one; at most {found['files']} files open"
     )
 
 

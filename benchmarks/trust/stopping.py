@@ -56,9 +56,9 @@ GOALS = (
         96,
         signal_trial,
         lambda found: (
-            f"{found['signals']} signals ({found['SIGINT']} INT, {found['SIGTERM']} TERM, {found['SIGUSR1']} USR1); ended "
-            f"after at most {found['longest']} s; {found.wrong} of {found.trials} with another exit code than 130, 143 and "
-            "0, or another content"
+            f"{found['signals']} signals ({found['SIGINT']} INT, {found['SIGTERM']} TERM, {found['SIGUSR1']} USR1); "
+            f"ended after at most {found['longest']} s; {found.wrong} of {found.trials} with another exit code than 130, "
+            "143 and 0, or another content"
         ),
     ),
 )
