@@ -57,8 +57,8 @@ GOALS = (
         signal_trial,
         lambda found: (
             f"{found['signals']} signals ({found['SIGINT']} INT, {found['SIGTERM']} TERM, {found['SIGUSR1']} USR1); "
-            f"ended after at most {found['longest']} s; {found.wrong} of {found.trials} with another exit code than 130, "
-            "143 and 0, or another content"
+            f"ended after at most {found['longest']} s; {found.wrong} of {found.trials} with another exit code than "
+            "130, 143 and 0, or another content"
         ),
     ),
 )
