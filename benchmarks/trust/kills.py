@@ -106,7 +106,7 @@ def _kills(found: Totals) -> str:
     commands = ", ".join(f"{name} {n}" for name, n in found.every("kills of ").items())
     at = ", ".join(f"{name} {n}" for name, n in found.every("at ").items() if name != "random times")
     return (
-        f"{found['kills']} kills ({commands}), {found['at random times']} at random times and at the points {at}; "
+        f"{found['kills']} kills ({commands}), {found['at random times']} at random times and at fault points ({at}); "
         f"{found.trials - found.wrong} of {found.trials} runs ended with the same content and nothing unreadable"
     )
 

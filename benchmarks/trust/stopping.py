@@ -56,9 +56,9 @@ GOALS = (
         96,
         signal_trial,
         lambda found: (
-            f"{found['signals']} signals ({found['SIGINT']} INT, {found['SIGTERM']} TERM, {found['SIGUSR1']} USR1): "
-            f"exit 130, 143, or none for USR1, after at most {found['longest']} s; {found.wrong} of {found.trials} "
-            "runs with another code or content"
+            f"{found['signals']} signals ({found['SIGINT']} INT, {found['SIGTERM']} TERM, {found['SIGUSR1']} USR1); "
+            f"ended after at most {found['longest']} s; {found.wrong} of {found.trials} with another exit code than "
+            "130, 143 and 0, or another content"
         ),
     ),
 )
