@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 from ddkit.core.console import set_quiet
 from ddkit.core.device import keep_freed_memory, threads
+from ddkit.core.signals import SAVING
 from ddkit.engine.claims import Claims
 from ddkit.engine.units import UnitFile
 from ddkit.errors import OptionError
@@ -97,13 +98,15 @@ class InProcess:
 
 
 def prepare_worker() -> None:
-    """Prepare a worker process: one CPU thread, no notes, SIGINT ignored (the parent ends it)."""
+    """Prepare a worker process: one CPU thread, no notes; SIGINT and SIGUSR1 are for its parent."""
     import torch
 
     keep_freed_memory()
     torch.set_num_threads(1)
     set_quiet(True)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, SAVING):
+        if number is not None:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _in_folder(folder: str, job: Job) -> None:
