@@ -20,8 +20,8 @@ install: $(READY)  ## make .venv with ddkit in it
 demo: $(READY)  ## distil digits, train from the result, show a table and a picture
 	@$(BIN)/ddkit demo
 
-test: $(READY)  ## the test suite
-	@$(BIN)/python -m pytest
+test: $(READY)  ## the test suite, in two processes
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(READY)  ## ruff and mypy
 	@$(BIN)/ruff check .
