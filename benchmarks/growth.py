@@ -131,13 +131,13 @@ def distil(classes: int, work: Path, args: argparse.Namespace, last: str | None)
     """Run `distill` up to the units titled `last`, or to its end; returns what those units took, or the end."""
     run_units, began, ended = distilling.run_units, now(), now()
 
-    def timed(units: Any, workers: int) -> None:
+    def timed(units: Any, engine: Any) -> None:
         nonlocal began, ended
         began = now()
         if units.title == UNITS["labels"]:
             write_logits(units.jobs, classes)
         else:
-            run_units(units, workers)
+            run_units(units, engine)
         ended = now()
         if units.title == last:
             raise Reached

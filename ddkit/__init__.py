@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-__version__ = "0.7.0"
+__version__ = "0.8.0"
 
 _PUBLIC = {
     "DdkitError": "ddkit.errors",
@@ -25,10 +25,12 @@ _PUBLIC = {
     "inspect": "ddkit.publishing.looking",
     "list": "ddkit.publishing.looking:list_",
     "load_student": "ddkit.students.transforms",
+    "plan": "ddkit.pipeline.planning",
     "preview": "ddkit.publishing.looking",
     "pull": "ddkit.publishing.pulling",
     "push": "ddkit.publishing.pushing",
     "relabel": "ddkit.pipeline.relabelling",
+    "repair": "ddkit.pipeline.repairing",
     "soft_label_loss": "ddkit.students.losses",
     "teach": "ddkit.teachers.teaching",
     "train": "ddkit.evaluation.students",

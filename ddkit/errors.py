@@ -19,7 +19,8 @@ DdkitError                    exit code
 └── EnvironmentFailure        1   the environment failed
     ├── DiskError                 no space, or no permission
     ├── HubError                  the Hub or the connection to it fails, also after retries
-    └── Diverged                  a loss became NaN or infinite
+    ├── Diverged                  a loss became NaN or infinite
+    └── RankLost                  another process of the same training failed or cannot be reached
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class DdkitError(Exception):
 
 _OPTION = re.compile(r"(?<![\w`-])--([a-z]+(?:-[a-z]+)*)\b")
 _SWITCHES = ("yes", "overwrite", "skip_bad", "reencode", "rehash", "full", "private", "into_existing", "create_pr")
-_RENAMED = {"set": "settings"}
+_RENAMED = {"set": "settings", "from": "source"}
 
 
 def python_wording(text: str) -> str:
@@ -158,6 +159,10 @@ class HubError(EnvironmentFailure):
 
 class Diverged(EnvironmentFailure):
     """A loss became NaN or infinite."""
+
+
+class RankLost(EnvironmentFailure):
+    """Another process of the same training failed or cannot be reached."""
 
 
 def unknown(kind: str, name: str, valid: Iterable[str]) -> OptionError:

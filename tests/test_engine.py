@@ -1,51 +1,18 @@
 """Where units run: their order, their errors and their working directory, in this process and in workers."""
 
 import os
-from dataclasses import dataclass
+import tempfile
 from pathlib import Path
 
 import pytest
+import torch
+from engine_jobs import Record, runs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ddkit.engine import run
-
-
-@dataclass(frozen=True)
-class Reading:
-    """Reads a file."""
-
-    path: Path
-    needs: frozenset[str] = frozenset()
-
-    @property
-    def id(self):
-        return str(self.path)
-
-    def run(self):
-        return self.path.read_text()
-
-
-@dataclass(frozen=True)
-class Asking:
-    """Reads a variable of the environment."""
-
-    id: str
-    needs: frozenset[str] = frozenset()
-
-    def run(self):
-        return os.getenv(self.id)
-
-
-@dataclass(frozen=True)
-class Telling:
-    """Returns what it was made of."""
-
-    id: str
-    needs: frozenset[str]
-
-    def run(self):
-        return vars(self)
+from ddkit.engine import Local, select_engine
+from ddkit.engine.jobs import unfinished
+from ddkit.errors import OptionError
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -53,10 +20,11 @@ def test_relative_paths_are_the_callers_even_after_a_chdir(tmp_path, monkeypatch
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         monkeypatch.chdir(tmp_path / name)
-        for file in ("a", "b", "c"):
-            Path(file).write_text(name)
-        found = dict(run([Reading(Path("a")), Reading(Path("b")), Reading(Path("c"))], workers=workers))
-        assert found == {Reading(Path("a")): name, Reading(Path("b")): name, Reading(Path("c")): name}
+        Path("a").write_text(name)
+        jobs = [Record(".", str(i), reads="a") for i in range(3)]
+        assert {job.id: job.file.read_json()["text"] for job in Local(workers).run(jobs)} == {
+            "0": name, "1": name, "2": name
+        }  # fmt: skip
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -64,24 +32,70 @@ def test_relative_paths_are_the_callers_even_after_a_chdir(tmp_path, monkeypatch
 @given(needs=st.lists(st.sets(st.integers(0, 5)), min_size=2, max_size=6))
 def test_no_unit_starts_before_what_it_needs(workers, needs):
     # a unit may need earlier ones; what is not in the list was done by an earlier run
-    units = [Telling(str(k), frozenset(str(n) for n in each if n < k) | {"earlier"}) for k, each in enumerate(needs)]
-    done: list[str] = []
-    for unit, result in run(units[::-1], workers=workers):
-        assert result == vars(unit) and unit.needs - {"earlier"} <= set(done)
-        done.append(unit.id)
-    assert sorted(done) == [unit.id for unit in units]
+    with tempfile.TemporaryDirectory() as folder:
+        jobs = [
+            Record(folder, str(k), frozenset(str(n) for n in each if n < k) | {"earlier"})
+            for k, each in enumerate(needs)
+        ]
+        finished = list(Local(workers).run(jobs[::-1]))
+        assert sorted(job.id for job in finished) == [job.id for job in jobs]
+        assert all(job.file.read_json()["before"] == sorted(job.needs - {"earlier"}) for job in jobs)
+        assert sorted(runs(Path(folder))) == [job.id for job in jobs]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_an_error_of_a_unit_is_the_callers_and_the_next_call_works(tmp_path, workers):
+    jobs = [Record(str(tmp_path), name, reads=str(tmp_path / "text")) for name in "ab"]
     with pytest.raises(FileNotFoundError):
-        list(run([Reading(tmp_path / "a"), Reading(tmp_path / "b")], workers=workers))
-    (tmp_path / "a").write_text("x")
-    unit = Reading(tmp_path / "a")
-    assert list(run([unit] * 2, workers=workers)) == [(unit, "x")] * 2
+        list(Local(workers).run(jobs))
+    (tmp_path / "text").write_text("x")
+    assert [job.file.read_json()["text"] for job in Local(workers).run(jobs)] == ["x", "x"]
 
 
-def test_workers_that_keep_memory_are_not_taken_for_leaking():
-    units = [Asking("LOKY_MAX_MEMORY_LEAK_SIZE"), Asking("PATH")]
-    found = {unit.id: value for unit, value in run(units, workers=2)}
+@pytest.mark.parametrize("workers", [1, 2])
+def test_units_that_need_each_other_are_refused(tmp_path, workers):
+    jobs = [Record(str(tmp_path), "a", frozenset("b")), Record(str(tmp_path), "b", frozenset("a"))]
+    with pytest.raises(OptionError, match="unit a needs a unit that needs it"):
+        list(Local(workers).run(jobs))
+
+
+def test_workers_that_keep_memory_are_not_taken_for_leaking(tmp_path):
+    jobs = [Record(str(tmp_path), name, variable=name) for name in ("LOKY_MAX_MEMORY_LEAK_SIZE", "PATH")]
+    found = {job.id: job.file.read_json()["variable"] for job in Local(2).run(jobs)}
     assert float(found["LOKY_MAX_MEMORY_LEAK_SIZE"]) >= 1e12 and found["PATH"] == os.environ["PATH"]
+
+
+def test_each_gpu_has_one_process_that_sees_no_other(tmp_path):
+    jobs = [Record(str(tmp_path), str(i), variable="CUDA_VISIBLE_DEVICES", seconds=0.2) for i in range(6)]
+    found = [job.file.read_json() for job in Local(1, ("4", "7")).run(jobs)]
+    assert {one["variable"] for one in found} == {"4", "7"}
+    assert len({(one["variable"], one["process"]) for one in found}) == 2
+
+
+def test_a_damaged_result_is_unfinished_and_gone(tmp_path):
+    jobs = [Record(str(tmp_path), name) for name in "abc"]
+    assert list(Local().run(jobs)) == jobs and unfinished(jobs) == []
+    path = jobs[1].file.path
+    path.write_bytes(path.read_bytes()[:-1])
+    assert unfinished(jobs) == [jobs[1]] and not path.exists()
+
+
+def test_the_engine_follows_from_options_and_environment(tmp_path, monkeypatch):
+    cpu = torch.device("cpu")
+    for name in ("RANK", "WORLD_SIZE", "SLURM_ARRAY_TASK_ID", "PBS_ARRAY_INDEX", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+
+    def select(name=None, **options):
+        return select_engine(name, **({"device": cpu, "workers": 3, "devices": None, "work": tmp_path} | options))
+
+    assert select() == select("local") == Local(3) and select("ray").folder == tmp_path
+    with pytest.raises(OptionError, match="unknown engine 'slurm'"):
+        select("slurm")
+    with pytest.raises(OptionError, match="engine ranks is for processes that torchrun"):
+        select("ranks")
+    with pytest.raises(OptionError, match="devices 0,1 is for GPUs, but the device is cpu"):
+        select(devices="0,1")
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    ranks = select()
+    assert ranks.shared and ranks.workers == 12 and select(workers=None).workers == 4 and select("local") == Local(3)

@@ -52,6 +52,7 @@ def test_timm_short_loop(example, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # lightning 2.6 with torch 2.15
+@pytest.mark.filterwarnings("ignore:The `srun` command is available")
 def test_lightning_student(example, tmp_path):
     pytest.importorskip("lightning")
     example("lightning_student.py", "--epochs", "1")

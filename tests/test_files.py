@@ -1,10 +1,8 @@
-"""Files: whole or not there, sealed, read within limits, followed nowhere, written by one process at a time."""
+"""Files: whole or not there, sealed, read within limits, followed nowhere."""
 
-import multiprocessing
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 from hypothesis import given
@@ -14,17 +12,14 @@ from ddkit.core.files import (
     atomic_file,
     host,
     is_abandoned,
-    is_signed,
     is_temporary,
-    locked,
     read_limited,
     read_sealed,
     refuse_links,
-    sign,
     write_bytes,
     write_sealed,
 )
-from ddkit.errors import IntegrityError, OtherRun
+from ddkit.errors import IntegrityError
 
 
 @given(st.binary(max_size=300), st.text("abc123", min_size=1, max_size=8), st.data())
@@ -65,17 +60,6 @@ def test_the_longest_name_can_be_written(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["n" * 255]
 
 
-def test_a_signature_is_this_users(tmp_path, monkeypatch):
-    monkeypatch.setenv("DDKIT_CACHE", str(tmp_path / "a"))
-    mine = sign("text")
-    assert is_signed("text", mine) and not is_signed("other", mine) and not is_signed("text", "")
-    assert (tmp_path / "a" / "signing-key").stat().st_mode & 0o77 == 0
-    monkeypatch.setenv("DDKIT_CACHE", str(tmp_path / "b"))
-    assert not is_signed("text", mine)
-    monkeypatch.setenv("DDKIT_CACHE", "/proc/none")
-    assert sign("text") == "" and not is_signed("text", "")
-
-
 def test_limits(tmp_path):
     (tmp_path / "x").write_bytes(b"12345")
     assert read_limited(tmp_path / "x", 5) == b"12345" and read_limited(tmp_path / "x", 4) is None
@@ -92,54 +76,3 @@ def test_links_are_refused_where_they_are_looked_for(tmp_path):
         refuse_links(tmp_path / "set", ["data"])
     with pytest.raises(IntegrityError, match="mine"):
         refuse_links(tmp_path / "set", ["mine"])
-
-
-def hold(path, run, began, seconds):
-    with locked(path, "working", run):
-        began.set()
-        time.sleep(seconds)
-
-
-@pytest.fixture
-def holder(tmp_path):
-    """Starts a process that holds the lock of `tmp_path/out` for a while."""
-    context = multiprocessing.get_context("spawn")
-    processes = []
-
-    def start(run, seconds):
-        began = context.Event()
-        process = context.Process(target=hold, args=(tmp_path / "out", run, began, seconds))
-        process.start()
-        processes.append(process)
-        assert began.wait(60)
-        return process
-
-    yield start
-    for process in processes:
-        process.kill()
-        process.join()
-        process.close()
-
-
-def test_the_same_run_is_waited_for_and_another_is_refused(tmp_path, holder, capsys):
-    process = holder({"seed": 0, "ipc": None}, 2.0)
-    with (
-        pytest.raises(OtherRun, match=f"written by process {process.pid} on {host()}"),
-        locked(tmp_path / "out", "x", {"seed": 1}),
-    ):
-        pass
-    with pytest.raises(OtherRun), locked(tmp_path / "out", "x", wait=False):
-        pass
-    with locked(tmp_path / "out", "x", {"seed": 0, "ipc": 5}):
-        assert not process.is_alive() or process.join(5) is None
-    assert "waiting for it" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_killed_holder_holds_nothing(tmp_path, holder):
-    process = holder({"seed": 0}, 60)
-    process.kill()
-    process.join()
-    with locked(tmp_path / "out", "x", {"seed": 1}):
-        pass
-    assert list(tmp_path.iterdir()) == []

@@ -8,6 +8,7 @@ import torch
 
 import ddkit
 from ddkit.core.device import has_bfloat16
+from ddkit.engine import Local
 from ddkit.errors import OptionError
 from ddkit.labelling.labels import LabelGroup, label_groups, label_jobs
 from ddkit.pipeline.options import DistillOptions
@@ -18,10 +19,10 @@ OPTIONS = {"data": "digits", "method": "random", "views": 2, "protocol": "demo",
 
 
 def test_a_group_writes_what_its_units_write_alone(teacher, tmp_path):
-    run = resolve(tmp_path / "set", DistillOptions.of(OPTIONS | {"teacher": teacher, "ipc": 10}))
+    run = resolve(tmp_path / "set", DistillOptions.of(OPTIONS | {"teacher": teacher, "ipc": 10}), Local())
     increment = next(run.increments())
-    run_units(synthesis_units(run, increment), 1)
-    run_units(encoding_units(run, increment), 1)
+    run_units(synthesis_units(run, increment), run.engine)
+    run_units(encoding_units(run, increment), run.engine)
     jobs = label_jobs(run.labelling, increment.shards)
     assert len(jobs) == 4 and [len(group.jobs) for group in label_groups(jobs)] == [1] * 4
     for job in jobs:

@@ -3,9 +3,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ddkit.core.distributed import rank_slice
 from ddkit.core.seeds import permutation
 from ddkit.errors import OptionError
-from ddkit.replay.order import check_batch, epoch_order, rank_slice
+from ddkit.replay.order import check_batch, epoch_order
 
 shards = st.lists(st.integers(1, 9), min_size=1, max_size=25)
 

@@ -34,6 +34,7 @@ from ddkit.labelling.labels import Labelling
 from ddkit.networks.checkpoints import load_checkpoint
 from ddkit.pipeline import import_images
 from ddkit.pipeline.relabelling import Claim
+from ddkit.pipeline.repairing import repair
 from ddkit.sources.published_labels import open_published, read_batch, sampler_orders
 from ddkit.sources.torch_files import read_torch_list
 from ddkit.specs import Protocol, ViewSpec
@@ -170,6 +171,14 @@ def test_same_bytes_for_any_workers_and_memory_and_after_a_kill(tmp_path, images
     assert taken(tmp_path / "three", images, cutmix[0], teacher).content == made.content
     with pytest.raises(OtherRun, match="another import"):
         import_images(images[0], tmp_path / "three", method="sre2l", teacher=teacher, protocol="sre2l", views=3)
+
+
+def test_a_lost_shard_is_packed_again_from_the_units(tmp_path, images, cutmix, teacher):
+    made = taken(tmp_path / "set", images, cutmix[0], teacher)
+    path = made.root / made.shards[0].path
+    whole = path.read_bytes()
+    path.unlink()
+    assert repair(made.root).problems == () and path.read_bytes() == whole
 
 
 def test_fewer_views_are_the_first_epochs(tmp_path, images, cutmix, teacher):

@@ -26,9 +26,10 @@ RECOVER = {
     ("cudd", "cifar10"): (0.25, 1000, 0.01, 4),
     ("cudd", "imagenet21k"): (0.05, 2000, 0.25, 32),
 }
-SOURCES = {  # the ids that each dataset has; ImageNet-21K has none
+SOURCES = {  # the ids that each dataset has; ImageNet-21K-P's is its name in `ddkit plan`
     "cifar10": ("uoft-cs/cifar10", "cifar10"), "cifar100": ("uoft-cs/cifar100", "cifar100"),
-    "tinyimagenet": ("zh-plus/tiny-imagenet",), "imagenet1k": ("ILSVRC/imagenet-1k",), "imagenet21k": (),
+    "tinyimagenet": ("zh-plus/tiny-imagenet",), "imagenet1k": ("ILSVRC/imagenet-1k",),
+    "imagenet21k": ("imagenet-21k-p",),
 }  # fmt: skip
 STUDENT = {  # half of the final training's epochs, and its batch
     "cifar10": (500, 16), "cifar100": (500, 64), "tinyimagenet": (250, 64), "imagenet1k": (150, 128),

@@ -13,6 +13,7 @@ from conftest import photograph
 
 import ddkit.networks.training as training
 from ddkit.core.files import read_sealed
+from ddkit.engine import Local
 from ddkit.errors import OptionError, OtherRun, TeacherError
 from ddkit.evaluation.baselines import Subject, make_baseline, random_baseline
 from ddkit.evaluation.students import StudentOptions, plan_students
@@ -135,15 +136,15 @@ def test_a_kept_result_is_of_the_same_images(random_set, tmp_path, folder):
         return replace(made, out=str(tmp_path / f"s-{made.result_key[:8]}"))
 
     first = job()
-    run_students([first], 1)
+    run_students([first], Local())
     assert job().out == first.out
     written = Path(first.out + ".json").stat().st_mtime_ns
-    run_students([first], 1)
+    run_students([first], Local())
     assert Path(first.out + ".json").stat().st_mtime_ns == written
     photograph(999, 32, 32).save(folder / "3" / "0.png")
     assert job().out != first.out
     Path(first.out + ".json").write_text('{"accuracy": 99.0, "seconds": 1, "epochs": 1, "history": []}')
-    assert run_students([first], 1)[first.out].accuracy != 99.0
+    assert run_students([first], Local())[first.out].accuracy != 99.0
 
 
 def test_the_teacher_counts_by_its_weights_and_normalisation(random_set, tmp_path):

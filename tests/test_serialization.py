@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddkit.core.front_matter import front_matter, load_yaml
-from ddkit.core.serialization import canonical, load_toml, parse_settings, strict_json
+from ddkit.core.serialization import Mismatch, canonical, load_toml, parse_settings, read_dataclass, strict_json
 from ddkit.errors import OptionError
+from ddkit.specs import ClassName
 from ddkit.text import plain_name
 
 VALUES = st.recursive(
@@ -59,6 +60,11 @@ def laughs(levels, width):
         "[" * 100_000,
         "a: [",
         "!!python/object:os.system x",
+        "!!bool x",
+        "!!int ''",
+        "x: 1" + ":1" * 500_000,
+        "x: 0x" + "f" * 5000,
+        "x: !!float '" + "1:" * 500_000 + "1'",
     ],
 )
 def test_yaml_that_grows_or_is_deep_is_refused(text):
@@ -73,6 +79,26 @@ def test_front_matter_ends_at_its_own_line():
     for text in ("---\n- a\n---\n", "---\n: :\n: x\n---\n"):
         with pytest.raises(ValueError):
             front_matter(text)
+
+
+def test_a_key_of_many_that_is_there_twice_is_named():
+    """In the time that reading them takes: comparing each with all others would take hours."""
+    text = "{" + "".join(f'"{i}": 1, ' for i in range(200_000)) + '"199999": 1}'
+    with pytest.raises(ValueError, match="'199999' appears twice"):
+        strict_json(text)
+
+
+@pytest.mark.parametrize("value", [None, 3, "text", [1], [["name", 1]]])
+def test_a_value_that_is_no_table_is_no_dataclass(value):
+    with pytest.raises(Mismatch, match="it must be a table"):
+        read_dataclass(ClassName, value)
+
+
+def test_toml_of_too_many_digits_is_one_line(tmp_path):
+    (tmp_path / "long.toml").write_text("x = " + "9" * 10_000)
+    with pytest.raises(OptionError, match="digits"):
+        load_toml(str(tmp_path / "long.toml"), "protocols", "protocol")
+    assert isinstance(parse_settings(["x=" + "9" * 10_000])["x"], str)
 
 
 def test_deep_toml_is_one_line(tmp_path):

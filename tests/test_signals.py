@@ -82,7 +82,7 @@ def test_a_job_of_a_script_saves_too(tmp_path):
 def test_asked_twice_it_ends_at_once():
     with pytest.raises(KeyboardInterrupt), signals.deferred():
         os.kill(os.getpid(), signal.SIGINT)
-        assert signals.pending()
+        assert signals.pending() == signal.SIGINT
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(5)
     assert not signals.pending() and signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -128,3 +128,13 @@ def test_the_command_ends_with_its_code_and_goes_on(random_set, tmp_path, number
     assert epochs == [str(i + 1) for i in range(len(epochs))] and len(epochs) > done
     with pytest.raises(Exception, match="no checkpoint"):
         load_checkpoint(tmp_path / "s.safetensors")
+
+
+def test_a_command_that_has_nothing_to_save_goes_on_after_the_signal_to_save(tmp_path):
+    program = """
+import os, signal
+from ddkit.cli import app
+app.run = lambda: os.kill(os.getpid(), signal.SIGUSR1)
+app.main()
+"""
+    assert subprocess.run([sys.executable, "-c", program], cwd=tmp_path).returncode == 0

@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ddkit.errors import IntegrityError
+from ddkit.format.row_records import images_layout_problem, parse_rows
 from ddkit.format.tars import data_offsets, headers, layout_problem, tar_bytes
 
 SIZES = st.lists(st.integers(1, 1500), min_size=1, max_size=9)
@@ -56,3 +58,13 @@ def test_a_header_of_the_largest_member():
     info = tarfile.TarInfo("x.png")
     info.size, info.mode = 8**11 - 1, 0o644
     assert made.tobytes() == info.tobuf(tarfile.USTAR_FORMAT)
+
+
+def test_sizes_whose_sum_overflows_are_refused():
+    """1,845 sizes of 16 digits add up to a little over 2^64, which an archive of 2 MB would seem to have."""
+    sizes = [9_999_999_999_999_488] * 1844 + [6744073709708800]
+    line = "{:08d}\t0\t1\t{}\t" + "0" * 64 + "\t1\t1\t" + "0" * 64 + "\n"
+    with pytest.raises(IntegrityError, match="line 1 "):
+        parse_rows("".join(line.format(i, size) for i, size in enumerate(sizes)).encode(), "x.rows")
+    most = parse_rows("".join(line.format(i, 10**11 - 1) for i in range(1845)).encode(), "x.rows")
+    assert "bytes instead of" in images_layout_problem(bytes(2_048_000), most, "png")

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
+from ddkit.core.seeds import rng
 from ddkit.engine.interleaving import interleave
 from ddkit.errors import ClassesError, Diverged, OptionError, TeacherError
 from ddkit.networks.checkpoints import load_checkpoint, save_checkpoint, tensor_hash
@@ -274,10 +275,16 @@ def test_teach_measures_on_the_test_split(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["none", "shift", "crop-flip", "rrc-flip"])
-def test_augmentations_keep_shape_and_repeat(kind):
+@given(st.integers(1, 9), st.integers(0, 9))
+@settings(max_examples=10, deadline=None)
+def test_augmentations_keep_shape_and_are_those_of_the_batch_in_every_part_of_it(kind, n, cut):
     from ddkit.teachers.teaching import _augment
 
-    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (5, 3, 16, 16), dtype=np.uint8))
-    a, b = (_augment(pixels, kind, 16, 0, 1, 2) for _ in range(2))
-    assert a.shape == (5, 3, 16, 16) and a.dtype == torch.uint8 and torch.equal(a, b)
-    assert (kind == "none") == torch.equal(a, pixels)
+    def made(part):
+        return _augment(pixels[part], part, n, kind, 16, rng(0, "a"))
+
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (n, 3, 16, 16), dtype=np.uint8))
+    whole, cut = made(slice(0, n)), min(cut, n)
+    assert whole.shape == (n, 3, 16, 16) and whole.dtype == torch.uint8
+    assert kind != "none" or torch.equal(whole, pixels)
+    assert torch.equal(whole, torch.cat([made(slice(0, cut)), made(slice(cut, n))]))

@@ -1,10 +1,13 @@
 """A unit's file is what was written under its key, or it is none."""
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ddkit.core.files import write_sealed
 from ddkit.engine.units import UnitFile, UnitStore
 from ddkit.errors import IntegrityError
 
@@ -34,3 +37,18 @@ def test_a_unit_of_one_value(tmp_path):
     assert unit.read_json() is None
     unit.write_json({"entry": [1]})
     assert unit.read_json() == {"entry": [1]} and UnitFile(unit.path, "x").read_json() is None
+
+
+@pytest.mark.parametrize("metadata", [{}, {"ddkit": "[]"}, {"ddkit": "x"}, {"ddkit": "[" * 100_000}])
+def test_a_sealed_file_that_holds_no_unit_is_refused(tmp_path, metadata):
+    """Somebody else's OUT.work can have true checksums over anything."""
+    header = json.dumps(
+        {"__metadata__": metadata, "a": {"dtype": "BF16", "shape": [1], "data_offsets": [0, 2]}}
+    ).encode()
+    for payload in (len(header).to_bytes(8, "little") + header + b"\0\0", b"", b"no safetensors"):
+        write_sealed(tmp_path / "x.unit", payload, "key")
+        unit = UnitFile(tmp_path / "x.unit", "key")
+        for read in (unit.read, unit.metadata):
+            with pytest.raises(IntegrityError):
+                read()
+        assert unit.read_json() is None

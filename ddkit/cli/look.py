@@ -1,4 +1,4 @@
-"""Commands of the panel "Look": inspect, preview, list, env."""
+"""Commands of the panel "Look": plan, inspect, preview, list, env."""
 
 from __future__ import annotations
 
@@ -7,11 +7,72 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ddkit.cli import options as o
-from ddkit.cli.output import command, document, say, table
+from ddkit.cli.output import command, document, next_step, say, table
 
 if TYPE_CHECKING:
     from ddkit.format.manifest import Manifest
     from ddkit.format.results import ResultEntry
+    from ddkit.pipeline.planning import Forecast
+
+
+@command("Look")
+def plan(
+    data: o.Data = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            "--dataset",
+            help="not at hand: cifar10, cifar100, tinyimagenet, imagenet-1k, imagenet-21k-p (instead of --data)",
+        ),
+    ] = None,
+    method: o.Method = None,
+    ipc: o.NewIpc = None,
+    teacher: o.Teacher = None,
+    recipe: o.Recipe = None,
+    settings: o.Settings = None,
+    protocol: o.Protocol = None,
+    views: o.Views = None,
+    size: o.Size = None,
+    classes: o.Classes = None,
+    holdout: o.Holdout = None,
+    prefixes: o.Prefixes = None,
+    codec: o.Codec = None,
+    budget: o.Budget = None,
+    image_format: o.ImageFormat = None,
+    split: o.Split = None,
+    image_column: o.ImageColumn = None,
+    label_column: o.LabelColumn = None,
+    device: o.Device = "auto",
+    workers: o.Workers = None,
+    devices: Annotated[int, typer.Option("--devices", help="how many devices share the work")] = 1,
+    device_speed: Annotated[
+        str | None,
+        typer.Option(
+            "--device-speed", help="h100, a100, 4090 or peak bfloat16 TFLOP/s (default: this machine, measured)"
+        ),
+    ] = None,
+) -> None:
+    """Tell what a distill run would take, before starting it: hours, bytes, files, units. Nothing is made.
+
+    Example: ddkit plan --dataset imagenet-1k --method cudd --ipc 10 --device-speed h100 --devices 8
+    """
+    from ddkit.core.serialization import parse_settings, to_plain
+    from ddkit.pipeline.planning import plan as run
+
+    found = run(
+        dataset=dataset, devices=devices, device_speed=device_speed, data=data, method=method, ipc=ipc,
+        teacher=teacher, recipe=recipe, settings=parse_settings(settings or []), protocol=protocol, views=views,
+        size=size, classes=classes, holdout=holdout, prefixes=o.numbers(prefixes, "--prefixes"), codec=codec,
+        budget=budget, image_format=image_format, split=split, image_column=image_column, label_column=label_column,
+        device=device, workers=workers,
+    )  # fmt: skip
+    say(table(("what", "value"), _outlook(found)))
+    say("")
+    say(table(*_stages(found)))
+    for line in found.assumed:
+        say(f"note: {line}")
+    document(to_plain(found))
+    next_step(f"ddkit distill OUT --data {data or 'SOURCE'}   (with the same options)")
 
 
 @command("Look")
@@ -72,6 +133,45 @@ def env() -> None:
     facts = versions() | {"device": device_class(device), "hardware": hardware(device), "cache": str(cache_dir())}
     say(table(("what", "value"), list(facts.items())))
     document(facts)
+
+
+def _outlook(found: Forecast) -> list[tuple[str, str]]:
+    """Return the rows of the first table that `plan` prints."""
+    from ddkit.core.console import duration, size_words
+
+    whole, most = found.footprint, "at most " if found.labels.startswith("budget") else ""
+    one, several = duration(found.one_device_seconds), duration(found.seconds)
+    files = f"{whole.files}" if whole.files == whole.most_files else f"{whole.files} to {whole.most_files}"
+    return [
+        ("source", f"{found.data}: {found.source_images} images of {found.classes} classes"),
+        ("set", f"{found.ipc * found.classes} images of {found.size} px, {found.views} views each"),
+        ("method", f"{found.method}, recipe {found.recipe}, teacher {found.teacher}"),
+        ("speed", found.speed),
+        ("time", f"{one} on one device" + (f", {several} on {found.devices}" if found.devices > 1 else "")),
+        ("units", str(whole.units)),
+        ("labels", f"{most}{size_words(whole.label_bytes + whole.view_bytes)} with views, {found.labels}"),
+        ("images", f"about {size_words(whole.image_bytes)}, {found.image_format}"),
+        ("download", f"{most or 'about '}{size_words(whole.download_bytes)}"),
+        ("disk for OUT", f"{most or 'about '}{size_words(whole.set_bytes)} in {files} files"),
+        ("disk for OUT.work", f"{most or 'about '}{size_words(whole.work_bytes)}"),
+    ]
+
+
+def _stages(found: Forecast) -> tuple[list[str], list[list[str]]]:
+    """Return the header and rows of the second table that `plan` prints: the time of each stage on one device."""
+    from ddkit.core.console import duration
+
+    parts = list(dict.fromkeys(part for stage in found.stages for part in stage.one_device))
+    several = [f"{found.devices} devices"] if found.devices > 1 else []
+    rows = []
+    if found.teach_seconds:
+        taught = duration(found.teach_seconds)
+        rows.append(["teacher", "", "", *[""] * len(parts), taught, *[taught] * len(several)])
+    for stage in found.stages:
+        times = [duration(stage.one_device.get(part, 0.0)) for part in parts]
+        total = [sum(stage.one_device.values()), sum(stage.seconds.values())][: 1 + len(several)]
+        rows.append([f"ipc{stage.ipc}", str(stage.images), str(stage.units), *times, *map(duration, total)])
+    return ["stage", "images", "units", *parts, "one device", *several], rows
 
 
 def _summary(m: Manifest) -> list[tuple[str, str]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -31,26 +32,22 @@ def demo() -> None:
 def distill(
     out: Annotated[str, typer.Argument(help="the directory to create; run again to continue")],
     data: o.Data = None,
-    method: Annotated[str | None, typer.Option("--method", help="see `ddkit list methods`; or ./mine.py")] = None,
-    ipc: Annotated[int | None, typer.Option("--ipc", help="images per class (default 10)")] = None,
+    method: o.Method = None,
+    ipc: o.NewIpc = None,
     teacher: o.Teacher = None,
-    recipe: Annotated[str | None, typer.Option("--recipe", help="see `ddkit list recipes`; or a TOML file")] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="one setting of the method, as KEY=VALUE")] = None,
+    recipe: o.Recipe = None,
+    settings: o.Settings = None,
     protocol: o.Protocol = None,
     views: o.Views = None,
     size: o.Size = None,
     classes: o.Classes = None,
     holdout: o.Holdout = None,
-    prefixes: Annotated[
-        str | None, typer.Option("--prefixes", help="nested sets, as in 5,10,20 (default: the IPC)")
-    ] = None,
+    prefixes: o.Prefixes = None,
     seed: o.Seed = None,
     codec: o.Codec = None,
     budget: o.Budget = None,
     label_precision: o.LabelPrecision = None,
-    image_format: Annotated[
-        str | None, typer.Option("--image-format", help="png (default); webp: lossless; jpg: quality 75, lossy")
-    ] = None,
+    image_format: o.ImageFormat = None,
     split: o.Split = None,
     image_column: o.ImageColumn = None,
     label_column: o.LabelColumn = None,
@@ -58,26 +55,33 @@ def distill(
     rehash: o.Rehash = False,
     device: o.Device = "auto",
     workers: o.Workers = None,
+    engine: o.Engine = None,
+    devices: o.Devices = None,
     yes: o.Yes = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace another ddkit set or run in OUT")] = False,
     baseline: Annotated[
         bool,
         typer.Option("--baseline", help="also make `random` with the same teacher, views and seed, in OUT.work"),
     ] = False,
+    submit: o.Submit = None,
 ) -> None:
     """Distil a source into OUT: a directory that load_dataset opens. A larger --ipc extends an existing set."""
     from ddkit.core.console import size_words
     from ddkit.evaluation.baselines import make_baseline
     from ddkit.pipeline import distill as run
 
-    manifest = run(
-        out, data=data, method=method, ipc=ipc, teacher=teacher, recipe=recipe,
+    options = dict(
+        data=data, method=method, ipc=ipc, teacher=teacher, recipe=recipe,
         settings=parse_settings(settings or []), protocol=protocol, views=views, size=size, classes=classes,
         holdout=holdout, prefixes=o.numbers(prefixes, "--prefixes"), seed=seed, codec=codec,
-        budget=budget, label_precision=label_precision,
-        image_format=image_format, split=split, image_column=image_column, label_column=label_column,
-        skip_bad=skip_bad, rehash=rehash, device=device, workers=workers, yes=yes, overwrite=overwrite,
+        budget=budget, label_precision=label_precision, image_format=image_format, split=split,
+        image_column=image_column, label_column=label_column, skip_bad=skip_bad, rehash=rehash, device=device,
+        workers=workers, engine=engine, devices=devices, yes=yes, overwrite=overwrite,
     )  # fmt: skip
+    if submit is not None:
+        _submit(submit, Path(out), options)
+        return
+    manifest = run(out, **options)
     if baseline:
         make_baseline(manifest)
     total = manifest.total_bytes()
@@ -85,6 +89,31 @@ def distill(
     say(f"picture: {Path(out) / 'preview.png'}")
     document({"out": out, "content": manifest.content, "rows": manifest.rows(), "bytes": total})
     next_step(f"ddkit train {out}")
+
+
+def _submit(where: str, out: Path, options: dict[str, Any]) -> None:
+    """Write a job array that runs this command, and submit it if the options say yes."""
+    from ddkit.engine.slurm import JobArray
+    from ddkit.pipeline.options import DistillOptions
+    from ddkit.pipeline.record import work_dir
+
+    asked = DistillOptions.of(options | {"device": "cpu"})
+    words = iter(sys.argv[1:])
+    command = [word for word in words if not (word == "--submit" and next(words)) and not word.startswith("--submit=")]
+    command += [] if asked.yes else ["--yes"]
+    array = JobArray.of(
+        where, [sys.executable, "-m", "ddkit", *command], out=out, work=work_dir(out),
+        on_gpu=options["device"].startswith("cuda"),
+    )  # fmt: skip
+    array.write()
+    say(array.script)
+    submitted = array.submit() if asked.yes else None
+    document({"script": array.path, "submitted": submitted})
+    if submitted is None:
+        next_step(f"sbatch {array.path}   (or the same command with --yes)")
+    else:
+        say(submitted)
+        next_step(f"squeue --me; ddkit inspect {out} when it is done")
 
 
 @command("Make")
@@ -114,6 +143,7 @@ def teach(
     push_to: o.PushTo = None,
 ) -> None:
     """Train a teacher on a source, or fine-tune a trained network (--init). An interrupted training continues."""
+    from ddkit.core.distributed import leads
     from ddkit.core.serialization import to_plain
     from ddkit.pipeline.costs import time_limit
     from ddkit.publishing.model_repositories import check_model, push_model, teacher_description
@@ -128,6 +158,8 @@ def teach(
         image_column=image_column, label_column=label_column, classes=classes, holdout=holdout, skip_bad=skip_bad,
         rehash=rehash, device=device, on_estimate=time_limit("teacher", yes),
     )  # fmt: skip
+    if not leads():
+        return
     measured = (
         f"{spec.accuracy:.2f} % on {spec.measured_on}"
         if spec.accuracy is not None
@@ -159,6 +191,8 @@ def relabel(
     seed: o.Seed = None,
     device: o.Device = "auto",
     workers: o.Workers = None,
+    engine: o.Engine = None,
+    devices: o.Devices = None,
 ) -> None:
     """Make a set from the images of another, with new views and labels: another protocol, teacher or view count."""
     from ddkit.pipeline import relabel as run
@@ -166,6 +200,7 @@ def relabel(
     manifest = run(
         directory, out, teacher=teacher, protocol=protocol, views=views, codec=codec, mix_within=mix_within,
         label_precision=label_precision, seed=seed, device=device, workers=workers,
+        engine=engine, devices=devices,
     )  # fmt: skip
     say(f"{out}: {manifest.rows()} images, {manifest.views.policy.count} views each, verified")
     document({"out": out, "content": manifest.content, "rows": manifest.rows()})
@@ -198,6 +233,8 @@ def import_(
     label_column: o.LabelColumn = None,
     device: o.Device = "auto",
     workers: o.Workers = None,
+    engine: o.Engine = None,
+    devices: o.Devices = None,
 ) -> None:
     """Make a set of finished synthetic images: keep their bytes, label them under a protocol, and pack them."""
     from ddkit.pipeline import import_images as run
@@ -206,6 +243,7 @@ def import_(
         source, out, method=method, teacher=teacher, protocol=protocol or "common", views=views, labels=labels,
         labels_seed=labels_seed, codec=codec or "fp16", reencode=reencode, size=size, seed=seed or 0, split=split,
         image_column=image_column, label_column=label_column, device=device, workers=workers,
+        engine=engine, devices=devices,
     )  # fmt: skip
     say(f"{out}: {manifest.rows()} images, {manifest.views.policy.count} views each, verified")
     document({"out": out, "content": manifest.content, "rows": manifest.rows()})

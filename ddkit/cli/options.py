@@ -14,6 +14,14 @@ SOURCE = (
 
 SetOrId = Annotated[str, typer.Argument(help="a distilled set: a directory, or ORG/NAME[@REVISION] on the Hub")]
 Data = Annotated[str | None, typer.Option("--data", help=f"the source: {SOURCE}")]
+Method = Annotated[str | None, typer.Option("--method", help="see `ddkit list methods`; or ./mine.py")]
+NewIpc = Annotated[int | None, typer.Option("--ipc", help="images per class (default 10)")]
+Recipe = Annotated[str | None, typer.Option("--recipe", help="see `ddkit list recipes`; or a TOML file")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="one setting of the method, as KEY=VALUE")]
+Prefixes = Annotated[str | None, typer.Option("--prefixes", help="nested sets, as in 5,10,20 (default: the IPC)")]
+ImageFormat = Annotated[
+    str | None, typer.Option("--image-format", help="png (default); webp: lossless; jpg: quality 75, lossy")
+]
 Split = Annotated[
     str | None, typer.Option("--split", help="which split (default: train to distil, the first labelled to measure)")
 ]
@@ -35,6 +43,14 @@ Size = Annotated[int | None, typer.Option("--size", help="pixels (default: the t
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, mps")]
 Workers = Annotated[
     int | None, typer.Option("--workers", help="worker processes (default: one per core); results do not depend on it")
+]
+Engine = Annotated[
+    str | None, typer.Option("--engine", help="local, ranks (default under torchrun, srun and job arrays), or ray")
+]
+Devices = Annotated[str | None, typer.Option("--devices", help="GPUs to use: all (default), or as in 0,1")]
+Submit = Annotated[
+    str | None,
+    typer.Option("--submit", help="slurm[:TASKS]: write a job array that does this; with --yes submit it"),
 ]
 Seed = Annotated[int | None, typer.Option("--seed", help="default 0")]
 Protocol = Annotated[str | None, typer.Option("--protocol", help="see `ddkit list protocols`; or a TOML file")]

@@ -1,4 +1,4 @@
-"""Commands of the panel "Publish": card, push, pull, verify."""
+"""Commands of the panel "Publish": card, push, pull, verify, repair."""
 
 from __future__ import annotations
 
@@ -94,7 +94,6 @@ def verify(
 ) -> None:
     """Verify every shard and row of a set against its manifest; on the Hub by sha256, without a download."""
     from ddkit.errors import IntegrityError
-    from ddkit.format.damage import REMEDY
     from ddkit.format.verification import stale_files
     from ddkit.pipeline.relabelling import label_problems
     from ddkit.sets.opening import is_remote, open_set, verify_set
@@ -108,11 +107,47 @@ def verify(
         say(problem)
     if problems:
         more = f" (and {len(problems) - 1} more problems above)" if len(problems) > 1 else ""
-        step = "report it to its owner" if away else REMEDY
+        step = "report it to its owner" if away else f"`ddkit repair {directory}` restores what it can"
         raise IntegrityError(f"{directory}: {problems[0]}{more}; {step}")
     if not away and (stale := stale_files(manifest)):
         say(f"{', '.join(stale)} does not match this manifest; run `ddkit card {directory}` to render it again")
     rows = f"{manifest.rows()} rows in {len(manifest.shards)} shards"
     how = ", compared by the Hub's sha256 (--full downloads and reads them)" if away and not full else ""
     say(f"{directory}: {rows} match the manifest{how}")
+    next_step(f"ddkit train {directory}")
+
+
+@command("Publish")
+def repair(
+    directory: Annotated[str, typer.Argument(help="a distilled set")],
+    source: Annotated[
+        str | None,
+        typer.Option("--from", help="another copy of the set: a directory, or ORG/NAME[@REVISION] on the Hub"),
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option("--teacher", help="the set's teacher: restores the one that a set carries")
+    ] = None,
+) -> None:
+    """Restore damaged files byte for byte from the set itself, OUT.work or another copy; name what is lost."""
+    from ddkit.errors import IntegrityError
+    from ddkit.format.manifest_file import read_manifest
+    from ddkit.pipeline.repairing import repair as run
+
+    repaired = run(directory, source, teacher=teacher)
+    document({"directory": directory} | asdict(repaired))
+    for file in repaired.restored:
+        say(f"{file.path}: restored from {file.source}")
+    for lost in repaired.lost:
+        say(f"{lost.path}: lost ({lost.missing}); give {lost.remedy}")
+    if repaired.lost:
+        first = repaired.lost[0]
+        files = f"{len(repaired.lost)} files are" if len(repaired.lost) > 1 else "1 file is"
+        raise IntegrityError(
+            f"{directory}: {files} still damaged, {first.path} first ({first.missing}); give {first.remedy}"
+        )
+    if repaired.problems:
+        raise IntegrityError(f"{directory}: {repaired.problems[0]}; make the set again, it was not valid when written")
+    manifest = read_manifest(directory)
+    done = f"{len(repaired.restored)} files restored" if repaired.restored else "nothing to repair"
+    say(f"{directory}: {done}; {manifest.rows()} rows in {len(manifest.shards)} shards match the manifest")
     next_step(f"ddkit train {directory}")

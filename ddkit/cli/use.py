@@ -40,6 +40,7 @@ def train(
     push_to: o.PushTo = None,
 ) -> None:
     """Train a student on a distilled set alone; the weights after the last epoch are the result."""
+    from ddkit.core.distributed import leads
     from ddkit.evaluation.students import train as run
     from ddkit.pipeline.costs import time_limit
     from ddkit.sets.opening import is_remote
@@ -55,6 +56,8 @@ def train(
         directory, arch=arch, val=ref, protocol=protocol, labels=labels, teacher=teacher, ipc=ipc, epochs=epochs,
         seed=seed or 0, out=out, device=device, push_to=push_to, on_estimate=time_limit("student", yes),
     )  # fmt: skip
+    if not leads():
+        return
     measured = "not measured, give --val" if result.accuracy is None else f"{result.accuracy:.2f} %"
     say(f"{job.checkpoint}: {job.arch}, {result.epochs} epochs in {result.seconds:.0f} s; curves: {job.picture}")
     say(f"accuracy: {measured}" + (f" on {result.measured_on}" if result.measured_on else ""))

@@ -23,6 +23,16 @@ def set_quiet(quiet: bool) -> None:
     _Console.quiet = quiet
 
 
+@contextlib.contextmanager
+def muted() -> Iterator[None]:
+    """Switch notes and progress off while the block runs."""
+    before, _Console.quiet = _Console.quiet, True
+    try:
+        yield
+    finally:
+        _Console.quiet = before
+
+
 def note(message: str) -> None:
     """Write one line for the user to stderr.
 

@@ -1,28 +1,26 @@
-"""Files: atomic writing, sealed files (with key and checksum), size limits, links, locks."""
+"""Files: atomic writing, sealed files (with key and checksum), the cache directory, size limits, links."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import hashlib
-import hmac
 import json
 import os
 import platform
 import re
-import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ddkit.core.console import note
-from ddkit.errors import DdkitError, DiskError, IntegrityError, OtherRun
+from ddkit.core.faults import reach
+from ddkit.errors import DiskError, IntegrityError
 
 SEAL = "ddkit-sealed 1"
 LONGEST_NAME = 255  # bytes of a file name on most file systems
+_tidied: set[Path] = set()  # folders from which this process has removed what killed processes left
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk or quota full, or file too large
-POLL_S = 0.5  # seconds between attempts to take a lock that another process holds
 
 # ------------------------------------------------------------------ writing
 
@@ -56,6 +54,8 @@ def _existing(path: Path) -> Path:
 def atomic_file(path: Path) -> Iterator[Path]:
     """Write a file atomically: temporary file, fsync, rename, fsync of the folder.
 
+    What killed processes of this machine left in the folder is removed, the first time that this process writes there.
+
     Args:
         path: The final path; missing folders are created.
 
@@ -68,19 +68,38 @@ def atomic_file(path: Path) -> Iterator[Path]:
     temporary = _temporary(path)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(temporary)
         try:
+            reach("write")
             yield temporary
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-            if os.name == "posix":
-                folder = os.open(path.parent, os.O_RDONLY)
-                try:
-                    os.fsync(folder)
-                finally:
-                    os.close(folder)
+            publish(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Give a written file its final name. After a power loss the name is missing, or stands for all bytes.
+
+    Args:
+        temporary: The file, on the same file system as `path`.
+        path: The final path, whose folder exists.
+
+    Raises:
+        OSError: The operating system refuses.
+    """
+    reach("written")
+    with open(temporary, "rb") as file:
+        os.fsync(file.fileno())
+    reach("synced")
+    os.replace(temporary, path)
+    reach("renamed")
+    if os.name == "posix":
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    reach("published")
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -111,6 +130,17 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f".{name}{tail}")
 
 
+def _remove_abandoned(temporary: Path) -> None:
+    """Remove what killed processes left in a folder, when this process first writes there."""
+    folder = temporary.parent.absolute()
+    if folder in _tidied:
+        return
+    _tidied.add(folder)  # once: a folder may hold thousands of files
+    for path in folder.glob(".*.tmp"):
+        if is_abandoned(path):
+            path.unlink(missing_ok=True)
+
+
 def is_temporary(path: Path) -> bool:
     """Return whether `path` is named like the temporary files that a killed `atomic_file` leaves behind."""
     return path.name.startswith(".") and path.name.endswith(".tmp")
@@ -121,11 +151,15 @@ def is_abandoned(path: Path) -> bool:
     parts = path.name.split(".")
     if not is_temporary(path) or len(parts) < 5 or parts[-3] != host() or not parts[-2].isdigit():
         return False
-    return int(parts[-2]) != os.getpid() and not _runs(int(parts[-2]))
+    return int(parts[-2]) != os.getpid() and not process_runs(int(parts[-2]))
 
 
-def _runs(process: int) -> bool:
-    """Whether a process with this id exists on this machine."""
+def process_runs(process: int) -> bool:
+    """Return whether a process with this id exists on this machine.
+
+    Args:
+        process: The process id.
+    """
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
@@ -173,6 +207,20 @@ def read_sealed(path: Path, key: str | None = "-") -> bytes | None:
     return payload if end and line == f"{SEAL} {_seal(payload, key)} {key}".encode() else None
 
 
+def sealed_key(path: Path) -> str | None:
+    """Return the key of a sealed file, without verifying its checksum; None if there is no such file.
+
+    Args:
+        path: The file.
+    """
+    try:
+        with open(path, "rb") as file:
+            line = file.readline(len(SEAL) + 400)
+    except OSError:
+        return None
+    return line.decode("ascii", "replace").rstrip("\n").rpartition(" ")[2] if line.startswith(SEAL.encode()) else None
+
+
 def read_sealed_json(path: Path, key: str | None = "-") -> Any:
     """Return the JSON value of a sealed file.
 
@@ -181,10 +229,13 @@ def read_sealed_json(path: Path, key: str | None = "-") -> Any:
         key: The key it must have been written with; None accepts any.
 
     Returns:
-        The value, or None as for `read_sealed`.
+        The value, or None as for `read_sealed`, or if the payload is not JSON.
     """
     payload = read_sealed(path, key)
-    return None if payload is None else json.loads(payload)
+    try:
+        return None if payload is None else json.loads(payload)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _seal(payload: bytes, key: str) -> str:
@@ -193,47 +244,13 @@ def _seal(payload: bytes, key: str) -> str:
     return digest.hexdigest()
 
 
-# ------------------------------------------------------------------ cache directory and signatures
+# ------------------------------------------------------------------ cache directory
 
 
 def cache_dir() -> Path:
     """Return the cache directory of teachers and fingerprints: $DDKIT_CACHE, else `ddkit` in the user's cache."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("DDKIT_CACHE") or Path(base) / "ddkit")
-
-
-def sign(text: str) -> str:
-    """Sign a text with a key that only this user has.
-
-    The signature distinguishes files that this user wrote from files that came with another user's set. The key is
-    kept in the cache directory.
-
-    Args:
-        text: The text to sign.
-
-    Returns:
-        The HMAC-SHA256, in hex; "", which `is_signed` rejects, if no key can be stored.
-    """
-    path = cache_dir() / "signing-key"
-    key = read_sealed(path)
-    if key is None:
-        try:
-            write_sealed(path, secrets.token_bytes(32))
-            path.chmod(0o600)
-        except (DdkitError, OSError):
-            return ""
-        key = read_sealed(path)
-    return "" if key is None else hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
-
-
-def is_signed(text: str, signature: str) -> bool:
-    """Return whether this user signed a text.
-
-    Args:
-        text: The text.
-        signature: What `sign` returned for it.
-    """
-    return bool(signature) and hmac.compare_digest(sign(text), signature)
 
 
 # ------------------------------------------------------------------ limits and links
@@ -314,74 +331,3 @@ def _links(folder: Path) -> Iterator[Path]:
                     yield Path(entry.path)
                 elif entry.is_dir(follow_symlinks=False):
                     folders.append(entry.path)
-
-
-# ------------------------------------------------------------------ locks
-
-
-@contextlib.contextmanager
-def locked(path: Path, what: str, run: Mapping[str, Any] | None = None, *, wait: bool = True) -> Iterator[None]:
-    """Hold a lock on a path while the block runs.
-
-    The lock is the file `.NAME.lock` beside `path`; it records host, process and `run`.
-
-    Args:
-        path: The file or folder to lock.
-        what: What this process does, for messages of the processes that wait, as in "distilling".
-        run: What determines the result. If the process that holds the lock differs in one of these values, OtherRun is
-            raised; else this process waits for it.
-        wait: Whether to wait at all; if false, OtherRun is raised while the lock is held.
-
-    Raises:
-        OtherRun: Another process holds the lock.
-        DiskError: The lock cannot be written.
-    """
-    from filelock import FileLock, Timeout
-
-    named = path if path.name not in ("", "..") else path.resolve()
-    place = named.with_name(f".{named.name}.lock")
-    with disk_errors(place):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(place, thread_local=False)
-        noted = False
-        while True:
-            try:
-                lock.acquire(timeout=0 if not noted else POLL_S, poll_interval=0.05)
-                break
-            except Timeout:
-                holder = _holder(place)
-                who = f"process {holder.get('process', '?')} on {holder.get('host', '?')}"
-                if not wait or _differs(holder.get("run"), run):
-                    raise OtherRun(
-                        f"{path} is being written by {who} for another run; wait until it ends, or choose another name"
-                    ) from None
-                if not noted:
-                    note(f"{path}: {who} is {what}; waiting for it")
-                    noted = True
-    try:
-        with disk_errors(path):
-            text = json.dumps({"host": host(), "process": os.getpid(), "run": run}, default=str)
-            place.write_text(text, encoding="utf-8")
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            place.unlink()  # before the release: waiting processes see that the name is gone, and retry
-        lock.release()
-
-
-def _holder(place: Path) -> dict[str, Any]:
-    """What the process that holds a lock wrote into it; {} if that is incomplete."""
-    try:
-        found = json.loads(place.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _differs(theirs: Any, ours: Mapping[str, Any] | None) -> bool:
-    """Whether two runs have different values for the same key; None matches any value."""
-    if not isinstance(theirs, dict) or ours is None:
-        return False
-    plain = json.loads(json.dumps(dict(ours), default=str))
-    return any(key in theirs and theirs[key] is not None and value is not None and theirs[key] != value
-               for key, value in plain.items())  # fmt: skip

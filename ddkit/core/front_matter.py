@@ -8,6 +8,8 @@ from typing import Any
 
 LARGEST_CARD = 4 * 2**20  # bytes of a card (README.md)
 DEEPEST_YAML, MOST_YAML = 40, 1_000_000  # nesting levels; values after alias expansion
+LONGEST_NUMBER = 1000  # characters of a number: the time to read one grows with the square of its length
+_NUMBER = re.compile(r"[-+]?[0-9.][-+0-9a-fA-FxX_:.]*")
 _FRONT = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)(?:\r?\n|(?<=\n))---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 
 
@@ -18,8 +20,8 @@ def load_yaml(text: str) -> Any:
         text: The document.
 
     Raises:
-        ValueError: It is not YAML, is nested more than DEEPEST_YAML levels deep, or holds more than MOST_YAML values
-            after its aliases are expanded.
+        ValueError: It is not YAML, is nested more than DEEPEST_YAML levels deep, holds more than MOST_YAML values after
+            its aliases are expanded, or a number of more than LONGEST_NUMBER characters.
     """
     import yaml
 
@@ -27,7 +29,7 @@ def load_yaml(text: str) -> Any:
     try:
         _check_yaml(yaml, yaml.parse(text, Loader=loader))
         return yaml.load(text, Loader=loader)  # noqa: S506 (a safe loader)
-    except (yaml.YAMLError, RecursionError, TypeError, OverflowError, AttributeError) as error:
+    except (yaml.YAMLError, RecursionError, TypeError, OverflowError, AttributeError, LookupError) as error:
         raise ValueError(" ".join(str(error).split())[:120]) from error
 
 
@@ -40,6 +42,8 @@ def _check_yaml(yaml: Any, events: Iterable[Any]) -> None:
                 raise ValueError("an alias that refers to itself or to nothing")
             anchor, size = None, sizes[event.anchor]
         elif isinstance(event, yaml.ScalarEvent):
+            if len(event.value) > LONGEST_NUMBER and _NUMBER.fullmatch(event.value):
+                raise ValueError(f"it holds a number of {len(event.value)} characters")
             anchor, size = event.anchor, 1
         elif isinstance(event, yaml.CollectionStartEvent):
             open_.append((event.anchor, 1))

@@ -83,8 +83,8 @@ def _finite(text: str) -> float:
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     table = dict(pairs)
     if len(table) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)[:40]!r} appears twice")
+        last = {key: i for i, (key, _) in enumerate(pairs)}
+        raise ValueError(f"key {next(key for i, (key, _) in enumerate(pairs) if last[key] != i)[:40]!r} appears twice")
     return table
 
 
@@ -193,6 +193,8 @@ def read_dataclass(cls: type[T], data: Mapping[str, Any], path: str = "") -> T:
     Raises:
         Mismatch: A key is missing, unknown, of another type, or fails its Check; the message names the first one.
     """
+    if not isinstance(data, Mapping):
+        raise _wrong_type(data, cls, path or "it")
     hints, known = _hints(cls), _fields(cls)
     extra = {key: value for key, value in data.items() if key not in known}
     if extra and not issubclass(cls, Extensible):
@@ -387,11 +389,12 @@ def load_toml(name: str, folder: str, kind: str) -> tuple[str, dict[str, Any]]:
 
 
 def _toml(text: str) -> dict[str, Any]:
-    """Parse TOML. Raises TOMLDecodeError also for documents nested deeper than DEEPEST levels."""
+    """Parse TOML. Raises TOMLDecodeError also for numbers of too many digits and more than DEEPEST levels."""
     try:
         found = tomllib.loads(text)
-    except RecursionError as error:
-        raise tomllib.TOMLDecodeError("it is nested too deeply") from error
+    except (ValueError, RecursionError) as error:  # tomllib lets the ValueError of int() through
+        what = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise tomllib.TOMLDecodeError(what) from error
     if _depth(found) > DEEPEST:
         raise tomllib.TOMLDecodeError(f"it is nested more than {DEEPEST} levels deep")
     return found

@@ -61,13 +61,18 @@ def deferred() -> Iterator[None]:
             _Deferred.arrived = None
 
 
-def pending() -> bool:
-    """Return whether a signal is pending; the caller then saves its state and calls `obey`."""
-    return _Deferred.arrived is not None
+def pending() -> int:
+    """Return the number of the pending signal, 0 if there is none; the caller then saves its state and calls `obey`."""
+    return _Deferred.arrived or 0
 
 
-def obey() -> None:
-    """Perform the pending signal: SIGINT and SIGTERM run their previous handlers, SIGUSR1 does nothing more."""
-    number, _Deferred.arrived = _Deferred.arrived, None
+def obey(number: int) -> None:
+    """Perform a signal: SIGINT and SIGTERM run their previous handlers, SIGUSR1 does nothing more.
+
+    Args:
+        number: What `pending` returned, here or in another process of the same training; 0: nothing is done.
+    """
+    if _Deferred.arrived == number:
+        _Deferred.arrived = None
     if number in STOPPING:
         _hand_on(number, None)

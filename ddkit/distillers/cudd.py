@@ -80,16 +80,20 @@ def units(plan: Plan) -> list[Unit]:
 
 
 def costs(plan: Plan, probe: Probe) -> dict[str, float]:
-    """Return the expected seconds of the inner method, the student, and the passes of both networks over the source."""
+    """Return the expected seconds of the inner method, the student, and the passes of both networks over the source.
+
+    The teacher's pass is made in the first stage and kept.
+    """
     config: Config = plan.config
     student = plan.first > 0 and config.student.epochs > 0
+    passes = student + (plan.first == 0) * (1 if config.among == "random" else 2)
     found = {
-        "select": sum(plan.counts) * probe.each * (2 if student else 1),
+        "select": probe.with_threads(passes * sum(plan.counts) * probe.each, config.threads),
         "recover": config.method.costs(plan, probe, student and config.adv.weight > 0),
     }
     if student:
         steps = curriculum.feedback_units(plan, config.student)[-2].steps
-        found["student"] = steps * config.student.batch * 3 * probe.each / config.threads
+        found["student"] = curriculum.student_seconds(steps, config.student, probe, config.threads)
     return found
 
 

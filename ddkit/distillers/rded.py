@@ -46,7 +46,7 @@ def patches(config: Config) -> int:
 def costs(plan: Plan, probe: Probe) -> dict[str, float]:
     """Return the expected seconds: every crop of the pools goes through the teacher once."""
     crops = sum(pool_and_keep(plan.config, n, plan.last)[0] * plan.config.crops for n in plan.counts)
-    return {"recover": crops * probe.each / probe.workers}
+    return {"recover": probe.spread(crops * probe.each, len(plan.classes))}
 
 
 def log(plan: Plan, result: Any) -> dict[str, Any]:

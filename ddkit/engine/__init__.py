@@ -1,5 +1,7 @@
-"""Execution of units, independent of what they compute: runs jobs and yields their results as they finish."""
+"""Execution of units, independent of what they compute: on this machine, by ranks of a launcher, or by Ray."""
 
-from ddkit.engine.local import run, stop
+from ddkit.engine.jobs import Engine
+from ddkit.engine.local import Local, stop
+from ddkit.engine.selection import select_engine
 
-__all__ = ["run", "stop"]
+__all__ = ["Engine", "Local", "select_engine", "stop"]

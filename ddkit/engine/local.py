@@ -1,51 +1,28 @@
-"""Runs units on this machine: in this process, or in parallel worker processes (loky) with one thread each."""
+"""Runs jobs on this machine: in this process, or in parallel worker processes (loky) with one thread each."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
-import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from typing import Any, Protocol, TypeVar
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
 
-from ddkit.core.console import set_quiet
-from ddkit.core.device import keep_freed_memory, threads
+from ddkit.engine.claims import Claims
+from ddkit.engine.jobs import AnyJob, Executor, InProcess, prepare_worker, run_jobs
 from ddkit.errors import EnvironmentFailure
 
-Result_co = TypeVar("Result_co", covariant=True)
-
 LEAK = "LOKY_MAX_MEMORY_LEAK_SIZE"  # environment variable, in bytes
-_pools: dict[int, Any] = {}
-
-
-class Job(Protocol[Result_co]):
-    """A unit to run, as plain data that is pickled to a worker process; `run` returns its result.
-
-    Attributes:
-        id: Unique name of the job.
-        needs: Ids of jobs that must finish first.
-    """
-
-    @property
-    def id(self) -> str: ...
-
-    @property
-    def needs(self) -> frozenset[str]: ...
-
-    def run(self) -> Result_co: ...
+_pools: dict[tuple[int, str], Any] = {}  # (number of processes, GPU) -> loky executor
 
 
 def _begin_worker(parent: int) -> None:
-    """Initialise a worker: one CPU thread, no notes, SIGINT ignored (the parent ends it), exit with the parent."""
-    import torch
-
-    keep_freed_memory()
-    torch.set_num_threads(1)
-    set_quiet(True)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Initialise a worker that exits with its parent."""
+    prepare_worker()
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -55,24 +32,24 @@ def _begin_worker(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _pool(workers: int) -> Any:
-    """Return the worker processes, which are started once and kept, since importing torch takes seconds.
+def _pool(workers: int, gpu: str = "") -> Any:
+    """Return worker processes, which are started once and kept, since importing torch takes seconds.
 
     loky rather than multiprocessing: its workers do not import the caller's script again, so a script without
     `if __name__ == "__main__"` works.
+
+    Args:
+        workers: Number of processes.
+        gpu: The only GPU that they see; "": those that this process sees.
     """
-    if workers not in _pools:
+    if (workers, gpu) not in _pools:
         from loky import ProcessPoolExecutor
 
         env = {LEAK: os.environ.get(LEAK, "1e12")}  # otherwise loky mistakes kept memory for a leak
-        _pools[workers] = ProcessPoolExecutor(workers, initializer=_begin_worker, initargs=(os.getpid(),), env=env)
-    return _pools[workers]
-
-
-def _in_folder(folder: str, job: Job[Result_co]) -> Result_co:
-    """Run `job` in the caller's working directory: its paths may be relative, and the caller may have changed it."""
-    os.chdir(folder)
-    return job.run()
+        if gpu:
+            env["CUDA_VISIBLE_DEVICES"] = gpu
+        _pools[workers, gpu] = ProcessPoolExecutor(workers, initializer=_begin_worker, initargs=(os.getpid(),), env=env)
+    return _pools[workers, gpu]
 
 
 def stop(kill: bool = False) -> None:
@@ -85,58 +62,78 @@ def stop(kill: bool = False) -> None:
         _pools.popitem()[1].shutdown(wait=True, kill_workers=kill)
 
 
-AnyJob = TypeVar("AnyJob", bound=Job[Any])
-
-
-def run(jobs: Iterable[AnyJob], *, workers: int) -> Iterator[tuple[AnyJob, Any]]:
-    """Run jobs and yield (job, result) in the order of finishing.
+class OneProcessEach:
+    """An executor with one worker process for each GPU; a job goes to the process that has the fewest.
 
     Args:
-        jobs: Jobs to run; a job starts once those that it needs have finished.
-        workers: Number of processes; 1 runs the jobs in this process. Each job has one CPU thread, so results do not
-            depend on it.
-
-    Raises:
-        EnvironmentFailure: A worker process died.
-        Exception: As raised by a job.
+        gpus: The GPUs, as for CUDA_VISIBLE_DEVICES.
     """
-    waiting = list(jobs)
-    finished: set[str] = set()
-    known = {job.id for job in waiting}
 
-    def ready() -> list[AnyJob]:
-        free = [job for job in waiting if not (job.needs & known) - finished]
-        for job in free:
-            waiting.remove(job)
-        return free
+    def __init__(self, gpus: tuple[str, ...]) -> None:
+        self._pools = {gpu: _pool(1, gpu) for gpu in gpus}
+        self._busy = Counter(dict.fromkeys(gpus, 0))
 
-    if workers <= 1 or len(waiting) <= 1 or importlib.util.find_spec("loky") is None:  # loky may not be installed
-        keep_freed_memory()
-        while batch := ready():
-            for job in batch:
-                with threads(1):
-                    result = job.run()
-                finished.add(job.id)
-                yield job, result
-        return
+    def submit(self, function: Callable[..., Any], /, *args: Any) -> Future[Any]:
+        """Run `function` with `args` in the least busy process."""
+        gpu = min(self._busy, key=lambda name: self._busy[name])
+        self._busy[gpu] += 1
+        future: Future[Any] = self._pools[gpu].submit(function, *args)
+        future.add_done_callback(lambda _: self._busy.subtract([gpu]))
+        return future
 
-    from concurrent.futures.process import BrokenProcessPool
 
-    pool, folder = _pool(workers), os.getcwd()
-    running: dict[Future[Any], AnyJob] = {}
-    try:
-        while waiting or running:
-            running |= {pool.submit(_in_folder, folder, job): job for job in ready()}
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                job = running.pop(future)
-                result = future.result()
-                finished.add(job.id)
-                yield job, result
-    except BrokenProcessPool as error:
-        raise EnvironmentFailure(
-            "a worker process died (out of memory?); run the same command again to continue, with fewer --workers"
-        ) from error
-    finally:
-        if running:
-            stop(kill=True)
+@dataclass(frozen=True)
+class Local:
+    """The engine of one machine.
+
+    Attributes:
+        processes: Worker processes on the cores of a CPU; 1 runs the jobs in this process.
+        gpus: GPUs with one process each, as for CUDA_VISIBLE_DEVICES; empty: jobs run on the cores or on one device.
+    """
+
+    processes: int = 1
+    gpus: tuple[str, ...] = ()
+    shared = False
+
+    @property
+    def workers(self) -> int:
+        """Number of jobs that run at the same time."""
+        return len(self.gpus) or self.processes
+
+    def run(self, jobs: Iterable[AnyJob], cpu_threads: int = 1) -> Iterator[AnyJob]:
+        """Run jobs and yield them in the order of finishing; see Engine.run."""
+        return self.run_claimed(list(jobs), cpu_threads, None)
+
+    def run_claimed(self, jobs: Sequence[AnyJob], cpu_threads: int, claims: Claims | None) -> Iterator[AnyJob]:
+        """Run jobs, or those that this process claims, and yield them in the order of finishing.
+
+        Args:
+            jobs: The jobs.
+            cpu_threads: CPU threads that each of them uses.
+            claims: Entered claims of the processes that share the jobs, if several do.
+        """
+        from concurrent.futures.process import BrokenProcessPool
+
+        side_by_side = len(self.gpus) or max(1, self.processes // cpu_threads)
+        executor = self._executor(side_by_side) if len(jobs) > 1 else InProcess()
+        in_process = isinstance(executor, InProcess)
+        most = 1 if in_process else side_by_side if claims is not None else 2 * side_by_side
+        ended = False
+        try:
+            yield from run_jobs(jobs, executor, most=most, claims=claims)
+            ended = True
+        except BrokenProcessPool as error:
+            raise EnvironmentFailure(
+                "a worker process died (out of memory?); run the same command again to continue, with fewer --workers"
+            ) from error
+        finally:
+            if not (ended or in_process):
+                stop(kill=True)
+
+    def _executor(self, side_by_side: int) -> Executor:
+        if len(self.gpus) > 1:
+            return OneProcessEach(self.gpus)
+        if side_by_side <= 1 or importlib.util.find_spec("loky") is None:  # loky may not be installed
+            return InProcess()
+        pool: Executor = _pool(side_by_side)
+        return pool

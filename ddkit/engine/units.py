@@ -5,6 +5,7 @@ A finished unit is not run again; a file that is damaged or belongs to another r
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,13 +13,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from ddkit.core.files import read_sealed, read_sealed_json, write_sealed
+from ddkit.core.files import read_sealed, read_sealed_json, sealed_key, write_sealed
 from ddkit.core.serialization import Mismatch, read_dataclass
 from ddkit.errors import IntegrityError
 
 Record = TypeVar("Record")
+_DAMAGED = (ValueError, KeyError, TypeError, RecursionError)  # raised for a header or tensors that ddkit did not write
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,16 @@ class UnitFile:
     def is_good(self) -> bool:
         """Return whether the unit is done: its file exists, and its key and checksum match."""
         return read_sealed(self.path, self.key) is not None
+
+    def exists(self) -> bool:
+        """Return whether the file exists and has the key. Its checksum is not verified."""
+        found = sealed_key(self.path)
+        return found is not None and self.key in (None, found)
+
+    def discard_if_damaged(self) -> None:
+        """Delete the file if it has the key and a wrong checksum, so that no process takes it for a result."""
+        if self.exists() and not self.is_good():
+            self.path.unlink(missing_ok=True)
 
     def write(self, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> None:
         """Write the result atomically.
@@ -60,11 +73,12 @@ class UnitFile:
             IntegrityError: The file is missing, damaged or of another run; the message names it.
         """
         payload = read_sealed(self.path, self.key)
-        if payload is None:
-            raise IntegrityError(
-                f"{self.path} is damaged or belongs to another run; run the same command again to recreate it"
-            )
-        return load(payload), _metadata(payload[8 : 8 + int.from_bytes(payload[:8], "little")])
+        with contextlib.suppress(SafetensorError, *_DAMAGED):
+            if payload is not None:
+                return load(payload), _metadata(payload[8 : 8 + int.from_bytes(payload[:8], "little")])
+        raise IntegrityError(
+            f"{self.path} is damaged or belongs to another run; run the same command again to recreate it"
+        )
 
     def tensors(self) -> dict[str, np.ndarray]:
         """Return the arrays by name; raises as `read`."""
@@ -81,7 +95,7 @@ class UnitFile:
                 file.readline(1000)
                 length = int.from_bytes(file.read(8), "little")
                 return _metadata(file.read(min(length, 100_000_000)))
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, *_DAMAGED) as error:
             raise IntegrityError(f"{self.path} cannot be read ({error}); run the same command again") from error
 
     def write_json(self, value: Any) -> None:
@@ -113,7 +127,10 @@ class UnitFile:
 
 
 def _metadata(header: bytes) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(json.loads(header)["__metadata__"]["ddkit"])
+    """The metadata of safetensors bytes. Raises one of _DAMAGED."""
+    found = json.loads(json.loads(header)["__metadata__"]["ddkit"])
+    if not isinstance(found, dict):
+        raise ValueError("metadata is no table")
     return found
 
 

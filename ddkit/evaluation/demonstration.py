@@ -9,6 +9,7 @@ from typing import Any
 
 from ddkit.core.console import note
 from ddkit.core.device import cores
+from ddkit.engine import Local
 from ddkit.evaluation.students import StudentOptions, plan_students
 from ddkit.evaluation.tables import run_students
 from ddkit.format.manifest import Manifest
@@ -69,7 +70,7 @@ def run_demo(
         for name, manifest in sets.items()
         for labels in ("stored", "hard")
     }
-    results = run_students(list(jobs.values()), workers or cores())
+    results = run_students(list(jobs.values()), Local(workers or cores()))
     header = ("method", "labels", "accuracy", "seconds")
     rows: list[tuple[str, ...]] = [
         (name, labels, f"{results[job.out].accuracy:.1f} %", f"{results[job.out].seconds:.0f}")

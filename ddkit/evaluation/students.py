@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ddkit.core.console import note, progress
-from ddkit.core.device import pick_device
+from ddkit.core.distributed import open_group, rank_device
 from ddkit.core.serialization import fingerprint, to_plain
 from ddkit.errors import OptionError
 from ddkit.format.manifest import Manifest
@@ -146,7 +146,8 @@ def train(
 ) -> tuple[StudentJob, StudentResult]:
     """Train a student on a distilled set alone.
 
-    An interrupted training is resumed only if everything that determines its weights is unchanged.
+    An interrupted training is resumed only if everything that determines its weights is unchanged. The processes that
+    torchrun started train it together; each returns the result, and rank 0 writes the files.
 
     Args:
         source: The set: a directory, or "ORG/NAME" on the Hub.
@@ -168,27 +169,37 @@ def train(
         The student's job, with the paths of its files, and its result.
 
     Raises:
-        InputError, OtherRun, IntegrityError, Diverged.
+        InputError, OtherRun, IntegrityError, Diverged, RankLost.
     """
-    manifest = open_set(source, ipc, labels=labels == "stored", images=labels != "stored")
-    where = pick_device(device)
-    ref = ValidationRef(data=val) if isinstance(val, str) else val or default_validation(manifest)
-    name = arch or manifest.recommended.arch
-    other = f"{'' if labels == 'stored' else f'-{labels}'}{f'-s{seed}' if seed else ''}"
-    default = f"{manifest.name}-{name.replace(':', '-').replace('/', '-')}{other}.safetensors"
-    path = Path(default if out is None else out)
-    if path.suffix != ".safetensors":
-        raise OptionError(f"--out is {path}; a checkpoint is a .safetensors file")
-    if path.is_file():
-        note(f"{path} exists and will be replaced; use --out for another name")
-    options = StudentOptions(
-        arch=arch, protocol=protocol, labels=labels, ipc=ipc, epochs=epochs, teacher=teacher, val=ref, device=str(where)
-    )
-    (job,) = plan_students(manifest, options, [seed], path.with_suffix(""))
-    if push_to is not None:
-        check_model(job.arch, len(manifest.classes), manifest.views.size, push_to)
-    with progress(f"student {job.arch}", job.spec.epochs_for(manifest.rows(ipc)), "epochs") as advance:
-        result = train_student(job, on_epoch=advance, on_estimate=on_estimate)
+    where = rank_device(device)
+    with open_group(where) as group:
+        manifest = open_set(source, ipc, labels=labels == "stored", images=labels != "stored")
+        ref = ValidationRef(data=val) if isinstance(val, str) else val or default_validation(manifest)
+        name = arch or manifest.recommended.arch
+        other = f"{'' if labels == 'stored' else f'-{labels}'}{f'-s{seed}' if seed else ''}"
+        default = f"{manifest.name}-{name.replace(':', '-').replace('/', '-')}{other}.safetensors"
+        path = Path(default if out is None else out)
+        if path.suffix != ".safetensors":
+            raise OptionError(f"--out is {path}; a checkpoint is a .safetensors file")
+        if path.is_file():
+            note(f"{path} exists and will be replaced; use --out for another name")
+        options = StudentOptions(
+            arch=arch,
+            protocol=protocol,
+            labels=labels,
+            ipc=ipc,
+            epochs=epochs,
+            teacher=teacher,
+            val=ref,
+            device=str(where),
+        )
+        (job,) = plan_students(manifest, options, [seed], path.with_suffix(""))
+        if push_to is not None:
+            check_model(job.arch, len(manifest.classes), manifest.views.size, push_to)
+        with progress(f"student {job.arch}", job.spec.epochs_for(manifest.rows(ipc)), "epochs") as advance:
+            result = train_student(job, on_epoch=advance, on_estimate=on_estimate, group=group)
+    if not group.leads:
+        return job, result
     curves({job.arch: result.history}, job.picture)
     if push_to is not None:
         label = protocol_label(manifest.protocol(protocol).name, epochs)

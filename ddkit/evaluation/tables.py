@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ddkit import engine, hub
+from ddkit import hub
 from ddkit.core.console import note, watched_progress
-from ddkit.core.device import cores, hardware, pick_device
-from ddkit.core.files import locked
+from ddkit.core.device import hardware, pick_device
+from ddkit.core.locks import locked
 from ddkit.core.serialization import fingerprint, to_plain
 from ddkit.core.worker_state import STATE
 from ddkit.distillers import recorded_settings
+from ddkit.engine import Engine, select_engine
 from ddkit.engine.interleaving import group_jobs
 from ddkit.errors import OptionError, SetError
 from ddkit.evaluation.baselines import BASELINES, DEFAULT, Subject, baseline_names
@@ -97,7 +98,8 @@ def evaluate(
     ]
     _note_costs(cells)
     unique = {job.out: job for cell in cells for seeds in cell.jobs for job in seeds}
-    found = run_students(list(unique.values()), (workers or cores()) if where.type == "cpu" else 1)
+    engine = select_engine("local", device=where, workers=workers, devices=None, work=Path("."))
+    found = run_students(list(unique.values()), engine)
     measured_on = ref.open(sets[0].classes, sets[0].source)
     entries = [cell.entry(found, options, val=measured_on, command=command, hardware=hardware(where)) for cell in cells]
     report = _compared(cells, entries)
@@ -241,12 +243,12 @@ def _students(data: TrainingData, options: StudentOptions, seeds: Sequence[int])
     return jobs
 
 
-def run_students(jobs: Sequence[StudentJob], workers: int) -> dict[str, StudentResult]:
+def run_students(jobs: Sequence[StudentJob], engine: Engine) -> dict[str, StudentResult]:
     """Train students in parallel, on a GPU interleaved.
 
     Args:
         jobs: The students.
-        workers: Number of processes.
+        engine: Where they are trained.
 
     Returns:
         The results by `job.out`.
@@ -264,8 +266,7 @@ def run_students(jobs: Sequence[StudentJob], workers: int) -> dict[str, StudentR
         return sum(job.log.read_bytes().count(b"\n") for job in jobs if job.log.is_file())
 
     with watched_progress(f"{len(jobs)} students", total, "epochs", epochs_done):
-        done = engine.run(groups, workers=workers)
-        return {job.out: result for group, results in done for job, result in zip(group.jobs, results)}
+        return {job.out: result for group in engine.run(groups) for job, result in zip(group.jobs, group.results())}
 
 
 def _compared(cells: Sequence[_Cell], entries: Sequence[ResultEntry]) -> list[ResultEntry]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 from ddkit.errors import OptionError, first_few
@@ -53,11 +54,11 @@ def _shards_problem(manifest: Manifest) -> str | None:
         return f"prefixes are {first_few(prefixes)}, which do not increase up to its ipc {manifest.ipc}"
     if manifest.shard_rows != shard_rows(manifest.image.size):
         return f"shard_rows is {manifest.shard_rows}, {shard_rows(manifest.image.size)} at {manifest.image.size} px"
-    order = [shard.prefix for shard in shards]
-    if order != sorted(order) or set(order) != set(prefixes):
-        return f"shards are of prefixes {first_few(dict.fromkeys(order))}, not of {first_few(prefixes)}"
-    for low, prefix in zip((0, *prefixes), prefixes):
-        mine = [shard for shard in shards if shard.prefix == prefix]
+    increments = [(prefix, list(mine)) for prefix, mine in itertools.groupby(shards, lambda shard: shard.prefix)]
+    if [prefix for prefix, _ in increments] != prefixes:
+        order = dict.fromkeys(prefix for prefix, _ in increments)
+        return f"shards are of prefixes {first_few(order)}, not of {first_few(prefixes)}"
+    for low, (prefix, mine) in zip((0, *prefixes), increments):
         due, rows = (prefix - low) * classes, [shard.rows for shard in mine]
         if len(mine) != -(-due // manifest.shard_rows) or rows != shard_sizes(due, manifest.shard_rows):
             return f"shards of ipc {prefix} hold {first_few(rows)} rows, {due} are due"
@@ -115,10 +116,11 @@ def _pixels_problem(manifest: Manifest) -> str | None:
 
 def _results_problem(manifest: Manifest) -> str | None:
     """The first inconsistency in the results, or None."""
+    prefixes = set(manifest.prefixes)
     for i, result in enumerate(manifest.results):
         values = result.values
         if result.n_students < result.n_sets or (values is not None and len(values) != result.n_sets):
             return f"results[{i}] is of {result.n_sets} sets and {result.n_students} students"
-        if result.ipc not in manifest.prefixes:
+        if result.ipc not in prefixes:
             return f"results[{i}] is of ipc {result.ipc}, which is not a prefix"
     return None

@@ -29,8 +29,9 @@ _PNG_TEXT = {b"eXIf", b"iTXt", b"tEXt", b"zTXt"}  # chunks that can hold an orie
 _PNG_CRITICAL = {b"IHDR", b"PLTE", b"IDAT", b"IEND"}
 _PNG_FRAMES = {b"acTL", b"fcTL", b"fdAT"}
 IMAGE_ERRORS = (
-    *(OSError, SyntaxError, ValueError, IndexError, KeyError, TypeError, AttributeError, EOFError, OverflowError),
-    *(struct.error, zlib.error, MemoryError, Image.DecompressionBombError, Image.DecompressionBombWarning),
+    *(OSError, SyntaxError, ValueError, LookupError, TypeError, AttributeError, EOFError, ArithmeticError, MemoryError),
+    *(AssertionError, RuntimeError, struct.error, zlib.error),
+    *(Image.DecompressionBombError, Image.DecompressionBombWarning),
 )  # raised by Pillow for bytes that are not a valid image
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # a marker, but neither stuffing nor a restart
 

@@ -39,8 +39,17 @@ def work_beside(root: Path) -> Path:
     return named.with_name(named.name + ".work")
 
 
+def kept_manifest(root: Path) -> Path:
+    """Return the copy of `ddkit.json` in OUT.work, from which `ddkit repair` restores it.
+
+    Args:
+        root: Directory of the set.
+    """
+    return work_beside(root) / FILE
+
+
 def write_manifest(root: Path, manifest: Manifest) -> Manifest:
-    """Write `ddkit.json` atomically and return the manifest, located in `root`.
+    """Write `ddkit.json` atomically and return the manifest, located in `root`. A copy in OUT.work is replaced too.
 
     Args:
         root: Directory of the set.
@@ -49,7 +58,10 @@ def write_manifest(root: Path, manifest: Manifest) -> Manifest:
     Raises:
         DiskError: The file cannot be written.
     """
+    kept = kept_manifest(root)
     write_bytes(root / FILE, manifest.to_bytes())
+    if kept.is_file() and not kept.is_symlink() and not kept.parent.is_symlink():
+        write_bytes(kept, manifest.to_bytes())
     return manifest.at(root)
 
 
@@ -120,7 +132,7 @@ def parse_manifest(text: bytes, path: Path) -> Manifest:
             f"{path} is format {version!r:.40}, this ddkit reads up to {NEWEST_FORMAT}; pip install -U ddkit"
         )
     try:
-        same = data.get("self") == self_hash(data)
+        same = is_unchanged(data)
     except (ValueError, RecursionError) as error:
         raise IntegrityError(f"{path} is damaged ({error}); fetch the set again") from error
     if not same:
@@ -129,6 +141,18 @@ def parse_manifest(text: bytes, path: Path) -> Manifest:
         return manifest_of(data)
     except Mismatch as error:
         raise IntegrityError(f"{path} is not a valid manifest: {error}; fetch or create the set again") from error
+
+
+def is_unchanged(data: dict[str, Any]) -> bool:
+    """Return whether a manifest holds its own hash.
+
+    Args:
+        data: The JSON object of a `ddkit.json`.
+
+    Raises:
+        ValueError, RecursionError: The object cannot be written as JSON.
+    """
+    return bool(data.get("self") == self_hash(data))
 
 
 def manifest_of(data: dict[str, Any]) -> Manifest:

@@ -18,10 +18,32 @@ from ddkit.format.entries import FORMAT, RowMetadata
 from ddkit.format.manifest import Manifest
 from ddkit.format.views import UNMIXED, Views
 from ddkit.format.views_member import LARGEST_HEADER, DecodedRow, UnpackedRow, unpack_views
+from ddkit.specs import ViewSpec
 
 KINDS = ("noise", "real", "patches", "import")  # kinds of origins
 MOST_CLASSES = 1_000_000
 _SHARED = ("size", "mean", "std", "classes")  # metadata that is equal in all rows
+
+
+def views_layout(policy: ViewSpec, side: int, patches: int) -> Layout:
+    """Return the dtype and shape [V,...] of each view tensor of a row.
+
+    Args:
+        policy: Augmentation policy.
+        side: The largest side of a stored image and of a view, pixels.
+        patches: N of the stitched grid.
+    """
+    small, v = np.dtype(np.uint8 if side <= 255 else np.int16), policy.count
+    shapes: Layout = {"box": (small, (v, 4)), "flip": (np.dtype(np.uint8), (v,))}
+    if policy.mix != "none":
+        shapes["partner"] = (np.dtype(np.uint16), (v,))
+    if policy.mix == "cutmix":
+        shapes["mix_box"] = (small, (v, 4))
+    elif policy.mix == "mixup":
+        shapes["mix_lam"] = (np.dtype(np.float32), (v,))
+    if policy.patches == "shuffle" and patches > 1:
+        shapes["patches"] = (np.dtype(np.uint8), (v, patches))
+    return shapes
 
 
 @dataclass(frozen=True)
@@ -51,18 +73,8 @@ class RowFormat:
     @classmethod
     def of(cls, manifest: Manifest) -> RowFormat:
         """Return the row format that `manifest` specifies. Raises FormatVersion for an unknown codec."""
-        policy, side, size = manifest.views, manifest.image.size, manifest.views.size
-        small = np.dtype(np.uint8 if max(side, size) <= 255 else np.int16)
-        v = policy.count
-        shapes: Layout = {"box": (small, (v, 4)), "flip": (np.dtype(np.uint8), (v,))}
-        if policy.mix != "none":
-            shapes["partner"] = (np.dtype(np.uint16), (v,))
-        if policy.mix == "cutmix":
-            shapes["mix_box"] = (small, (v, 4))
-        elif policy.mix == "mixup":
-            shapes["mix_lam"] = (np.dtype(np.float32), (v,))
-        if policy.patches == "shuffle" and manifest.image.patches > 1:
-            shapes["patches"] = (np.dtype(np.uint8), (v, manifest.image.patches))
+        side, size, v = manifest.image.size, manifest.views.size, manifest.views.count
+        shapes = views_layout(manifest.views.policy, max(side, size), manifest.image.patches)
         codec = find_codec(manifest.labels.codec, stored=True)
         classes = len(manifest.classes)
         shared = {"size": size, "mean": list(manifest.normalisation.mean), "std": list(manifest.normalisation.std)}
@@ -98,8 +110,8 @@ class RowFormat:
             and min(meta["std"]) > 0 and not {"mix_box", "mix_lam"} <= shapes.keys()
             and all(dtype == kinds.get(key, np.uint8) for key, (dtype, _) in shapes.items())
             and ("partner" in shapes) == ("mix_box" in shapes or "mix_lam" in shapes)
-            and all(shape[0] == views_count and shape[1:] == ((4,) if key in ("box", "mix_box") else
-                    shape[1:2] if key == "patches" else ()) for key, (_, shape) in shapes.items())
+            and all(shape[0] == views_count and (len(shape) == 2 if key == "patches" else
+                    shape[1:] == ((4,) if key in ("box", "mix_box") else ())) for key, (_, shape) in shapes.items())
         )  # fmt: skip
         if not good:
             raise IntegrityError(f"{where}: its views are not in the format of a ddkit set; fetch the set again")

@@ -13,8 +13,9 @@ from ddkit.format.entries import VIEWS_MEMBER, ByteRange, RowRecord, row_key
 from ddkit.format.tars import BLOCK, data_offsets, layout_problem
 
 Tar = mmap.mmap | bytes
-_ROW = re.compile(rb"(\d{8})\t(0|[1-9]\d{0,8})" + rb"\t([1-9]\d{0,15})\t([1-9]\d{0,15})\t([0-9a-f]{64})" * 2)
-LONGEST_ROW = 8 + 1 + 9 + 2 * (17 + 17 + 65) + 1  # bytes of a line
+# Offsets and sizes of at most 11 digits: a shard has at most 32 GB, and sums over its rows stay below 2^63.
+_ROW = re.compile(rb"(\d{8})\t(0|[1-9]\d{0,8})" + rb"\t([1-9]\d{0,10})\t([1-9]\d{0,10})\t([0-9a-f]{64})" * 2)
+LONGEST_ROW = 8 + 1 + 9 + 2 * (12 + 12 + 65) + 1  # bytes of a line
 
 
 def parse_rows(data: bytes, where: str) -> list[RowRecord]:

@@ -111,14 +111,18 @@ def remote(repo: str, revision: str | None = None, kind: str = "dataset") -> Rem
             return Remote(None, {}, not info.private)
         _commit(info.sha)
         tree = api().list_repo_tree(repo, repo_type=kind, revision=info.sha, recursive=True)
-        files = {
-            entry.path: RemoteFile(entry.size, entry.blob_id, entry.lfs.sha256 if entry.lfs else None)
-            for entry in tree
-            if hasattr(entry, "blob_id")
-        }
-        return Remote(info.sha, files, not info.private)
+        return Remote(info.sha, dict(_file(entry) for entry in tree if hasattr(entry, "blob_id")), not info.private)
 
     return with_retries(f"reading {repo}", repo, read, kind)
+
+
+def _file(entry: Any) -> tuple[str, RemoteFile]:
+    """Check a file of a listing, of which the client takes over any JSON values. Raises InvalidResponse."""
+    file = RemoteFile(entry.size, entry.blob_id, entry.lfs.sha256 if entry.lfs else None)
+    texts = (entry.path, file.blob, file.sha256 or "")
+    if type(file.size) is not int or file.size < 0 or not all(isinstance(text, str) for text in texts):
+        raise InvalidResponse(f"its list of files holds {str(entry)[:80]!r}")
+    return entry.path, file
 
 
 def head(repo: str, revision: str | None = None) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from ddkit.core.console import note
+from ddkit.core.faults import reach
 from ddkit.core.files import FULL
 from ddkit.core.worker_state import STATE
 from ddkit.errors import DiskError, HubAccess, HubError, HubFile, HubNone, OptionError
@@ -170,8 +171,11 @@ def with_retries(
     seen = CallState(most)
     for tries, planned_s in enumerate((*PAUSES_S, None), start=1):
         try:
+            reach("request")
             with in_call(seen):
-                return call()
+                answer = call()
+            reach("answer")
+            return answer
         except StaleParent:
             raise
         except HFValidationError as error:

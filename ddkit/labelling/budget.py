@@ -198,16 +198,40 @@ def _way(sample: BudgetSample, image: str, views: int, codec: Codec, error: floa
     classes = sample.logits.shape[-1]
     shared = sample.teacher_bytes if codec.FROM_PIXELS else layout_bytes(codec.shared_layout(classes))
     label_bytes = sample.rows * views * (sample.view_layout + codec.bytes_per_view(classes)) + shared
-    views_member = views * (sample.view_layout + codec.bytes_per_view(classes)) + HEADER
-    image_member = sample.image_bytes[image]
-    total = shared + sample.rows * (2 * BLOCK + _padded(image_member) + _padded(views_member))
-    if labels_outweigh(views_member, image_member):  # a tar of the images alone beside each shard
-        total += sample.rows * (2 * BLOCK + _padded(image_member))
+    stored = TarBytes.of(
+        sample.rows, sample.image_bytes[image], views * (sample.view_layout + codec.bytes_per_view(classes))
+    )
     return BudgetRow(
-        image=image, views=views, codec=codec.name, bytes=float(round(total)),
+        image=image, views=views, codec=codec.name, bytes=float(round(shared + stored.shards + stored.image_tars)),
         label_bytes=float(label_bytes), error=round(error, 4),
         loss=round(expected_loss(error, max(sample.views / views, 1), image), 3),
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TarBytes:
+    """The estimated bytes of the tars of a set.
+
+    Attributes:
+        shards: Bytes of the shards.
+        image_tars: Bytes of the `images/` tars; 0: the set has none.
+    """
+
+    shards: float
+    image_tars: float
+
+    @classmethod
+    def of(cls, rows: int, image: float, tensors: float) -> TarBytes:
+        """Return the bytes of the tars of a set.
+
+        Args:
+            rows: Rows of the set.
+            image: Mean bytes of an encoded image.
+            tensors: Bytes of the views and labels of a row.
+        """
+        alone = rows * (2 * BLOCK + _padded(image))
+        beside = labels_outweigh(tensors, image)
+        return cls(shards=alone + rows * _padded(tensors + HEADER), image_tars=alone if beside else 0.0)
 
 
 def _padded(size: float) -> float:

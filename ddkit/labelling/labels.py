@@ -170,6 +170,7 @@ class LabelJob:
     shard: ShardPlan
     start: int
     needs: frozenset[str] = frozenset()
+    gpu_share = 1.0
 
     @property
     def id(self) -> str:
@@ -196,6 +197,11 @@ class LabelJob:
     def file(self) -> UnitFile:
         """The result, which `packing` encodes: see `run`."""
         return self.shard.unit(self.how.store, self.id)
+
+    @property
+    def files(self) -> tuple[UnitFile, ...]:
+        """The file of the result."""
+        return (self.file,)
 
     def run(self) -> None:
         """Label the views and write the result.
@@ -298,6 +304,7 @@ class LabelGroup:
 
     jobs: tuple[LabelJob, ...]
     needs: frozenset[str] = frozenset()
+    gpu_share = 1.0
 
     @property
     def id(self) -> str:
@@ -305,15 +312,20 @@ class LabelGroup:
         return self.jobs[0].id
 
     @property
+    def files(self) -> tuple[UnitFile, ...]:
+        """The files of the results."""
+        return tuple(job.file for job in self.jobs)
+
+    @property
     def views(self) -> int:
         """Number of views to label."""
         return sum(job.views for job in self.jobs)
 
     def run(self) -> None:
-        """Label the views and write the results; raises as LabelJob.run."""
+        """Label the views that are not labelled and write the results; raises as LabelJob.run."""
         with ThreadPoolExecutor(1) as behind:
             writing: Future[None] | None = None
-            for job in self.jobs:
+            for job in (job for job in self.jobs if not job.file.is_good()):
                 found = job.compute()
                 if writing is not None:
                     writing.result()

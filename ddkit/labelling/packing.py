@@ -22,6 +22,7 @@ from ddkit.format.views_member import pack_views
 from ddkit.labelling.encoded import ShardPlan, load_encoded
 from ddkit.labelling.labels import LabelJob, Labelling, label_jobs, shard_views
 from ddkit.labelling.shared import SharedJob, shared_tensors
+from ddkit.specs import TeacherSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +53,7 @@ class PackJob:
         shard: The shard.
         image_tar: Whether to write its `images/` tar.
         shared: The file that all rows share, if the codec has one.
+        teacher: Metadata of the teacher, its classes those of the set; None: read from its checkpoint.
         needs: Ids of jobs that must be done before.
     """
 
@@ -59,7 +61,9 @@ class PackJob:
     shard: ShardPlan
     image_tar: bool = False
     shared: LabelFile | None = None
+    teacher: TeacherSpec | None = None
     needs: frozenset[str] = frozenset()
+    gpu_share = 0.0
 
     @property
     def id(self) -> str:
@@ -72,6 +76,11 @@ class PackJob:
         return self.shard.unit(self.how.store, self.id)
 
     @property
+    def files(self) -> tuple[UnitFile, ...]:
+        """The file of the result."""
+        return (self.file,)
+
+    @property
     def labels(self) -> list[LabelJob]:
         """The labelling jobs of its rows."""
         return label_jobs(self.how, [self.shard])
@@ -81,12 +90,14 @@ class PackJob:
         return self.file.read_record(PackRecord)
 
     def verified_record(self) -> PackRecord | None:
-        """Return the record if the shard's files have the recorded hashes, else None. All files are hashed."""
+        """Return the record if the shard's files have the recorded hashes; else delete it and return None."""
         record = self.record()
         if record is None:
             return None
         out, files = Path(self.how.out), files_of([record.entry])
         whole = all((out / path).is_file() and file_sha256(out / path) == sha for path, sha in files.items())
+        if not whole:
+            self.file.path.unlink(missing_ok=True)
         return record if whole else None
 
     def save(self, record: PackRecord) -> None:
@@ -100,35 +111,41 @@ class PackJob:
         """
         self.file.write_json(to_plain(record))
 
-    def run(self) -> PackRecord:
-        """Pack the shard and return its record.
+    def run(self) -> None:
+        """Pack the shard and write its record.
 
         Raises:
             IntegrityError: The result of a unit is damaged.
             DiskError: A file cannot be written.
         """
-        totals = _Totals()
-        rows, views = load_encoded(self.how.store, self.shard), shard_views(self.how, self.shard)
-
-        def samples() -> Iterator[Sample]:
-            for unit in self.labels:
-                tensors, metadata = unit.file.read()
-                totals.seconds += metadata["seconds"]
-                totals.precision = totals.precision + tensors.get("precision", 0.0)
-                encoded, fidelity = self._encoded(unit, tensors)
-                totals.fidelity = totals.fidelity + fidelity
-                for i in range(unit.start, unit.stop):
-                    totals.kinds.add(rows.origins[i].kind)
-                    blob = pack_views(views.rows(slice(i, i + 1)), encoded[i - unit.start], self._metadata(i))
-                    yield Sample(self.shard.first + i, int(rows.labels[i]), rows.images[i], blob)
-
+        totals = Totals()
+        samples = (sample for unit in self.labels for sample in self.samples(unit, totals))
         entry = write_shard(
-            Path(self.how.out), self.shard.path, self.shard.prefix, samples(), self.how.image_codec,
+            Path(self.how.out), self.shard.path, self.shard.prefix, samples, self.how.image_codec,
             image_tar=self.image_tar,
         )  # fmt: skip
-        record = totals.record(entry)
-        self.save(record)
-        return record
+        self.save(totals.record(entry))
+
+    def samples(self, unit: LabelJob, totals: Totals) -> Iterator[Sample]:
+        """Yield the rows of a labelling unit in their published form.
+
+        Args:
+            unit: The unit, one of `labels`.
+            totals: Sums that the unit is added to.
+
+        Raises:
+            IntegrityError: The result of a unit is damaged.
+        """
+        rows, views = load_encoded(self.how.store, self.shard), shard_views(self.how, self.shard)
+        tensors, metadata = unit.file.read()
+        totals.seconds += metadata["seconds"]
+        totals.precision = totals.precision + tensors.get("precision", 0.0)
+        encoded, fidelity = self._encoded(unit, tensors)
+        totals.fidelity = totals.fidelity + fidelity
+        for i in range(unit.start, unit.stop):
+            totals.kinds.add(rows.origins[i].kind)
+            blob = pack_views(views.rows(slice(i, i + 1)), encoded[i - unit.start], self._metadata(i))
+            yield Sample(self.shard.first + i, int(rows.labels[i]), rows.images[i], blob)
 
     def _encoded(
         self, unit: LabelJob, tensors: Mapping[str, np.ndarray]
@@ -149,8 +166,8 @@ class PackJob:
 
     def _metadata(self, i: int) -> RowMetadata:
         """The metadata of the row at position i of the shard."""
-        rows, teacher = load_encoded(self.how.store, self.shard), self.how.open_teacher()
-        spec, classes = teacher.spec, teacher.classes if self.how.label_codec.NAMES_CLASSES else None
+        rows, spec = load_encoded(self.how.store, self.shard), self.teacher or self.how.open_teacher().spec
+        classes = len(self.how.order or spec.classes) if self.how.label_codec.NAMES_CLASSES else None
         return RowMetadata(
             codec=self.how.codec, first=self.shard.first, size=self.how.size, mean=tuple(spec.mean),
             std=tuple(spec.std), stage=self.shard.stage, rank=int(rows.ranks[i]), origin=rows.origins[i],
@@ -159,7 +176,7 @@ class PackJob:
 
 
 @dataclass
-class _Totals:
+class Totals:
     """Sums over the rows of a shard; see PackRecord."""
 
     fidelity: np.ndarray | float = 0.0
@@ -253,14 +270,13 @@ class PackedShards:
             for shard in self.missing(shards)
         ]
 
-    def add(self, job: PackJob, record: PackRecord) -> None:
+    def add(self, job: PackJob) -> None:
         """Register a shard that was just packed.
 
         Args:
             job: The packing job.
-            record: Its record.
         """
-        self._records[job.shard] = record
+        self._records[job.shard] = job.record()
 
     def records(self, shards: Sequence[ShardPlan]) -> list[PackRecord]:
         """Return the records of packed shards.

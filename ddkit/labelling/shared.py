@@ -35,6 +35,7 @@ class SharedJob:
     how: Labelling
     shards: tuple[ShardPlan, ...]
     needs: frozenset[str] = frozenset()
+    gpu_share = 0.0
 
     @property
     def id(self) -> str:
@@ -45,6 +46,11 @@ class SharedJob:
     def file(self) -> UnitFile:
         """The result: the file's LabelFile."""
         return self.how.store.unit(self.id, fingerprint([asdict(self.shards[0]), self.how.codec]))
+
+    @property
+    def files(self) -> tuple[UnitFile, ...]:
+        """The file of the result."""
+        return (self.file,)
 
     def entry(self) -> LabelFile | None:
         """Return the entry of the file if it is finished and has the recorded hash, else None."""
@@ -65,8 +71,8 @@ class SharedJob:
         """
         self.file.write_json(to_plain(entry))
 
-    def run(self) -> LabelFile:
-        """Write the file and return its entry. The labelling units of the first increment must be done.
+    def run(self) -> None:
+        """Write the file and its entry. The labelling units of the first increment must be done.
 
         Raises:
             IntegrityError: The result of a unit is damaged; or the file was finished before and is lost, and shards may
@@ -74,16 +80,23 @@ class SharedJob:
             TeacherError: The teacher cannot be carried.
             DiskError: A file cannot be written.
         """
-        out, codec, before = Path(self.how.out), self.how.label_codec, self.file.read_record(LabelFile)
-        if codec.FROM_PIXELS:
-            entry = write_carried(out, self.how.open_teacher())
-        else:
-            entry = write_shared(out, codec, codec.fit(self._sample()))
+        out, before = Path(self.how.out), self.file.read_record(LabelFile)
+        entry = self.write(out)
         if before is not None and entry.sha256 != before.sha256:
             (out / entry.path).unlink()
             raise self._lost(before.path)
         self.save(entry)
-        return entry
+
+    def write(self, root: Path) -> LabelFile:
+        """Write the file and return its entry, without a record that it is finished; raises as `run`.
+
+        Args:
+            root: Directory that it is written to.
+        """
+        codec = self.how.label_codec
+        if codec.FROM_PIXELS:
+            return write_carried(root, self.how.open_teacher())
+        return write_shared(root, codec, codec.fit(self._sample()))
 
     def _lost(self, name: str) -> IntegrityError:
         return IntegrityError(
@@ -96,7 +109,8 @@ class SharedJob:
         jobs: list[LabelJob] = label_jobs(self.how, self.shards)
         if self.file.read_record(LabelFile) is not None and not all(job.file.is_good() for job in jobs):
             raise self._lost(SHARED_LABELS)
-        classes, views = self.how.open_teacher().classes, sum(job.views for job in jobs)
+        classes = jobs[0].file.tensors()["logits"].shape[-1]
+        views = sum(job.views for job in jobs)
         step = -(-views * classes // FITTED_VALUES)
         sample, at = np.empty((-(-views // step), classes), np.float32), 0
         for job in jobs:

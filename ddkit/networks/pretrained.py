@@ -87,15 +87,8 @@ def load_pretrained(ref: str, size: int | None) -> Pretrained:
     tag, at, file = rest.partition("@")
     if at and not Path(file).is_file():
         raise TeacherError(f"no weights file {file} for {library}:{tag}; give an existing safetensors file after @")
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
-    side = size or 224
-    if library == "timm":
-        import timm
-
-        config = timm.models.get_pretrained_cfg(tag)
-        if config is not None:
-            mean, std, side = tuple(config.mean), tuple(config.std), size or config.input_size[-1]
+    mean, std, side = input_of(library, tag)
+    side = size or side
     name = f"{library}:{tag}"
     if not at:
         return Pretrained(_download(library, tag), name, mean, std, side)
@@ -106,6 +99,22 @@ def load_pretrained(ref: str, size: int | None) -> Pretrained:
     except RuntimeError as error:
         raise TeacherError(f"{file} does not fit {name} ({str(error).splitlines()[0]})") from error
     return Pretrained(network, name, mean, std, side)
+
+
+def input_of(library: str, tag: str) -> tuple[tuple[float, ...], tuple[float, ...], int]:
+    """Return (mean, std, side in pixels) of the input of a network of timm or torchvision. Nothing is downloaded.
+
+    Args:
+        library: "timm" or "torchvision".
+        tag: The network's name in it.
+    """
+    if library == "timm":
+        import timm
+
+        config = timm.models.get_pretrained_cfg(tag)
+        if config is not None:
+            return tuple(config.mean), tuple(config.std), config.input_size[-1]
+    return IMAGENET_MEAN, IMAGENET_STD, 224
 
 
 def _outputs(state: dict[str, Tensor], file: str) -> int:

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from ddkit.core.device import has_bfloat16, threads
+from ddkit.core.distributed import ALONE, Group
 from ddkit.engine.cuda_graphs import Captured, recordable, set_learning_rate
+from ddkit.networks.batch_norm import GlobalBatchNorm, check_batch_norms
 from ddkit.specs import TrainSpec
 
 PROBE_STEPS = 20
@@ -67,14 +69,20 @@ def make_optimiser(spec: TrainSpec, network: nn.Module) -> torch.optim.Optimizer
 class StepExecutor:
     """One training step: forward, loss, backward, optimiser.
 
-    On a CUDA device the step is captured as a CUDA graph and replayed, unless the network draws random numbers.
+    On a CUDA device the step is captured as a CUDA graph and replayed, unless the network draws random numbers or
+    several ranks train it. Ranks have the same weights; each computes the gradients of its rows, and their sum over the
+    ranks, divided by the number of rows, is the gradient of the mean loss of the global batch.
 
     Args:
         network: The network, on `device`.
         optimiser: As `make_optimiser` builds it.
-        loss: (logits float32 [B,C], target) -> scalar.
+        loss: (logits float32 [B,C], target) -> scalar, the mean over the rows.
         spec: Holds the precision of the forward pass.
         device: The device.
+        group: The ranks that train the network together.
+
+    Raises:
+        OptionError: Several ranks cannot train this network.
 
     Attributes:
         total: Sum of the losses, float32 scalar. Every step adds its loss.
@@ -88,11 +96,15 @@ class StepExecutor:
         loss: Callable[[Tensor, Tensor], Tensor],
         spec: TrainSpec,
         device: torch.device,
+        group: Group = ALONE,
     ) -> None:
         self._network, self._optimiser, self._loss, self._device = network, optimiser, loss, device
+        self._group = group
+        if not group.alone:
+            check_batch_norms(network)
         self._half = spec.precision == "bfloat16" and has_bfloat16(device)
         self.total = torch.zeros((), device=device)
-        self._captured = Captured(self._step, device, records=not _draws_random_numbers(network))
+        self._captured = Captured(self._step, device, records=group.alone and not _draws_random_numbers(network))
         self.rehearsals = self._captured.rehearsals
 
     def __call__(self, inputs: Tensor, target: Tensor, factor: float) -> None:
@@ -108,13 +120,30 @@ class StepExecutor:
         self._captured(inputs, target)
 
     def _step(self, inputs: Tensor, target: Tensor) -> None:
-        with torch.autocast(self._device.type, torch.bfloat16) if self._half else nullcontext():
-            logits = self._network(inputs.contiguous(memory_format=torch.channels_last))
-        loss = self._loss(logits.float(), target)
+        precision = torch.autocast(self._device.type, torch.bfloat16) if self._half else nullcontext()
+        with precision, nullcontext() if self._group.alone else GlobalBatchNorm(self._group):
+            logits = self._network(inputs.contiguous(memory_format=torch.channels_last)).float()
         self._optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        if self._group.alone:
+            loss = self._loss(logits, target)
+            loss.backward()
+        else:
+            loss = self._shared_gradients(logits, target)
         self._optimiser.step()
         self.total.add_(loss.detach())
+
+    def _shared_gradients(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Compute the gradients of the mean loss over the rows of all ranks; return that loss."""
+        rows = len(logits)
+        loss = rows * self._loss(logits, target) if rows else logits.sum()  # the mean of no rows would be NaN
+        loss.backward()
+        held = [p.grad for p in self._network.parameters() if p.grad is not None]
+        sums = self._group.sum(torch.cat([*(g.flatten() for g in held), loss.detach()[None], loss.new_tensor([rows])]))
+        *gradients, mean = (sums[:-1] / sums[-1]).split([*(g.numel() for g in held), 1])
+        for gradient, shared in zip(held, gradients):
+            gradient.copy_(shared.view_as(gradient))
+        found: Tensor = mean[0]
+        return found
 
 
 def _draws_random_numbers(network: nn.Module) -> bool:

@@ -69,6 +69,8 @@ def save_state(
     optimiser: torch.optim.Optimizer,
     history: Log,
     partial: PartialEpoch | None = None,
+    *,
+    threads: bool = True,
 ) -> None:
     """Write the state that `load_state` reads.
 
@@ -78,6 +80,7 @@ def save_state(
         optimiser: Its optimiser.
         history: Log of the completed epochs.
         partial: Position within the current epoch; None: between two epochs.
+        threads: Record the number of CPU threads, which a training in one process keeps when it resumes.
 
     Raises:
         DiskError: The file cannot be written.
@@ -87,7 +90,7 @@ def save_state(
     tensors = {f"network.{k}": v for k, v in network.state_dict().items()}
     for i, state in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{i}.{k}": torch.as_tensor(v) for k, v in state.items()}
-    metadata: dict[str, Any] = {"history": history, "threads": torch.get_num_threads()}
+    metadata: dict[str, Any] = {"history": history} | ({"threads": torch.get_num_threads()} if threads else {})
     if partial is not None:
         metadata |= {"step": partial.step, "total": partial.total}
         tensors |= {f"random.{name}": state for name, state in partial.random.items()}

@@ -15,7 +15,9 @@ from ddkit.format.label_info import Budget
 from ddkit.format.views import draw
 from ddkit.labelling.budget import BudgetGoal, BudgetSample, choose
 from ddkit.labelling.labels import label_views
+from ddkit.pipeline.record import RunRecord, load_record
 from ddkit.pipeline.run import Increment, Run
+from ddkit.pipeline.sharing import in_turn
 
 SAMPLE_IMAGES, SAMPLE_VIEWS = 64, 40
 
@@ -33,9 +35,25 @@ def within_budget(run: Run, first: Increment) -> Run:
     Raises:
         OptionError: Nothing fits into the budget.
     """
-    record = run.record
-    if record.budget is None or record.spent is not None:
+    if run.record.budget is None or run.record.spent is not None:
         return run
+    with in_turn(run.out, "spending the budget", {}, run.engine):
+        saved = load_record(run.out) if run.engine.shared else None
+        if saved is not None and saved.spent is not None:  # by another process of this run
+            return _with(run, saved)
+        decided = _chosen(run, first)
+        decided.save(run.work)
+        return _with(run, decided)
+
+
+def _with(run: Run, record: RunRecord) -> Run:
+    return replace(run, record=record, policy=replace(run.policy, count=record.views))
+
+
+def _chosen(run: Run, first: Increment) -> RunRecord:
+    """Return the record of the run with image format, view count and codec chosen, and print the table."""
+    record = run.record
+    assert record.budget is not None
     goal = BudgetGoal.parse(record.budget)
     with threads(1):  # the choice is the same whatever the number of threads
         sample = _sample(run, first)
@@ -48,9 +66,7 @@ def within_budget(run: Run, first: Increment) -> Run:
             f"{row.error:.3f}, expected loss {row.loss:.2f} points"
         )
     spent = Budget(asked=goal.text, views=record.views, table=tuple(table))
-    decided = replace(record, codec=chosen.codec, views=chosen.views, image_format=chosen.image, spent=spent)
-    decided.save(run.work)
-    return replace(run, record=decided, policy=replace(run.policy, count=chosen.views))
+    return replace(record, codec=chosen.codec, views=chosen.views, image_format=chosen.image, spent=spent)
 
 
 def _sample(run: Run, first: Increment) -> BudgetSample:

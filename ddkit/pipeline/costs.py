@@ -16,6 +16,7 @@ from ddkit.core.files import read_sealed_json, write_sealed
 from ddkit.core.serialization import Mismatch, canonical, read_dataclass, to_plain
 from ddkit.errors import TooCostly
 from ddkit.format.manifest import Cost
+from ddkit.labelling.labels import FORWARD
 from ddkit.labelling.packing import PackRecord
 from ddkit.teachers.teacher import Teacher
 
@@ -41,12 +42,13 @@ def measure_cost(teacher: Teacher, size: int) -> float:
         teacher: The network to measure.
         size: Side of the images, pixels.
     """
-    inputs = torch.zeros(8, 3, size, size)
+    inputs = torch.zeros(8 if teacher.device.type == "cpu" else FORWARD, 3, size, size)
     with threads(1):
-        teacher.logits(inputs)
+        teacher.logits(inputs).cpu()
         began = time.perf_counter()
         for _ in range(STEPS):
-            teacher.logits(inputs)
+            last = teacher.logits(inputs)
+        last.cpu()  # synchronises with the device
     return (time.perf_counter() - began) / (STEPS * len(inputs))
 
 

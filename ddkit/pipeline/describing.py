@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ddkit.core.device import device_class, versions
-from ddkit.core.files import is_abandoned
+from ddkit.core.files import is_abandoned, write_bytes
 from ddkit.core.serialization import to_plain
 from ddkit.errors import IntegrityError
 from ddkit.format.damage import open_shard
@@ -31,7 +31,7 @@ from ddkit.format.manifest import (
     TeacherInfo,
     ViewInfo,
 )
-from ddkit.format.manifest_file import check_links, is_set, read_manifest, write_manifest
+from ddkit.format.manifest_file import check_links, is_set, kept_manifest, read_manifest, write_manifest
 from ddkit.format.row_format import RowFormat
 from ddkit.format.row_records import member
 from ddkit.format.verification import directory_problems
@@ -287,7 +287,8 @@ def restore_units(manifest: Manifest, how: Labelling, key: str) -> None:
 def finish(out: Path, manifest: Manifest) -> Manifest:
     """Write the manifest, verify every file against it, remove leftovers of killed runs, render card and preview.
 
-    Only unlisted shards, unlisted row records and temporary files of dead processes are removed.
+    A copy of the manifest is kept in OUT.work. Only unlisted shards, unlisted row records and temporary files of dead
+    processes are removed.
 
     Args:
         out: The directory of the set.
@@ -299,6 +300,7 @@ def finish(out: Path, manifest: Manifest) -> Manifest:
     Raises:
         IntegrityError: A file differs from what was written (a disk error).
     """
+    write_bytes(kept_manifest(out), manifest.to_bytes())
     written = write_manifest(out, manifest)
     listed = written.files()
     check_links(out)

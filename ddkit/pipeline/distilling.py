@@ -9,16 +9,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ddkit.core.files import locked
 from ddkit.core.worker_state import STATE
 from ddkit.format.manifest import ImageInfo, LogInfo, Manifest, RecipeInfo
 from ddkit.labelling.packing import PackedShards
 from ddkit.pipeline.budgeting import within_budget
-from ddkit.pipeline.describing import Made, build_manifest, existing_manifest, finish, real_pixels_of, source_info
+from ddkit.pipeline.describing import Made, build_manifest, existing_manifest, real_pixels_of, source_info
 from ddkit.pipeline.options import DistillOptions
 from ddkit.pipeline.record import public_name, work_dir
 from ddkit.pipeline.resolving import resolve
 from ddkit.pipeline.run import Increment, Run
+from ddkit.pipeline.sharing import finish_in_turn, in_turn, writing
 from ddkit.pipeline.units import (
     encoding_units,
     labelling_units,
@@ -67,6 +67,9 @@ def distill(out: str | Path, **options: Any) -> Manifest:
         rehash: Hash every file of the source again instead of trusting cached hashes.
         device: "auto", "cpu", "cuda" or another torch device.
         workers: Number of processes. Default: the number of cores; it does not affect the bytes of the set.
+        engine: Where units run: "local", "ranks" or "ray". Default: "ranks" in a process that torchrun, srun or a SLURM
+            or PBS array started, else "local".
+        devices: GPUs of this machine to use, "all" or "0,1". Default: all.
         yes: Continue above an hour or 20 GB of labels.
         overwrite: Start over if `out` holds another run.
 
@@ -80,22 +83,24 @@ def distill(out: str | Path, **options: Any) -> Manifest:
         EnvironmentFailure: The environment failed: disk, network, a diverged loss (1).
     """
     asked, directory = DistillOptions.of(options), Path(out)
-    work_dir(directory)
-    with locked(directory, "distilling", asked.decisive() | {"overwrite": asked.overwrite}):
+    engine = asked.select_engine(work_dir(directory))
+    what = ("distilling", asked.decisive() | {"overwrite": asked.overwrite}, engine)
+    with writing(directory, *what):
         STATE.drop()
-        run = resolve(directory, asked)
+        with in_turn(directory, *what):
+            run = resolve(directory, asked, engine)
         packed = None
         for increment in run.increments():
-            run_units(synthesis_units(run, increment), run.workers)
+            run_units(synthesis_units(run, increment), engine)
             run = within_budget(run, increment)
             packed = packed or PackedShards(run.labelling)
-            run_units(encoding_units(run, increment), run.workers)  # encodes the images as they are published
-            run_units(labelling_units(packed, increment.shards), run.workers)  # runs the teacher on every stored view
-            run_units(shared_label_units(packed, increment.shards), run.workers)
-            run_units(packing_units(packed, increment.shards), run.workers)
+            run_units(encoding_units(run, increment), engine)  # encodes the images as they are published
+            run_units(labelling_units(packed, increment.shards), engine)  # runs the teacher on every stored view
+            run_units(shared_label_units(packed, increment.shards), engine)
+            run_units(packing_units(packed, increment.shards), engine)
             manifest = describe(run, increment, packed)
             run.record_stage(manifest)  # the next stage's student replays it
-        return finish(run.out, manifest)
+        return finish_in_turn(run.out, manifest, engine)
 
 
 def describe(run: Run, last: Increment, packed: PackedShards) -> Manifest:

@@ -16,12 +16,12 @@ import torch
 from PIL import Image
 
 from ddkit.core.console import note
-from ddkit.core.device import cores, pick_device
-from ddkit.core.files import locked
+from ddkit.core.device import pick_device
 from ddkit.core.seeds import permutation
 from ddkit.core.serialization import fingerprint
 from ddkit.core.worker_state import STATE
 from ddkit.distillers import distiller_names, find_distiller, make_config
+from ddkit.engine import Engine, select_engine
 from ddkit.errors import ClassesError, IntegrityError, OptionError, SourceError, first_few
 from ddkit.format.codecs.registry import find_codec
 from ddkit.format.entries import Origin, shard_rows
@@ -32,10 +32,11 @@ from ddkit.labelling.encoded import EncodedRows, ShardPlan, plan_shards, save_en
 from ddkit.labelling.labels import Labelling
 from ddkit.labelling.packing import PackedShards, PackRecord
 from ddkit.labelling.published import PublishedViews
-from ddkit.pipeline.describing import Made, build_manifest, existing_manifest, finish, source_info
+from ddkit.pipeline.describing import Made, build_manifest, existing_manifest, source_info
 from ddkit.pipeline.options import check_counts, known_codec
 from ddkit.pipeline.record import public_name, work_dir
 from ddkit.pipeline.relabelling import Claim, labelling_settings
+from ddkit.pipeline.sharing import finish_in_turn, in_turn, writing
 from ddkit.pipeline.units import label_and_pack
 from ddkit.sources.decoding import FORMATS, whole_image
 from ddkit.sources.images import Source, open_source
@@ -84,6 +85,8 @@ def import_images(
     label_column: str | None = None,
     device: str = "auto",
     workers: int | None = None,
+    engine: str | None = None,
+    devices: str | None = None,
 ) -> Manifest:
     """Make a set of finished synthetic images: label them with a teacher under a protocol, and pack them.
 
@@ -112,6 +115,8 @@ def import_images(
         label_column: Column of the labels, if it cannot be inferred.
         device: "auto" or a torch device name.
         workers: Number of processes. Default: the number of cores.
+        engine: Where units run, as for `distill`.
+        devices: GPUs to use, as for `distill`.
 
     Returns:
         The manifest of `out`.
@@ -143,16 +148,16 @@ def import_images(
     if published:
         given = PublishedViews(how, published, np.argsort(_order(found, seed)), found.size)
         log["labels"] = _checked(published, given, found, how)
-    with locked(out, "importing", {"key": claim.key}):
-        claim.take(out, "import")
+    runner = select_engine(engine, device=where, workers=workers, devices=devices, work=work_dir(out))
+    with writing(out, "importing", {"key": claim.key}, runner):
         packed = PackedShards(how)
-        records = _packed(found, packed, claim.key, given, workers or cores())
+        records = _packed(found, packed, claim, given, runner)
         made = _made(opened, found, claim, method, log, out)
         manifest = build_manifest(
             made, how, records, label_file=packed.label_file, teacher=labeller.spec,
             teacher_name=public_name(how.teacher), protocol=chosen,
         )  # fmt: skip
-        return finish(out, manifest)
+        return finish_in_turn(out, manifest, runner)
 
 
 def _claim(found: _Found, how: Labelling, teacher: TeacherSpec, protocol: Protocol, method: str) -> Claim:
@@ -165,14 +170,17 @@ def _claim(found: _Found, how: Labelling, teacher: TeacherSpec, protocol: Protoc
 
 
 def _packed(
-    found: _Found, packed: PackedShards, key: str, given: PublishedViews | None, workers: int
+    found: _Found, packed: PackedShards, claim: Claim, given: PublishedViews | None, engine: Engine
 ) -> list[PackRecord]:
     """Label and pack the images. given: published labels to take instead of the teacher's."""
-    shards = plan_shards(size=found.size, rows=len(found.images), first=0, prefixes=(found.ipc,), key=key)
-    _save(found, shards, packed.how)
-    if given and packed.missing(shards):
-        given.save(shards[0])
-    return label_and_pack(packed, shards, workers if packed.how.backend == "cpu" else 1)
+    shards = plan_shards(size=found.size, rows=len(found.images), first=0, prefixes=(found.ipc,), key=claim.key)
+    out = Path(packed.how.out)
+    with in_turn(out, "importing", {"key": claim.key}, engine):
+        claim.take(out, "import")
+        _save(found, shards, packed.how)
+        if given and packed.missing(shards):
+            given.save(shards[0])
+    return label_and_pack(packed, shards, engine)
 
 
 def _published(root: str, found: _Found, labeller: ResolvedTeacher, views: int | None, seed: int) -> PublishedLabels:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from ddkit.core.device import has_bfloat16, pick_device
 from ddkit.core.serialization import to_plain
 from ddkit.distillers import find_distiller
+from ddkit.engine import Engine, select_engine
 from ddkit.errors import OptionError, unknown
 from ddkit.format.codecs.registry import find_codec
 from ddkit.format.images import WRITTEN
@@ -16,7 +18,7 @@ from ddkit.labelling.budget import BudgetGoal
 from ddkit.specs import ClassName, Protocol
 from ddkit.teachers.teacher import Precision
 
-HOW = ("rehash", "device", "workers", "yes", "overwrite")  # options that do not affect the set
+HOW = ("rehash", "device", "workers", "engine", "devices", "yes", "overwrite")  # options that do not affect the set
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,8 @@ class DistillOptions:
     rehash: bool = False
     device: str = "auto"
     workers: int | None = None
+    engine: str | None = None
+    devices: str | None = None
     yes: bool = False
     overwrite: bool = False
 
@@ -93,6 +97,18 @@ class DistillOptions:
             check_precision(self.label_precision, self.device, self.codec or "fp16")
         if self.image_format is not None and self.image_format not in WRITTEN:
             raise unknown("image format", self.image_format, WRITTEN)
+
+    def select_engine(self, work: Path) -> Engine:
+        """Return the engine that runs the units.
+
+        Args:
+            work: The directory OUT.work.
+
+        Raises:
+            OptionError: The engine or device is unknown or does not suit the environment.
+        """
+        device = pick_device(self.device)
+        return select_engine(self.engine, device=device, workers=self.workers, devices=self.devices, work=work)
 
     def decisive(self) -> dict[str, Any]:
         """Return the given options that determine the set, as JSON values.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ddkit import hub
-from ddkit.core.files import LONGEST_NAME, is_signed, is_temporary, read_limited, refuse_links, sign, write_bytes
+from ddkit.core.files import LONGEST_NAME, is_temporary, read_limited, refuse_links, write_bytes
 from ddkit.core.serialization import (
     Extensible,
     Mismatch,
@@ -24,6 +24,7 @@ from ddkit.core.serialization import (
     strict_json,
     to_plain,
 )
+from ddkit.core.signing import is_signed, sign
 from ddkit.errors import IntegrityError, OptionError, OtherRun
 from ddkit.format.label_file import CARRIED_TEACHER, SHARED_LABELS
 from ddkit.format.label_info import Budget

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from ddkit.core.device import cores, pick_device
-from ddkit.core.files import is_temporary, locked, read_limited, write_bytes
+from ddkit.core.device import pick_device
+from ddkit.core.files import is_temporary, read_limited, write_bytes
 from ddkit.core.seeds import permutation, rng
 from ddkit.core.serialization import fingerprint, to_plain
 from ddkit.core.worker_state import STATE
+from ddkit.engine import Engine, select_engine
 from ddkit.errors import OptionError, OtherRun, SetError
 from ddkit.format.codecs.interface import centred
 from ddkit.format.codecs.registry import find_codec
@@ -22,10 +23,11 @@ from ddkit.format.manifest import Manifest, RelabelledFrom
 from ddkit.format.manifest_file import is_set
 from ddkit.labelling.labels import FORWARD, Labelling
 from ddkit.labelling.packing import PackedShards
-from ddkit.pipeline.describing import Made, build_manifest, existing_manifest, finish, restore_images
+from ddkit.pipeline.describing import Made, build_manifest, existing_manifest, restore_images
 from ddkit.pipeline.options import check_counts, check_precision, known_codec
 from ddkit.pipeline.recoding import has_same_labels, take_labels
 from ddkit.pipeline.record import check_out, check_work, public_name, work_dir
+from ddkit.pipeline.sharing import finish_in_turn, in_turn, writing
 from ddkit.pipeline.units import label_and_pack
 from ddkit.replay.stores.memory import load_set
 from ddkit.sets.opening import open_set
@@ -49,6 +51,8 @@ def relabel(
     seed: int | None = None,
     device: str = "auto",
     workers: int | None = None,
+    engine: str | None = None,
+    devices: str | None = None,
 ) -> Manifest:
     """Label the images of a set again, into a new set with the same rows and shards.
 
@@ -67,6 +71,8 @@ def relabel(
         seed: Seed of the views. Default: the set's.
         device: "auto" or a torch device name.
         workers: Number of processes. Default: the number of cores.
+        engine: Where units run, as for `distill`.
+        devices: GPUs to use, as for `distill`.
 
     Returns:
         The manifest of `out`.
@@ -76,6 +82,7 @@ def relabel(
     """
     check_counts(views=views, seed=seed, workers=workers)
     source, out, where = open_set(directory), Path(out), pick_device(device)
+    runner = select_engine(engine, device=where, workers=workers, devices=devices, work=work_dir(out))
     STATE.drop()
     found = resolve_teacher(teacher, source.classes, str(directory))
     chosen = source.protocol(protocol)
@@ -91,31 +98,32 @@ def relabel(
         precision=check_precision(label_precision or inherited, device, codec),
     )  # fmt: skip
     claim = Claim.of(how, found.spec, chosen, source.content)
-    with locked(out, "relabelling", {"key": claim.key}):
-        claim.take(out, "relabelling")
-        return _relabelled(source, how, claim, found, chosen, workers or cores())
+    with writing(out, "relabelling", {"key": claim.key}, runner):
+        return _relabelled(source, how, claim, found, chosen, runner)
 
 
 def _relabelled(
-    source: Manifest, how: Labelling, claim: Claim, teacher: ResolvedTeacher, chosen: Protocol, workers: int
+    source: Manifest, how: Labelling, claim: Claim, teacher: ResolvedTeacher, chosen: Protocol, engine: Engine
 ) -> Manifest:
-    """Make the set `how.out`; the caller holds its lock."""
-    shards = restore_images(source, how, claim.key)
-    packed = PackedShards(how, source.image_tars or None)
-    if has_same_labels(source, how, teacher.spec):
-        take_labels(source, how, packed.missing(shards))
-    records = label_and_pack(packed, shards, workers if how.backend == "cpu" else 1)
+    """Make the set `how.out`; this process holds its lock, or shares the run with others."""
+    out, packed = Path(how.out), PackedShards(how, source.image_tars or None)
+    with in_turn(out, "relabelling", {"key": claim.key}, engine):
+        claim.take(out, "relabelling")
+        shards = restore_images(source, how, claim.key)
+        if has_same_labels(source, how, teacher.spec):
+            take_labels(source, how, packed.missing(shards))
+    records = label_and_pack(packed, shards, engine)
     made = Made(
         name=source.name, classes=source.classes, image=source.image, method=source.method, recipe=source.recipe,
         fingerprint=claim.fingerprint, prefixes=source.prefixes, real_pixels=source.real_pixels, log=source.log,
-        source=source.source, devices=source.devices, kept=existing_manifest(Path(how.out)),
+        source=source.source, devices=source.devices, kept=existing_manifest(out),
         relabelled_from=RelabelledFrom(name=source.name, content=source.content, repo=source.repo),
     )  # fmt: skip
     manifest = build_manifest(
         made, how, records, label_file=packed.label_file, teacher=teacher.spec,
         teacher_name=public_name(str(teacher.path)), protocol=chosen,
     )  # fmt: skip
-    return finish(Path(how.out), manifest)
+    return finish_in_turn(out, manifest, engine)
 
 
 def labelling_settings(teacher: TeacherSpec, protocol: Protocol) -> list[Any]:
@@ -165,18 +173,28 @@ class Claim:
         Raises:
             OtherRun: The directory belongs to another run, or is not empty.
         """
-        record = work_dir(out) / RECORD
         check_out(out)
         check_work(work_dir(out))
-        if record.is_file():  # a record of ddkit 0.4 holds the fingerprint alone
-            if (read_limited(record, 1000) or b"").decode("ascii", "replace") not in (self.key, self.fingerprint):
+        held = claimed_key(out)
+        if held is not None:  # a record of ddkit 0.4 holds the fingerprint alone
+            if held not in (self.key, self.fingerprint):
                 raise OtherRun(
                     f"{out} belongs to another {what} (images, teacher, protocol or views differ); choose another OUT"
                 )
             return
         if is_set(out) or (out.exists() and (not out.is_dir() or any(not is_temporary(p) for p in out.iterdir()))):
             raise OtherRun(f"{out} is not empty; give the name of a new directory")
-        write_bytes(record, self.key.encode())
+        write_bytes(work_dir(out) / RECORD, self.key.encode())
+
+
+def claimed_key(out: Path) -> str | None:
+    """Return the key of the relabelling or import that a directory belongs to, or None if OUT.work records none.
+
+    Args:
+        out: The directory OUT.
+    """
+    record = work_dir(out) / RECORD
+    return (read_limited(record, 1000) or b"").decode("ascii", "replace") if record.is_file() else None
 
 
 def _groups(choice: str | None, classes: list[str]) -> tuple[int, ...] | None:
@@ -201,6 +219,26 @@ def _groups(choice: str | None, classes: list[str]) -> tuple[int, ...] | None:
     return tuple(numbers[table[name]] for name in classes)
 
 
+def teacher_of(manifest: Manifest, ref: str) -> ResolvedTeacher:
+    """Resolve the teacher that labelled a set.
+
+    Args:
+        manifest: The set.
+        ref: The teacher, as for `--teacher`.
+
+    Raises:
+        TeacherError, ClassesError.
+        SetError: It is another teacher than the set's.
+    """
+    found = resolve_teacher(ref, manifest.classes, str(manifest.root), size=manifest.views.size)
+    if found.spec.hash != manifest.teacher.hash:
+        raise SetError(
+            f"{ref} is not the set's teacher (weights {found.spec.hash[:12]}, not {manifest.teacher.hash[:12]}); "
+            "give that one"
+        )
+    return found
+
+
 def label_problems(manifest: Manifest, teacher: str, *, sample: int = 256, device: str = "auto") -> list[str]:
     """Label a sample of the stored views again and compare the logits with the stored labels.
 
@@ -219,13 +257,7 @@ def label_problems(manifest: Manifest, teacher: str, *, sample: int = 256, devic
         TeacherError, ClassesError.
         SetError: `teacher` is not the set's teacher.
     """
-    where = pick_device(device)
-    found = resolve_teacher(teacher, manifest.classes, str(manifest.root), size=manifest.views.size)
-    if found.spec.hash != manifest.teacher.hash:
-        raise SetError(
-            f"{teacher} is not the set's teacher (weights {found.spec.hash[:12]}, not {manifest.teacher.hash[:12]}); "
-            "give that one"
-        )
+    where, found = pick_device(device), teacher_of(manifest, teacher)
     network, stored = found.open(where), load_set(manifest).to(where)
     codec = stored.decoder.codec
     carried = load_carried(manifest, where) if codec.FROM_PIXELS else network

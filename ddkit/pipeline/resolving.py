@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,24 +11,25 @@ from typing import Any
 import torch
 
 from ddkit.core.console import note, one_line
-from ddkit.core.device import cores, pick_device
+from ddkit.core.device import pick_device
 from ddkit.core.serialization import fingerprint, flatten, to_plain
 from ddkit.distillers import find_distiller, make_config, other_settings
+from ddkit.engine import Engine
 from ddkit.errors import OptionError
-from ddkit.format.codecs.registry import find_codec
 from ddkit.format.label_info import Budget
 from ddkit.format.manifest_file import is_set, read_manifest
 from ddkit.format.results import FEW
 from ddkit.labelling.budget import BudgetGoal
-from ddkit.labelling.labels import COMPARED
 from ddkit.labelling.packing import PackedShards
 from ddkit.pipeline.costs import add_teaching_cost, ask_cost, measure_cost, time_limit
 from ddkit.pipeline.describing import restore_units
 from ddkit.pipeline.growing import continued, other_run
 from ddkit.pipeline.options import DistillOptions, check_precision, known_codec
+from ddkit.pipeline.pricing import LabelCost, price, total
 from ddkit.pipeline.record import RunRecord, absolute, find_record, public_name, start_over, work_dir
 from ddkit.pipeline.run import Run, increment_plan
 from ddkit.sources.images import Source, open_source
+from ddkit.sources.outlines import Outline
 from ddkit.sources.validation import can_measure
 from ddkit.specs import Protocol, Recipe, TeacherSpec, ViewSpec
 from ddkit.synthesis.interface import Distiller, Plan, Probe
@@ -73,13 +74,27 @@ class Choices:
     spent: Budget | None
     precision: Precision
 
+    def plans(self, source: Source | Outline, size: int) -> list[Plan]:
+        """Return the plans of all increments.
 
-def resolve(out: Path, asked: DistillOptions) -> Run:
+        Args:
+            source: The source, or its outline.
+            size: Side of the images, pixels.
+        """
+        stages = range(1, len(self.prefixes) + 1)
+        return [
+            increment_plan(self.distiller, self.config, source, self.prefixes[:stage], size, self.seed)
+            for stage in stages
+        ]
+
+
+def resolve(out: Path, asked: DistillOptions, engine: Engine) -> Run:
     """Run all checks that are possible before the first byte is written, then write the record.
 
     Args:
         out: The directory of the set, locked by this process.
         asked: The given options.
+        engine: Where units run.
 
     Returns:
         The resolved run.
@@ -89,16 +104,16 @@ def resolve(out: Path, asked: DistillOptions) -> Run:
     """
     _check_place(out, asked.data)
     known = find_record(out)
-    overwrite = asked.overwrite and known is not None
-    device = pick_device(asked.device)
-    workers = (asked.workers or cores()) if device.type == "cpu" else 1
+    overwrite, device = asked.overwrite and known is not None, pick_device(asked.device)
+    if overwrite and engine.shared:
+        raise OptionError(f"--overwrite by several processes would delete what the others made; delete {out} first")
     if known is None or overwrite:
-        known, source = None, _open_source(asked.data, asked, asked.rehash)
-        choices = _chosen(asked, source)
+        known, source = None, open_data(asked.data, asked, asked.rehash)
+        choices = chosen_by(asked, source, device)
     else:
         known = continued(known, asked, out)
-        source, choices = _open_source(known.data, known, asked.rehash), _recorded(known, asked.method)
-    run, taught = _resolved(out, choices, source, device, workers, asked.yes, known)
+        source, choices = open_data(known.data, known, asked.rehash), _recorded(known, asked.method)
+    run, taught = _resolved(out, choices, source, device, engine, asked.yes, known)
     _price(run, asked.yes)
     if overwrite:
         start_over(out)
@@ -117,7 +132,17 @@ def _check_place(out: Path, data: str | None) -> None:
         raise OptionError(f"OUT {out} lies inside its source {data} and would become part of it; choose another place")
 
 
-def _open_source(data: str | None, asked: DistillOptions | RunRecord, rehash: bool) -> Source:
+def open_data(data: str | None, asked: DistillOptions | RunRecord, rehash: bool) -> Source:
+    """Open the source of a run.
+
+    Args:
+        data: The source.
+        asked: Options or record with its split, columns and classes.
+        rehash: Hash every file of the source again.
+
+    Raises:
+        InputError: The source is not given or cannot be opened.
+    """
     if data is None:
         raise OptionError("--data is missing; give digits, or a folder of class folders, parquet or tar files")
     return open_source(
@@ -138,8 +163,17 @@ def _recorded(known: RunRecord, method: str | None) -> Choices:
     return Choices(**same, method=named, distiller=find_distiller(named), protocol=known.load_protocol())
 
 
-def _chosen(asked: DistillOptions, source: Source) -> Choices:
-    """Return the choices of a new run: find its recipe, complete and check the settings."""
+def chosen_by(asked: DistillOptions, source: Source | Outline, device: torch.device) -> Choices:
+    """Return the choices of a new run: find its recipe, complete and check the settings.
+
+    Args:
+        asked: The given options, with `data`.
+        source: The source, or its outline.
+        device: The device that would train a teacher.
+
+    Raises:
+        OptionError: Options contradict each other, or a value is invalid.
+    """
     assert asked.data is not None
     recipe, method = _find_recipe(asked, source)
     distiller = find_distiller(method)
@@ -150,7 +184,7 @@ def _chosen(asked: DistillOptions, source: Source) -> Choices:
     teacher = asked.teacher or recipe.teacher or "train"
     if teacher == "train":  # recorded with its architecture, so that another machine continues with the same
         size = asked.size or source.default_size()
-        teacher = f"train:{default_arch(asked.data, size, pick_device(asked.device))}"
+        teacher = f"train:{default_arch(asked.data, size, device)}"
     elif asked.teacher is None and ":" not in teacher:
         teacher = f"train:{teacher}"
     prefixes = asked.prefixes or ()
@@ -171,7 +205,7 @@ def _chosen(asked: DistillOptions, source: Source) -> Choices:
     )  # fmt: skip
 
 
-def _budget(asked: DistillOptions, source: Source) -> str | None:
+def _budget(asked: DistillOptions, source: Source | Outline) -> str | None:
     """Return the budget of a new run; by default there is one where half-precision labels would outweigh all else."""
     if asked.budget is not None:
         return BudgetGoal.parse(asked.budget).text
@@ -179,7 +213,7 @@ def _budget(asked: DistillOptions, source: Source) -> str | None:
     return DEFAULT_BUDGET if large else None
 
 
-def _find_recipe(asked: DistillOptions, source: Source) -> tuple[Recipe, str]:
+def _find_recipe(asked: DistillOptions, source: Source | Outline) -> tuple[Recipe, str]:
     """Return the recipe of a new run and the method as given on the command line. Raises OptionError."""
     assert asked.data is not None
     if asked.recipe is None:
@@ -195,7 +229,7 @@ def _find_recipe(asked: DistillOptions, source: Source) -> tuple[Recipe, str]:
 
 
 def _resolved(
-    out: Path, chosen: Choices, source: Source, device: torch.device, workers: int, yes: bool, known: RunRecord | None
+    out: Path, chosen: Choices, source: Source, device: torch.device, engine: Engine, yes: bool, known: RunRecord | None
 ) -> tuple[Run, float]:
     """Return the run, and the seconds spent on training its teacher. known: record of the run to continue."""
     choice, what = TeacherChoice(chosen.teacher, chosen.size), public_name(chosen.data)
@@ -205,28 +239,25 @@ def _resolved(
         size = size or teacher.spec.image_size
     source, holdout = _usable(source, chosen)
     size = size or source.default_size()
-    for stage in range(len(chosen.prefixes), 0, -1):  # too few images are reported before a teacher is trained
-        chosen.distiller.units(
-            increment_plan(chosen.distiller, chosen.config, source, chosen.prefixes[:stage], size, chosen.seed)
-        )
+    for plan in reversed(chosen.plans(source, size)):  # too few images are reported before a teacher is trained
+        chosen.distiller.units(plan)
     began = time.monotonic()
     if teacher is None:
         choice = TeacherChoice(chosen.teacher, size)
-        _price_all(chosen, choice.training(source, seed=chosen.seed, device=device), source, size, workers, yes)
+        _price_all(chosen, choice.training(source, seed=chosen.seed, device=device), source, size, engine.workers, yes)
         began = time.monotonic()
         teacher = choice.train(
             source, seed=chosen.seed, device=device, what=what, on_estimate=time_limit("teacher", yes)
         )
     taught = time.monotonic() - began if training else 0.0
-    if teacher.spec.image_size != size:
-        raise OptionError(f"the teacher takes {teacher.spec.image_size} px, --size is {size}; make them agree")
+    check_size(teacher.spec, size)
     _report_teacher(teacher.spec)
     patches = chosen.distiller.patches(make_config(chosen.distiller, chosen.config))
     policy = chosen.protocol.view_spec(patches=patches, dataset=chosen.dataset, count=chosen.views)
     record = _record(out, chosen, source, teacher, policy, size=size, holdout=holdout, known=known)
     run = Run(
         out=out, record=record, method=chosen.method, distiller=chosen.distiller, source=source, teacher=teacher,
-        protocol=chosen.protocol, policy=policy, patches=patches, device=device, workers=workers,
+        protocol=chosen.protocol, policy=policy, patches=patches, device=device, engine=engine,
     )  # fmt: skip
     return run, taught
 
@@ -238,6 +269,12 @@ def _usable(source: Source, chosen: Choices) -> tuple[Source, float | None]:
     if holdout is None and not can_measure(chosen.data, chosen.image_column, chosen.label_column):
         holdout = DEFAULT_HOLDOUT
     return (source if holdout is None else source.part("train", holdout)), holdout
+
+
+def check_size(spec: TeacherSpec, size: int) -> None:
+    """Raise OptionError if a teacher takes images of another size."""
+    if spec.image_size != size:
+        raise OptionError(f"the teacher takes {spec.image_size} px, --size is {size}; make them agree")
 
 
 def _report_teacher(spec: TeacherSpec) -> None:
@@ -312,22 +349,10 @@ def _price_all(chosen: Choices, training: Training, source: Source, size: int, w
     teach = training.seconds()
     if teach == 0.0:
         return  # the teacher is in the cache: `_price` checks the cost once it is loaded
-    stages = range(1, len(chosen.prefixes) + 1)
-    plans = [
-        increment_plan(chosen.distiller, chosen.config, source, chosen.prefixes[:stage], size, chosen.seed)
-        for stage in stages
-    ]
+    plans = chosen.plans(source, size)
     policy = chosen.protocol.view_spec(dataset=chosen.dataset, count=chosen.views)
-    _ask(
-        chosen.distiller,
-        plans,
-        training.stand_in(),
-        size,
-        _labels(chosen, policy.count),
-        workers,
-        yes,
-        {"teach": teach},
-    )
+    labels = _label_cost(chosen, policy.count, len(source.classes))
+    _ask(chosen.distiller, plans, training.stand_in(), size, labels, workers, yes, {"teach": teach})
 
 
 def _price(run: Run, yes: bool) -> None:
@@ -335,38 +360,20 @@ def _price(run: Run, yes: bool) -> None:
     packed = PackedShards(run.labelling)
     plans = [increment.plan for increment in run.increments() if packed.unpacked(increment.shards)]
     if plans:
-        teacher = run.teacher.open(run.device)
-        _ask(
-            run.distiller, plans, teacher, run.record.size, _labels(run.record, run.policy.count), run.workers, yes, {}
-        )
+        teacher, labels = run.teacher.open(run.device), _label_cost(run.record, run.policy.count, len(plans[0].classes))
+        _ask(run.distiller, plans, teacher, run.record.size, labels, run.engine.workers, yes, {})
 
 
-@dataclass(frozen=True)
-class _Labels:
-    """What the labels of an image cost. views: how many the teacher sees; stored: bytes for a number of classes."""
-
-    views: int
-    stored: Callable[[int], float]
-
-
-def _labels(chosen: Choices | RunRecord, views: int) -> _Labels:
-    codec = find_codec(chosen.codec)
-    if chosen.budget is not None and chosen.spent is None:
-        goal = BudgetGoal.parse(chosen.budget)
-        return _Labels(views, lambda classes: goal.label_bytes(2.0 * classes * views))
-    seen = min(views, COMPARED) if codec.FROM_PIXELS else views
-    return _Labels(seen, lambda classes: float(codec.bytes_per_view(classes) * views))
+def _label_cost(chosen: Choices | RunRecord, views: int, classes: int) -> LabelCost:
+    budget = chosen.budget if chosen.spent is None else None
+    return LabelCost.of(chosen.codec, budget, views, classes)
 
 
 def _ask(
-    distiller: Distiller, plans: Sequence[Plan], teacher: Teacher, size: int, labels: _Labels, workers: int, yes: bool,
-    known: Mapping[str, float],
+    distiller: Distiller, plans: Sequence[Plan], teacher: Teacher, size: int, labels: LabelCost, workers: int,
+    yes: bool, known: Mapping[str, float],
 ) -> None:  # fmt: skip
     """Estimate and check the cost of some increments. known: seconds of parts that are already estimated."""
     probe = Probe(teacher=teacher, size=size, workers=workers, each=measure_cost(teacher, size))
-    parts, images = dict(known), sum(plan.images for plan in plans)
-    for plan in plans:
-        for part, seconds in distiller.costs(plan, probe).items():
-            parts[part] = parts.get(part, 0.0) + seconds
-    parts["relabel"] = images * labels.views * probe.each / workers
-    ask_cost(parts, images * labels.stored(len(plans[0].classes)), yes=yes)
+    seconds = total([known, *price(distiller, plans, probe, labels)])
+    ask_cost(seconds, sum(plan.images for plan in plans) * labels.bytes, yes=yes)

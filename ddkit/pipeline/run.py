@@ -12,6 +12,7 @@ import torch
 from ddkit.core.files import write_sealed
 from ddkit.core.serialization import canonical
 from ddkit.distillers import make_config
+from ddkit.engine import Engine
 from ddkit.engine.units import UnitStore
 from ddkit.format.manifest import Manifest
 from ddkit.format.manifest_file import is_set, read_manifest
@@ -21,6 +22,7 @@ from ddkit.labelling.packing import PackRecord
 from ddkit.pipeline.record import RunRecord, work_dir
 from ddkit.pipeline.synthesis_units import STAGE_MANIFEST, SynthesisInputs
 from ddkit.sources.images import Source
+from ddkit.sources.outlines import Outline
 from ddkit.specs import Protocol, ViewSpec
 from ddkit.synthesis.interface import Distiller, Plan
 from ddkit.teachers.resolving import ResolvedTeacher
@@ -56,7 +58,7 @@ class Run:
         policy: Augmentation policy of the views.
         patches: N of the patch grid that the images are stitched from; 1: none.
         device: Device of all computation.
-        workers: Number of units that run in parallel.
+        engine: Where units run.
     """
 
     out: Path
@@ -69,7 +71,7 @@ class Run:
     policy: ViewSpec
     patches: int
     device: torch.device
-    workers: int
+    engine: Engine
 
     @property
     def work(self) -> Path:
@@ -160,14 +162,19 @@ Packed = dict[str, PackRecord]  # path of a shard -> its record
 
 
 def increment_plan(
-    distiller: Distiller, config: dict[str, Any], source: Source, prefixes: tuple[int, ...], size: int, seed: int
+    distiller: Distiller,
+    config: dict[str, Any],
+    source: Source | Outline,
+    prefixes: tuple[int, ...],
+    size: int,
+    seed: int,
 ) -> Plan:
     """Return the plan of the increment of the last of some prefixes.
 
     Args:
         distiller: The method.
         config: Its settings by dotted key.
-        source: The source.
+        source: The source, or its outline.
         prefixes: IPC of each prefix up to this one.
         size: Side of the images, pixels.
         seed: Seed of the run.

@@ -16,15 +16,15 @@ import torch
 
 from ddkit.core.console import note
 from ddkit.core.device import peak_memory
-from ddkit.core.files import read_sealed_json
+from ddkit.core.files import read_sealed
 from ddkit.core.serialization import fingerprint, to_plain
 from ddkit.core.worker_state import STATE
 from ddkit.distillers import find_distiller, make_config
-from ddkit.engine.interleaving import Interleaved, group_jobs, interleave
+from ddkit.engine.interleaving import PIXELS_TOGETHER, Interleaved, group_jobs, interleave
 from ddkit.engine.units import UnitFile, UnitStore
 from ddkit.errors import DdkitError, IntegrityError, OptionError
 from ddkit.format.entries import Origin
-from ddkit.format.manifest_file import manifest_of
+from ddkit.format.manifest_file import parse_manifest
 from ddkit.labelling.encoded import ShardPlan, load_encoded, prefix_key
 from ddkit.networks.checkpoints import tensor_hash
 from ddkit.networks.registry import check_network
@@ -35,6 +35,7 @@ from ddkit.synthesis.unit_progress import UnitProgress
 from ddkit.teachers.teacher import Teacher
 
 STAGE_MANIFEST = "stage.json"
+SMALLEST_SHARE = 0.125  # of a GPU, for a group of units
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,12 +151,12 @@ class SynthesisInputs:
     def _replay(self, **options: Any) -> ReplayLoader:
         """Return a loader over the packed shards of all earlier prefixes."""
         path = Path(self.work) / STAGE_MANIFEST
-        data = read_sealed_json(path, self.key)
+        data = read_sealed(path, self.key)
         if data is None:
             raise IntegrityError(
                 f"{path} is damaged or belongs to another run; run the same command again to recreate it"
             )
-        return ReplayLoader(manifest_of(data).at(Path(self.out)), **options)
+        return ReplayLoader(parse_manifest(data, path).at(Path(self.out)), **options)
 
     def _once(self, name: str, compute: Callable[[], Tensors]) -> Tensors:
         """Return the tensors of one pass over the source, computed once and stored by name."""
@@ -292,9 +293,11 @@ class UnitGroup:
 
     Attributes:
         jobs: The units; no other unit needs them if there are several.
+        gpu_share: Part of a GPU that they need.
     """
 
     jobs: tuple[UnitJob, ...]
+    gpu_share: float = 1.0
 
     @property
     def id(self) -> str:
@@ -306,24 +309,32 @@ class UnitGroup:
         """The ids of the units that have to finish first."""
         return frozenset(need for job in self.jobs for need in job.unit.needs)
 
+    @property
+    def files(self) -> tuple[UnitFile, ...]:
+        """The result files of the units."""
+        return tuple(job.file for job in self.jobs)
+
     def run(self) -> None:
-        """Run the units; sequentially if the GPU runs out of memory."""
+        """Run the units that are not finished; sequentially if the GPU runs out of memory."""
         device = torch.device(self.jobs[0].inputs.device)
+        jobs = [job for job in self.jobs if not job.file.is_good()]
         try:
-            interleave([job.run() for job in self.jobs], device)
+            interleave([job.run() for job in jobs], device)
             return
         except torch.OutOfMemoryError:
-            if len(self.jobs) == 1:
+            if len(jobs) == 1:
                 raise
-        note(f"the device has no memory for {len(self.jobs)} batches at once; continuing one by one")
+        note(f"the device has no memory for {len(jobs)} batches at once; continuing one by one")
         torch.cuda.empty_cache()
-        for job in self.jobs:
+        for job in jobs:
             if not job.file.is_good():
                 interleave([job.run()], device)
 
 
 def group_units(inputs: SynthesisInputs, units: Sequence[Unit]) -> list[UnitGroup]:
-    """Group the unfinished units of an increment for interleaving; units that others need are not grouped.
+    """Group the units of an increment for interleaving; units that others need are not grouped.
+
+    The groups do not depend on which units are finished, so that all processes that share them have the same.
 
     Args:
         inputs: Inputs shared by the increment.
@@ -334,14 +345,15 @@ def group_units(inputs: SynthesisInputs, units: Sequence[Unit]) -> list[UnitGrou
     """
     if wrong := [unit.id for unit in units if unit.kind not in KINDS]:
         raise OptionError(f"unit {wrong[0]} has an unknown kind; valid: {', '.join(KINDS)}")
-    jobs = [job for unit in units if not (job := UnitJob(inputs=inputs, unit=unit)).file.is_good()]
-    for job in jobs:
-        job.file.path.unlink(missing_ok=True)  # damaged, or of another run
-    needed = {need for job in jobs for need in job.unit.needs}
+    needed = {need for unit in units for need in unit.needs}
 
     def pixels(unit: Unit) -> float:
         alone = unit.kind != "recover" or unit.id in needed
         return math.inf if alone else len(unit.labels) * len(unit.ranks) * inputs.size**2
 
-    groups = group_jobs(jobs, [pixels(job.unit) for job in jobs], inputs.device)
-    return [UnitGroup(jobs=tuple(group)) for group in groups]
+    groups = []
+    for group in group_jobs(units, [pixels(unit) for unit in units], inputs.device):
+        share = sum(pixels(unit) for unit in group) / PIXELS_TOGETHER
+        jobs = tuple(UnitJob(inputs=inputs, unit=unit) for unit in group)
+        groups.append(UnitGroup(jobs=jobs, gpu_share=min(1.0, max(SMALLEST_SHARE, round(share, 3)))))
+    return groups

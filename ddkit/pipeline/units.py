@@ -6,15 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ddkit import engine
 from ddkit.core.console import progress, watched_progress
 from ddkit.core.seeds import permutation
+from ddkit.engine import Engine
+from ddkit.engine.jobs import unfinished
+from ddkit.engine.units import UnitFile
 from ddkit.errors import OptionError
-from ddkit.format.entries import LabelFile, Origin
+from ddkit.format.entries import Origin
 from ddkit.format.images import encode_image
 from ddkit.labelling.encoded import EncodedRows, ShardPlan, save_encoded
 from ddkit.labelling.labels import label_groups, label_jobs
-from ddkit.labelling.packing import PackedShards, PackJob, PackRecord
+from ddkit.labelling.packing import PackedShards, PackRecord
 from ddkit.labelling.shared import SharedJob
 from ddkit.pipeline.costs import add_synthesis_cost
 from ddkit.pipeline.run import Increment, Run
@@ -34,7 +36,7 @@ class Units:
         amount: How much of it a unit is.
         reported: Returns the amount done so far, for long units that report their own steps.
         threads: CPU threads that each unit uses.
-        done: Called with each finished unit and its result.
+        done: Called with each finished unit.
     """
 
     title: str
@@ -43,28 +45,28 @@ class Units:
     amount: Callable[[Any], int] = lambda job: 1
     reported: Callable[[], int] | None = None
     threads: int = 1
-    done: Callable[[Any, Any], None] | None = None
+    done: Callable[[Any], None] | None = None
 
 
-def run_units(units: Units, workers: int) -> None:
+def run_units(units: Units, engine: Engine) -> None:
     """Run units in parallel, ordered by their dependencies, with a progress bar. Raises what a unit raises.
 
     Args:
         units: The units.
-        workers: Number of processes; divided by the threads of a unit.
+        engine: Where they run.
     """
-    side_by_side, total = max(1, workers // units.threads), sum(units.amount(job) for job in units.jobs)
-    results = engine.run(units.jobs, workers=side_by_side)
+    total = sum(units.amount(job) for job in units.jobs)
+    finished = engine.run(units.jobs, units.threads)
     if units.reported is not None:
         with watched_progress(units.title, total, units.of, units.reported):
-            for job, result in results:
+            for job in finished:
                 if units.done:
-                    units.done(job, result)
+                    units.done(job)
         return
     with progress(units.title, total, units.of) as advance:
-        for job, result in results:
+        for job in finished:
             if units.done:
-                units.done(job, result)
+                units.done(job)
             advance(units.amount(job))
 
 
@@ -79,12 +81,12 @@ def synthesis_units(run: Run, increment: Increment) -> Units:
     if all(shard.encoded(run.store).is_good() for shard in increment.shards):
         return Units(title, [])
     inputs = run.inputs(increment)
-    groups = group_units(inputs, run.distiller.units(increment.plan))
+    groups = unfinished(group_units(inputs, run.distiller.units(increment.plan)))
     jobs = [job for group in groups for job in group.jobs]
 
     def reported() -> int:
-        files = [(job.unit.steps, job.file.path) for job in jobs]
-        return sum(steps if path.is_file() else min(UnitProgress.reported(path)[0], steps) for steps, path in files)
+        files = [(job.unit.steps, job.file) for job in jobs]
+        return sum(steps if file.exists() else min(UnitProgress.reported(file.path)[0], steps) for steps, file in files)
 
     total = sum(job.unit.steps for job in jobs)
     return Units(
@@ -121,11 +123,17 @@ class EncodeJob:
     patches: int
     image_format: str
     needs: frozenset[str] = frozenset()
+    gpu_share = 0.0
 
     @property
     def id(self) -> str:
         """The id `images-PREFIX-SHARD`."""
         return f"images-{self.shard.name}"
+
+    @property
+    def files(self) -> tuple[UnitFile, ...]:
+        """The unit of the shard's encoded images."""
+        return (self.shard.encoded(self.inputs.store),)
 
     def run(self) -> None:
         """Read the method's units one by one and write the shard's encoded images."""
@@ -165,21 +173,20 @@ def encoding_units(run: Run, increment: Increment) -> Units:
         run: The run.
         increment: The increment.
     """
-    shards = [shard for shard in increment.shards if not shard.encoded(run.store).is_good()]
     plan, inputs = increment.plan, run.inputs(increment)
-    units: list[Unit] = run.distiller.units(plan) if shards else []
-    if shards:
-        add_synthesis_cost(
-            run.work, plan.last, {unit.id: (unit.kind, inputs.unit(unit.id).metadata()) for unit in units}
-        )
+    units = run.distiller.units(plan)
     recover = tuple(unit for unit in units if unit.kind == "recover")
-    jobs = [
+    jobs = unfinished(
         EncodeJob(
             inputs=inputs, shard=shard, units=recover, ranks=plan.first, classes=len(plan.classes), images=plan.images,
             first=increment.shards[0].first, patches=run.patches, image_format=run.record.image_format,
         )
-        for shard in shards
-    ]  # fmt: skip
+        for shard in increment.shards
+    )  # fmt: skip
+    if jobs:
+        add_synthesis_cost(
+            run.work, plan.last, {unit.id: (unit.kind, inputs.unit(unit.id).metadata()) for unit in units}
+        )
     return Units("encoding", jobs, of="images", amount=lambda job: job.shard.rows)
 
 
@@ -190,8 +197,8 @@ def labelling_units(packed: PackedShards, shards: Sequence[ShardPlan]) -> Units:
         packed: The packed shards, with the labelling.
         shards: The shards.
     """
-    jobs = [job for job in label_jobs(packed.how, packed.missing(shards)) if not job.file.is_good()]
-    return Units("labelling", label_groups(jobs), of="views", amount=lambda group: group.views)
+    groups = unfinished(label_groups(label_jobs(packed.how, packed.missing(shards))))
+    return Units("labelling", groups, of="views", amount=lambda group: group.views)
 
 
 def shared_label_units(packed: PackedShards, shards: Sequence[ShardPlan]) -> Units:
@@ -202,8 +209,8 @@ def shared_label_units(packed: PackedShards, shards: Sequence[ShardPlan]) -> Uni
         shards: The shards; the first call of a run is for the first increment.
     """
 
-    def done(job: SharedJob, entry: LabelFile) -> None:
-        packed.label_file = entry
+    def done(job: SharedJob) -> None:
+        packed.label_file = job.entry()
 
     return Units("fitting labels", packed.shared_jobs(shards), done=done)
 
@@ -215,25 +222,21 @@ def packing_units(packed: PackedShards, shards: Sequence[ShardPlan]) -> Units:
         packed: The packed shards.
         shards: The shards.
     """
-
-    def done(job: PackJob, record: PackRecord) -> None:
-        packed.add(job, record)
-
-    return Units("packing", packed.jobs(shards), of="images", amount=lambda job: job.shard.rows, done=done)
+    return Units("packing", packed.jobs(shards), of="images", amount=lambda job: job.shard.rows, done=packed.add)
 
 
-def label_and_pack(packed: PackedShards, shards: Sequence[ShardPlan], workers: int) -> list[PackRecord]:
+def label_and_pack(packed: PackedShards, shards: Sequence[ShardPlan], engine: Engine) -> list[PackRecord]:
     """Label and pack shards whose images are encoded.
 
     Args:
         packed: The packed shards, with the labelling.
         shards: The shards.
-        workers: Number of processes.
+        engine: Where units run.
 
     Returns:
         The record of each shard.
     """
-    run_units(labelling_units(packed, shards), workers)
-    run_units(shared_label_units(packed, shards), workers)
-    run_units(packing_units(packed, shards), workers)
+    run_units(labelling_units(packed, shards), engine)
+    run_units(shared_label_units(packed, shards), engine)
+    run_units(packing_units(packed, shards), engine)
     return packed.records(shards)

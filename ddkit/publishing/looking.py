@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ddkit.core.files import locked, write_bytes
+from ddkit.core.files import write_bytes
+from ddkit.core.locks import locked
 from ddkit.core.serialization import PACKAGE
 from ddkit.distillers import distiller_names, find_distiller
 from ddkit.errors import unknown

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 from ddkit import hub
 from ddkit.core.console import note, progress, size_words
-from ddkit.core.files import disk_errors, file_sha256, locked, refuse_links, write_bytes
+from ddkit.core.files import disk_errors, file_sha256, publish, refuse_links, write_bytes
 from ddkit.core.front_matter import LARGEST_CARD
+from ddkit.core.locks import locked
 from ddkit.errors import HubFile, IntegrityError, OtherRun
 from ddkit.format.manifest import Manifest, SubsetOf
 from ddkit.format.manifest_file import check_links, is_set, read_manifest, work_beside, write_manifest
@@ -133,8 +133,9 @@ def _fetch(repo: str, path: str, commit: str, loading: Path, out: Path, sha256: 
     found = fetch_listed(repo, path, commit, loading, most=most)
     if file_sha256(found) != sha256:
         found = hub.fetch(repo, path, revision=commit, into=loading, again=True, most=most)
-    (out / path).parent.mkdir(parents=True, exist_ok=True)
-    os.replace(found, out / path)
+    with disk_errors(out / path):
+        (out / path).parent.mkdir(parents=True, exist_ok=True)
+        publish(found, out / path)
 
 
 def _card(repo: str, commit: str) -> str | None:

@@ -15,11 +15,12 @@ from typing import Any
 
 from ddkit import hub
 from ddkit.core.console import note, progress, size_words
-from ddkit.core.files import locked, write_bytes
+from ddkit.core.files import write_bytes
 from ddkit.core.front_matter import LARGEST_CARD
+from ddkit.core.locks import locked
 from ddkit.errors import FormatVersion, HubError, IntegrityError, OptionError, Refused
 from ddkit.format.manifest import Manifest
-from ddkit.format.manifest_file import FILE, LARGEST_MANIFEST, parse_manifest, read_manifest
+from ddkit.format.manifest_file import FILE, LARGEST_MANIFEST, parse_manifest, read_manifest, write_manifest
 from ddkit.format.results import ResultEntry, merged_results
 from ddkit.format.verification import directory_problems
 from ddkit.publishing.licences import choose_license, wants_gate
@@ -185,7 +186,9 @@ def _keep_rendered(manifest: Manifest, work: _Work) -> None:
             note(f"{manifest.root} changed while it was sent; run `ddkit push` again to send the changes")
             return
         for path, data in work.rendered.items():
-            write_bytes(manifest.root / path, data)
+            if path != FILE:
+                write_bytes(manifest.root / path, data)
+        write_manifest(manifest.root, work.published)
 
 
 # ------------------------------------------------------------------ checks, and what is to be changed

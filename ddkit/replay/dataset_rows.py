@@ -82,7 +82,7 @@ def row_label(row: Mapping[str, Any], name: str, classes: int) -> int:
     """
     try:
         label = int(row[name])
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         label = -1
     if not 0 <= label < classes:
         raise SetError(f"row {row.get('__key__', '?')}: {row[name]!r:.40} is not a valid class; load the set again")

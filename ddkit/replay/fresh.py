@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddkit.core.distributed import ALONE, Group
 from ddkit.core.seeds import rng
 from ddkit.format.manifest import Manifest
 from ddkit.format.view_pixels import network_input
@@ -27,11 +28,12 @@ class FreshLoader:
     Args:
         manifest: The set whose images are used.
         policy: Augmentation policy. Hard labels need a policy without mixing.
-        batch_size: Rows per batch.
+        batch_size: Rows per batch, over all ranks.
         device: Device that holds the images and the batches.
         ipc: Use only this prefix; None: the whole set.
         seed: Seed of the views and of the order of rows.
         label: Computes soft labels online, from normalised images float32 [B,3,S,S] to logits [B,C]. None: hard labels.
+        group: The ranks that each batch is split among; a last batch may leave a rank without rows.
 
     Raises:
         OptionError: `batch_size` is below 1.
@@ -49,12 +51,13 @@ class FreshLoader:
         ipc: int | None,
         seed: int,
         label: Callable[[Tensor], Tensor] | None = None,
+        group: Group = ALONE,
     ) -> None:
         self._set = load_set(manifest, ipc, with_labels=False).to(device)
         check_batch(len(self._set), batch_size, 1)
         self._policy, self._patches = policy, manifest.image.patches
         self.device, self._label, self._buffers = device, label, BatchBuffers(2)
-        self.batch_size, self.seed = batch_size, seed
+        self.batch_size, self.seed, self._group = batch_size, seed, group
 
     def __len__(self) -> int:
         return -(-len(self._set) // self.batch_size)
@@ -69,6 +72,7 @@ class FreshLoader:
         order = epoch_order(self._set.shards, self.seed, epoch)
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
+            rows = rows[self._group.part(len(rows))]
             view_indices = np.zeros(len(rows), int)
             inputs = network_input(
                 self._set.images, views, rows, view_indices, size=side, mean=self._set.mean, std=self._set.std,

@@ -14,11 +14,12 @@ from torch.utils.data import IterableDataset, get_worker_info
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from ddkit.core.device import pick_device
+from ddkit.core.distributed import rank_slice
 from ddkit.errors import OptionError
 from ddkit.format.manifest import Manifest
 from ddkit.replay.buffers import BatchBuffers
 from ddkit.replay.opening import Request, Source, open_store
-from ddkit.replay.order import check_batch, rank_slice
+from ddkit.replay.order import check_batch
 from ddkit.replay.prefetching import made_ahead
 from ddkit.replay.soft_labels import SoftLabels
 from ddkit.replay.stores.interface import RowBatch
@@ -64,6 +65,7 @@ class ReplayLoader(IterableDataset[Any]):
         revision: A branch, tag or commit on the Hub.
         rank: Rank of this process. Default: from torchrun's environment.
         world_size: Number of processes that train together. Default: from torchrun's environment.
+        allow_empty: Accept a last batch with fewer rows than ranks, of which some ranks get a batch of no rows.
         batch: "tuple" yields (images float32 [B,3,S,S] normalised, teacher logits float32 [B,C], labels int64 [B]);
             "dict" yields {"pixel_values", "teacher_logits", "labels", "rows"} for transformers' Trainer.
         drop_last: Drop a last batch with fewer rows. BatchNorm cannot train on a batch of one row.
@@ -97,6 +99,7 @@ class ReplayLoader(IterableDataset[Any]):
         revision: str | None = None,
         rank: int | None = None,
         world_size: int | None = None,
+        allow_empty: bool = False,
         batch: Literal["tuple", "dict"] = "tuple",
         drop_last: bool = False,
         prefetch: int = 2,
@@ -110,7 +113,7 @@ class ReplayLoader(IterableDataset[Any]):
         asked = Request(manifest=manifest, ipc=ipc, revision=revision, store=store, classes=classes)
         self._manifest, opened = open_store(source, asked)
         self.rank, self.world_size = _place(rank, world_size)
-        check_batch(len(opened), batch_size, self.world_size)
+        check_batch(len(opened), batch_size, 1 if allow_empty else self.world_size)
         if drop_last and batch_size > len(opened):
             raise OptionError(
                 f"batch_size is {batch_size}, above the {len(opened)} rows; with drop_last nothing is left"

@@ -32,17 +32,6 @@ def epoch_order(sizes: Sequence[int], seed: int, epoch: int) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def rank_slice(n: int, rank: int, world_size: int) -> slice:
-    """Return the slice n*r//R to n*(r+1)//R of a global batch that rank r of R processes.
-
-    Args:
-        n: Rows of the global batch.
-        rank: r, from 0.
-        world_size: R, the number of ranks.
-    """
-    return slice(n * rank // world_size, n * (rank + 1) // world_size)
-
-
 def check_batch(rows: int, batch_size: int, world_size: int) -> None:
     """Check that every rank gets at least one row of every batch.
 

@@ -15,6 +15,7 @@ ZIP_ERRORS = (
     *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, OverflowError),
     *(RuntimeError, NotImplementedError, KeyError, IndexError, UnicodeError, MemoryError),
 )  # raised by the standard library for invalid zip files
+_BOUNDED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # methods of which zipfile can unpack a part
 
 
 class Archive:
@@ -43,7 +44,7 @@ class Archive:
             for info in archive.infolist():
                 path = PurePosixPath(info.filename)
                 hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts)
-                if not info.is_dir() and path.suffix.lower() in SUFFIXES and not hidden:
+                if path.suffix.lower() in SUFFIXES and not info.is_dir() and not hidden:
                     prefix = f"{file.stem}/" if len(path.parts) == 1 else ""  # a zip of loose images is one class
                     found.append((prefix + info.filename, number, info))
         self._entries = sorted(found, key=lambda entry: (entry[0], entry[1]))
@@ -55,13 +56,17 @@ class Archive:
         """Return the bytes of image `i`.
 
         Raises:
-            OSError: The archive is damaged, or the image is larger than LARGEST_BYTES.
+            OSError: The archive is damaged, the image is larger than LARGEST_BYTES, or it is compressed by a method
+                other than deflate.
         """
         name, number, info = self._entries[i]
         if info.file_size > LARGEST_BYTES:
             raise OSError(f"{name} unpacks to {info.file_size} bytes")
+        if info.compress_type not in _BOUNDED:
+            raise OSError(f"{name} is compressed by another method than deflate; pack the archive again")
         try:
-            return self._opened[number].read(info)
+            with self._opened[number].open(info) as member:
+                return member.read(info.file_size)  # `read()` would unpack all there is, and keep as much as this
         except ZIP_ERRORS as error:
             raise OSError(f"{name}: {error or type(error).__name__}") from error
 

@@ -140,7 +140,8 @@ def _index(root: Path) -> dict[str, Any]:
         splits = {str(split): list(entries) for split, entries in index["splits"].items()}
         for entries in splits.values():
             for entry in entries:
-                if not _SHARD.fullmatch(entry["path"]) or type(entry["rows"]) is not int or entry["rows"] < 1:
+                rows = entry["rows"]
+                if not _SHARD.fullmatch(entry["path"]) or type(rows) is not int or not 1 <= rows <= SHARD_ROWS:
                     raise ValueError(f"it names {str(entry)[:80]}")
         if not splits or not all(isinstance(name, str) for name in names):
             raise ValueError("it names no splits, or its classes are not text")
@@ -170,9 +171,12 @@ def open_packed(root: Path, split: str) -> Packed:
                 raise SourceError(f"{file} is a link, which ddkit does not follow; export the source again")
         if not path.is_file() or not rows.is_file() or path.stat().st_size == 0:
             raise SourceError(f"{path} or its .rows is missing or empty; export the source again")
-        with open(path, "rb") as opened:
-            tar = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-        lines = (read_limited(rows, entry["rows"] * LONGEST_LINE) or b"").splitlines()
+        try:
+            with open(path, "rb") as opened:
+                tar = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+            lines = (read_limited(rows, entry["rows"] * LONGEST_LINE) or b"").splitlines()
+        except OSError as error:  # such as more shards than files that a process may open
+            raise SourceError(f"{path} cannot be opened ({error.strerror or error})") from error
         if len(lines) != entry["rows"]:
             raise SourceError(f"{rows} has {len(lines)} lines, not {entry['rows']}; export the source again")
         for number, line in enumerate(lines, start=1):

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import tarfile
 from pathlib import Path, PurePosixPath
+from typing import Self
 
 from ddkit.errors import SourceError
 
 _CODE = {"pth", "pt", "pkl", "pickle"}  # reading them executes code
 _PACKED = {"gz", "bz2", "xz", "lzma", "zst", "zstd", "lz4", "zip", "7z", "tar", "tgz"}  # may expand to gigabytes
+
+
+class _Header(tarfile.TarInfo):
+    """A header; `tarfile` itself accepts a negative size, and then reads the same members again and again."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        found = super().frombuf(buf, encoding, errors)
+        if found.size < 0:
+            raise ValueError(f"a member of {found.size} bytes")
+        return found
 
 
 def check_tar(path: Path) -> None:
@@ -23,7 +35,7 @@ def check_tar(path: Path) -> None:
     """
     size = path.stat().st_size
     try:
-        with tarfile.open(path, "r:") as tar:
+        with tarfile.open(path, "r:", tarinfo=_Header) as tar:
             for info in tar:
                 if problem := _problem(info, size):
                     raise SourceError(f"{path}: {info.name[:200]!r} is {problem}; remove it and pack the rest again")
@@ -38,7 +50,7 @@ def _problem(info: tarfile.TarInfo, size: int) -> str | None:
         return None
     if not info.isreg() or info.issparse():
         return "not a regular file (a link, a device or a sparse file)"
-    if info.offset_data + info.size > size:
+    if info.size < 0 or info.offset_data + info.size > size:  # a pax header states another size than the first
         return "not whole"
     suffix = PurePosixPath(info.name).suffix[1:].lower()
     if suffix in _CODE:

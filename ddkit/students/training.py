@@ -16,12 +16,14 @@ from torch.nn.functional import cross_entropy
 
 from ddkit.core.console import Advance
 from ddkit.core.device import threads
-from ddkit.core.files import locked, read_sealed_json, write_bytes, write_sealed
+from ddkit.core.distributed import ALONE, Group
+from ddkit.core.files import write_bytes
+from ddkit.core.locks import locked
 from ddkit.core.serialization import fingerprint
 from ddkit.core.worker_state import STATE
 from ddkit.engine.interleaving import Interleaved, interleave
 from ddkit.engine.units import UnitFile
-from ddkit.errors import OptionError
+from ddkit.errors import IntegrityError, OptionError
 from ddkit.format.manifest import Manifest
 from ddkit.format.manifest_file import read_manifest
 from ddkit.networks.checkpoints import save_checkpoint
@@ -134,6 +136,7 @@ def train_student(
     job: StudentJob,
     on_epoch: Advance | None = None,
     on_estimate: Callable[[float], None] | None = None,
+    group: Group = ALONE,
 ) -> StudentResult:
     """Train one student and write its checkpoint and log. An interrupted training resumes to the same weights.
 
@@ -141,19 +144,27 @@ def train_student(
         job: The training.
         on_epoch: Called with the number of epochs done since the last call.
         on_estimate: Called once, after 20 measured steps, with the expected remaining seconds.
+        group: The ranks that train the student together; rank 0 writes the files.
 
     Raises:
         OtherRun: Another process is writing the same checkpoint.
         Diverged: The loss is not finite.
+        RankLost: Another rank failed.
     """
-    with locked(job.checkpoint, "training", {"key": job.result_key}, wait=False), threads(_threads(job)):
-        return interleave([_training(job, on_epoch, on_estimate)], torch.device(job.device))[0]
+    with ExitStack() as stack:
+        if group.leads:
+            stack.enter_context(locked(job.checkpoint, "training", {"key": job.result_key}, wait=False))
+        stack.enter_context(threads(_threads(job, group)))
+        return interleave([_training(job, on_epoch, on_estimate, group)], torch.device(job.device))[0]
 
 
-def _threads(job: StudentJob) -> int:
-    """Return the CPU threads of a single student: those of the training it resumes, else as many as measurably help."""
+def _threads(job: StudentJob, group: Group) -> int:
+    """Return the CPU threads of a single student: those of the training it resumes, else as many as measurably help.
+
+    Ranks keep the number that torchrun or OMP_NUM_THREADS gave them.
+    """
     most = torch.get_num_threads()
-    if not job.device.startswith("cpu"):
+    if not job.device.startswith("cpu") or not group.alone:
         return most
     state = UnitFile(job.state, job.result_key)
     if state.is_good():
@@ -172,28 +183,31 @@ def _training(
     job: StudentJob,
     on_epoch: Advance | None = None,
     on_estimate: Callable[[float], None] | None = None,
+    group: Group = ALONE,
 ) -> Interleaved[StudentResult]:
     began = time.perf_counter()
     manifest, device = read_manifest(job.directory), torch.device(job.device)
     images = manifest.rows(job.ipc)
-    supervision = _supervision(job, manifest, job.spec.batch_for(images), device)
+    supervision = _supervision(job, manifest, job.spec.batch_for(images), device, group)
     network = seeded_network(
         lambda: build_network(job.arch, len(manifest.classes), manifest.views.size), job.seed, "student", job.arch
     )
-    measure = _measure(job, manifest, device)
+    measure = _measure(job, manifest, device, group)
     fit_job = Fit(
         spec=job.spec, epochs=job.spec.epochs_for(images), steps_an_epoch=supervision.steps,
         batches=supervision.batches, loss=supervision.loss, seed=job.seed, device=device, state=job.state,
         key=job.result_key, log=job.log, measure=measure.accuracy if measure and job.measure_every else None,
         measure_every=job.measure_every, on_epoch=on_epoch, on_estimate=on_estimate,
+        group=group,
     )  # fmt: skip
     history = yield from fitting(network, fit_job)
     percent = None
     if measure is not None:
         percent = history[-1]["accuracy"] if job.measure_every else measure.accuracy(network, "measuring")
-    save_checkpoint(job.checkpoint, network, _checkpoint_spec(job, manifest, percent, measure))
-    write_bytes(job.log, "".join(json.dumps(entry) + "\n" for entry in history).encode())
-    job.state.unlink(missing_ok=True)
+    if group.leads:
+        save_checkpoint(job.checkpoint, network, _checkpoint_spec(job, manifest, percent, measure))
+        write_bytes(job.log, "".join(json.dumps(entry) + "\n" for entry in history).encode())
+        job.state.unlink(missing_ok=True)
     seconds = round(sum(entry["seconds"] for entry in history), 2) or round(time.perf_counter() - began, 2)
     return StudentResult(percent, seconds, len(history), history, None if measure is None else measure.name)
 
@@ -230,27 +244,42 @@ class StudentGroup:
 
     jobs: tuple[StudentJob, ...]
     needs: frozenset[str] = frozenset()
+    gpu_share = 1.0
 
     @property
     def id(self) -> str:
         """Id of the first student."""
         return self.jobs[0].out
 
-    def run(self) -> list[StudentResult]:
-        """Train the students and return their results, waiting for those that another process is training."""
+    @property
+    def files(self) -> tuple[UnitFile, ...]:
+        """The files of the results."""
+        return tuple(UnitFile(job.result, job.result_key) for job in self.jobs)
+
+    def run(self) -> None:
+        """Train the students without a result, waiting for those that another process is training."""
         with ExitStack() as stack:
             for out in sorted({job.checkpoint for job in self.jobs}):  # sorted, so that processes cannot deadlock
                 stack.enter_context(locked(out, "training"))
-            return interleave([_kept(job) for job in self.jobs], torch.device(self.jobs[0].device))
+            interleave([_recorded(job) for job in self.jobs], torch.device(self.jobs[0].device))
+
+    def results(self) -> list[StudentResult]:
+        """Return the results of trained students.
+
+        Raises:
+            IntegrityError: A result disappeared.
+        """
+        found = [file.read_json() for file in self.files]
+        if missing := [str(file.path) for file, result in zip(self.files, found) if result is None]:
+            raise IntegrityError(f"{missing[0]} disappeared after the training; run the same command again")
+        return [StudentResult(**result) for result in found]
 
 
-def _kept(job: StudentJob) -> Interleaved[StudentResult]:
-    known = read_sealed_json(job.result, job.result_key)
-    if known is not None:
-        return StudentResult(**known)
-    result = yield from _training(job)
-    write_sealed(job.result, json.dumps(asdict(result)).encode(), job.result_key)
-    return result
+def _recorded(job: StudentJob) -> Interleaved[None]:
+    """Train a student and write its result, unless it has one."""
+    file = UnitFile(job.result, job.result_key)
+    if file.read_json() is None:
+        file.write_json(asdict((yield from _training(job))))
 
 
 # ------------------------------------------------------------------ training data and validation
@@ -271,7 +300,7 @@ class _Supervision:
     loss: Callable[[Tensor, Tensor], Tensor]
 
 
-def _supervision(job: StudentJob, manifest: Manifest, batch: int, device: torch.device) -> _Supervision:
+def _supervision(job: StudentJob, manifest: Manifest, batch: int, device: torch.device, group: Group) -> _Supervision:
     """Return training data and loss for stored, hard or online labels."""
     hard = job.labels == "hard" or job.spec.loss == "ce"
 
@@ -281,8 +310,8 @@ def _supervision(job: StudentJob, manifest: Manifest, batch: int, device: torch.
     loss = cross_entropy if hard else _soft_loss(job.spec)
     if job.labels == "stored":
         replay = ReplayLoader(
-            manifest, batch_size=batch, device=device, ipc=job.ipc, seed=job.seed, rank=0, world_size=1,
-            temperature=1.0 if hard else job.spec.temperature,
+            manifest, batch_size=batch, device=device, ipc=job.ipc, seed=job.seed, rank=group.rank,
+            world_size=group.world_size, allow_empty=True, temperature=1.0 if hard else job.spec.temperature,
         )  # fmt: skip
 
         def replayed(epoch: int) -> Iterable[Example]:
@@ -298,7 +327,7 @@ def _supervision(job: StudentJob, manifest: Manifest, batch: int, device: torch.
         teacher, policy = Teacher.load(job.teacher, device, job.order), job.policy
     fresh = FreshLoader(
         manifest, replace(policy, count=1), batch_size=batch, device=device, ipc=job.ipc, seed=job.seed,
-        label=teacher.logits if teacher else None,
+        label=teacher.logits if teacher else None, group=group,
     )  # fmt: skip
     return _Supervision(len(fresh), lambda epoch: with_target(fresh.epoch(epoch)), loss)
 
@@ -318,14 +347,15 @@ class _Measure:
     name: str
     manifest: Manifest
     device: torch.device
+    group: Group
 
     def accuracy(self, network: nn.Module, title: str = "") -> float:
         """Return the top-1 accuracy of `network` in percent; `title` is that of a progress bar."""
         seen = self.manifest.normalisation
-        return accuracy(network, self.images, self.labels, seen.mean, seen.std, self.device, title)
+        return accuracy(network, self.images, self.labels, seen.mean, seen.std, self.device, title, self.group)
 
 
-def _measure(job: StudentJob, manifest: Manifest, device: torch.device) -> _Measure | None:
+def _measure(job: StudentJob, manifest: Manifest, device: torch.device, group: Group) -> _Measure | None:
     """Return the validation images of a student, loaded once per process; None if it has none."""
     if job.val is None:
         return None
@@ -337,4 +367,4 @@ def _measure(job: StudentJob, manifest: Manifest, device: torch.device) -> _Meas
 
     key = (ref, job.measured, manifest.eval.resize, manifest.eval.crop, tuple(manifest.class_names))
     images, labels, name = STATE.keep("validation images", key, load)
-    return _Measure(images, labels, f"{name} ({len(labels)} images)", manifest, device)
+    return _Measure(images, labels, f"{name} ({len(labels)} images)", manifest, device, group)

@@ -18,12 +18,13 @@ import torch
 
 from ddkit.core.device import threads
 from ddkit.core.seeds import nested_choice
-from ddkit.networks.registry import build_network
+from ddkit.networks.registry import build_network, check_network
+from ddkit.networks.steps import seconds_a_step
 from ddkit.networks.training import Fit, fit, seeded_network
 from ddkit.specs import TrainSpec
 from ddkit.students.losses import soft_label_loss
 from ddkit.synthesis.coresets import herding, k_means
-from ddkit.synthesis.interface import Context, Plan, Unit
+from ddkit.synthesis.interface import Context, Plan, Probe, Unit
 from ddkit.synthesis.passes import chunks
 
 LADDER = (5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
@@ -122,6 +123,31 @@ def feedback_units(plan: Plan, settings: Student) -> list[Unit]:
 
 def _epochs(settings: Student, warm: bool) -> int:
     return settings.epochs if warm else settings.scratch_epochs or settings.epochs
+
+
+def student_seconds(steps: int, settings: Student, probe: Probe, workers: int) -> float:
+    """Return the expected seconds of a stage student, from measured steps or a device's stated speed.
+
+    Replaying the views is not counted.
+
+    Args:
+        steps: Number of steps.
+        settings: Settings of the stage students.
+        probe: What to measure with.
+        workers: CPU threads.
+    """
+    spec, size = TrainSpec(batch=settings.batch), probe.size
+    if probe.stated is not None:
+        return 3 * steps * settings.batch * probe.stated[spec.precision]
+    few = settings.batch if size <= 64 else min(settings.batch, 8)
+
+    def step() -> float:
+        net = probe.teacher.spec
+        with threads(workers):
+            network = check_network(net.arch, net.num_classes, size)
+            return seconds_a_step(network, spec, few, size, probe.teacher.device, at_most_s=1.0)
+
+    return steps * probe.once(("student", settings.batch, workers), step) * settings.batch / few
 
 
 def train_stage_student(unit: Unit, context: Context, settings: Student, workers: int) -> dict[str, np.ndarray]:

@@ -123,19 +123,53 @@ class Synthetic:
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """What `costs` can use for its measurements.
+    """What `costs` can use for its estimates.
 
     Attributes:
         teacher: The teacher, or an untrained network of its architecture.
         size: Side of the images, pixels.
-        workers: Number of units that run in parallel.
+        workers: Number of units that a device runs in parallel.
         each: Seconds of a teacher pass over one image on one worker.
+        devices: Number of devices that share the units of an increment.
+        stated: Seconds of such a pass by precision, on a device whose speed is stated; None: on this machine, where a
+            method can measure more.
+        measured: The results of `once`.
     """
 
     teacher: Teacher
     size: int
     workers: int
     each: float
+    devices: int = 1
+    stated: Mapping[str, float] | None = None
+    measured: dict[Any, float] = field(default_factory=dict)
+
+    def spread(self, seconds: float, units: int, threads: int = 1) -> float:
+        """Return when the last of some independent units is done, in seconds.
+
+        Args:
+            seconds: What all of them take together, one after the other.
+            units: Their number. They are taken to be equally long.
+            threads: CPU threads of a unit.
+        """
+        at_once = self.devices * max(1, self.workers // threads)
+        return seconds * -(-units // at_once) / units
+
+    def with_threads(self, seconds: float, threads: int) -> float:
+        """Return the seconds of one unit that takes `seconds` on one CPU thread and has `threads` of them."""
+        on_cpu = self.stated is None and self.teacher.device.type == "cpu"
+        return seconds / threads if on_cpu else seconds
+
+    def once(self, what: Any, measure: Callable[[], float]) -> float:
+        """Return a measurement, which is made once and kept.
+
+        Args:
+            what: Names the measurement; hashable.
+            measure: Makes it.
+        """
+        if what not in self.measured:
+            self.measured[what] = measure()
+        return self.measured[what]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ddkit.core.files import write_bytes
 from ddkit.engine.units import UnitFile
 
 if TYPE_CHECKING:
@@ -78,11 +79,7 @@ class UnitProgress:
         now = time.monotonic()
         if self.file is not None and now - self._reported >= self.REPORT_EVERY_S:
             self._reported = now
-            path = self.file.path
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(".progress.tmp")
-            temporary.write_text(f"{steps} {self.seconds:.3f}")
-            temporary.replace(path.with_suffix(".progress"))
+            write_bytes(self.file.path.with_suffix(".progress"), f"{steps} {self.seconds:.3f}".encode())
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -114,5 +111,5 @@ class UnitProgress:
     def clear(self) -> None:
         """Remove checkpoint and progress, once the result is written."""
         if self.file is not None:
-            for suffix in (".state", ".progress", ".progress.tmp"):
+            for suffix in (".state", ".progress"):
                 self.file.path.with_suffix(suffix).unlink(missing_ok=True)

@@ -13,7 +13,8 @@ from torch import nn
 
 from ddkit.core.console import note
 from ddkit.core.device import threads
-from ddkit.core.files import cache_dir, locked
+from ddkit.core.files import cache_dir
+from ddkit.core.locks import locked
 from ddkit.errors import ClassesError, OptionError, TeacherError, first_few
 from ddkit.networks.checkpoints import load_checkpoint, save_checkpoint, tensor_hash
 from ddkit.networks.pretrained import Pretrained, is_library, load_pretrained
@@ -96,9 +97,9 @@ class TeacherChoice:
             ClassesError: The teacher has other classes.
             OptionError: The teacher would have to be trained.
         """
-        return _matched(*self._at_hand(), classes, what)
+        return _matched(*self.at_hand(), classes, what)
 
-    def _at_hand(self) -> tuple[Path, nn.Module, TeacherSpec]:
+    def at_hand(self) -> tuple[Path, nn.Module, TeacherSpec]:
         """Return (path, network, metadata) of the checkpoint. Raises TeacherError, OptionError."""
         if self.needs_training(None):
             raise OptionError(f"--teacher {self.ref} needs a source; give a checkpoint")
@@ -128,7 +129,7 @@ class TeacherChoice:
         Raises:
             TeacherError, ClassesError, OptionError: As `resolve`.
         """
-        path, network, spec = self._at_hand()
+        path, network, spec = self.at_hand()
         names = list(classes)
         if {c.name for c in classes} != set(spec.classes):
             if sorted(numbers) != list(range(spec.num_classes)):
@@ -204,14 +205,79 @@ def _matched(
     path: Path, network: nn.Module, spec: TeacherSpec, classes: Sequence[ClassName], what: str
 ) -> ResolvedTeacher:
     """Return a loaded teacher with its output column for each class. Raises TeacherError, ClassesError."""
-    if spec.num_classes != len(classes):
-        raise TeacherError(
-            f"teacher {path} knows {spec.num_classes} classes, {what} has {len(classes)}; "
-            f"train one with `ddkit teach T.safetensors --data SOURCE --arch {spec.arch}`"
-        )
+    check_class_count(path, spec, len(classes), what)
     order = match_classes(classes, spec.class_names(), what=f"{what} and the teacher")
     same = bool((order == np.arange(len(order))).all())
     return ResolvedTeacher(path, spec, network, None if same else tuple(int(i) for i in order))
+
+
+def check_class_count(path: Path, spec: TeacherSpec, classes: int, what: str) -> None:
+    """Check that a teacher has as many classes as a source.
+
+    Args:
+        path: Checkpoint of the teacher.
+        spec: Its metadata.
+        classes: Number of classes of the source.
+        what: The source, for messages.
+
+    Raises:
+        TeacherError: It has another number.
+    """
+    if spec.num_classes != classes:
+        raise TeacherError(
+            f"teacher {path} knows {spec.num_classes} classes, {what} has {classes}; "
+            f"train one with `ddkit teach T.safetensors --data SOURCE --arch {spec.arch}`"
+        )
+
+
+def stand_in(arch: str, classes: Sequence[str], size: int, device: torch.device) -> Teacher:
+    """Return an untrained teacher, whose speed gives the cost of a run.
+
+    Args:
+        arch: Architecture.
+        classes: Names of the classes.
+        size: Side of the input, pixels.
+        device: The device.
+
+    Raises:
+        OptionError: There is no such architecture, or the images are too small for it.
+    """
+    spec = TeacherSpec(
+        arch=arch, num_classes=len(classes), image_size=size, mean=(0.5,) * 3, std=(0.25,) * 3, classes=tuple(classes)
+    )
+    return Teacher(check_network(arch, len(classes), size), spec, device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingLength:
+    """How long the training of a teacher is.
+
+    Attributes:
+        steps: Number of steps.
+        batch: Images per step.
+        spec: Hyperparameters.
+    """
+
+    steps: int
+    batch: int
+    spec: TrainSpec
+
+    @classmethod
+    def of(cls, spec: TrainSpec, images: int) -> TrainingLength:
+        """Return the length of a training on `images` images."""
+        batch = spec.batch_for(images)
+        return cls(steps=spec.epochs_for(images, drop_last=True) * (images // batch), batch=batch, spec=spec)
+
+    def seconds(self, teacher: Teacher, size: int) -> float:
+        """Return the expected seconds, measured on a few steps.
+
+        Args:
+            teacher: A stand-in (`stand_in`); its network is not changed.
+            size: Side of the input, pixels.
+        """
+        network = check_network(teacher.spec.arch, teacher.spec.num_classes, size)
+        with threads(self.spec.threads):
+            return self.steps * seconds_a_step(network, self.spec, self.batch, size, teacher.device)
 
 
 @dataclass(frozen=True)
@@ -247,12 +313,6 @@ class Training:
         name = f"{self.arch.replace(':', '-')}-{self.size}-{self.key[:24]}.safetensors"
         return cache_dir() / "teachers" / name
 
-    @property
-    def steps(self) -> int:
-        """Number of steps of the training."""
-        images = len(self.source)
-        return self.spec.epochs_for(images, drop_last=True) * (images // self.spec.batch_for(images))
-
     def run(self, on_estimate: Callable[[float], None] | None) -> None:
         """Train the teacher, unless the cache has a valid checkpoint of it.
 
@@ -273,23 +333,14 @@ class Training:
             )  # fmt: skip
 
     def stand_in(self) -> Teacher:
-        """Return an untrained teacher of the same architecture, whose speed gives the cost of a run."""
-        classes = tuple(self.source.class_names)
-        network = check_network(self.arch, len(classes), self.size)
-        spec = TeacherSpec(
-            arch=self.arch, num_classes=len(classes), image_size=self.size, mean=(0.5,) * 3, std=(0.25,) * 3,
-            classes=classes,
-        )  # fmt: skip
-        return Teacher(network, spec, self.device)
+        """Return an untrained teacher of the same architecture."""
+        return stand_in(self.arch, self.source.class_names, self.size, self.device)
 
     def seconds(self) -> float:
         """Return the expected seconds of the training, measured on a few steps; 0 if the checkpoint is in the cache."""
         if self.path.is_file():
             return 0.0
-        batch = self.spec.batch_for(len(self.source))
-        network = check_network(self.arch, len(self.source.classes), self.size)
-        with threads(self.spec.threads):
-            return self.steps * seconds_a_step(network, self.spec, batch, self.size, self.device)
+        return TrainingLength.of(self.spec, len(self.source)).seconds(self.stand_in(), self.size)
 
 
 def _is_whole(path: Path) -> bool:

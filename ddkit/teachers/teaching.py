@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from ddkit.core.console import note, progress
-from ddkit.core.device import pick_device, threads
-from ddkit.core.files import locked
+from ddkit.core.device import threads
+from ddkit.core.distributed import ALONE, Group, open_group, rank_device
+from ddkit.core.locks import locked
 from ddkit.core.seeds import permutation, rng
 from ddkit.core.serialization import fingerprint, from_plain, load_toml, to_plain
 from ddkit.errors import OptionError, SourceError
@@ -79,6 +81,7 @@ def train_teacher(
     key: str = "-",
     init: Pretrained | None = None,
     on_estimate: Callable[[float], None] | None = None,
+    group: Group = ALONE,
 ) -> TeacherSpec:
     """Train a network on a source and write its checkpoint.
 
@@ -97,12 +100,13 @@ def train_teacher(
         init: A pretrained network of the same architecture to fine-tune: the head is new, the normalisation is that
             of `init`; at the end its BatchNorm statistics are measured again on the source.
         on_estimate: Called once, after 20 measured steps, with the expected remaining seconds.
+        group: The ranks that train the network together; rank 0 writes the files.
 
     Returns:
         The metadata of the checkpoint.
 
     Raises:
-        OptionError, TeacherError, Diverged, DiskError.
+        OptionError, TeacherError, Diverged, DiskError, RankLost.
     """
     transform = EvalTransform.for_size(size)
     network = seeded_network(lambda: build_network(arch, len(source.classes), size), seed, "teacher", arch)
@@ -112,23 +116,15 @@ def train_teacher(
     if init is not None:
         init.load_into(network)
         mean, std = init.mean, init.std
-    labels = torch.from_numpy(source.labels).to(device)
-    batch = spec.batch_for(len(source))
-
-    def batches(epoch: int) -> Iterator[Example]:
-        order = permutation(seed, len(source), "teacher-order", epoch)
-        for step, start in enumerate(range(0, len(order) - len(order) % batch, batch)):
-            chosen = order[start : start + batch]
-            pixels = _augment(images[chosen], spec.augment, size, seed, epoch, step)
-            yield normalise(pixels, mean, std), labels[torch.from_numpy(chosen).to(device)]
-
     criterion = nn.CrossEntropyLoss(label_smoothing=spec.label_smoothing)
     epochs = spec.epochs_for(len(source), drop_last=True)
-    steps = len(source) // batch
-    with threads(spec.threads), progress(f"teacher {arch}", epochs, "epochs") as advance:
+    labels = torch.from_numpy(source.labels).to(device)
+    batches = _Batches(images, labels, spec, size, seed, mean, std, group)
+    used = spec.threads if group.alone else torch.get_num_threads()  # ranks keep what torchrun gave them
+    with threads(used), progress(f"teacher {arch}", epochs, "epochs") as advance:
         job = Fit(
-            spec=spec, epochs=epochs, steps_an_epoch=steps, batches=batches, loss=criterion, seed=seed, device=device,
-            state=state, key=key, on_epoch=advance, on_estimate=on_estimate,
+            spec=spec, epochs=epochs, steps_an_epoch=len(batches), batches=batches.epoch, loss=criterion, seed=seed,
+            device=device, state=state, key=key, on_epoch=advance, on_estimate=on_estimate, group=group,
         )  # fmt: skip
         fit(network, job)
         if init is not None:
@@ -143,7 +139,9 @@ def train_teacher(
         class_ids=tuple(c.id for c in source.classes) if any(c.id for c in source.classes) else None,
         eval=transform if transform != EvalTransform.for_size(size) else None,
     )
-    teacher = _measured(network, teacher, source, device)
+    teacher = _measured(network, teacher, source, device, group)
+    if not group.leads:
+        return teacher
     teacher = save_checkpoint(out, network, teacher)
     if state is not None:
         state.unlink(missing_ok=True)
@@ -167,7 +165,9 @@ def _measure_batch_norms(
     network.eval()
 
 
-def _measured(network: nn.Module, teacher: TeacherSpec, source: Source, device: torch.device) -> TeacherSpec:
+def _measured(
+    network: nn.Module, teacher: TeacherSpec, source: Source, device: torch.device, group: Group
+) -> TeacherSpec:
     """Return `teacher` with its accuracy on the source's validation split or holdout; unchanged if it has neither."""
     ref = source.ref
     held = source.spec() if ref.part == "train" else None
@@ -179,7 +179,7 @@ def _measured(network: nn.Module, teacher: TeacherSpec, source: Source, device: 
         image_column=ref.image_column, label_column=ref.label_column,
     )  # fmt: skip
     images, labels = validation.load(teacher.transform)
-    percent = accuracy(network, images, labels, teacher.mean, teacher.std, device, "measuring the teacher")
+    percent = accuracy(network, images, labels, teacher.mean, teacher.std, device, "measuring the teacher", group)
     return replace(teacher, accuracy=round(percent, 2), measured_on=f"{validation.name} ({len(labels)} images)")
 
 
@@ -234,26 +234,62 @@ class _Images:
         return (r, g, b), (sr, sg, sb)
 
 
-def _augment(pixels: Tensor, kind: str, size: int, seed: int, epoch: int, step: int) -> Tensor:
-    """Augment training images: uint8 [B,3,H,W] -> uint8 [B,3,size,size]."""
+@dataclass(frozen=True)
+class _Batches:
+    """The batches of augmented training images; a last incomplete one is left out.
+
+    Attributes:
+        images: The training images.
+        labels: Their labels, int64 [n], on the device.
+        spec: Batch size and augmentation.
+        size: Side of the input, pixels.
+        seed: Seed of order and augmentation.
+        mean: Mean per channel of the normalisation.
+        std: Standard deviation per channel of the normalisation.
+        group: The ranks that each batch is split among.
+    """
+
+    images: _Images
+    labels: Tensor
+    spec: TrainSpec
+    size: int
+    seed: int
+    mean: Rgb
+    std: Rgb
+    group: Group
+
+    def __len__(self) -> int:
+        return len(self.labels) // self.spec.batch_for(len(self.labels))
+
+    def epoch(self, epoch: int) -> Iterator[Example]:
+        """Yield this rank's part of every batch of one epoch; an image is augmented alike whatever the rank."""
+        batch = self.spec.batch_for(len(self.labels))
+        part, order = self.group.part(batch), permutation(self.seed, len(self.labels), "teacher-order", epoch)
+        for step in range(len(self)):
+            chosen = order[step * batch : (step + 1) * batch][part]
+            random = rng(self.seed, "teacher-augment", epoch, step)
+            pixels = _augment(self.images[chosen], part, batch, self.spec.augment, self.size, random)
+            yield normalise(pixels, self.mean, self.std), self.labels[torch.from_numpy(chosen).to(self.labels.device)]
+
+
+def _augment(pixels: Tensor, part: slice, batch: int, kind: str, size: int, random: np.random.Generator) -> Tensor:
+    """Augment training images, `part` of a batch: uint8 [n,3,H,W] -> uint8 [n,3,size,size]."""
     n = len(pixels)
+    if kind == "none" or n == 0:
+        return pixels
     if kind == "rrc-flip":
         policy = ViewSpec(scale=(0.25, 1.0), mix="none", count=1)
-        side = pixels.shape[-1]
-        key = int(rng(seed, "teacher-augment", epoch, step).integers(2**62))
-        views = draw(policy, seed=key, first=0, rows=n, height=side, width=side, size=size)
+        side, key = pixels.shape[-1], int(random.integers(2**62))
+        views = draw(policy, seed=key, first=part.start, rows=n, height=side, width=side, size=size)
         return apply(pixels, views, np.arange(n), np.zeros(n, int), size)
-    if kind == "none":
-        return pixels
-    random = rng(seed, "teacher-augment", epoch, step)
-    top, left = torch.from_numpy(random.integers(0, 9, (2, n))).to(pixels.device)
+    top, left = torch.from_numpy(random.integers(0, 9, (2, batch))[:, part]).to(pixels.device)
     padded = nn.functional.pad(pixels.float(), (4, 4, 4, 4), mode="reflect").to(torch.uint8)
     line, every = torch.arange(size, device=pixels.device), torch.arange(n, device=pixels.device)[:, None, None, None]
     rows, columns = (top[:, None] + line)[:, None, :, None], (left[:, None] + line)[:, None, None, :]
     shifted = padded[every, torch.arange(3, device=pixels.device)[None, :, None, None], rows, columns]
     if kind == "shift":
         return shifted
-    flip = torch.from_numpy(random.random(n) < 0.5)[:, None, None, None].to(pixels.device)
+    flip = torch.from_numpy(random.random(batch)[part] < 0.5)[:, None, None, None].to(pixels.device)
     return torch.where(flip, shifted.flip(-1), shifted)
 
 
@@ -282,7 +318,8 @@ def teach(
 ) -> TeacherSpec:
     """Train a teacher, or fine-tune a pretrained network, and write a safetensors checkpoint.
 
-    The checkpoint holds normalisation, classes and accuracy. An interrupted training resumes when it is run again.
+    The checkpoint holds normalisation, classes and accuracy. An interrupted training resumes when it is run again. The
+    processes that torchrun started train it together, and rank 0 writes the files.
 
     Args:
         out: The checkpoint, a `.safetensors` file.
@@ -311,39 +348,45 @@ def teach(
         InputError: An option, the source or the pretrained network is invalid.
         OtherRun: Another process is training the same file.
         Diverged: The loss is not finite.
+        RankLost: Another rank failed.
     """
     out = Path(out)
     if out.suffix != ".safetensors":
         raise OptionError(f"OUT is {out}; a checkpoint is a .safetensors file")
-    source = open_source(
-        data, split=split, image_column=image_column, label_column=label_column, classes=classes, rehash=rehash
-    )
-    size = size or source.default_size()
-    pretrained = None if init is None else load_pretrained(init, size)
-    if pretrained is not None and arch not in (None, pretrained.arch):
-        raise OptionError(f"--arch is {arch}, --init is a {pretrained.arch}; drop --arch")
-    arch = pretrained.arch if pretrained else arch
-    if arch is None:
-        raise OptionError(
-            "--arch is missing; choose one of `ddkit list networks`, or give a trained network with --init"
+    where = rank_device(device)
+    with ExitStack() as stack:
+        group = stack.enter_context(open_group(where))
+        source = open_source(
+            data, split=split, image_column=image_column, label_column=label_column, classes=classes, rehash=rehash
         )
-    spec = teacher_recipe(recipe or ("finetune" if pretrained else None), data, size, epochs)
-    fresh = check_network(arch, len(source.classes), size)  # an invalid network fails before all images are read
-    if pretrained is not None:
-        pretrained.load_into(fresh)
-    source = source.without_unreadable(skip_bad)
-    if holdout is not None:
-        if not 0 < holdout < 1:
-            raise OptionError(f"--holdout is {holdout}; it must be between 0 and 1")
-        source = source.part("train", holdout)
-    if len(source) < 2:
-        raise SourceError(f"{data} has {len(source)} images; a teacher needs more")
-    where = pick_device(device)
-    key = training_key(source, size, arch, spec, seed, where, pretrained)
-    state = out.with_name(f".{out.name[:100]}.{key[:16]}.state")
-    note(f"teacher {arch}: {len(source)} images of {size} px, {spec.epochs_for(len(source), drop_last=True)} epochs")
-    with locked(out, "training", {"key": key}, wait=False):
+        size = size or source.default_size()
+        pretrained = None if init is None else load_pretrained(init, size)
+        if pretrained is not None and arch not in (None, pretrained.arch):
+            raise OptionError(f"--arch is {arch}, --init is a {pretrained.arch}; drop --arch")
+        arch = pretrained.arch if pretrained else arch
+        if arch is None:
+            raise OptionError(
+                "--arch is missing; choose one of `ddkit list networks`, or give a trained network with --init"
+            )
+        spec = teacher_recipe(recipe or ("finetune" if pretrained else None), data, size, epochs)
+        fresh = check_network(arch, len(source.classes), size)  # an invalid network fails before all images are read
+        if pretrained is not None:
+            pretrained.load_into(fresh)
+        source = source.without_unreadable(skip_bad)
+        if holdout is not None:
+            if not 0 < holdout < 1:
+                raise OptionError(f"--holdout is {holdout}; it must be between 0 and 1")
+            source = source.part("train", holdout)
+        if len(source) < 2:
+            raise SourceError(f"{data} has {len(source)} images; a teacher needs more")
+        key = training_key(source, size, arch, spec, seed, where, pretrained)
+        state = out.with_name(f".{out.name[:100]}.{key[:16]}.state")
+        note(
+            f"teacher {arch}: {len(source)} images of {size} px, {spec.epochs_for(len(source), drop_last=True)} epochs"
+        )
+        if group.leads:
+            stack.enter_context(locked(out, "training", {"key": key}, wait=False))
         return train_teacher(
             out, source, arch=arch, size=size, spec=spec, seed=seed, device=where, state=state, key=key,
-            init=pretrained, on_estimate=on_estimate,
+            init=pretrained, on_estimate=on_estimate, group=group,
         )  # fmt: skip

@@ -50,6 +50,8 @@ def content_hash(data: dict[str, Any]) -> str:
         files[shard["path"].replace(".tar", ".rows")] = shard["rows_sha256"]
         if shard["images"]:
             files[shard["images"]["path"]] = shard["images"]["sha256"]
+    if data["labels"].get("file"):
+        files[data["labels"]["file"]["path"]] = data["labels"]["file"]["sha256"]
     lines = "".join(sorted(f"{path} {sha256}\n" for path, sha256 in files.items()))
     return hashlib.sha256(lines.encode()).hexdigest()
 
@@ -325,6 +327,10 @@ simple("records_elsewhere", lambda s: None, rows=lambda r: r[1].__setitem__(2, r
 simple("records_of_another_hash", lambda s: None, rows=lambda r: r[1].__setitem__(4, "0" * 64))
 simple("records_with_a_zero_before", lambda s: None, rows=lambda r: r[1].__setitem__(3, f"0{r[1][3]}"))
 simple("records_that_overflow", lambda s: None, rows=lambda r: r[1].__setitem__(3, "9" * 4000))
+simple("records_of_terabytes", lambda s: None, rows=lambda r: [line.__setitem__(3, 10**15) for line in r])
+simple("records_beyond_the_end", lambda s: None, rows=lambda r: r[-1].__setitem__(5, r[-1][5] + 10**6))
+simple("records_that_overlap", lambda s: None, rows=lambda r: r[1].__setitem__(slice(5, 8), r[1][2:5]))
+simple("records_of_one_place", lambda s: None, rows=lambda r: r[2].__setitem__(slice(2, 8), r[1][2:8]))
 simple("records_in_another_order", lambda s: None, rows=lambda r: r.reverse())
 
 
@@ -363,6 +369,19 @@ of_manifest(
 of_manifest(
     "manifest_millions_of_lists", lambda d: None, lambda text: '{"format": 1, "x": [' + "[]," * 3_000_000 + "[]]}"
 )
+of_manifest(
+    "manifest_of_many_keys_and_one_twice",
+    lambda d: None,
+    lambda text: "{" + "".join(f'"{i}":1,' for i in range(300_000)) + '"299999":1}',
+)
+of_manifest(
+    "manifest_of_thousands_of_prefixes",
+    lambda d: (
+        d.update(prefixes=list(range(1, 5001)), ipc=5000, classes=d["classes"][:1]),
+        d.update(shards=[d["shards"][0] | {"prefix": p, "rows": 1, "path": f"data/train-ipc{p:03d}-00000.tar"}
+                         for p in range(1, 5001)]),
+    ),
+)  # fmt: skip
 of_manifest("manifest_shard_rows_of_another_law", lambda d: d.update(shard_rows=20))
 of_manifest("manifest_of_a_billion_shards", lambda d: d.update(prefixes=[10**9], ipc=10**9, shard_rows=1))
 of_manifest("manifest_patches_of_no_square", lambda d: d["image"].update(patches=3))

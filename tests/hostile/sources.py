@@ -189,6 +189,16 @@ def exported_index_that_is_deep(root: Path) -> None:
     (root / "source" / "source.json").write_text("[" * 100_000)
 
 
+@case
+def exported_of_a_billion_rows(root: Path) -> None:
+    exported(root, lambda index: index["splits"]["train"][0].update(rows=10**18))
+
+
+@case
+def exported_of_more_shards_than_files_may_be_open(root: Path) -> None:
+    exported(root, lambda index: index["splits"]["train"].extend(index["splits"]["train"] * 100_000))
+
+
 # ------------------------------------------------------------------ zip
 
 
@@ -206,6 +216,20 @@ def zipped(root: Path, extra: Callable[[zipfile.ZipFile], Any]) -> Path:
 @case
 def zip_with_a_bomb(root: Path) -> None:
     zipped(root, lambda z: z.writestr("3/bomb.png", bytes(300_000_000)))
+
+
+def _lying(root: Path, method: int) -> None:
+    """A member of 300 MB that says it has a thousand bytes."""
+    path = root / "source" / "images.zip"
+    zipped(root, lambda z: z.writestr("3/bomb.png", bytes(300_000_000), method))
+    data = bytearray(path.read_bytes())
+    at = data.rindex(b"PK\x01\x02")
+    data[at + 24 : at + 28] = struct.pack("<I", 1000)
+    path.write_bytes(data)
+
+
+CASES["zip_with_a_bomb_that_says_it_is_small"] = lambda root: _lying(root, zipfile.ZIP_DEFLATED)
+CASES["zip_with_a_bomb_by_bzip2"] = lambda root: _lying(root, zipfile.ZIP_BZIP2)
 
 
 @case
@@ -300,6 +324,28 @@ def tar_that_is_cut_off(root: Path) -> None:
 
 
 @case
+def tar_that_goes_back(root: Path) -> None:
+    """A negative size, from which `tarfile` reads the same member again for ever."""
+
+    def extra(tar: tarfile.TarFile) -> None:
+        info = tarfile.TarInfo("100.png")
+        info.size = -512
+        tar.fileobj.write(info.tobuf(tarfile.GNU_FORMAT))  # type: ignore[union-attr]
+
+    tarred(root, extra)
+
+
+@case
+def tar_that_goes_back_by_pax(root: Path) -> None:
+    def extra(tar: tarfile.TarFile) -> None:
+        info = tarfile.TarInfo("100.png")
+        info.pax_headers = {"size": "-1024"}
+        tar.fileobj.write(info.tobuf(tarfile.PAX_FORMAT))  # type: ignore[union-attr]
+
+    tarred(root, extra)
+
+
+@case
 def tar_with_a_member_of_exabytes(root: Path) -> None:
     def extra(tar: tarfile.TarFile) -> None:
         info = tarfile.TarInfo("100.png")
@@ -349,9 +395,22 @@ def protocol_that_is_deep(root: Path) -> None:
 
 
 @case
+def protocol_of_ten_thousand_digits(root: Path) -> None:
+    folders(root / "source")
+    (root / "long.toml").write_text("x = " + "9" * 10_000)
+
+
+@case
+def setting_of_ten_thousand_digits(root: Path) -> None:
+    folders(root / "source")
+
+
+@case
 def setting_that_is_deep(root: Path) -> None:
     folders(root / "source")
 
 
 OPTIONS["protocol_that_is_deep"] = ["--protocol", "deep.toml"]
+OPTIONS["protocol_of_ten_thousand_digits"] = ["--protocol", "long.toml"]
+OPTIONS["setting_of_ten_thousand_digits"] = ["--set", "x=" + "9" * 10_000]
 OPTIONS["setting_that_is_deep"] = ["--set", "x=" + "[" * 5000 + "]" * 5000]

@@ -28,7 +28,8 @@ class MappedStore:
     A shard is prepared at its first use in a process: every byte of it is compared with the manifest, every integer and
     label of all its views is checked as for a store in memory, and its images are decoded to a file in the cache
     (`PixelFile`), unless that exists. From then on rows are read from the mapped files, so memory holds only pages
-    that the system may drop. Files that are changed during a training are not checked again.
+    that the system may drop. A shard whose file was changed in the meantime is verified again when it is next opened; a
+    file must not be cut off while it is mapped, since the system then ends the process.
 
     Args:
         manifests: Sets that are joined; they have equal classes, sizes, view policies and codecs.

@@ -13,7 +13,8 @@ import numpy as np
 import PIL
 
 from ddkit.core.console import size_words
-from ddkit.core.files import atomic_file, cache_dir, is_abandoned, locked
+from ddkit.core.files import atomic_file, cache_dir, is_abandoned
+from ddkit.core.locks import locked
 from ddkit.errors import DiskError
 from ddkit.format.damage import mapped
 from ddkit.format.entries import RowRecord

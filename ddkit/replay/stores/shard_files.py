@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ddkit.core.device import cores
+from ddkit.core.files import stamp
 from ddkit.errors import DdkitError, IntegrityError
 from ddkit.format.damage import REMEDY, mapped, open_layout
 from ddkit.format.entries import RowRecord, ShardEntry, row_key
@@ -56,11 +57,13 @@ class Known:
         labels: Class indices, int64 [n].
         starts: Offset of each tensor of each row in the tar, int64 [n] by name.
         pixels: The decoded images.
+        stamp: What the tar's file looked like before it was verified; another one is verified again.
     """
 
     labels: np.ndarray
     starts: dict[str, np.ndarray]
     pixels: PixelFile
+    stamp: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -166,8 +169,10 @@ class ShardFiles:
             found = state.opened.pop(number, None)
             if found is None:
                 place = self.places[number]
-                if not known.pixels.is_there():
+                seen = _stamp(place)
+                if seen != known.stamp or not known.pixels.is_there():
                     self._verify(place, known.pixels, state)
+                    state.known[number] = known = replace(known, stamp=seen)
                 found = Opened(known, mapped(place.manifest.root / place.shard.path), known.pixels.open())
             state.opened[number] = found
             while len(state.opened) > OPEN_SHARDS:
@@ -193,6 +198,7 @@ class ShardFiles:
         manifest, shard = place.manifest, place.shard
         if self._fetch is not None:
             self._fetch(manifest, shard)
+        seen = _stamp(place)
         opened = open_layout(manifest, shard)
         if isinstance(opened, str):
             raise IntegrityError(f"{manifest.where}: {opened}; {REMEDY}")
@@ -209,6 +215,7 @@ class ShardFiles:
             labels=np.array([record.label for record in records], np.int64),
             starts={name: np.array([row[name] for row in starts]) for name in self._form.shapes | self._form.soft},
             pixels=pixels,
+            stamp=seen,
         )
 
     def _verify(self, place: Place, pixels: PixelFile, state: _State) -> tuple[np.ndarray, np.ndarray]:
@@ -241,6 +248,12 @@ class ShardFiles:
             reader = SetReader(place.manifest, _seen={place.shard.prefix: seen})
             if problem := reader.prefix_problem(place.shard.prefix):
                 raise IntegrityError(f"{place.manifest.where}: {problem}; {REMEDY}")
+
+
+def _stamp(place: Place) -> tuple[str, ...]:
+    """Shows whether a shard's tar has changed; empty if it is missing, which verifying it then says."""
+    path = place.manifest.root / place.shard.path
+    return stamp(path) if path.is_file() else ()
 
 
 def _tensor_starts(tar: Tar, record: RowRecord) -> dict[str, int]:

@@ -117,7 +117,7 @@ def seconds_a_step(settings: Inversion, teacher: Teacher, size: int, images: int
 
 
 def inversion_costs(plan: Plan, settings: Inversion, probe: Probe, with_student: bool = False) -> float:
-    """Return the expected seconds of an increment's batches, from measured steps.
+    """Return the expected seconds of an increment's batches, from measured steps or a device's stated speed.
 
     Args:
         plan: The increment.
@@ -126,10 +126,28 @@ def inversion_costs(plan: Plan, settings: Inversion, probe: Probe, with_student:
         with_student: Whether each step runs a student.
     """
     units = inversion_units(plan, settings)
-    images = len(units[0].labels) * len(units[0].ranks)
-    each = seconds_a_step(settings, probe.teacher, probe.size, images, with_student)
-    side_by_side = min(len(units), max(1, probe.workers // settings.threads))
-    return each * settings.steps * len(units) / side_by_side
+    if probe.stated is not None:
+        each = passes_a_step(settings, with_student) * probe.stated[settings.precision]
+    else:
+        batch = len(units[0].labels) * len(units[0].ranks)
+        each = probe.once(
+            (settings, batch, with_student),
+            lambda: seconds_a_step(settings, probe.teacher, probe.size, batch, with_student) / batch,
+        )
+    return probe.spread(plan.images * settings.steps * each, len(units), settings.threads)
+
+
+def passes_a_step(settings: Inversion, with_student: bool) -> int:
+    """Return the work of an optimisation step, in forward passes of a network over its images.
+
+    The gradient of the pixels takes as much as the forward pass; that of the weights is not computed.
+
+    Args:
+        settings: Settings of the inversion.
+        with_student: Whether the step runs a student.
+    """
+    compared = settings.reg.weight > 0 and settings.reg.space == "feature"  # the teacher also sees the real image
+    return 2 * (1 + with_student) + compared
 
 
 # ------------------------------------------------------------------ as an inner method

@@ -39,8 +39,9 @@ class RdedMethod:
             yield from stitched(context, self.settings, label, selected[label], keep, ranks)
 
     def costs(self, plan: Plan, probe: Probe, with_student: bool) -> float:
-        """Return the expected seconds of an increment, in which the teacher scores every crop once."""
-        return sum(plan.counts) * self.settings.crops * probe.each / probe.workers
+        """Return the expected seconds of an increment, in which the teacher scores every crop of the pools once."""
+        crops = sum(self.images_needed(n, len(plan.ranks)) for n in plan.counts) * self.settings.crops
+        return probe.spread(crops * probe.each, len(plan.classes))
 
     def real_pixels(self) -> str:
         """Return `crops`: the images consist of crops of real images."""

@@ -1,0 +1,1 @@
+"""The goals of `trust.py`, and what their trials share."""

@@ -1,0 +1,58 @@
+"""Units on a real Ray cluster of several nodes on this machine, one of which is killed."""
+
+import os
+from pathlib import Path
+
+import pytest
+from engine_jobs import Record, runs
+
+from ddkit.engine.ray_cluster import RayCluster
+from ddkit.errors import DiskError, EnvironmentFailure
+
+pytest.importorskip("ray")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning"
+)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    import ray
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TMPDIR", "/tmp")  # paths of sockets are limited to 107 bytes
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        patch.setenv("RAY_ADDRESS", nodes.address)
+        yield nodes
+        ray.shutdown()
+        nodes.shutdown()
+
+
+def test_units_run_on_all_nodes_and_move_on_when_one_dies(cluster, tmp_path):
+    lost = cluster.add_node(num_cpus=1)
+    engine = RayCluster(tmp_path, on_gpu=False)
+    jobs = [Record(str(tmp_path), str(i), seconds=0.5) for i in range(6)]
+    jobs.append(Record(str(tmp_path), "after", frozenset({"0", "5"})))
+    finished = []
+    for job in engine.run(jobs, cpu_threads=2):  # no node has two CPUs; the units run all the same
+        finished.append(job)
+        if len(finished) == 2:
+            cluster.remove_node(lost, allow_graceful=False)
+    assert sorted(job.id for job in finished) == sorted(job.id for job in jobs)
+    assert set(runs(tmp_path)) == {job.id for job in jobs}
+    assert jobs[-1].file.read_json()["before"] == ["0", "5"]
+    assert list(engine.run([])) == [] and not list(tmp_path.glob("*.tmp"))
+
+
+def test_an_error_of_a_unit_is_the_callers(cluster, tmp_path):
+    jobs = [Record(str(tmp_path), name, reads=str(tmp_path / "missing")) for name in "ab"]
+    with pytest.raises(FileNotFoundError):
+        list(RayCluster(tmp_path, on_gpu=False).run(jobs))
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(cluster, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises((DiskError, EnvironmentFailure), match="cannot write"):
+        list(RayCluster(tmp_path / "file" / "below", on_gpu=False).run([Record(str(tmp_path), "a")]))
