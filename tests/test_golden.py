@@ -80,8 +80,9 @@ def test_an_old_set_is_pushed(hub, tmp_path):
 
 
 def test_every_released_version_has_a_set():
+    """The last commit of the current one may not be known yet."""
     versions = re.findall(r"^## (\d+\.\d+\.\d+)$", CHANGELOG.read_text(), re.M)
-    assert set(versions) == set(make_released.RELEASES) <= set(RELEASED)
+    assert set(versions) - {ddkit.__version__} <= set(make_released.RELEASES) <= set(RELEASED)
     assert set(json.loads(make_released.REPLAYS.read_text())) == set(RELEASED)
 
 
