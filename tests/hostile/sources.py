@@ -195,7 +195,7 @@ def exported_of_a_billion_rows(root: Path) -> None:
 
 
 @case
-def exported_of_more_shards_than_files_may_be_open(root: Path) -> None:
+def exported_of_one_shard_many_times(root: Path) -> None:
     exported(root, lambda index: index["splits"]["train"].extend(index["splits"]["train"] * 100_000))
 
 
