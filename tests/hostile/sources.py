@@ -346,6 +346,16 @@ def tar_that_goes_back_by_pax(root: Path) -> None:
 
 
 @case
+def tar_with_a_header_of_a_terabyte(root: Path) -> None:
+    def extra(tar: tarfile.TarFile) -> None:
+        info = tarfile.TarInfo("././@LongLink")
+        info.size, info.type = 2**40, tarfile.GNUTYPE_LONGNAME
+        tar.fileobj.write(info.tobuf(tarfile.GNU_FORMAT))  # type: ignore[union-attr]
+
+    tarred(root, extra)
+
+
+@case
 def tar_with_a_member_of_exabytes(root: Path) -> None:
     def extra(tar: tarfile.TarFile) -> None:
         info = tarfile.TarInfo("100.png")
