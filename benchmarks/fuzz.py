@@ -17,16 +17,16 @@ import os
 import random
 import re
 import resource
-import subprocess
 import sys
 import time
 import traceback
-from concurrent.futures import ThreadPoolExecutor
+import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests")]
+MOST_RUNS = 200_000  # of one process: Atheris does not free the inputs that a custom mutation returns
 AGAIN, OURS = 0.4, 0.75  # shares of mutations that begin with a valid input, and that keep what surrounds them valid
 LONGEST, TIMEOUT_S, MOST_MB = 131_072, 20, 2048  # bytes of an input; seconds and memory at which libFuzzer gives up
 
@@ -109,23 +109,31 @@ def memory_mb() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
-# ------------------------------------------------------------------ one target, in a process of its own
+# ------------------------------------------------------------------ one target
 
 
-def fuzz(name: str, seconds: int, work: Path) -> None:
-    """Run a target; does not return."""
-    import warnings
-
+def prepare() -> Any:
+    """Import everything once, with the places in ddkit that coverage counts; returns the targets."""
     import atheris
 
-    warnings.simplefilter("ignore")
     with atheris.instrument_imports(include=["ddkit"]):
-        from fuzz import seeds, targets
+        from fuzz import targets
+
+        from ddkit.core.console import set_quiet
     import torch
 
     torch.set_num_threads(1)
-    target, folder = targets.TARGETS[name], work / name
-    (folder / "corpus").mkdir(parents=True, exist_ok=True)
+    set_quiet(True)
+    return targets.TARGETS
+
+
+def fuzz(name: str, target: Any, seconds: int, folder: Path) -> NoReturn:
+    """Run a target in this process, a fork."""
+    import atheris
+    from fuzz import seeds
+
+    warnings.simplefilter("ignore")
+    (folder / "corpus").mkdir(exist_ok=True)
     valid = target.inputs()
     for i, data in enumerate([*valid, *seeds.of(name)]):
         (folder / "corpus" / f"seed-{i:03d}").write_bytes(data)
@@ -144,22 +152,33 @@ def fuzz(name: str, seconds: int, work: Path) -> None:
         return bytes(atheris.Mutate(data, most))
 
     options = [f"-max_total_time={seconds}", f"-max_len={LONGEST}", f"-timeout={TIMEOUT_S}", f"-rss_limit_mb={MOST_MB}",
-               "-use_value_profile=0", "-reload=0", f"-artifact_prefix={folder}/", "-verbosity=1"]  # fmt: skip
+               f"-runs={MOST_RUNS}",
+               "-reload=0", f"-artifact_prefix={folder}/"]  # fmt: skip
     atheris.Setup([sys.argv[0], *options, str(folder / "corpus")], watch, custom_mutator=mutate)
     atheris.Fuzz()
+    os._exit(0)
+
+
+def forked(name: str, target: Any, seconds: float, work: Path) -> int:
+    """Run a target in a fork; returns its process. It begins again if an input ends the process."""
+    process = os.fork()
+    if process:
+        return process
+    folder = work / name
+    folder.mkdir(parents=True, exist_ok=True)
+    log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    end = time.monotonic() + seconds
+    while (left := int(end - time.monotonic())) > 1:
+        child = os.fork()
+        if child == 0:
+            fuzz(name, target, left, folder)
+        os.waitpid(child, 0)
+    os._exit(0)
 
 
 # ------------------------------------------------------------------ all of them
-
-
-def run(name: str, seconds: float, work: Path) -> None:
-    """Run a target for some seconds, beginning again if an input ends its process."""
-    (work / name).mkdir(parents=True, exist_ok=True)
-    end = time.monotonic() + seconds
-    while (left := int(end - time.monotonic())) > 3:
-        command = [sys.executable, __file__, "--target", name, "--seconds", str(left), "--work", str(work)]
-        with open(work / name / "log", "wb") as log:
-            subprocess.run(command, stdout=log, stderr=log, check=False)
 
 
 def summary(names: list[str], work: Path) -> dict[str, Any]:
@@ -187,17 +206,17 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("fuzz.work"))
     parser.add_argument("--out", type=Path)
     parser.add_argument("--only", nargs="*", help="names of targets")
-    parser.add_argument("--target", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.target:
-        fuzz(options.target, options.seconds, options.work)
-    from fuzz import targets
-
-    names = [name for name in targets.TARGETS if not options.only or name in options.only]
-    each = options.seconds * options.jobs / sum(targets.TARGETS[name].weight for name in names)
-    with ThreadPoolExecutor(options.jobs) as pool:
-        for _ in pool.map(lambda name: run(name, each * targets.TARGETS[name].weight, options.work), names):
-            pass
+    targets = prepare()
+    names = [name for name in targets if not options.only or name in options.only]
+    each = options.seconds * options.jobs / sum(targets[name].weight for name in names)
+    running = set[int]()
+    for name in names:
+        running.add(forked(name, targets[name], each * targets[name].weight, options.work))
+        if len(running) >= options.jobs:
+            running.discard(os.wait()[0])
+    while running:
+        running.discard(os.wait()[0])
     found = summary(names, options.work)
     for name, of in found["targets"].items():
         print(f"{name:26}{of['runs']:9} runs {of['seconds']:7.0f} s {of['edges'] or 0:6} edges {of['findings'] or ''}")  # noqa: T201

@@ -138,6 +138,8 @@ def _index(root: Path) -> dict[str, Any]:
         index = strict_json(read_limited(path, LARGEST_INDEX) or b"")
         names = [entry["name"] for entry in index["classes"]]
         splits = {str(split): list(entries) for split, entries in index["splits"].items()}
+        if any(len({entry["path"] for entry in entries}) < len(entries) for entries in splits.values()):
+            raise ValueError("it names a shard twice")
         for entries in splits.values():
             for entry in entries:
                 rows = entry["rows"]

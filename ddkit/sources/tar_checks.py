@@ -12,14 +12,21 @@ _CODE = {"pth", "pt", "pkl", "pickle"}  # reading them executes code
 _PACKED = {"gz", "bz2", "xz", "lzma", "zst", "zstd", "lz4", "zip", "7z", "tar", "tgz"}  # may expand to gigabytes
 
 
+_EXTENSIONS = (b"x", b"g", b"X", b"L", b"K")  # types of members that extend the next header, by a long name for example
+LONGEST_EXTENSION = 2**20  # bytes of such a member
+
+
 class _Header(tarfile.TarInfo):
-    """A header; `tarfile` itself accepts a negative size, and then reads the same members again and again."""
+    """A header of a possible size.
+
+    `tarfile` itself reads the same members for ever if one has a negative size, and allocates what an extension says.
+    """
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         found = super().frombuf(buf, encoding, errors)
-        if found.size < 0:
-            raise ValueError(f"a member of {found.size} bytes")
+        if found.size < 0 or (found.type in _EXTENSIONS and found.size > LONGEST_EXTENSION):
+            raise ValueError(f"a header or a member of {found.size} bytes")
         return found
 
 

@@ -190,7 +190,8 @@ def of_tar(data: bytes, rng: random.Random) -> bytes:
         field = members[i][0][start:stop]
         odd = (b"", b"\xff" * len(field), b"\x80" + bytes(len(field) - 1), b"7" * len(field), b"-1", b"\0",
                b"1", b"x", b"L", b"K", b"g", b"S", b"2", b"5", b"0",
-               (-512).to_bytes(12, "big", signed=True), b"../x", b"a.pkl", b"/")  # fmt: skip
+               (-512).to_bytes(12, "big", signed=True),
+               b"../x", b"a.pkl", b"\x80\0\0\0\0\0\1\0\0\0\0\0", b"/")  # fmt: skip
         field = rng.choice(odd) if rng.random() < 0.7 else of_bytes(field, rng)
         members[i][0] = checked(
             members[i][0][:start] + field[: stop - start].ljust(stop - start, b"\0") + members[i][0][stop:]

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from ddkit.core.console import set_quiet
 from fuzz import of_sets, of_sources
 from fuzz.checking import TARGETS, Finding, Target
 
 __all__ = ["TARGETS", "Finding", "Target", "of_sets", "of_sources"]
-
-set_quiet(True)

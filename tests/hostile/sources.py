@@ -195,7 +195,7 @@ def exported_of_a_billion_rows(root: Path) -> None:
 
 
 @case
-def exported_of_more_shards_than_files_may_be_open(root: Path) -> None:
+def exported_of_one_shard_many_times(root: Path) -> None:
     exported(root, lambda index: index["splits"]["train"].extend(index["splits"]["train"] * 100_000))
 
 
@@ -341,6 +341,16 @@ def tar_that_goes_back_by_pax(root: Path) -> None:
         info = tarfile.TarInfo("100.png")
         info.pax_headers = {"size": "-1024"}
         tar.fileobj.write(info.tobuf(tarfile.PAX_FORMAT))  # type: ignore[union-attr]
+
+    tarred(root, extra)
+
+
+@case
+def tar_with_a_header_of_a_terabyte(root: Path) -> None:
+    def extra(tar: tarfile.TarFile) -> None:
+        info = tarfile.TarInfo("././@LongLink")
+        info.size, info.type = 2**40, tarfile.GNUTYPE_LONGNAME
+        tar.fileobj.write(info.tobuf(tarfile.GNU_FORMAT))  # type: ignore[union-attr]
 
     tarred(root, extra)
 
