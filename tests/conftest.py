@@ -27,6 +27,7 @@ import numpy as np  # noqa: E402
 from hostile.fixtures import base, outside, runner  # noqa: E402, F401
 from PIL import Image  # noqa: E402
 
+from ddkit.core.console import set_quiet  # noqa: E402
 from ddkit.format.manifest import Manifest  # noqa: E402
 from ddkit.pipeline import distill  # noqa: E402
 from ddkit.testing import untrained_teacher  # noqa: E402
@@ -44,6 +45,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if "gpu" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="no CUDA device here"))
+
+
+@pytest.fixture(autouse=True)
+def notes_are_on() -> None:
+    """A test that runs a command with --quiet switches the notes of its process off."""
+    set_quiet(False)
 
 
 @pytest.fixture
