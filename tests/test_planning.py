@@ -51,7 +51,7 @@ def stored(manifest):
         dict(method="herding", ipc=2, views=3, codec="lowrank:4:i4+top1", prefixes=(1, 2)),
         dict(method="random", ipc=4, views=2, codec="teacher", prefixes=(1, 3)),
         dict(method="rded", ipc=3, views=4, settings={"pool": 12, "factor": 2}, protocol="rded", prefixes=(1, 3)),
-        dict(method="cudd", prefixes=(1, 2, 3), views=2, settings={"steps": 2, "student.epochs": 1}),
+        dict(method="cudd", prefixes=(1, 2, 3), views=2, settings={"steps": 2, "student.epochs": 1, "threads": 1}),
         dict(method="sre2l", ipc=2, views=2, protocol="sre2l", settings={"steps": 2, "batch.size": 4}),
     ],
     ids=lambda options: options["method"] + options.get("codec", ""),
@@ -125,7 +125,7 @@ def test_published_figures_of_imagenet():
 @settings(deadline=None, max_examples=4)
 def test_more_devices_never_take_longer(devices, method, speed):
     planned = [
-        ddkit.plan(dataset="cifar10", method=method, ipc=10, device_speed=speed, devices=n)
+        ddkit.plan(dataset="cifar10", method=method, ipc=10, teacher="train:convnet3", device_speed=speed, devices=n)
         for n in (1, devices, devices + 1)
     ]
     one, several, more = (p.seconds for p in planned)

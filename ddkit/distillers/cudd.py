@@ -88,7 +88,7 @@ def costs(plan: Plan, probe: Probe) -> dict[str, float]:
     student = plan.first > 0 and config.student.epochs > 0
     passes = student + (plan.first == 0) * (1 if config.among == "random" else 2)
     found = {
-        "select": probe.with_threads(passes * sum(plan.counts) * probe.each, config.threads),
+        "select": passes * sum(plan.counts) * probe.pass_with(config.threads),
         "recover": config.method.costs(plan, probe, student and config.adv.weight > 0),
     }
     if student:

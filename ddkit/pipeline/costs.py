@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ddkit.core.console import duration, note, size_words
-from ddkit.core.device import threads
 from ddkit.core.files import read_sealed_json, write_sealed
 from ddkit.core.serialization import Mismatch, canonical, read_dataclass, to_plain
 from ddkit.errors import TooCostly
 from ddkit.format.manifest import Cost
-from ddkit.labelling.labels import FORWARD
 from ddkit.labelling.packing import PackRecord
-from ddkit.teachers.teacher import Teacher
+from ddkit.synthesis.passes import STEPS
 
 LIMIT_S = 3600.0
 LIMIT_BYTES = 20e9
-STEPS = 20
 COST_FILE = "cost.json"
 # kind of unit -> part of the cost
 PARTS = {"prepare": "select", "select": "select", "student": "student", "recover": "recover"}
@@ -33,23 +27,6 @@ IN_WORDS = {
 
 
 # ------------------------------------------------------------------ estimates before a run
-
-
-def measure_cost(teacher: Teacher, size: int) -> float:
-    """Measure the seconds that one teacher forward pass takes per image on one worker, from 20 steps.
-
-    Args:
-        teacher: The network to measure.
-        size: Side of the images, pixels.
-    """
-    inputs = torch.zeros(8 if teacher.device.type == "cpu" else FORWARD, 3, size, size)
-    with threads(1):
-        teacher.logits(inputs).cpu()
-        began = time.perf_counter()
-        for _ in range(STEPS):
-            last = teacher.logits(inputs)
-        last.cpu()  # synchronises with the device
-    return (time.perf_counter() - began) / (STEPS * len(inputs))
 
 
 def ask_cost(seconds: Mapping[str, float], label_bytes: float, *, yes: bool) -> None:

@@ -22,16 +22,17 @@ from ddkit.teachers.teacher import Teacher
 CARD_FILES = 4  # ddkit.json, README.md, _info.json and preview.png
 ROW_RECORD = 175  # bytes of a line of a `.rows` file, about
 
-# Bytes per pixel by image format. Real images: the mean of 200 of CIFAR-10 (up to 32 pixels), of Tiny-ImageNet (up to
-# 64) and of ImageNet at 224. Optimised ones, which are noisier, by the CIFAR-10 recipes of CUDD and SRe2L.
-REAL = {
-    32: {"png": 2.24, "webp": 1.51, "jpg": 0.59},
-    64: {"png": 2.28, "webp": 1.48, "jpg": 0.40},
-    224: {"png": 1.58, "webp": 1.05, "jpg": 0.19},
-}
-OPTIMISED = {
-    "initial": {"png": 2.69, "webp": 2.46, "jpg": 0.66},
-    "none": {"png": 2.97, "webp": 2.88, "jpg": 0.69},
+# Bytes per pixel of images up to a size, by `real_pixels` of the manifest and image format. Real images: the mean of
+# 200 of CIFAR-10, Tiny-ImageNet and ImageNet. Optimised ones, which are noisier: 20 by the CIFAR-10 recipes of CUDD
+# (initial) and SRe2L (none), and at 224 pixels two by their ImageNet-1K recipes after 200 steps.
+BYTES_A_PIXEL = {
+    "whole": {
+        32: {"png": 2.24, "webp": 1.51, "jpg": 0.59},
+        64: {"png": 2.28, "webp": 1.48, "jpg": 0.40},
+        224: {"png": 1.58, "webp": 1.05, "jpg": 0.19},
+    },
+    "initial": {32: {"png": 2.69, "webp": 2.46, "jpg": 0.66}, 224: {"png": 3.00, "webp": 2.99, "jpg": 0.56}},
+    "none": {32: {"png": 2.97, "webp": 2.88, "jpg": 0.69}, 224: {"png": 3.01, "webp": 2.99, "jpg": 0.57}},
 }
 
 
@@ -44,11 +45,11 @@ def typical_bytes(size: int, image_format: str, real_pixels: str | None, sample:
         real_pixels: What remains of real images in it, as in the manifest; None: the images are real.
         sample: Some real images of the source, uint8 [3,size,size] each; empty if it is not at hand.
     """
-    if real_pixels in OPTIMISED:
-        return OPTIMISED[real_pixels][image_format] * size**2
-    if sample:
+    kind = real_pixels if real_pixels in ("initial", "none") else "whole"
+    if sample and kind == "whole":
         return float(np.mean([len(encode_image(image, image_format)) for image in sample]))
-    return REAL[min((s for s in REAL if s >= size), default=max(REAL))][image_format] * size**2
+    known = BYTES_A_PIXEL[kind]
+    return known[min((s for s in known if s >= size), default=max(known))][image_format] * size**2
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,6 @@ import torch
 from ddkit.core.device import cores, hardware, pick_device
 from ddkit.errors import OptionError
 from ddkit.networks.pretrained import input_of, is_library
-from ddkit.pipeline.costs import STEPS, measure_cost
 from ddkit.pipeline.footprint import Footprint, PlannedSet
 from ddkit.pipeline.options import DistillOptions
 from ddkit.pipeline.pricing import price
@@ -21,6 +20,7 @@ from ddkit.pipeline.speeds import DeviceSpeed, forward_flops
 from ddkit.sources.outlines import Outline, known_dataset, known_names
 from ddkit.sources.validation import can_measure
 from ddkit.synthesis.interface import Probe
+from ddkit.synthesis.passes import STEPS, seconds_a_pass
 from ddkit.teachers.resolving import TeacherChoice, TrainingLength, check_class_count, stand_in
 from ddkit.teachers.teacher import Teacher
 from ddkit.teachers.teaching import teacher_recipe
@@ -187,7 +187,7 @@ def _teacher(choices: Choices, outline: Outline, device: torch.device) -> tuple[
 def _probe(teacher: Teacher, size: int, workers: int, stated: DeviceSpeed | None) -> Probe:
     """Measure this machine, or compute the speed of the stated device."""
     if stated is None:
-        return Probe(teacher=teacher, size=size, workers=workers, each=measure_cost(teacher, size))
+        return Probe(teacher=teacher, size=size, workers=workers, each=seconds_a_pass(teacher, size))
     seconds = stated.seconds(forward_flops(teacher, size))
     return Probe(teacher=teacher, size=size, workers=workers, each=seconds["float32"], stated=seconds)
 

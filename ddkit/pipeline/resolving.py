@@ -21,7 +21,7 @@ from ddkit.format.manifest_file import is_set, read_manifest
 from ddkit.format.results import FEW
 from ddkit.labelling.budget import BudgetGoal
 from ddkit.labelling.packing import PackedShards
-from ddkit.pipeline.costs import add_teaching_cost, ask_cost, measure_cost, time_limit
+from ddkit.pipeline.costs import add_teaching_cost, ask_cost, time_limit
 from ddkit.pipeline.describing import restore_units
 from ddkit.pipeline.growing import continued, other_run
 from ddkit.pipeline.options import DistillOptions, check_precision, known_codec
@@ -33,6 +33,7 @@ from ddkit.sources.outlines import Outline
 from ddkit.sources.validation import can_measure
 from ddkit.specs import Protocol, Recipe, TeacherSpec, ViewSpec
 from ddkit.synthesis.interface import Distiller, Plan, Probe
+from ddkit.synthesis.passes import seconds_a_pass
 from ddkit.teachers.resolving import ResolvedTeacher, TeacherChoice, Training
 from ddkit.teachers.teacher import Precision, Teacher
 from ddkit.teachers.teaching import default_arch
@@ -374,6 +375,6 @@ def _ask(
     yes: bool, known: Mapping[str, float],
 ) -> None:  # fmt: skip
     """Estimate and check the cost of some increments. known: seconds of parts that are already estimated."""
-    probe = Probe(teacher=teacher, size=size, workers=workers, each=measure_cost(teacher, size))
+    probe = Probe(teacher=teacher, size=size, workers=workers, each=seconds_a_pass(teacher, size))
     seconds = total([known, *price(distiller, plans, probe, labels)])
     ask_cost(seconds, sum(plan.images for plan in plans) * labels.bytes, yes=yes)

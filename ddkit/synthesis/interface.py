@@ -155,10 +155,15 @@ class Probe:
         at_once = self.devices * max(1, self.workers // threads)
         return seconds * -(-units // at_once) / units
 
-    def with_threads(self, seconds: float, threads: int) -> float:
-        """Return the seconds of one unit that takes `seconds` on one CPU thread and has `threads` of them."""
-        on_cpu = self.stated is None and self.teacher.device.type == "cpu"
-        return seconds / threads if on_cpu else seconds
+    def pass_with(self, threads: int) -> float:
+        """Return the seconds of a teacher pass over one image in a unit of several CPU threads.
+
+        Args:
+            threads: CPU threads of the unit. Only on a CPU they make a difference.
+        """
+        if threads == 1 or self.stated is not None or self.teacher.device.type != "cpu":
+            return self.each
+        return self.once(("pass", threads), lambda: passes.seconds_a_pass(self.teacher, self.size, threads))
 
     def once(self, what: Any, measure: Callable[[], float]) -> float:
         """Return a measurement, which is made once and kept.
