@@ -121,7 +121,7 @@ def test_topk_keeps_the_rest_s_share_at_the_temperature_asked_for(z):
     rest = np.ones_like(z, bool)
     np.put_along_axis(rest, tensors["index"].astype(int), False, -1)
     for own, other, mask in zip(z, decoded, rest):
-        assert np.exp(other[mask] / 20).sum() == pytest.approx(np.exp(own[mask] / 20.0).sum(), rel=2e-3)
+        assert np.exp(other[mask] / 20).sum() == pytest.approx(np.exp(own[mask] / 20.0).sum(), rel=5e-3)
 
 
 def test_a_full_basis_loses_only_the_rounding_of_its_codes():
