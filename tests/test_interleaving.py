@@ -121,7 +121,7 @@ def test_batches_in_turns_make_the_same_set(tmp_path, teacher, monkeypatch):
     alone = distill(tmp_path / "alone", **asked)
     stages = as_on_a_gpu(monkeypatch)
     turns = distill(tmp_path / "turns", **asked)
-    assert [[job.unit.id for job in group] for stage in stages for group in stage] == [
+    assert [[unit.id for unit in group] for stage in stages for group in stage] == [
         ["select-2-0"], ["recover-2-0", "recover-2-1"],
         ["student-4-0"], ["select-4-0"], ["recover-4-0", "recover-4-1"],
     ]  # fmt: skip
