@@ -28,7 +28,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests")]
 MOST_RUNS = 200_000  # of one process: Atheris does not free the inputs that a custom mutation returns
 AGAIN, OURS = 0.4, 0.75  # shares of mutations that begin with a valid input, and that keep what surrounds them valid
-LONGEST, TIMEOUT_S, MOST_MB = 131_072, 20, 2048  # bytes of an input; seconds and memory at which libFuzzer gives up
+LONGEST, TIMEOUT_S, MOST_MB = 131_072, 120, 2048  # bytes of an input; seconds and memory at which libFuzzer gives up
 
 
 class Watch:
