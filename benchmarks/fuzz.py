@@ -68,7 +68,9 @@ class Watch:
         self.counts["seconds"] = round(self._spent + self._told - self._began, 1)
         self.counts["peak_mb"] = max(self.counts["peak_mb"], memory_mb())
         self.counts["grown_mb"] = max(self.counts["grown_mb"], memory_mb() - self._start_mb)
-        self._file.write_text(json.dumps(self.counts))
+        beside = self._file.with_suffix(".new")
+        beside.write_text(json.dumps(self.counts))
+        beside.replace(self._file)
 
     def _keep(self, data: bytes, error: Exception) -> None:
         """Keep the smallest input for each kind of error, made smaller when it is new."""
