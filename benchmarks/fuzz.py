@@ -28,7 +28,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests")]
 MOST_RUNS = 200_000  # of one process: Atheris does not free the inputs that a custom mutation returns
 AGAIN, OURS = 0.4, 0.75  # shares of mutations that begin with a valid input, and that keep what surrounds them valid
-LONGEST, TIMEOUT_S, MOST_MB = 131_072, 20, 2048  # bytes of an input; seconds and memory at which libFuzzer gives up
+LONGEST, TIMEOUT_S, MOST_MB = 131_072, 120, 2048  # bytes of an input; seconds and memory at which libFuzzer gives up
 
 
 class Watch:
@@ -68,7 +68,9 @@ class Watch:
         self.counts["seconds"] = round(self._spent + self._told - self._began, 1)
         self.counts["peak_mb"] = max(self.counts["peak_mb"], memory_mb())
         self.counts["grown_mb"] = max(self.counts["grown_mb"], memory_mb() - self._start_mb)
-        self._file.write_text(json.dumps(self.counts))
+        beside = self._file.with_suffix(".new")
+        beside.write_text(json.dumps(self.counts))
+        beside.replace(self._file)
 
     def _keep(self, data: bytes, error: Exception) -> None:
         """Keep the smallest input for each kind of error, made smaller when it is new."""

@@ -118,9 +118,9 @@ def unpack_tensors(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     at = 0
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         (dtype, width), shape = _DTYPES[entry["dtype"]], entry["shape"]
-        count = math.prod(shape)
-        whole = all(type(n) is int for n in (*shape, *entry["data_offsets"])) and len(shape) > 0 < count <= len(data)
-        if not whole or entry["data_offsets"] != [at, at + count * width]:
+        whole = all(type(n) is int for n in (*shape, *entry["data_offsets"]))
+        count = math.prod(shape) if whole else 0  # a list times a number would be a longer list
+        if len(shape) == 0 or not 0 < count <= len(data) or entry["data_offsets"] != [at, at + count * width]:
             raise ValueError(f"tensor {name[:40]!r} does not follow the one before")
         tensors[name] = np.frombuffer(buffer, dtype, count, start + at).reshape(shape)
         at += count * width

@@ -172,6 +172,10 @@ file("labels_file_with_a_tensor_more", tensors(lambda t: t.update(payload=np.zer
 file("labels_file_with_a_name_twice", twice)
 file("labels_file_of_a_hundred_megabytes", long_header)
 file("labels_file_that_says_so", lambda path: path.write_bytes(struct.pack("<Q", 100_000_000) + path.read_bytes()[8:]))
+file(
+    "labels_file_whose_shape_holds_a_list",
+    lambda path: path.write_bytes(sets.with_shape(path.read_bytes(), [10**9, [1]])),
+)
 file("labels_file_of_exabytes", lambda path: path.write_bytes(struct.pack("<Q", 2**63) + b"{}"))
 file("labels_file_is_a_pickle", lambda path: path.write_bytes(pickle.dumps({"basis": [1.0]})))
 file(

@@ -227,6 +227,22 @@ simple("metadata_deep", lambda s: s[1].update(text="[" * 50_000))
 simple("views_are_no_safetensors", lambda s: s[1].update(raw=b"\x80\x04not safetensors"))
 simple("views_tensor_twice", lambda s: s[1].update(raw=views_member(s[1]).replace(b'{"', b'{"box":{"dtype":"U8",'
        b'"shape":[1],"data_offsets":[0,1]},"', 1)))  # fmt: skip
+
+
+def with_shape(blob: bytes, shape: list[Any]) -> bytes:
+    """Safetensors whose first tensor is said to have another shape."""
+    length = int.from_bytes(blob[:8], "little")
+    head = json.loads(blob[8 : 8 + length])
+    head[next(name for name in head if name != "__metadata__")]["shape"] = shape
+    text = json.dumps(head).encode()
+    return struct.pack("<Q", len(text)) + text + blob[8 + length :]
+
+
+simple(
+    "views_shape_of_a_number_and_a_list",  # their product is a list of gigabytes
+    lambda s: s[1].update(raw=with_shape(views_member(s[1]), [10**9, [1]])),
+)
+simple("views_shape_below_zero", lambda s: s[1].update(raw=with_shape(views_member(s[1]), [-4, -4])))
 simple("views_header_of_exabytes", lambda s: s[1].update(raw=struct.pack("<Q", 2**62) + b"{}"))
 simple("class_beyond", lambda s: s[1].update(label="10"))
 simple(
