@@ -19,6 +19,7 @@ ROOMS = {
         *("worker_state", "serialization", "front_matter", "seeds", "console", "device", "faults", "files", "signing"),
         *("locks", "signals", "distributed"),
     ],
+    "plugins": [],
     "specs": [],
     "engine": [
         *("units", "claims", "jobs", "local", "ranks", "ray_cluster", "selection", "slurm", "interleaving"),
@@ -29,7 +30,16 @@ ROOMS = {
         *("views", "resampling", "view_pixels", "codecs.interface", "codecs.fidelity", "codecs.fp16", "codecs.int8"),
         *("codecs.top", "codecs.topk", "codecs.lowrank", "codecs.sampled", "codecs.teacher", "codecs.registry"),
         *("images", "tars", "fields", "entries", "row_records", "views_member", "shards", "results", "label_info"),
-        *("manifest", "label_file", "consistency", "manifest_file", "damage", "surviving_members", "row_format"),
+        *(
+            "measurements",
+            "manifest",
+            "label_file",
+            "consistency",
+            "manifest_file",
+            "damage",
+            "surviving_members",
+            "row_format",
+        ),
         *("reading", "verification"),
     ],
     "sources": [
@@ -73,8 +83,8 @@ ROOMS = {
         *("relabelling", "importing", "kept_units", "gathering", "repairing"),
     ],
     "evaluation": [
-        *("statistics", "measures.accuracy", "students", "training_data", "equal_bytes", "baselines", "tables"),
-        "demonstration",
+        *("statistics", "entries", "measures.interface", "measures.accuracy", "students", "training_data"),
+        *("equal_bytes", "baselines", "tables", "demonstration"),
     ],
     "testing": [],
     "mutator": [],

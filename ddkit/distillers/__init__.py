@@ -9,9 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib
-import importlib.util
 import pkgutil
-import sys
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import Any
 
 from ddkit.core.serialization import flatten, from_plain, nest, to_plain
 from ddkit.errors import OptionError, unknown
+from ddkit.plugins import module_from_file
 from ddkit.synthesis.interface import Distiller
 
 _NEEDED = ("NAME", "PAPER", "COST", "Config", "units", "run")
@@ -44,7 +43,7 @@ def find_distiller(name: str) -> Distiller:
     if not name.endswith(".py"):
         return installed_distiller(name)
     code = hashlib.sha256(Path(name).read_bytes()).hexdigest() if Path(name).is_file() else None
-    return _distiller(_from_file(Path(name)), name, code)
+    return _distiller(module_from_file(Path(name), "distiller", distiller_names()), name, code)
 
 
 def installed_distiller(name: str) -> Distiller:
@@ -80,21 +79,6 @@ def _distiller(module: ModuleType, name: str, code: str | None) -> Distiller:
         units=module.units,
         run=module.run, code=code, shipped=module.__name__.startswith(f"{__name__}."), **hooks,
     )  # fmt: skip
-
-
-def _from_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise OptionError(f"no distiller file {path}; give a Python file or one of {', '.join(distiller_names())}")
-    name = f"ddkit_user_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look up their module there
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # user code may raise anything
-        raise OptionError(f"distiller {path} cannot be imported ({type(error).__name__}: {error}); fix it") from error
-    return module
 
 
 def make_config(distiller: Distiller, settings: Mapping[str, Any]) -> Any:

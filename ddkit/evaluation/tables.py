@@ -18,7 +18,7 @@ from ddkit.engine import Engine, select_engine
 from ddkit.engine.interleaving import group_jobs
 from ddkit.errors import OptionError, SetError
 from ddkit.evaluation.baselines import BASELINES, DEFAULT, Subject, baseline_names
-from ddkit.evaluation.measures.accuracy import accuracy_entry, compared
+from ddkit.evaluation.entries import accuracy_entry, compared
 from ddkit.evaluation.students import StudentOptions, default_validation, plan_students
 from ddkit.evaluation.training_data import TrainingData
 from ddkit.format.manifest import Manifest
