@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
-from ddkit.core.serialization import Extensible, later, one_of
+from ddkit.core.files import read_limited, write_bytes
+from ddkit.core.serialization import (
+    Extensible,
+    Mismatch,
+    canonical,
+    later,
+    one_of,
+    read_dataclass,
+    strict_json,
+    to_plain,
+)
+from ddkit.errors import IntegrityError
 from ddkit.format.fields import Architecture, Count, Line, Number, Percent, StudentSeed, Words
 from ddkit.format.results import Difference
 
@@ -129,6 +141,38 @@ class Measurements(Extensible):
 
 
 FILE = "measurements.json"
+LARGEST = 256 * 2**20  # bytes
+
+
+def read_measurements(work: Path) -> Measurements | None:
+    """Return the measurements of a set; None if nothing was measured.
+
+    Args:
+        work: The folder OUT.work.
+
+    Raises:
+        IntegrityError: The file is damaged.
+    """
+    path = work / FILE
+    if not path.is_file():
+        return None
+    try:
+        return read_dataclass(Measurements, strict_json(read_limited(path, LARGEST) or b""))
+    except (ValueError, Mismatch) as error:
+        raise IntegrityError(f"{path} is damaged ({error}); delete it and run `ddkit evaluate` again") from error
+
+
+def write_measurements(work: Path, found: Measurements) -> None:
+    """Write the measurements of a set atomically.
+
+    Args:
+        work: The folder OUT.work.
+        found: The measurements.
+
+    Raises:
+        DiskError: The file cannot be written.
+    """
+    write_bytes(work / FILE, (canonical(to_plain(found), indent=None) + "\n").encode())
 
 
 def merged_measurements(first: tuple[Measurement, ...], then: tuple[Measurement, ...]) -> tuple[Measurement, ...]:
