@@ -83,8 +83,10 @@ ROOMS = {
         *("relabelling", "importing", "kept_units", "gathering", "repairing"),
     ],
     "evaluation": [
-        *("statistics", "entries", "measures.interface", "measures.accuracy", "students", "training_data"),
-        *("equal_bytes", "baselines", "tables", "demonstration"),
+        *("statistics", "training_data", "measures.interface", "measures.accuracy", "measures.bytes"),
+        *("measures.calibration", "measures.continual", "measures.cross_architecture", "measures.per_class"),
+        *("measuring", "entries", "students", "equal_bytes", "subject", "baselines", "cells", "measured_tables"),
+        *("tables", "demonstration"),
     ],
     "testing": [],
     "mutator": [],

@@ -11,10 +11,11 @@ from scipy import stats
 
 import ddkit
 from ddkit.errors import ClassesError, OptionError, SetError
+from ddkit.evaluation.cells import group_sets
 from ddkit.evaluation.demonstration import run_demo
 from ddkit.evaluation.statistics import mean_std, paired_difference
 from ddkit.evaluation.students import train
-from ddkit.evaluation.tables import _groups, evaluate
+from ddkit.evaluation.tables import evaluate
 from ddkit.format.manifest_file import read_manifest, write_manifest
 from ddkit.networks.checkpoints import load_checkpoint
 
@@ -96,9 +97,9 @@ def measured(random_set, rded_set, teacher, tmp_path_factory):
 
 def test_evaluate_writes_a_table_into_manifest_and_card(measured):
     root, report = measured
-    ours, random, hard = report
+    ours, random, hard, itself = report
     assert (
-        (ours.of, random.of, hard.of) == ("this", "random", "this")
+        (ours.of, random.of, hard.of, itself.of) == ("this", "random", "this", "teacher")
         and hard.labels == "hard"
         and ours.n_students == 2
         and ours.n_sets == 1
@@ -108,7 +109,7 @@ def test_evaluate_writes_a_table_into_manifest_and_card(measured):
     values = [v for seeds in ours.values for v in seeds]
     assert ours.mean == round(mean_std(values)[0], 2) and ours.seconds > 0 and ours.hardware
     results = read_manifest(root).results
-    assert len(results) == 3 and results[0].values == (ours.values[0],)
+    assert len(results) == 4 and results[0].values == (ours.values[0],)
     assert f"{ours.mean:.2f} ± {ours.std:.2f}" in (root / "README.md").read_text()
 
 
@@ -119,7 +120,7 @@ def test_measuring_again_reads_back_and_replaces(measured):
     assert [r.values for r in again] == [r.values for r in report]
     assert {p: p.stat().st_mtime_ns for p in students} == students
     results = read_manifest(root).results
-    assert len(results) == 3 and {r.command for r in results} == {"again"}
+    assert len(results) == 4 and {r.command for r in results} == {"again"}
 
 
 def test_the_baseline_differs_in_its_images_alone(measured):
@@ -151,7 +152,7 @@ def test_sets_that_differ_only_in_seed_are_one_row(random_set, teacher, tmp_path
         evaluate(roots, runs=0)
     with pytest.raises(OptionError, match="with val SOURCE"):
         evaluate(roots)
-    with pytest.raises(OptionError, match="valid: equal-bytes, hard, labeller, none, random"):
+    with pytest.raises(OptionError, match="valid: equal-bytes, full, hard, labeller, none, random, teacher"):
         evaluate(roots, val="digits", baseline="best")
 
 
@@ -164,7 +165,7 @@ def test_a_set_made_before_a_setting_existed_is_of_the_same_row(rded_set, tmp_pa
     other = Path(shutil.copytree(rded_set.root, tmp_path / "other"))
     write_manifest(other, rded_set.changed(recipe=replace(recipe, config=config | {"pool": 5})))
     sets = [read_manifest(root) for root in (rded_set.root, old, other)]
-    assert [len(group) for group in _groups(sets)] == [2, 1]
+    assert [len(group) for group in group_sets(sets)] == [2, 1]
 
 
 def test_the_demo_ends_with_a_table_and_a_picture(tmp_path, teacher, monkeypatch):
@@ -179,4 +180,6 @@ def test_random_is_no_baseline_of_itself(random_set, tmp_path):
     copy = shutil.copytree(random_set.root, tmp_path / "copy")
     shutil.copytree(f"{random_set.root}.work", tmp_path / "copy.work")
     report = evaluate([copy], val="digits", runs=1, epochs=1, workers=1)
-    assert [(row.of, row.labels) for row in report] == [("this", "stored"), ("this", "hard")]
+    assert [(row.of, row.labels) for row in report] == [
+        ("this", "stored"), ("this", "hard"), ("teacher", "hard"),
+    ]  # fmt: skip

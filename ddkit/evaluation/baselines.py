@@ -14,108 +14,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ddkit.core.console import note, size_words
-from ddkit.core.device import pick_device
 from ddkit.core.files import read_sealed_json, write_sealed
 from ddkit.core.serialization import fingerprint
 from ddkit.errors import unknown
 from ddkit.evaluation.equal_bytes import IMAGE_FORMAT, discard, encoded_sizes, largest_packed, source_of
+from ddkit.evaluation.subject import Subject
 from ddkit.evaluation.training_data import TrainingData
 from ddkit.format.images import JPEG_QUALITY
 from ddkit.format.manifest import Manifest
-from ddkit.pipeline.distilling import distill
-from ddkit.pipeline.record import RunRecord, load_record, work_dir
-from ddkit.sources.tables import is_available
-from ddkit.teachers.resolving import ResolvedTeacher, TeacherChoice
+from ddkit.pipeline.record import load_record, work_dir
 
-DEFAULT = ("random", "hard")
+DEFAULT = ("random", "hard", "teacher")
+REFERENCES = ("teacher", "full")  # networks that are no students of a set
 NONE = ("none", "off")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Subject:
-    """A set that baselines are made for, and what they are made of.
-
-    Attributes:
-        given: The set as it was given; its OUT.work holds the baselines.
-        data: The set as its students replay it: the given one, or relabelled for another protocol.
-        source: The source, as given.
-        teacher: The teacher, as given.
-        device: "auto" or a torch device name.
-        workers: Number of processes. Default: the number of cores.
-    """
-
-    given: Manifest
-    data: TrainingData
-    source: str | None
-    teacher: str | None
-    device: str = "auto"
-    workers: int | None = None
-
-    @property
-    def set(self) -> Manifest:
-        """The set as its students replay it."""
-        return self.data.manifest
-
-    def _record(self) -> RunRecord | None:
-        return load_record(self.given.root)
-
-    def known_source(self) -> str | None:
-        """Return the source: as given, or as recorded in OUT.work."""
-        record = self._record()
-        return self.source or (record.data if record and "data" not in record.unnamed() else None)
-
-    def known_teacher(self) -> str | None:
-        """Return the teacher: as recorded in OUT.work if the set's labels are its own, else as given."""
-        record = self._record()
-        own = record and "teacher" not in record.unnamed() and self.set.root == self.given.root
-        return record.teacher if record and own else self.teacher
-
-    def problem(self) -> str | None:
-        """Return why no real images can be labelled like this set's, or None."""
-        source, teacher = self.known_source(), self.known_teacher()
-        lacking = [f"--{name}" for name, value in (("data", source), ("teacher", teacher)) if value is None]
-        if lacking or source is None:
-            return f"for want of {' and '.join(lacking)}"
-        return None if is_available(source) else f"{source} is not there"
-
-    def random_set(self, out: Path, name: str, **options: Any) -> Manifest | None:
-        """Make a set of random real images with the subject's teacher, views, seed and codec.
-
-        Args:
-            out: Its directory.
-            name: The baseline, for notes.
-            options: Options of `distill` that differ from the subject's.
-
-        Returns:
-            The set; None, with a note, if the available source or teacher is not the subject's.
-        """
-        record, m = self._record(), self.set
-        kept = ("split", "image_column", "label_column", "classes", "holdout", "skip_bad")
-        same: dict[str, Any] = {key: getattr(record, key) or None for key in kept} if record else {}
-        same |= {
-            "ipc": m.ipc, "prefixes": m.prefixes, "views": m.views.count, "image_format": m.image.codec,
-            "codec": m.labels.codec,
-        }  # fmt: skip
-        made = distill(
-            out, method="random", data=self.known_source(), teacher=self.known_teacher(), seed=self.given.seed,
-            protocol=m.protocol(m.views.protocol), size=m.image.size, device=self.device, workers=self.workers,
-            yes=True, **same | options,
-        )  # fmt: skip
-        for what, ours, theirs in (
-            ("source", m.source.fingerprint, made.source.fingerprint),
-            ("teacher", m.teacher.hash, made.teacher.hash),
-        ):
-            if ours != theirs:
-                note(
-                    f"{self.given.root}: no baseline {name}, the available {what} is not the one the set was made with"
-                )
-                return None
-        return made
 
 
 # ------------------------------------------------------------------ the kinds
@@ -244,8 +158,9 @@ def labeller_baseline(subject: Subject) -> list[TrainingData]:
     """
     if subject.data.labels == "online":
         return []
-    found = _found_teacher(subject)
+    found = subject.found_teacher()
     if found is None:
+        note(f"{subject.given.root}: no baseline labeller, for want of --teacher")
         return []
     if found.spec.hash != subject.set.teacher.hash:
         note(f"{subject.given.root}: no baseline labeller, the available teacher is not the one the set was made with")
@@ -256,23 +171,6 @@ def labeller_baseline(subject: Subject) -> list[TrainingData]:
             teacher=str(found.path),
         )
     ]  # fmt: skip
-
-
-def _found_teacher(subject: Subject) -> ResolvedTeacher | None:
-    """Return the teacher; one that distill trained is in the cache. None, with a note, if it is not at hand."""
-    name, m, record = subject.known_teacher(), subject.set, load_record(subject.given.root)
-    if name is None:
-        note(f"{subject.given.root}: no baseline labeller, for want of --teacher")
-        return None
-    choice = TeacherChoice(name, m.views.size)
-    if not choice.needs_training(m.classes):
-        return choice.resolve(m.classes, str(subject.given.root))
-    if record is None or subject.problem():
-        note(f"{subject.given.root}: no baseline labeller, {subject.problem() or 'its teacher is not at hand'}")
-        return None
-    return choice.train(
-        source_of(record), seed=record.seed, device=pick_device(subject.device), what=str(subject.given.root)
-    )
 
 
 # name -> training data of that kind
@@ -298,9 +196,9 @@ def baseline_names(asked: str | Sequence[str] | None) -> tuple[str, ...]:
     if names in ([], *([none] for none in NONE)):
         return ()
     for name in names:
-        if name not in BASELINES:
-            raise unknown("baseline", name, [*BASELINES, NONE[0]])
-    return tuple(name for name in BASELINES if name in names)
+        if name not in (*BASELINES, *REFERENCES):
+            raise unknown("baseline", name, [*BASELINES, *REFERENCES, NONE[0]])
+    return tuple(name for name in (*BASELINES, *REFERENCES) if name in names)
 
 
 def make_baseline(manifest: Manifest) -> Manifest | None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+from ddkit.evaluation.measures.interface import Measure, MeasuredNetwork, Row
+from ddkit.evaluation.measuring import Result
 from ddkit.evaluation.statistics import mean_std, paired_difference
-from ddkit.format.results import ResultEntry
+from ddkit.format.measurements import Measurement
+from ddkit.format.results import BASELINE_NAMES, ResultEntry
 from ddkit.students.training import StudentResult
 
 
@@ -53,6 +57,32 @@ def accuracy_entry(
     )  # fmt: skip
 
 
+def accuracy_of_network(
+    result: Result, *, of: str, ipc: int, arch: str, protocol: str, val: str, val_images: int, total_bytes: int,
+    command: str, hardware: str,
+) -> ResultEntry:  # fmt: skip
+    """Build the result of one network that is no student of a set: the teacher, or one trained on the whole source.
+
+    Args:
+        result: Result of the measure "accuracy".
+        of: "teacher" or "full".
+        ipc: Images per class of the evaluated set, or of its prefix.
+        arch: The network.
+        protocol: Label of the protocol.
+        val: What it was measured on.
+        val_images: Number of those images.
+        total_bytes: Bytes of its weights in half precision.
+        command: The command that was called.
+        hardware: The hardware it ran on.
+    """
+    (accuracy,) = (row.value for row in result.rows if row.metric == "top-1")
+    return ResultEntry(
+        of=of, ipc=ipc, arch=arch, protocol=protocol, labels="hard", val=val, val_images=val_images, seeds=(0,),
+        n_sets=1, n_students=1, values=((accuracy,),), mean=round(accuracy, 2), std=0.0, difference=None,
+        total_bytes=total_bytes, command=command, hardware=hardware,
+    )  # fmt: skip
+
+
 def compared(ours: ResultEntry, baselines: Mapping[str, ResultEntry]) -> ResultEntry:
     """Return a result with its paired differences to baselines.
 
@@ -70,3 +100,105 @@ def compared(ours: ResultEntry, baselines: Mapping[str, ResultEntry]) -> ResultE
     }
     first = found.pop("random", None)
     return ours.changed(difference=first, differences=tuple(found.values()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What a row of the table stands for, as results name it.
+
+    Attributes:
+        of, ipc, arch, protocol, labels, val: As in Measurement.
+    """
+
+    of: str
+    ipc: int
+    arch: str | None
+    protocol: str | None
+    labels: str | None
+    val: str | None
+
+
+def measurements_of(
+    measure: Measure, origin: Origin, results: Sequence[Sequence[Result]], *, command: str, hardware: str
+) -> list[Measurement]:
+    """Build the measurements of one row of the table.
+
+    Args:
+        measure: The measure.
+        origin: The row.
+        results: Results of the measure, by set: one for each student, or one of the set.
+        command: The command that was called.
+        hardware: The hardware it ran on.
+
+    Returns:
+        One Measurement for each metric and condition, in the order of METRICS; those without a condition first.
+    """
+    found: dict[tuple[str, str], list[dict[int | None, Row]]] = {}
+    for i, mine in enumerate(results):
+        for result in mine:
+            subject = result.task.subject
+            for row in result.rows:
+                seed = subject.seed if isinstance(subject, MeasuredNetwork) else row.seed
+                by_set = found.setdefault((row.metric, row.condition), [{} for _ in results])
+                by_set[i][seed] = row
+    order = {metric.name: i for i, metric in enumerate(measure.metrics)}
+    entries = []
+    for (name, condition), by_set in sorted(found.items(), key=lambda item: (item[0][1] != "", order[item[0][0]])):
+        metric = measure.metric(name)
+        values = tuple(tuple(row.value for _, row in sorted(rows.items(), key=_by_seed)) for rows in by_set if rows)
+        seeds = tuple(seed for seed, _ in sorted(by_set[0].items(), key=_by_seed) if seed is not None)
+        counts = [row.n for rows in by_set for row in rows.values() if row.n]
+        mean, std = mean_std([value for mine in values for value in mine])
+        entries.append(
+            Measurement(
+                measure=measure.name,
+                metric=name,
+                title=metric.title,
+                unit=metric.unit,
+                better=metric.better,
+                condition=condition,
+                of=origin.of,
+                ipc=origin.ipc,
+                arch=origin.arch,
+                protocol=origin.protocol,
+                labels=origin.labels,
+                val=origin.val if "validation" in measure.needs else None,
+                n=min(counts, default=None),
+                seeds=seeds,
+                values=values,
+                mean=mean,
+                std=std,
+                command=command,
+                hardware=hardware,
+            )  # fmt: skip
+        )
+    return entries
+
+
+def _by_seed(item: tuple[int | None, Row]) -> int:
+    return -1 if item[0] is None else item[0]
+
+
+def with_differences(entries: Sequence[Measurement]) -> list[Measurement]:
+    """Return measurements with the paired differences of the set's own to the baselines measured with them.
+
+    Args:
+        entries: Measurements of one table.
+    """
+    alike = ("measure", "metric", "condition", "ipc", "arch", "protocol", "val", "seeds")
+    index = {(one.of, one.labels, *(getattr(one, name) for name in alike)): one for one in entries}
+
+    def compared_to_baselines(ours: Measurement) -> Measurement:
+        key, shape = tuple(getattr(ours, name) for name in alike), [len(values) for values in ours.values]
+        differences = []
+        for name, (of, labels) in BASELINE_NAMES.items():
+            theirs = next(
+                (index[of, kind, *key] for kind in labels or (ours.labels,) if (of, kind, *key) in index), None
+            )
+            if theirs is None or theirs is ours or [len(values) for values in theirs.values] != shape:
+                continue
+            if difference := paired_difference(ours.values, theirs.values, name, digits=None):
+                differences.append(difference)
+        return ours.changed(differences=tuple(differences))
+
+    return [compared_to_baselines(one) if one.of == "this" else one for one in entries]

@@ -43,6 +43,7 @@ class StudentOptions:
         val: Source to measure on.
         device: A torch device name.
         measure_every: Epochs between logged accuracies; 0: only after the last one.
+        classes: Label indices of the classes they are trained on, in the order of their outputs; None: all.
     """
 
     arch: str | None = None
@@ -54,6 +55,7 @@ class StudentOptions:
     val: ValidationRef | None = None
     device: str = "cpu"
     measure_every: int = 0
+    classes: tuple[int, ...] | None = None
 
 
 def plan_students(manifest: Manifest, options: StudentOptions, seeds: Sequence[int], out: Path) -> list[StudentJob]:
@@ -72,7 +74,7 @@ def plan_students(manifest: Manifest, options: StudentOptions, seeds: Sequence[i
     if labels not in LABELS:
         raise OptionError(f"--labels is {labels!r}; valid: {', '.join(LABELS)}")
     arch = options.arch or manifest.recommended.arch
-    check_network(arch, len(manifest.classes), manifest.views.size)
+    check_network(arch, len(options.classes or manifest.classes), manifest.views.size)
     loaded, dataset = manifest.protocol(options.protocol), manifest.recipe.dataset
     spec = loaded.train_spec(ipc=ipc or manifest.ipc, arch=arch, dataset=dataset, epochs=options.epochs)
     policy = loaded.view_spec(patches=manifest.image.patches, dataset=dataset)
@@ -87,13 +89,14 @@ def plan_students(manifest: Manifest, options: StudentOptions, seeds: Sequence[i
     val = options.val
     measured = "" if val is None else val.open(manifest.classes, manifest.source).fingerprint
     decisive = _decisive(manifest, arch, spec, None if labels == "stored" else policy, labels, found, ipc)
+    decisive += [] if options.classes is None else [list(options.classes)]
     kind = torch.device(options.device).type
     return [
         StudentJob(
             directory=str(manifest.root), ipc=ipc, arch=arch, spec=spec, policy=policy, labels=labels, seed=seed,
             out=str(out), device=options.device, val=val, teacher=None if found is None else str(found.path),
             order=None if found is None else found.order, measure_every=options.measure_every,
-            key=fingerprint([*decisive, seed, kind]), measured=measured,
+            key=fingerprint([*decisive, seed, kind]), measured=measured, classes=options.classes,
         )
         for seed in seeds
     ]  # fmt: skip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,27 +10,27 @@ from ddkit import hub
 from ddkit.core.console import note, watched_progress
 from ddkit.core.device import hardware, pick_device
 from ddkit.core.locks import locked
-from ddkit.core.serialization import fingerprint, to_plain
 from ddkit.core.worker_state import STATE
-from ddkit.distillers import recorded_settings
 from ddkit.engine import Engine, select_engine
 from ddkit.engine.interleaving import group_jobs
 from ddkit.errors import OptionError, SetError
-from ddkit.evaluation.baselines import BASELINES, DEFAULT, Subject, baseline_names
+from ddkit.evaluation.baselines import BASELINES, DEFAULT, REFERENCES, baseline_names
+from ddkit.evaluation.cells import Cell, make_cell, table_rows
 from ddkit.evaluation.entries import accuracy_entry, compared
-from ddkit.evaluation.students import StudentOptions, default_validation, plan_students
-from ddkit.evaluation.training_data import TrainingData
+from ddkit.evaluation.measured_tables import MeasuredTable, Trained
+from ddkit.evaluation.measures import find_measures, measure_config
+from ddkit.evaluation.students import StudentOptions, default_validation
 from ddkit.format.manifest import Manifest
 from ddkit.format.manifest_file import read_manifest, write_manifest
+from ddkit.format.measurements import merged_measurements
 from ddkit.format.results import EvalReport, ResultEntry, merged_results, with_earlier_differences
 from ddkit.pipeline.options import check_counts
 from ddkit.pipeline.record import check_work, work_dir
-from ddkit.pipeline.relabelling import policy_problem, relabel
 from ddkit.publishing.rendering import publish_files
 from ddkit.sources.validation import Validation, ValidationRef
-from ddkit.specs import protocol_label
 from ddkit.students.training import StudentGroup, StudentJob, StudentResult
-from ddkit.teachers.resolving import resolve_teacher
+
+OWN = "own"  # as a protocol: the one that each set recommends
 
 
 def evaluate(
@@ -41,12 +40,15 @@ def evaluate(
     data: str | None = None,
     archs: Sequence[str] = (),
     runs: int = 3,
-    protocol: str | None = None,
+    protocol: str | Sequence[str] | None = None,
     ipc: int | None = None,
     epochs: int | None = None,
     labels: str = "stored",
     teacher: str | None = None,
     baseline: str | Sequence[str] | None = DEFAULT,
+    measure: str | Sequence[str] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    curve: bool = False,
     device: str = "auto",
     workers: int | None = None,
     command: str = "ddkit.evaluate",
@@ -54,23 +56,30 @@ def evaluate(
     """Train students of each network on each set and measure them.
 
     The results are written into each set's manifest, where they replace those of the same measurement, and its card
-    is rendered again.
+    is rendered again. The score is the accuracy after the last epoch.
 
     Args:
         directories: One set, or several; sets that differ only in seed share a row.
         val: Images to measure on. Default: the holdout.
-        data: The source, for baselines, if OUT.work does not record it.
+        data: The source, for baselines and measures, if OUT.work does not record it.
         archs: Networks. Default: the teacher's.
         runs: Students per set and network, with seeds 0 to runs - 1.
-        protocol: A protocol's name or TOML file. Default: the one the set recommends.
+        protocol: A protocol's name or TOML file, or several, as a list or separated by commas; "own" is the one that
+            each set recommends, and the default.
         ipc: Train on the first images per class, a prefix of the set.
         epochs: Number of epochs. Default: the protocol's.
         labels: "stored", "hard" or "online".
         teacher: Teacher for online labels, for relabelling sets whose views do not match `protocol`, and for baselines
-            if OUT.work does not record it.
-        baseline: Any of "random", "hard", "equal-bytes" and "labeller" (`evaluation.baselines`), as a list or separated
-            by commas; None: no baseline. Those that need a source or teacher that is not at hand are left out, with a
-            note.
+            and measures if OUT.work does not record it.
+        baseline: Any of "random", "hard", "equal-bytes" and "labeller" (`evaluation.baselines`), "teacher" (the teacher
+            itself) and "full" (the networks trained on the whole source), as a list or separated by commas; None: no
+            baseline. Those that need a source or teacher that is not at hand are left out, with a note.
+        measure: Measures beside the accuracy (`evaluation.measures`), names or Python files, as a list or separated by
+            commas; "all": every one. Their results are written to `measurements.json` in OUT.work, and their
+            summaries into the manifest.
+        settings: Settings of measures that differ from the defaults, by dotted key, as in "corruptions.images".
+        curve: Also measure accuracies during the training. They are shown, never used: students are trained anew, to
+            the same weights.
         device: "auto" or a torch device name.
         workers: Number of processes. Default: the number of cores.
         command: The command that was called, recorded in the results.
@@ -82,29 +91,57 @@ def evaluate(
         InputError, IntegrityError.
     """
     check_counts(ipc=ipc, workers=workers, runs=runs)
-    baselines = baseline_names(baseline)
+    baselines, measures, settings = baseline_names(baseline), find_measures(measure), settings or {}
+    for one in measures.values():
+        measure_config(one, settings)
+    _check_settings(settings, [one.name for one in measures.values()])
     STATE.drop()
     sets, where = _open_sets([directories] if isinstance(directories, str | Path) else directories), pick_device(device)
     ref = ValidationRef(data=val) if isinstance(val, str) else val or default_validation(sets[0])
     if ref is None:
         raise OptionError(f"{sets[0].root} has no holdout available; give images to measure on with --val SOURCE")
-    options = StudentOptions(
-        protocol=protocol, labels=labels, ipc=ipc, epochs=epochs, teacher=teacher, val=ref, device=str(where)
-    )
-    cells = [
-        _Cell(row, arch, [_students(one, replace(options, arch=arch), range(runs)) for one in row.data])
-        for row in _rows(sets, options, baselines, data, workers)
-        for arch in archs or [sets[0].recommended.arch]
-    ]
+    kinds = [name for name in baselines if name in BASELINES]
+    cells = []
+    for name in _protocols(protocol):
+        options = StudentOptions(
+            protocol=name, labels=labels, ipc=ipc, epochs=epochs, teacher=teacher, val=ref, device=str(where)
+        )
+        for row in table_rows(sets, options, kinds, data, workers):
+            for arch in archs or [sets[0].recommended.arch]:
+                cells.append(make_cell(row, arch, range(runs), measures, settings, curve))
     _note_costs(cells)
-    unique = {job.out: job for cell in cells for seeds in cell.jobs for job in seeds}
+    trained = Trained.of(cells)
     engine = select_engine("local", device=where, workers=workers, devices=None, work=Path("."))
-    found = run_students(list(unique.values()), engine)
-    measured_on = ref.open(sets[0].classes, sets[0].source)
-    entries = [cell.entry(found, options, val=measured_on, command=command, hardware=hardware(where)) for cell in cells]
-    report = _compared(cells, entries)
-    _write_results(sets, cells, report)
+    results = run_students(trained.jobs, engine)
+    found = {job.result_key: results[job.out] for job in trained.jobs}
+    measured_on, made_on = ref.open(sets[0].classes, sets[0].source), hardware(where)
+    table = MeasuredTable(
+        cells=cells, trained=trained, measures=measures, settings=settings, val=ref, validation=measured_on,
+        references=tuple(name for name in baselines if name in REFERENCES), device=where, engine=engine,
+        command=command, hardware=made_on,
+    )  # fmt: skip
+    entries = [_entry(cell, found, measured_on, command, made_on) for cell in cells]
+    report = [*_compared(cells, entries), *table.reference_entries()]
+    table.measure()
+    _write_results(sets, cells, report, table, found)
     return tuple(report)
+
+
+def _check_settings(settings: Mapping[str, Any], measures: Sequence[str]) -> None:
+    """Refuse settings of measures that were not asked for. Raises OptionError."""
+    for key in settings:
+        if key.partition(".")[0] not in measures:
+            raise OptionError(
+                f"--set {key} belongs to none of the measures ({', '.join(measures) or 'none asked for'}); "
+                "write MEASURE.KEY=VALUE"
+            )
+
+
+def _protocols(asked: str | Sequence[str] | None) -> list[str | None]:
+    """Return the protocols that were asked for; None: the one that each set recommends."""
+    names = [asked] if isinstance(asked, str) else list(asked or [OWN])
+    names = [part.strip() for name in names for part in name.split(",")]
+    return [None if name == OWN else name for name in dict.fromkeys(names)]
 
 
 def _open_sets(directories: Sequence[str | Path]) -> list[Manifest]:
@@ -120,127 +157,15 @@ def _open_sets(directories: Sequence[str | Path]) -> list[Manifest]:
     return sets
 
 
-@dataclass(frozen=True)
-class _Row:
-    """One row of the table.
-
-    data: one for each of some sets that differ only in seed; about: these sets; ipc: theirs, or of their prefix.
-    """
-
-    data: tuple[TrainingData, ...]
-    about: tuple[Path, ...]
-    ipc: int
-
-    @property
-    def baseline(self) -> str | None:
-        """Name of the baseline; None for the sets themselves."""
-        return self.data[0].baseline
-
-    @property
-    def title(self) -> str:
-        """What students are trained on, for notes."""
-        return self.baseline or f"this ({self.data[0].labels} labels)"
-
-
-@dataclass(frozen=True)
-class _Cell:
-    """One row of the table for one network. jobs: its students, by set and seed."""
-
-    row: _Row
-    arch: str
-    jobs: list[list[StudentJob]]
-
-    def entry(
-        self, found: Mapping[str, StudentResult], options: StudentOptions, *, val: Validation, command: str,
-        hardware: str,
-    ) -> ResultEntry:  # fmt: skip
-        """Return the result of its students. found: their results by `job.out`."""
-        first = self.row.data[0]
-        return accuracy_entry(
-            [[found[job.out] for job in seeds] for seeds in self.jobs], of=first.of, ipc=self.row.ipc, arch=self.arch,
-            protocol=protocol_label(first.manifest.protocol(options.protocol).name, options.epochs),
-            labels=first.labels, val=val.name, val_images=val.used, seeds=[job.seed for job in self.jobs[0]],
-            images=first.manifest.rows(first.ipc), total_bytes=first.total_bytes, command=command, hardware=hardware,
-        )  # fmt: skip
-
-
-def _rows(
-    sets: Sequence[Manifest], options: StudentOptions, baselines: Sequence[str], data: str | None, workers: int | None
-) -> list[_Row]:
-    """Return the rows of the table: the given sets grouped by `_groups`, each group followed by its baselines.
-
-    A group has a baseline only if every set of it has.
-    """
-    rows: list[_Row] = []
-    for group in _groups(sets):
-        about, ipc = tuple(m.root for m in group), options.ipc or group[0].ipc
-        own = _labelled_for(group, options)
-        rows.append(_Row(own, about, ipc))
-        subjects = [
-            Subject(given=m, data=mine, source=data, teacher=options.teacher, device=options.device, workers=workers)
-            for m, mine in zip(group, own)
-        ]
-        for name in baselines:
-            made = [BASELINES[name](subject) for subject in subjects]
-            kinds = [one.baseline for one in max(made, key=len)]
-            for kind in kinds:
-                theirs = tuple(one for ones in made for one in ones if one.baseline == kind)
-                if len(theirs) == len(group):
-                    rows.append(_Row(theirs, about, ipc))
-    return rows
-
-
-def _groups(sets: Sequence[Manifest]) -> list[list[Manifest]]:
-    """Group sets that differ only in seed (and in the ddkit version that made them)."""
-    groups: dict[str, list[Manifest]] = {}
-    for m in sets:
-        recipe = to_plain(m.recipe) | {"config": recorded_settings(m.method, m.recipe.config)}
-        key = fingerprint(
-            [m.method, recipe, to_plain(m.views.policy), m.labels.codec, list(m.prefixes), to_plain(m.image),
-             m.source.fingerprint, [t.hash for t in m.teachers]]
-        )  # fmt: skip
-        groups.setdefault(key, []).append(m)
-    return list(groups.values())
-
-
-def _labelled_for(group: Sequence[Manifest], options: StudentOptions) -> tuple[TrainingData, ...]:
-    """Return the training data of some sets, relabelled in OUT.work if their views do not match the protocol."""
-    labels, teacher, protocol = options.labels, options.teacher, options.protocol
-    if labels == "online" and teacher is not None:
-        m = group[0]
-        teacher = str(resolve_teacher(teacher, m.classes, str(m.root), size=m.views.size).path)
-    problems = [
-        problem
-        for m in group
-        if labels == "stored" and protocol and (problem := policy_problem(m, m.protocol(protocol)))
-    ]
-    if not problems:
-        used = teacher if labels == "online" else None
-        return tuple(TrainingData(of="this", labels=labels, manifest=m, ipc=options.ipc, teacher=used) for m in group)
-    if teacher is None:
-        root = group[0].root
-        raise SetError(
-            f"{root}: {problems[0]}; give --teacher T to relabel it here, or run "
-            f"`ddkit relabel {root} OUT --protocol {protocol} --teacher T`"
-        )
-    relabelled = []
-    for m in group:
-        asked, spec = m.protocol(protocol), resolve_teacher(teacher, m.classes, str(m.root)).spec
-        key = fingerprint([m.content, to_plain(asked), spec.hash, list(spec.mean), list(spec.std)])[:12]
-        out = work_dir(m.root) / f"relabelled-{asked.name}-{key}"
-        relabelled.append(relabel(m.root, out, teacher=teacher, protocol=protocol))
-    return tuple(TrainingData(of="this", labels="relabelled", manifest=m, ipc=options.ipc) for m in relabelled)
-
-
-def _students(data: TrainingData, options: StudentOptions, seeds: Sequence[int]) -> list[StudentJob]:
-    """Return the jobs of some students; files in OUT.work/students, named by the hash of their inputs."""
-    jobs = []
-    mine = replace(options, labels=data.mode, ipc=data.ipc, teacher=data.teacher)
-    for job in plan_students(data.manifest, mine, seeds, Path(".")):
-        arch = job.arch.replace(":", "-").replace("/", "-")
-        name = f"{job.labels}-{arch}-{job.seed}-{job.result_key[:16]}"
-        jobs.append(replace(job, out=str(work_dir(data.manifest.root) / "students" / name)))
-    return jobs
+def _entry(cell: Cell, found: Mapping[str, StudentResult], val: Validation, command: str, hardware: str) -> ResultEntry:
+    """Return the result of a cell's students. found: their results by key."""
+    first = cell.row.data[0]
+    return accuracy_entry(
+        [[found[job.result_key] for job in seeds] for seeds in cell.jobs], of=first.of, ipc=cell.row.ipc,
+        arch=cell.arch, protocol=cell.row.protocol, labels=first.labels, val=val.name, val_images=val.used,
+        seeds=[job.seed for job in cell.jobs[0]], images=first.manifest.rows(first.ipc),
+        total_bytes=first.total_bytes, command=command, hardware=hardware,
+    )  # fmt: skip
 
 
 def run_students(jobs: Sequence[StudentJob], engine: Engine) -> dict[str, StudentResult]:
@@ -257,7 +182,7 @@ def run_students(jobs: Sequence[StudentJob], engine: Engine) -> dict[str, Studen
     for job in jobs:
         Path(job.out).parent.mkdir(parents=True, exist_ok=True)
         manifest = read_manifest(job.directory)
-        images = manifest.rows(job.ipc)
+        images = job.images(manifest)
         total += job.spec.epochs_for(images)
         sizes.append(job.spec.batch_for(images) * manifest.views.size**2)
     groups = [StudentGroup(jobs=tuple(group)) for group in group_jobs(jobs, sizes, jobs[0].device)]
@@ -269,37 +194,48 @@ def run_students(jobs: Sequence[StudentJob], engine: Engine) -> dict[str, Studen
         return {job.out: result for group in engine.run(groups) for job, result in zip(group.jobs, group.results())}
 
 
-def _compared(cells: Sequence[_Cell], entries: Sequence[ResultEntry]) -> list[ResultEntry]:
+def _compared(cells: Sequence[Cell], entries: Sequence[ResultEntry]) -> list[ResultEntry]:
     """Return the entries, those of the given sets with their paired differences to their baselines."""
     baselines: dict[Any, dict[str, ResultEntry]] = {}
     for cell, entry in zip(cells, entries):
         if cell.row.baseline is not None:
-            baselines.setdefault((cell.row.about, cell.arch), {})[cell.row.baseline] = entry
+            baselines.setdefault((cell.row.about, cell.arch, entry.protocol), {})[cell.row.baseline] = entry
     return [
-        compared(entry, baselines.get((cell.row.about, cell.arch), {})) if cell.row.baseline is None else entry
+        compared(entry, baselines.get((cell.row.about, cell.arch, entry.protocol), {}))
+        if cell.row.baseline is None
+        else entry
         for cell, entry in zip(cells, entries)
     ]
 
 
-def _note_costs(cells: Sequence[_Cell]) -> None:
+def _note_costs(cells: Sequence[Cell]) -> None:
     """Print how many students are trained, and on how many images for how many epochs in each row."""
     parts = []
     for cell in cells:
         job, data = cell.jobs[0][0], cell.row.data[0]
         images = data.manifest.rows(data.ipc)
         parts.append(f"{cell.arch} on {cell.row.title}, {images} images x {job.spec.epochs_for(images)} epochs")
-    note(f"{sum(len(seeds) for cell in cells for seeds in cell.jobs)} students: {'; '.join(parts)}")
+        for name, sets in cell.requested.items():
+            parts.append(f"{sum(map(len, sets))} more for {name}")
+    note(f"{len({job.result_key for cell in cells for job in cell.all_jobs()})} students: {'; '.join(parts)}")
 
 
-def _write_results(sets: Sequence[Manifest], cells: Sequence[_Cell], report: Sequence[ResultEntry]) -> None:
-    """Write the entries into the current manifest and card of every set they belong to."""
+def _write_results(
+    sets: Sequence[Manifest], cells: Sequence[Cell], report: Sequence[ResultEntry], table: MeasuredTable,
+    found: Mapping[str, StudentResult],
+) -> None:  # fmt: skip
+    """Write the entries into the current manifest and card of every set they belong to, and OUT.work."""
+    abouts = [cell.row.about for cell in cells] + table.reference_abouts()
     for measured in sets:
         with locked(measured.root, "writing results"):
             manifest = read_manifest(measured.root)
             if manifest.content != measured.content:
                 note(f"{measured.root} changed while it was measured; the results are not written into it")
                 continue
-            mine = [entry for cell, entry in zip(cells, report) if measured.root in cell.row.about]
+            mine = [entry for about, entry in zip(abouts, report) if measured.root in about if entry.of != "full"]
             mine = [with_earlier_differences(entry, manifest.results) for entry in mine]
             results = merged_results(mine, manifest.results)
-            publish_files(write_manifest(manifest.root, manifest.changed(results=results)))
+            summaries = table.write(measured, found)
+            measurements = merged_measurements(summaries, manifest.measurements)
+            changed = manifest.changed(results=results, measurements=measurements)
+            publish_files(write_manifest(manifest.root, changed))

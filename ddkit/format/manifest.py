@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from ddkit.core.serialization import Extensible, canonical, to_plain
+from ddkit.core.serialization import Extensible, canonical, later, to_plain
 from ddkit.errors import SetError
 from ddkit.format.entries import FORMAT, NEWEST_FORMAT, ShardEntry, files_of
 from ddkit.format.fields import (
@@ -38,6 +38,7 @@ from ddkit.format.fields import (
     Words,
 )
 from ddkit.format.label_info import LabelInfo
+from ddkit.format.measurements import Measurement
 from ddkit.format.results import ResultEntry
 from ddkit.specs import ClassName, DatasetSpec, EvalTransform, Protocol, ViewSpec
 
@@ -272,6 +273,7 @@ class Manifest(Extensible):
     relabelled_from: RelabelledFrom | None
     subset_of: SubsetOf | None
     results: tuple[ResultEntry, ...]
+    measurements: tuple[Measurement, ...] = later(())
     location: Location = field(default=Location(), init=False, compare=False)
 
     # -------------------------------------------------------------- location

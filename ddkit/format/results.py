@@ -48,7 +48,8 @@ class ResultEntry(Extensible):
     """Accuracy in percent of the students of one architecture.
 
     Attributes:
-        of: What the students were trained on.
+        of: What the students were trained on; "teacher" for the teacher itself, and "full", which is not written into
+            manifests, for networks trained on the whole source.
         ipc: The prefix that was used.
         arch: Architecture of the students.
         protocol: Protocol, with overrides.
@@ -71,7 +72,7 @@ class ResultEntry(Extensible):
         hardware: Hardware it was measured on.
     """
 
-    of: Annotated[str, one_of("this", "random", "equal-bytes", "teacher")]
+    of: Annotated[str, one_of("this", "random", "equal-bytes", "teacher", "full")]
     ipc: Count
     arch: Architecture
     protocol: Line

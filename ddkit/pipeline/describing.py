@@ -151,6 +151,7 @@ def build_manifest(
         relabelled_from=made.relabelled_from,
         subset_of=None,
         results=kept.results if kept else (),
+        measurements=kept.measurements if kept else (),
     )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -34,6 +34,8 @@ class FreshLoader:
         seed: Seed of the views and of the order of rows.
         label: Computes soft labels online, from normalised images float32 [B,3,S,S] to logits [B,C]. None: hard labels.
         group: The ranks that each batch is split among; a last batch may leave a rank without rows.
+        classes: Label indices of the classes whose images are used, which give the order of the labels; None: all. The
+            policy must not mix images.
 
     Raises:
         OptionError: `batch_size` is below 1.
@@ -52,15 +54,22 @@ class FreshLoader:
         seed: int,
         label: Callable[[Tensor], Tensor] | None = None,
         group: Group = ALONE,
+        classes: Sequence[int] | None = None,
     ) -> None:
         self._set = load_set(manifest, ipc, with_labels=False).to(device)
-        check_batch(len(self._set), batch_size, 1)
+        self._labels = self._set.labels  # -1: not used
+        if classes is not None:
+            number = np.full(len(manifest.classes), -1, np.int64)
+            number[list(classes)] = np.arange(len(classes))
+            self._labels = number[self._set.labels]
+        self._rows = int((self._labels >= 0).sum())
+        check_batch(self._rows, batch_size, 1)
         self._policy, self._patches = policy, manifest.image.patches
         self.device, self._label, self._buffers = device, label, BatchBuffers(2)
         self.batch_size, self.seed, self._group = batch_size, seed, group
 
     def __len__(self) -> int:
-        return -(-len(self._set) // self.batch_size)
+        return -(-self._rows // self.batch_size)
 
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
         """Yield the batches of one epoch, which depend only on the seed and the epoch.
@@ -70,6 +79,7 @@ class FreshLoader:
         """
         views, side = self._draw(epoch), self._set.size
         order = epoch_order(self._set.shards, self.seed, epoch)
+        order = order[self._labels[order] >= 0]
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
             rows = rows[self._group.part(len(rows))]
@@ -79,7 +89,7 @@ class FreshLoader:
                 out=self._buffers.take((len(rows), 3, side, side)) if self.device.type == "cpu" else None,
             )  # fmt: skip
             logits = None if self._label is None else self._label(inputs)
-            yield inputs, logits, torch.from_numpy(self._set.labels[rows]).to(self.device)
+            yield inputs, logits, torch.from_numpy(self._labels[rows]).to(self.device)
 
     def _draw(self, epoch: int) -> Views:
         key = int(rng(self.seed, "fresh", epoch).integers(2**62))

@@ -24,7 +24,7 @@ from ddkit.core.worker_state import STATE
 from ddkit.engine.interleaving import Interleaved, interleave
 from ddkit.engine.units import UnitFile
 from ddkit.errors import IntegrityError, OptionError
-from ddkit.format.manifest import Manifest
+from ddkit.format.manifest import ClassInfo, Manifest
 from ddkit.format.manifest_file import read_manifest
 from ddkit.networks.checkpoints import save_checkpoint
 from ddkit.networks.registry import build_network, check_network
@@ -60,6 +60,7 @@ class StudentJob:
         measure_every: Epochs between logged accuracies; 0: the accuracy is measured at the end only.
         key: Hash of everything that determines the weights.
         measured: Hash of the validation images.
+        classes: Label indices of the classes it is trained and measured on, in the order of its outputs; None: all.
     """
 
     directory: str
@@ -77,6 +78,7 @@ class StudentJob:
     measure_every: int = 0
     key: str = ""
     measured: str = ""
+    classes: tuple[int, ...] | None = None
 
     @property
     def id(self) -> str:
@@ -109,6 +111,24 @@ class StudentJob:
     def result_key(self) -> str:
         """Hash of everything that determines the weights and the accuracy."""
         return fingerprint([self.key, self.measured, self.measure_every])
+
+    def outputs(self, manifest: Manifest) -> list[ClassInfo]:
+        """Return the classes of the student, in the order of its outputs.
+
+        Args:
+            manifest: Its set.
+        """
+        every = list(manifest.classes)
+        return every if self.classes is None else [every[i] for i in self.classes]
+
+    def images(self, manifest: Manifest) -> int:
+        """Return the number of images that the student is trained on.
+
+        Args:
+            manifest: Its set, which has equally many images of each class.
+        """
+        rows = manifest.rows(self.ipc)
+        return rows if self.classes is None else rows // len(manifest.classes) * len(self.classes)
 
 
 @dataclass(frozen=True)
@@ -170,8 +190,8 @@ def _threads(job: StudentJob, group: Group) -> int:
     if state.is_good():
         return int(state.metadata().get("threads", most))
     manifest = read_manifest(job.directory)
-    classes, size = len(manifest.classes), manifest.views.size
-    batch = job.spec.batch_for(manifest.rows(job.ipc))
+    classes, size = len(job.outputs(manifest)), manifest.views.size
+    batch = job.spec.batch_for(job.images(manifest))
 
     def measure() -> int:
         return best_threads(lambda: check_network(job.arch, classes, size), job.spec, batch, size, most)
@@ -187,10 +207,10 @@ def _training(
 ) -> Interleaved[StudentResult]:
     began = time.perf_counter()
     manifest, device = read_manifest(job.directory), torch.device(job.device)
-    images = manifest.rows(job.ipc)
+    images, outputs = job.images(manifest), len(job.outputs(manifest))
     supervision = _supervision(job, manifest, job.spec.batch_for(images), device, group)
     network = seeded_network(
-        lambda: build_network(job.arch, len(manifest.classes), manifest.views.size), job.seed, "student", job.arch
+        lambda: build_network(job.arch, outputs, manifest.views.size), job.seed, "student", job.arch
     )
     measure = _measure(job, manifest, device, group)
     fit_job = Fit(
@@ -216,14 +236,15 @@ def _checkpoint_spec(
     job: StudentJob, manifest: Manifest, percent: float | None, measure: _Measure | None
 ) -> TeacherSpec:
     """Return the metadata of a student's checkpoint; `percent` is its accuracy, None if it was not measured."""
+    classes = job.outputs(manifest)
     return TeacherSpec(
         arch=job.arch,
-        num_classes=len(manifest.classes),
+        num_classes=len(classes),
         image_size=manifest.views.size,
         mean=manifest.normalisation.mean,
         std=manifest.normalisation.std,
-        classes=tuple(manifest.class_names),
-        class_ids=tuple(c.id for c in manifest.classes) if any(c.id for c in manifest.classes) else None,
+        classes=tuple(c.name for c in classes),
+        class_ids=tuple(c.id for c in classes) if any(c.id for c in classes) else None,
         accuracy=None if percent is None else round(percent, 2),
         measured_on=None if measure is None else measure.name,
         eval=EvalTransform(resize=manifest.eval.resize, crop=manifest.eval.crop),
@@ -312,6 +333,7 @@ def _supervision(job: StudentJob, manifest: Manifest, batch: int, device: torch.
         replay = ReplayLoader(
             manifest, batch_size=batch, device=device, ipc=job.ipc, seed=job.seed, rank=group.rank,
             world_size=group.world_size, allow_empty=True, temperature=1.0 if hard else job.spec.temperature,
+            classes=job.classes,
         )  # fmt: skip
 
         def replayed(epoch: int) -> Iterable[Example]:
@@ -322,12 +344,14 @@ def _supervision(job: StudentJob, manifest: Manifest, batch: int, device: torch.
     teacher = None
     policy = replace(job.policy, mix="none")
     if job.labels == "online":
+        if job.classes is not None:
+            raise OptionError("labels=online mixes images of all classes; train on some classes with stored labels")
         if job.teacher is None:
             raise OptionError("--labels online needs the teacher: give --teacher")
         teacher, policy = Teacher.load(job.teacher, device, job.order), job.policy
     fresh = FreshLoader(
         manifest, replace(policy, count=1), batch_size=batch, device=device, ipc=job.ipc, seed=job.seed,
-        label=teacher.logits if teacher else None, group=group,
+        label=teacher.logits if teacher else None, group=group, classes=job.classes,
     )  # fmt: skip
     return _Supervision(len(fresh), lambda epoch: with_target(fresh.epoch(epoch)), loss)
 
@@ -367,4 +391,8 @@ def _measure(job: StudentJob, manifest: Manifest, device: torch.device, group: G
 
     key = (ref, job.measured, manifest.eval.resize, manifest.eval.crop, tuple(manifest.class_names))
     images, labels, name = STATE.keep("validation images", key, load)
+    if job.classes is not None:
+        output = torch.full((len(manifest.classes),), -1)
+        output[list(job.classes)] = torch.arange(len(job.classes))
+        images, labels = images[output[labels] >= 0], output[labels][output[labels] >= 0]
     return _Measure(images, labels, f"{name} ({len(labels)} images)", manifest, device, group)

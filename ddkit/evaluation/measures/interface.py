@@ -10,6 +10,7 @@ A measure is a module with these names:
 - `measure(subject, context)`: yields Row and Figure.
 - `PARTS`: names of parts that are computed separately, each with its own result file (optional). The measure is called
   once for each, with `context.part`.
+- `summary(rows)`: yields Rows computed from the rows of all parts of a subject (optional).
 - `students(asked)`: returns the StudentRequests of a measure of sets that needs other students than the table's
   (optional). They are trained before, and are `subject.networks`.
 """
@@ -283,7 +284,7 @@ class Measure:
         run: `measure` of the module.
         config_type: Its Config; None if it has none.
         parts: Its PARTS; ("",) if it has none.
-        students: Its hook; None if it has none.
+        students, summary: Its hooks; None if it has none.
         code: sha256 of its file.
     """
 
@@ -297,6 +298,7 @@ class Measure:
     config_type: type | None = None
     parts: tuple[str, ...] = ("",)
     students: Callable[[Asked], Sequence[StudentRequest]] | None = None
+    summary: Callable[[Sequence[Row]], Iterable[Row]] | None = None
     code: str = field(default="", repr=False)
 
     def metric(self, name: str) -> Metric:
