@@ -88,9 +88,10 @@ ROOMS = {
         *("measuring", "entries", "students", "equal_bytes", "subject", "baselines", "cells", "measured_tables"),
         *("tables", "demonstration"),
     ],
+    "listing": [],
     "testing": [],
     "mutator": [],
-    "cli": ["output", "options", "make", "use", "look", "publish", "app"],
+    "cli": ["output", "options", "make", "use", "measure", "look", "publish", "app"],
 }
 
 

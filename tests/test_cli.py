@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import ddkit.cli.output as output
 from ddkit import __version__
 from ddkit.cli.app import app, run
-from ddkit.publishing.looking import KINDS
+from ddkit.listing import KINDS
 from ddkit.testing import untrained_teacher
 
 COMMANDS = [

@@ -6,7 +6,7 @@ import pytest
 
 import ddkit
 from ddkit.errors import OptionError, SetError
-from ddkit.publishing.looking import KINDS
+from ddkit.listing import KINDS
 
 
 def test_inspect_gives_the_manifest(rded_set, tmp_path):

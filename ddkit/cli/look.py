@@ -108,11 +108,13 @@ def preview(
 
 @command("Look", "list")
 def list_(
-    what: Annotated[str | None, typer.Argument(help="methods, recipes, protocols, networks or codecs")] = None,
+    what: Annotated[
+        str | None, typer.Argument(help="methods, recipes, protocols, networks, codecs or measures")
+    ] = None,
 ) -> None:
-    """List the available methods, recipes, protocols, networks or codecs."""
-    from ddkit.publishing.looking import KINDS
-    from ddkit.publishing.looking import list_ as run
+    """List the available methods, recipes, protocols, networks, codecs or measures."""
+    from ddkit.listing import KINDS
+    from ddkit.listing import list_ as run
 
     if what is None:
         say("\n".join(f"ddkit list {kind}" for kind in KINDS))

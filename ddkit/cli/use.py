@@ -1,18 +1,13 @@
-"""Commands of the panel "Use": train, evaluate, export."""
+"""Commands of the panel "Use": train, export."""
 
 from __future__ import annotations
 
-import shlex
-import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from ddkit.cli import options as o
-from ddkit.cli.output import command, document, next_step, push_command, say, table
-
-if TYPE_CHECKING:
-    from ddkit.format.results import Difference
+from ddkit.cli.output import command, document, next_step, say
 
 
 @command("Use")
@@ -71,74 +66,6 @@ def train(
         next_step(f"ddkit pull {directory} DIR, then ddkit evaluate DIR{of}")
     else:
         next_step(f"ddkit evaluate {directory}{of}")
-
-
-@command("Use")
-def evaluate(
-    directories: Annotated[
-        list[str], typer.Argument(help="distilled sets; those that differ only in seed are one row")
-    ],
-    val: o.Val = None,
-    data: o.Data = None,
-    arch: Annotated[list[str] | None, typer.Option("--arch", help="may be repeated (default: the teacher's)")] = None,
-    runs: Annotated[int, typer.Option("--runs", help="students of each set and network")] = 3,
-    protocol: o.Protocol = None,
-    ipc: o.Ipc = None,
-    epochs: o.Epochs = None,
-    labels: o.Labels = "stored",
-    teacher: o.Teacher = None,
-    baseline: Annotated[
-        str,
-        typer.Option(
-            "--baseline",
-            help="any of random, hard (class labels alone), equal-bytes (random JPEGs in the set's bytes), labeller "
-            "(labels by the teacher during training), separated by commas; or none",
-        ),
-    ] = "random,hard",
-    split: o.Split = None,
-    same_order: o.SameOrder = False,
-    device: o.Device = "auto",
-    workers: o.Workers = None,
-) -> None:
-    """Evaluate sets x networks x seeds in one table: mean ± std, paired differences to baselines (95 %), and bytes."""
-    from ddkit.core.serialization import to_plain
-    from ddkit.evaluation.tables import evaluate as run
-    from ddkit.format.manifest_file import read_manifest
-    from ddkit.pipeline.record import public_name
-    from ddkit.publishing.verdicts import short_name, verdicts
-    from ddkit.sources.validation import ValidationRef
-
-    o.only_with_val(val, split=split, same_order=same_order)
-    ref = None if val is None else ValidationRef(data=val, split=split, same_order=same_order)
-    command = "ddkit " + shlex.join(public_name(argument) for argument in sys.argv[1:])
-    report = run(
-        directories, val=ref, data=data, archs=arch or [], runs=runs, protocol=protocol, ipc=ipc, epochs=epochs,
-        labels=labels, teacher=teacher, baseline=baseline, device=device,
-        workers=workers, command=command,
-    )  # fmt: skip
-    rows = []
-    for r in report:
-        spread = f" ± {r.std:.2f}" if r.n_students > 1 else ""  # a single student has no spread
-        accuracy, students = f"{r.mean:.2f}{spread}", f"{r.n_sets} x {r.n_students // r.n_sets}"
-        what = [r.of, r.ipc, r.images, r.arch, r.protocol, r.labels]
-        rows.append([*what, accuracy, students, _interval(r.difference), r.total_bytes, f"{r.seconds:.0f}"])
-    header = ["trained on", "ipc", "images", "network", "protocol", "labels", "accuracy %", "sets x students",
-              "minus random (95 %)", "bytes", "seconds"]  # fmt: skip
-    say(table(header, rows))
-    for r in report:
-        for d in r.differences:
-            say(f"{r.of}, {r.arch}, {r.labels} labels, minus {short_name(d.to or '')}: {_interval(d)}")
-    for directory in directories:
-        results = read_manifest(directory).results
-        for sentence in [s for r in results if r.command == command for s in verdicts(r, results)]:
-            say(f"{directory}: {sentence}")
-    document([to_plain(r) for r in report])
-    next_step(push_command(directories[0], read_manifest(directories[0])))
-
-
-def _interval(difference: Difference | None) -> str:
-    """Return a paired difference with its 95 % interval, or "-"."""
-    return "-" if difference is None else f"{difference.mean:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}]"
 
 
 @command("Use")

@@ -1,4 +1,4 @@
-"""Shows sets and options: a set's manifest, pictures and card, and the lists of methods, recipes and protocols."""
+"""Shows a set: its manifest, pictures and card."""
 
 from __future__ import annotations
 
@@ -6,20 +6,12 @@ from pathlib import Path
 
 from ddkit.core.files import write_bytes
 from ddkit.core.locks import locked
-from ddkit.core.serialization import PACKAGE
-from ddkit.distillers import distiller_names, find_distiller
-from ddkit.errors import unknown
-from ddkit.format.codecs.registry import codec_names
 from ddkit.format.manifest import Manifest
 from ddkit.format.manifest_file import read_manifest
-from ddkit.networks.registry import network_names
 from ddkit.publishing.diagnostics import losses_picture, origins_picture
 from ddkit.publishing.pictures import preview_grid, view_strip
 from ddkit.publishing.rendering import publish_files
 from ddkit.sets.opening import open_manifest, open_set
-from ddkit.specs import Protocol, Recipe
-
-KINDS = ("methods", "recipes", "protocols", "networks", "codecs")
 
 
 def inspect(directory: str | Path, revision: str | None = None) -> Manifest:
@@ -85,29 +77,3 @@ def card(directory: str | Path) -> Path:
         manifest = read_manifest(directory)
         publish_files(manifest)
     return manifest.root / "README.md"
-
-
-def list_(what: str) -> dict[str, str]:
-    """Return the available options of a kind: name -> one-line description.
-
-    Args:
-        what: "methods", "recipes", "protocols", "networks" or "codecs".
-
-    Raises:
-        OptionError: `what` is another word.
-    """
-    if what == "methods":
-        distillers = [find_distiller(name) for name in distiller_names()]
-        return {d.name: f"{d.paper}; cost: {d.cost}" for d in distillers}
-    if what == "recipes":
-        texts = {r.name: (PACKAGE / "recipes" / f"{r.name}.toml").read_text().splitlines() for r in Recipe.shipped()}
-        return {name: " ".join(line[2:] for line in lines if line.startswith("# ")) for name, lines in texts.items()}
-    if what == "protocols":
-        names = sorted(path.stem for path in (PACKAGE / "protocols").glob("*.toml"))
-        return {name: Protocol.load(name).about for name in names}
-    if what == "networks":
-        own = dict.fromkeys(network_names(), "built in")
-        return own | {"timm:NAME[@FILE]": "any of timm", "torchvision:NAME[@FILE]": "any of torchvision"}
-    if what == "codecs":
-        return codec_names()
-    raise unknown("list", what, KINDS)
