@@ -1,4 +1,4 @@
-"""Contract test for distillers, shipped and third-party: `check_distiller(module)`."""
+"""Contract tests for distillers and measures, shipped and third-party: `check_distiller`, `check_measure`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,15 @@ import numpy as np
 import torch
 
 from ddkit.distillers import find_distiller
+from ddkit.evaluation.measures import find_measure
+from ddkit.evaluation.tables import evaluate
 from ddkit.format.manifest import Manifest
+from ddkit.format.measurements import Measurements, read_measurements
 from ddkit.networks.checkpoints import save_checkpoint
 from ddkit.networks.registry import build_network
 from ddkit.networks.training import seeded_network
 from ddkit.pipeline import distill
+from ddkit.pipeline.record import work_dir
 from ddkit.specs import TeacherSpec
 
 
@@ -90,6 +94,61 @@ def check_distiller(module: ModuleType | str, settings: Mapping[str, Any] | None
         assert _content(resumed) == _content(again), f"{name}: after units were lost, the bytes differ"
         other = run("other", ipc=2, prefixes=(1, 2), seed=1)
         assert _content(other) != _content(whole), f"{name}: another seed gave the same bytes"
+
+
+def check_measure(module: ModuleType | str, settings: Mapping[str, Any] | None = None) -> Measurements:
+    """Check that a measure fulfils the contract of measures, on a tiny set of digits.
+
+    It must yield rows of its METRICS alone, at least one of them without a condition for the random images as well as
+    for the set; depend on no global state and leave the global generators unchanged; and yield the same values again.
+
+    Args:
+        module: The module, its name, or its file.
+        settings: Settings of its Config by dotted key that begins with its name, to make the check quick.
+
+    Returns:
+        What was measured.
+
+    Raises:
+        AssertionError: The measure breaks the contract; the message says how.
+        OptionError: The module lacks a name, or yields something else than its rows and figures.
+    """
+    name = module if isinstance(module, str) else str(module.__file__)
+    part = find_measure(name)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        teacher = str(untrained_teacher(root / "teacher.safetensors", classes=4))
+        made = distill(
+            root / "set", data="digits", classes="0,1,2,3", method="rded", ipc=2, protocol="demo", views=2,
+            teacher=teacher, settings={"pool": 6, "factor": 1}, workers=1,
+        )  # fmt: skip
+
+        def run() -> Measurements:
+            evaluate(
+                made.root, val="digits", runs=2, epochs=1, baseline="random,teacher", measure=name,
+                settings=dict(settings or {}), workers=1,
+            )  # fmt: skip
+            found = read_measurements(work_dir(made.root))
+            assert found is not None and found.measurements, f"{name} yielded no rows"
+            return found
+
+        torch.manual_seed(12345)
+        np.random.seed(12345)  # noqa: NPY002 (checks that global state is not used)
+        random.seed(12345)
+        before = _global_state()
+        first = run()
+        assert _global_state() == before, f"{name} draws from a global random generator; use context.rng"
+        summaries = {entry.of for entry in first.measurements if not entry.condition}
+        assert summaries >= {"this", "random"}, f"{name} yielded no row without a condition; yield a summary"
+        if part.subject == "network":
+            assert "teacher" in summaries, f"{name} yielded no row for the teacher; its labels and request are None"
+        for figure in first.figures:
+            assert (work_dir(made.root) / figure.file).stat().st_size, f"{name}: figure {figure.name} is empty"
+        shutil.rmtree(work_dir(made.root) / "measures")
+        again = run()
+        values = [{(m.metric, m.condition, m.of): m.values for m in one.measurements} for one in (first, again)]
+        assert values[0] == values[1], f"{name} yielded other values the second time; use context.rng"
+    return first
 
 
 def _content(manifest: Manifest) -> str:

@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
@@ -28,6 +29,25 @@ def test_statistics():
     assert found.mean == 2 and found.low == round(low, 2) and found.high == round(high, 2) and found.pairs == 3
     assert paired_difference([[1.0]], [[2.0]]) is None
     assert paired_difference([[1.0, 2.0]] * 3, [[0.0, 1.0]] * 3).pairs == 3
+
+
+def test_interval_where_sets_and_students_vary():
+    """The standard error is that of a bootstrap over sets and students, widened for few sets."""
+    rng = np.random.default_rng(0)
+    ours = [[float(v) for v in rng.normal(60 + shift, 1, 3)] for shift in (0, 2, 5, 1)]
+    theirs = [[float(v) for v in rng.normal(58, 1, 3)] for _ in ours]
+    found = paired_difference(ours, theirs, digits=None)
+    pairs = np.array(ours) - np.array(theirs)
+    resampled = []
+    for _ in range(4000):
+        sets = rng.integers(4, size=4)
+        resampled.append(np.mean([rng.choice(pairs[i], 3).mean() for i in sets]))
+    half = stats.t.ppf(0.975, 3) * np.std(resampled) * (4 / 3) ** 0.5
+    assert found.mean == pytest.approx(pairs.mean()) and found.pairs == 4
+    assert found.high - found.mean == pytest.approx(half, rel=0.05)
+    assert found.mean - found.low == pytest.approx(half, rel=0.05)
+    two = paired_difference(ours[:2], theirs[:2], digits=None)
+    assert two.pairs == 2 and two.high - two.low > found.high - found.low
 
 
 def test_soft_label_loss_is_kl_without_t_squared():

@@ -1,0 +1,226 @@
+"""Measures: the contract, the shipped ones against independent implementations, and one of somebody else."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from ddkit.cli.app import app
+from ddkit.errors import OptionError, SetError
+from ddkit.evaluation.measures import find_measure, find_measures, measure_config, measure_names
+from ddkit.evaluation.measures.calibration import (
+    best_temperature,
+    brier_score,
+    equal_mass_calibration_error,
+    expected_calibration_error,
+    first_half,
+)
+from ddkit.evaluation.measures.per_class import confusion_counts
+from ddkit.evaluation.tables import evaluate
+from ddkit.format.manifest_file import read_manifest
+from ddkit.format.measurements import read_measurements
+from ddkit.pipeline import distill, relabel
+from ddkit.replay.loader import ReplayLoader
+from ddkit.testing import check_measure
+
+QUICK = {
+    "continual": {"continual.steps": 2},
+    "cross-architecture": {"cross-architecture.archs": ["convnet3", "convnet3-in"]},
+}
+MINE = """
+from dataclasses import dataclass
+
+from ddkit.evaluation.measures.interface import Figure, Metric, Row
+
+NAME = "share"
+PAPER = "nobody's"
+COST = "nothing"
+SUBJECT = "network"
+NEEDS = ("student", "validation")
+METRICS = (Metric(name="first", title="images taken for the first classes", unit="%"),)
+
+
+@dataclass(frozen=True)
+class Config:
+    classes: int = 1
+
+
+def measure(network, context):
+    predicted = context.predictions(network).argmax(1)
+    for label in range(context.config.classes):
+        yield Row("first", 100 * float((predicted == label).float().mean()), context.classes[label], n=len(predicted))
+    yield Row("first", 100 * float((predicted < context.config.classes).float().mean()), n=len(predicted))
+    yield Figure("shares", "How many are taken for the first class.", {"mark": "bar", "data": {"values": []}})
+"""
+
+
+@pytest.fixture
+def mine(tmp_path):
+    path = tmp_path / "share.py"
+    path.write_text(MINE)
+    return path
+
+
+@pytest.mark.parametrize("name", ["accuracy", "bytes", "calibration", "continual", "cross-architecture", "per-class"])
+def test_shipped_measures_fulfil_the_contract(name):
+    assert name in measure_names()
+    settings = QUICK.get(name, {})
+    if name == "continual":  # views of the demo protocol are mixed with images of all classes
+        with pytest.raises(SetError, match="within 2x2:SEED"):
+            check_measure(name, settings)
+        return
+    found = check_measure(name, settings)
+    assert {entry.measure for entry in found.measurements} == {name}
+
+
+def test_a_measure_by_somebody_else_from_the_command_line(random_set, mine, tmp_path):
+    import shutil
+
+    root = Path(shutil.copytree(random_set.root, tmp_path / "set"))
+    shutil.copytree(f"{random_set.root}.work", tmp_path / "set.work")
+    arguments = [
+        "evaluate", str(root), "--val", "digits", "--runs", "1", "--epochs", "1", "--measure", str(mine),
+        "--set", "share.classes=2", "--baseline", "hard,teacher", "--workers", "1",
+    ]  # fmt: skip
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0 and "images taken for the first classes" in result.stdout
+    result = CliRunner().invoke(app, [*arguments, "--json"])
+    found = json.loads(result.stdout)["measurements"][str(root)]
+    assert [m["condition"] for m in found if m["of"] == "teacher"] == ["", "0", "1"]
+    assert {(m["of"], m["labels"]) for m in found} == {("this", "stored"), ("this", "hard"), ("teacher", None)}
+    for entry in (m for m in found if not m["condition"]):
+        parts = [
+            m["mean"] for m in found if m["condition"] and (m["of"], m["labels"]) == (entry["of"], entry["labels"])
+        ]
+        assert sum(parts) == pytest.approx(entry["mean"])
+    summaries = read_manifest(root).measurements
+    assert len(summaries) == 3 and not any(m.condition for m in summaries)
+    figures = read_measurements(Path(f"{root}.work")).figures
+    assert len(figures) == 3 and json.loads((Path(f"{root}.work") / figures[0].file).read_text())["mark"] == "bar"
+    check_measure(str(mine))
+
+
+def test_finished_measures_are_read_back(random_set, mine, tmp_path):
+    import shutil
+
+    root = Path(shutil.copytree(random_set.root, tmp_path / "set"))
+    shutil.copytree(f"{random_set.root}.work", tmp_path / "set.work")
+    options = {"val": "digits", "runs": 1, "epochs": 1, "baseline": None, "workers": 1}
+    evaluate(root, measure=str(mine), **options)
+    files = {p: p.stat().st_mtime_ns for p in Path(f"{root}.work").rglob("share-*.json")}
+    evaluate(root, measure=str(mine), **options)
+    assert files == {p: p.stat().st_mtime_ns for p in Path(f"{root}.work").rglob("share-*.json")} and files
+    evaluate(root, measure=str(mine), settings={"share.classes": 3}, **options)  # other settings: measured again
+    assert len(list(Path(f"{root}.work").rglob("share-this-*.json"))) > len(files) / 2
+    mine.write_text(MINE.replace('Row("first", 100', 'Row("last", 100'))
+    with pytest.raises(OptionError, match="metric 'last', which its METRICS lack"):
+        evaluate(root, measure=str(mine), **options)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('COST = "nothing"', "", "lacks COST"),
+        ('SUBJECT = "network"', 'SUBJECT = "image"', "SUBJECT is 'image'; valid: network, set"),
+        ('"validation")', '"val")', "NEEDS has 'val'"),
+        ('(Metric(name="first", title="images taken for the first classes", unit="%"),)', "('a',)", "tuple of Metric"),
+        ("@dataclass(frozen=True)", "", "Config is not a dataclass"),
+        ("import Figure", "import Nothing", "cannot be imported"),
+    ],
+)
+def test_modules_that_are_no_measures(mine, old, new, message):
+    assert old in MINE
+    mine.write_text(MINE.replace(old, new))
+    with pytest.raises(OptionError, match=message):
+        find_measure(str(mine))
+
+
+def test_names_and_settings():
+    assert list(find_measures("per-class, accuracy")) == ["per-class", "accuracy"] and find_measures(None) == {}
+    assert list(find_measures("all")) == measure_names()
+    with pytest.raises(OptionError, match="unknown measure 'acuracy'.*accuracy"):
+        find_measure("acuracy")
+    with pytest.raises(OptionError, match="no measure file"):
+        find_measure("./nothing.py")
+    continual = find_measure("continual")
+    assert measure_config(continual, {"continual.steps": 3, "other.steps": 2}).steps == 3
+    with pytest.raises(OptionError, match="step"):
+        measure_config(continual, {"continual.step": 3})
+    with pytest.raises(OptionError, match="no settings"):
+        measure_config(find_measure("accuracy"), {"accuracy.k": 3})
+
+
+logits = st.integers(0, 2**32 - 1).map(lambda seed: np.random.default_rng(seed))
+
+
+@given(logits)
+def test_calibration_against_loops(rng):
+    n, classes = int(rng.integers(20, 60)), int(rng.integers(2, 6))
+    p = torch.tensor(rng.normal(0, 2, (n, classes))).softmax(1)
+    labels = torch.tensor(rng.integers(0, classes, n))
+    rows = [(float(p[i].max()), int(p[i].argmax()) == int(labels[i])) for i in range(n)]
+    bins = [[row for row in rows if b / 15 < row[0] <= (b + 1) / 15] for b in range(15)]
+    ece = sum(abs(sum(c for c, _ in b) - sum(r for _, r in b)) for b in bins) / n
+    assert expected_calibration_error(p, labels) == pytest.approx(ece, abs=1e-6)
+    brier = sum((float(p[i, c]) - (int(labels[i]) == c)) ** 2 for i in range(n) for c in range(classes)) / n
+    assert brier_score(p, labels) == pytest.approx(brier)
+    rows.sort(key=lambda row: row[0])
+    sizes = [n // 15 + (b < n % 15) for b in range(15)]
+    parts = [rows[sum(sizes[:b]) : sum(sizes[: b + 1])] for b in range(15)]
+    equal = sum(abs(sum(c for c, _ in b) - sum(r for _, r in b)) for b in parts) / n
+    assert equal_mass_calibration_error(p, labels) == pytest.approx(equal, abs=1e-9)
+
+
+@settings(max_examples=20)
+@given(logits)
+def test_the_fitted_temperature_is_that_of_the_logits(rng):
+    true = float(np.exp(rng.uniform(-1, 1)))
+    z = torch.tensor(rng.normal(0, 2, (4000, 4)))
+    labels = (z + torch.tensor(rng.gumbel(size=z.shape))).argmax(1)  # drawn from the softmax of z
+    assert best_temperature(z * true, labels) == pytest.approx(true, rel=0.15)
+    half = first_half(labels)
+    for label in range(4):
+        of_class = half[labels == label]
+        assert abs(int(of_class.sum()) * 2 - len(of_class)) <= 1
+
+
+@given(logits)
+def test_confusions(rng):
+    predicted, labels = torch.tensor(rng.integers(0, 5, (2, 40)))
+    counts = confusion_counts(predicted, labels, 5)
+    for true in range(5):
+        for other in range(5):
+            assert counts[true, other] == ((labels == true) & (predicted == other)).sum()
+
+
+def test_continual_learning_sees_no_later_class(random_set, teacher, tmp_path):
+    """In a set with mixing groups, no view of a step has pixels of a later class."""
+    made = distill(
+        tmp_path / "all", data="digits", method="random", ipc=2, protocol="demo", views=3, teacher=teacher, workers=1
+    )
+    grouped = relabel(made.root, tmp_path / "set", teacher=teacher, mix_within="5x2:0", workers=1)
+    report = evaluate(
+        grouped.root, val="digits", data="digits", teacher=teacher, runs=1, epochs=1, measure="continual",
+        baseline="hard", workers=1,
+    )  # fmt: skip
+    assert [row.of for row in report] == ["this", "this"]
+    found = [m for m in read_measurements(tmp_path / "set.work").measurements if m.labels == "stored"]
+    steps = [m for m in found if m.condition]
+    assert [m.condition for m in steps] == [f"step {i + 1}: {2 * (i + 1)} classes" for i in range(5)]
+    mean = next(m for m in found if m.metric == "mean")
+    assert mean.mean == pytest.approx(sum(m.mean for m in steps) / 5)
+    assert [m.n for m in steps] == sorted(m.n for m in steps) and steps[-1].n == mean.n
+    groups = np.array(grouped.views.mix_groups)
+    for step in range(5):
+        classes = np.flatnonzero(groups <= step)
+        loader = ReplayLoader(grouped.root, batch_size=100, classes=classes.tolist())
+        rows = np.arange(len(loader._store))
+        partners = loader._store.partners_of(rows)
+        assert len(rows) == 2 * len(classes) and (partners < len(rows)).all()
+        mixed = loader._store._labels[partners[partners >= 0]]
+        assert (groups[classes[mixed]] <= step).all() and len(mixed)
