@@ -158,6 +158,7 @@ def test_names_and_settings():
 logits = st.integers(0, 2**32 - 1).map(lambda seed: np.random.default_rng(seed))
 
 
+@settings(max_examples=20, deadline=None)
 @given(logits)
 def test_calibration_against_loops(rng):
     n, classes = int(rng.integers(20, 60)), int(rng.integers(2, 6))
@@ -176,7 +177,7 @@ def test_calibration_against_loops(rng):
     assert equal_mass_calibration_error(p, labels) == pytest.approx(equal, abs=1e-9)
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(logits)
 def test_the_fitted_temperature_is_that_of_the_logits(rng):
     true = float(np.exp(rng.uniform(-1, 1)))
@@ -189,6 +190,7 @@ def test_the_fitted_temperature_is_that_of_the_logits(rng):
         assert abs(int(of_class.sum()) * 2 - len(of_class)) <= 1
 
 
+@settings(max_examples=20, deadline=None)
 @given(logits)
 def test_confusions(rng):
     predicted, labels = torch.tensor(rng.integers(0, 5, (2, 40)))
