@@ -47,10 +47,12 @@ def stored(manifest):
     "options",
     [
         dict(method="random", ipc=2, views=3, codec="topk:3"),
-        dict(method="random", ipc=1, views=200, codec="int8"),
+        dict(method="random", ipc=1, views=80),
         dict(method="herding", ipc=2, views=3, codec="lowrank:4:i4+top1", prefixes=(1, 2)),
         dict(method="random", ipc=4, views=2, codec="teacher", prefixes=(1, 3)),
-        dict(method="rded", ipc=3, views=4, settings={"pool": 12, "factor": 2}, protocol="rded", prefixes=(1, 3)),
+        dict(
+            method="rded", codec="int8", views=4, settings={"pool": 12, "factor": 2}, protocol="rded", prefixes=(1, 3)
+        ),
         dict(method="cudd", prefixes=(1, 2, 3), views=2, settings={"steps": 2, "student.epochs": 1, "threads": 1}),
         dict(method="sre2l", ipc=2, views=2, protocol="sre2l", settings={"steps": 2, "batch.size": 4}),
     ],

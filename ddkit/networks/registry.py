@@ -85,12 +85,7 @@ def forward(network: nn.Module, inputs: Tensor) -> Tensor:
     if inputs.device.type != "cpu":
         found: Tensor = network(inputs)
         return found
-    return torch.cat([network(part) for part in inputs.split(cpu_batch(inputs.shape[2:].numel()))])
-
-
-def cpu_batch(pixels: int) -> int:
-    """Return how many images of `pixels` pixels `forward` runs at once on a CPU."""
-    return max(FEW, PART // pixels)
+    return torch.cat([network(part) for part in inputs.split(max(FEW, PART // inputs.shape[2:].numel()))])
 
 
 def _small_resnet(name: str, classes: int) -> nn.Module:

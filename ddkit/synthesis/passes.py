@@ -15,7 +15,6 @@ from torch import Tensor
 
 from ddkit.core.device import keep_freed_memory, threads
 from ddkit.labelling.labels import FORWARD
-from ddkit.networks.registry import cpu_batch
 from ddkit.synthesis.moments import Measured
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ def seconds_a_pass(net: Teacher, size: int, cpu_threads: int = 1) -> float:
         cpu_threads: CPU threads.
     """
     keep_freed_memory()  # as where units run
-    inputs = torch.zeros(cpu_batch(size**2) if net.device.type == "cpu" else FORWARD, 3, size, size)
+    inputs = torch.zeros(8 if net.device.type == "cpu" else FORWARD, 3, size, size)
     with threads(cpu_threads):
         net.logits(inputs).cpu()
         began = time.perf_counter()
