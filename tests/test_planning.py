@@ -23,6 +23,15 @@ from ddkit.teachers.resolving import stand_in
 CPU = torch.device("cpu")
 
 
+@pytest.fixture
+def quick(monkeypatch):
+    """Measurements of optimisation and training steps that take no time, and how often they are made."""
+    made = []
+    for place in ("inner.inversion", "curriculum"):
+        monkeypatch.setattr(f"ddkit.synthesis.{place}.seconds_a_step", lambda *a, **k: made.append(a) or 1.0)
+    return made
+
+
 def listing(folder):
     return sorted((str(path), path.stat().st_mtime_ns) for path in Path(folder).rglob("*"))
 
@@ -58,12 +67,12 @@ def stored(manifest):
     ],
     ids=lambda options: options["method"] + options.get("codec", ""),
 )
-def test_labels_files_and_units_are_those_of_the_run(options, teacher, tmp_path, monkeypatch):
+def test_labels_files_and_units_are_those_of_the_run(options, teacher, tmp_path, monkeypatch, quick):
     monkeypatch.chdir(tmp_path)
     options = dict(data="digits", teacher=teacher, workers=1) | options
     planned = ddkit.plan(**options)
     assert list(tmp_path.iterdir()) == []
-    made = ddkit.distill("set", **options)
+    made = ddkit.distill("set", yes=True, **options)
     found = planned.footprint
     assert (found.label_bytes, found.view_bytes) == stored(made)
     assert found.files == sum(path.is_file() for path in Path("set").rglob("*"))
@@ -150,13 +159,12 @@ def test_units_are_spread_whole(seconds, units, workers, devices, threads):
         assert taken == pytest.approx(seconds / units)
 
 
-def test_this_machine_is_measured_once(teacher, monkeypatch):
-    measured = []
-    monkeypatch.setattr("ddkit.synthesis.inner.inversion.seconds_a_step", lambda *a: measured.append(a) or 1.0)
+def test_this_machine_is_measured_once(teacher, quick):
     options = dict(data="digits", method="cudd", prefixes=(1, 2, 3), views=2, teacher=teacher, workers=2)
-    planned = ddkit.plan(**options, settings={"steps": 10, "student.epochs": 1}, devices=3)
-    assert len(measured) == 2  # with a student and without
+    planned = ddkit.plan(**options, settings={"steps": 10, "student.epochs": 1, "threads": 1}, devices=3)
+    assert len(quick) == 3  # an optimisation step with a student and one without, and a student's step
     assert planned.stages[0].one_device["recover"] == pytest.approx(10.0)
+    assert planned.stages[2].one_device["student"] == pytest.approx(2.0)  # 20 images in batches of 16
     assert "measured on 20 steps" in planned.speed
 
 
