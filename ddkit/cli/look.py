@@ -153,9 +153,9 @@ def _outlook(found: Forecast) -> list[tuple[str, str]]:
         ("units", str(whole.units)),
         ("labels", f"{most}{size_words(whole.label_bytes + whole.view_bytes)} with views, {found.labels}"),
         ("images", f"about {size_words(whole.image_bytes)}, {found.image_format}"),
-        ("download", f"{most or 'about '}{size_words(whole.download_bytes)}"),
-        ("disk for OUT", f"{most or 'about '}{size_words(whole.set_bytes)} in {files} files"),
-        ("disk for OUT.work", f"{most or 'about '}{size_words(whole.work_bytes)}"),
+        ("download", f"{most}about {size_words(whole.download_bytes)}"),
+        ("disk for OUT", f"{most}about {size_words(whole.set_bytes)} in {files} files"),
+        ("disk for OUT.work", f"{most}about {size_words(whole.work_bytes)}"),
     ]
 
 
