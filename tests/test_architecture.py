@@ -70,6 +70,7 @@ ROOMS = {
             "user_content",
             "licences",
             "verdicts",
+            "summaries",
             "rendering",
             "looking",
             "pushing",

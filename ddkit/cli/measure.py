@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,7 +15,7 @@ from ddkit.cli.output import command, document, next_step, push_command, say, ta
 
 if TYPE_CHECKING:
     from ddkit.format.measurements import Measurement
-    from ddkit.format.results import Difference
+    from ddkit.format.results import Difference, ResultEntry
 
 
 @command("Use")
@@ -62,9 +62,7 @@ def evaluate(
     from ddkit.core.serialization import parse_settings, to_plain
     from ddkit.evaluation.tables import evaluate as run
     from ddkit.format.manifest_file import read_manifest
-    from ddkit.format.measurements import read_measurements
-    from ddkit.pipeline.record import public_name, work_dir
-    from ddkit.publishing.verdicts import short_name, verdicts
+    from ddkit.pipeline.record import public_name
     from ddkit.sources.validation import ValidationRef
 
     o.only_with_val(val, split=split, same_order=same_order)
@@ -75,32 +73,54 @@ def evaluate(
         labels=labels, teacher=teacher, baseline=baseline, measure=measure,
         settings=parse_settings(settings or []), curve=curve, device=device, workers=workers, command=command,
     )  # fmt: skip
-    rows = []
-    for r in report:
-        spread = f" ± {r.std:.2f}" if r.n_students > 1 else ""  # a single student has no spread
-        accuracy, students = f"{r.mean:.2f}{spread}", f"{r.n_sets} x {r.n_students // r.n_sets}"
-        what = [r.of, r.ipc, r.images, r.arch, r.protocol, r.labels]
-        rows.append([*what, accuracy, students, _interval(r.difference), r.total_bytes, f"{r.seconds:.0f}"])
-    header = ["trained on", "ipc", "images", "network", "protocol", "labels", "accuracy %", "sets x students",
-              "minus random (95 %)", "bytes", "seconds"]  # fmt: skip
-    say(table(header, rows))
-    for r in report:
-        for d in r.differences:
-            say(f"{r.of}, {r.arch}, {r.labels} labels, minus {short_name(d.to or '')}: {_interval(d)}")
+    _say_results(directories, report, command)
+    measured = _say_measurements(directories, command)
+    results = [to_plain(r) for r in report]
+    document(results if measure is None else {"results": results, "measurements": measured})
+    next_step(push_command(directories[0], read_manifest(directories[0])))
+
+
+def _say_measurements(directories: Sequence[str], command: str) -> dict[str, Any]:
+    """Print the table of measures; return the measurements of each directory as JSON values."""
+    from ddkit.core.serialization import to_plain
+    from ddkit.format.measurements import read_measurements
+    from ddkit.pipeline.record import work_dir
+
     measured = [read_measurements(work_dir(Path(directory))) for directory in directories]
     mine = [[m for m in found.measurements if m.command == command] if found else [] for found in measured]
     if header_and_rows := measure_table(directories, mine):
         say(table(*header_and_rows))
+    return {directory: [to_plain(m) for m in some] for directory, some in zip(directories, mine)}
+
+
+def _say_results(directories: Sequence[str], report: Sequence[ResultEntry], command: str) -> None:
+    """Print the table of accuracies, the differences to baselines, and what is better than a set."""
+    from ddkit.format.manifest_file import read_manifest
+    from ddkit.publishing.verdicts import short_name, verdicts
+
+    results = {directory: read_manifest(directory).results for directory in directories}
+    named: list[tuple[str, ResultEntry]] = []
     for directory in directories:
-        results = read_manifest(directory).results
-        for sentence in [s for r in results if r.command == command for s in verdicts(r, results)]:
+        mine = [r for r in results[directory] if r.command == command and r not in (known for _, known in named)]
+        named += [(directory, r) for r in mine]
+    named += [("", r) for r in report if r.of == "full"]  # not in manifests
+    rows = []
+    for directory, r in named:
+        spread = f" ± {r.std:.2f}" if r.n_students > 1 else ""  # a single student has no spread
+        accuracy, students = f"{r.mean:.2f}{spread}", f"{r.n_sets} x {r.n_students // r.n_sets}"
+        what = [directory, r.of, r.ipc, r.images or "-", r.arch, r.protocol, r.labels]
+        rows.append([*what, accuracy, students, _interval(r.difference), r.total_bytes, f"{r.seconds:.0f}"])
+    header = ["set", "trained on", "ipc", "images", "network", "protocol", "labels", "accuracy %", "sets x students",
+              "minus random (95 %)", "bytes", "seconds"]  # fmt: skip
+    say(table(header, rows))
+    for directory, r in named:
+        for d in r.differences:
+            say(f"{directory}: {r.of}, {r.arch}, {r.labels} labels, minus {short_name(d.to or '')}: {_interval(d)}")
+    for directory in directories:
+        for sentence in [
+            s for r in results[directory] if r.command == command for s in verdicts(r, results[directory])
+        ]:
             say(f"{directory}: {sentence}")
-    document(
-        [to_plain(r) for r in report] if measure is None
-        else {"results": [to_plain(r) for r in report], "measurements": {
-            directory: [to_plain(m) for m in some] for directory, some in zip(directories, mine)}}
-    )  # fmt: skip
-    next_step(push_command(directories[0], read_manifest(directories[0])))
 
 
 def _interval(difference: Difference | None, number: Callable[[float], str] = "{:.2f}".format) -> str:

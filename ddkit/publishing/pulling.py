@@ -15,6 +15,7 @@ from ddkit.core.locks import locked
 from ddkit.errors import HubFile, IntegrityError, OtherRun
 from ddkit.format.manifest import Manifest, SubsetOf
 from ddkit.format.manifest_file import check_links, is_set, read_manifest, work_beside, write_manifest
+from ddkit.format.measurements import merged_measurements
 from ddkit.format.results import merged_results
 from ddkit.format.verification import set_problems
 from ddkit.publishing.rendering import card_files, card_text, parse_user_content
@@ -53,7 +54,8 @@ def _pull(out: Path, repo: str, commit: str, wanted: Manifest) -> Manifest:
     """Run `pull`; the caller holds the lock of `out`. wanted: manifest of the set or part to download."""
     before = _claim(out, wanted)
     results = merged_results(wanted.results, before.results if before else ())
-    wanted = wanted.changed(results=results).at(out, repo)
+    measurements = merged_measurements(wanted.measurements, before.measurements if before else ())
+    wanted = wanted.changed(results=results, measurements=measurements).at(out, repo)
     loading = work_beside(out) / "pulling"
     loading.mkdir(parents=True, exist_ok=True)
     files = wanted.files()
@@ -99,6 +101,7 @@ def part_of(manifest: Manifest, ipc: int, repo: str, commit: str) -> Manifest:
         prefixes=tuple(prefix for prefix in manifest.prefixes if prefix <= ipc),
         name=manifest.name.removesuffix(f"-ipc{manifest.ipc}") + f"-ipc{ipc}",
         results=tuple(result for result in manifest.results if result.ipc <= ipc),
+        measurements=tuple(one for one in manifest.measurements if one.ipc <= ipc),
         log=replace(manifest.log, plan=plan),
         subset_of=SubsetOf(repo=repo, revision=commit, content=manifest.content, ipc=manifest.ipc),
     )
