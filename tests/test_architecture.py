@@ -84,8 +84,9 @@ ROOMS = {
         *("relabelling", "importing", "kept_units", "gathering", "repairing"),
     ],
     "evaluation": [
-        *("statistics", "training_data", "measures.interface", "measures.accuracy", "measures.bytes"),
-        *("measures.calibration", "measures.continual", "measures.cross_architecture", "measures.per_class"),
+        *("statistics", "training_data", "membership", "neighbours", "measures.interface", "measures.accuracy"),
+        *("measures.bytes", "measures.calibration", "measures.continual", "measures.cross_architecture"),
+        *("measures.diversity", "measures.leakage", "measures.per_class", "measures.ranking"),
         *("measuring", "entries", "students", "equal_bytes", "subject", "baselines", "cells", "measured_tables"),
         *("tables", "demonstration"),
     ],

@@ -29,7 +29,11 @@ from torch import Tensor
 from ddkit.core.seeds import rng
 from ddkit.core.worker_state import STATE
 from ddkit.errors import SetError
+from ddkit.format.damage import open_shard
+from ddkit.format.entries import Origin
 from ddkit.format.manifest import Manifest
+from ddkit.format.row_format import RowFormat
+from ddkit.format.row_records import member
 from ddkit.replay.stores.memory import load_set
 from ddkit.sources.images import Source
 from ddkit.teachers.teacher import Teacher
@@ -179,6 +183,16 @@ class MeasuredSet:
         key = (self.manifest.content, self.ipc)
         store = STATE.keep("set images", key, lambda: load_set(self.manifest, self.ipc, with_labels=False), most=2)
         return store.images, torch.from_numpy(store.labels)
+
+    def origins(self) -> list[tuple[int, Origin]]:
+        """Return (label, origin) of every image, in row order."""
+        form, found = RowFormat.of(self.manifest), []
+        for shard in self.manifest.shards_of(self.ipc):
+            tar, records = open_shard(self.manifest, shard)
+            for record in records:
+                metadata = form.unpack(member(tar, record.views), f"{shard.path} row {record.row}").metadata
+                found.append((record.label, metadata.origin))
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
