@@ -25,7 +25,7 @@ ROOMS = {
         *("units", "claims", "jobs", "local", "ranks", "ray_cluster", "selection", "slurm", "interleaving"),
         "cuda_graphs",
     ],
-    "hub": ["responses", "retries", "repositories"],
+    "hub": ["responses", "eval_results", "retries", "repositories"],
     "format": [
         *("views", "resampling", "view_pixels", "codecs.interface", "codecs.fidelity", "codecs.fp16", "codecs.int8"),
         *("codecs.top", "codecs.topk", "codecs.lowrank", "codecs.sampled", "codecs.teacher", "codecs.registry"),
@@ -55,6 +55,7 @@ ROOMS = {
         *("stores.pixel_files", "stores.shard_files", "stores.mapped", "stores.subset", "opening", "soft_labels"),
         *("loader", "fresh", "pipelines"),
     ],
+    "timm": [],
     "students": ["losses", "transforms", "training"],
     "synthesis": [
         *("objectives", "moments", "passes", "unit_progress", "settings", "interface", "crops", "patches"),
@@ -87,8 +88,8 @@ ROOMS = {
         *("statistics", "training_data", "membership", "neighbours", "measures.interface", "measures.accuracy"),
         *("measures.bytes", "measures.calibration", "measures.continual", "measures.cross_architecture"),
         *("measures.diversity", "measures.leakage", "measures.per_class", "measures.ranking"),
-        *("measuring", "entries", "students", "equal_bytes", "subject", "baselines", "cells", "measured_tables"),
-        *("tables", "demonstration"),
+        *("measuring", "entries", "tracking", "students", "equal_bytes", "subject", "baselines", "cells"),
+        *("measured_tables", "tables", "demonstration", "ddranking"),
     ],
     "listing": [],
     "testing": [],

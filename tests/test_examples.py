@@ -46,6 +46,10 @@ def test_webdataset_training(example, tmp_path):
     assert "epoch 1: loss" in example("webdataset_training.py", "--epochs", "1") and (tmp_path / "student.pt").is_file()
 
 
+def test_timm_distillation_task(example, tmp_path):
+    assert "epoch 1: loss" in example("timm_distillation_task.py", "--epochs", "1", "--model", "test_resnet")
+
+
 def test_timm_short_loop(example, tmp_path):
     assert "epoch 1: loss" in example("timm_short_loop.py", "--epochs", "1")
     timm.create_model("resnet10t", num_classes=10, checkpoint_path=str(tmp_path / "student.safetensors"))

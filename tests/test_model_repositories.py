@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -57,6 +58,20 @@ def test_timm_opens_what_was_published(hub, plain, tmp_path, arch):
     hub.forget_traffic()
     push_model(path, "lab/net", ModelDescription(title="A net", text="Trained here.", dataset="lab/set", license="mit"))
     assert hub.received_bytes == 0 and not any("/commit/" in r for r in hub.requests)
+
+
+def test_results_on_a_dataset_of_the_hub_are_published_for_its_leaderboard(hub, plain, tmp_path):
+    import yaml
+    from huggingface_hub import parse_eval_result_entries
+
+    path = checkpoint(tmp_path / "net.safetensors", "timm:resnet10t")
+    network, spec = load_checkpoint(path)
+    save_checkpoint(path, network, replace(spec, measured_on="lab/insects:validation (300 images)"))
+    push_model(path, "lab/net", ModelDescription(title="A net", text="Trained here."))
+    text = hub.repos["model", "lab/net"].read(".eval_results/ddkit.yaml")
+    (entry,) = parse_eval_result_entries(yaml.safe_load(text))
+    assert (entry.dataset_id, entry.task_id, entry.value) == ("lab/insects", "validation", 61.5)
+    assert "300 images" in entry.notes
 
 
 UNREADABLE = [

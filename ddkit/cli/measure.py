@@ -57,6 +57,7 @@ def evaluate(
     same_order: o.SameOrder = False,
     device: o.Device = "auto",
     workers: o.Workers = None,
+    track: o.Track = None,
 ) -> None:
     """Evaluate sets x networks x seeds in one table: mean ± std, paired differences to baselines (95 %), and bytes."""
     from ddkit.core.serialization import parse_settings, to_plain
@@ -71,7 +72,8 @@ def evaluate(
     report = run(
         directories, val=ref, data=data, archs=arch or [], runs=runs, protocol=protocol, ipc=ipc, epochs=epochs,
         labels=labels, teacher=teacher, baseline=baseline, measure=measure,
-        settings=parse_settings(settings or []), curve=curve, device=device, workers=workers, command=command,
+        settings=parse_settings(settings or []), curve=curve, device=device, workers=workers, track=track,
+        command=command,
     )  # fmt: skip
     _say_results(directories, report, command)
     measured = _say_measurements(directories, command)

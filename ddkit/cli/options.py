@@ -76,6 +76,9 @@ PushTo = Annotated[
     str | None,
     typer.Option("--push-to", help="publish the network as the public model repository ORG/NAME (timm networks only)"),
 ]
+Track = Annotated[
+    str | None, typer.Option("--track", help="also log to tensorboard (./runs), trackio or wandb, if installed")
+]
 Yes = Annotated[bool, typer.Option("--yes", help="continue above an hour or 20 GB")]
 
 

@@ -33,6 +33,7 @@ def train(
     device: o.Device = "auto",
     yes: o.Yes = False,
     push_to: o.PushTo = None,
+    track: o.Track = None,
 ) -> None:
     """Train a student on a distilled set alone; the weights after the last epoch are the result."""
     from ddkit.core.distributed import leads
@@ -49,7 +50,7 @@ def train(
         )  # fmt: skip
     job, result = run(
         directory, arch=arch, val=ref, protocol=protocol, labels=labels, teacher=teacher, ipc=ipc, epochs=epochs,
-        seed=seed or 0, out=out, device=device, push_to=push_to, on_estimate=time_limit("student", yes),
+        seed=seed or 0, out=out, device=device, push_to=push_to, on_estimate=time_limit("student", yes), track=track,
     )  # fmt: skip
     if not leads():
         return
@@ -73,7 +74,10 @@ def export(
     source: Annotated[str, typer.Argument(help=f"a distilled set, or {o.SOURCE}")],
     out: Annotated[str, typer.Argument(help="the new folder")],
     as_: Annotated[
-        str, typer.Option("--as", help="shards, folder (class folders, class names in classes.txt) or parquet")
+        str,
+        typer.Option(
+            "--as", help="shards, folder (class folders, class names in classes.txt), parquet, or ddranking (of a set)"
+        ),
     ] = "shards",
     folder_names: Annotated[
         str, typer.Option("--folder-names", help="name class folders by numbers (label order) or names")
@@ -84,6 +88,14 @@ def export(
     """Write the images and classes of a set or source as tar shards, class folders or parquet; bytes are kept."""
     from ddkit.sources.exporting import export as run
 
+    if as_ == "ddranking":
+        from ddkit.evaluation.ddranking import SCORES, export_ddranking
+
+        made = export_ddranking(source, out)
+        say(f"{made}: class folders, tensors, preset and scores in DD-Ranking's layout")
+        document({"out": out, "scores": str(made / SCORES)})
+        next_step(f"cat {made / SCORES}")
+        return
     count = run(source, out, as_=as_, folder_names=folder_names, image_column=image_column, label_column=label_column)
     say(f"{out}: {count} images")
     document({"out": out, "images": count})

@@ -13,6 +13,7 @@ from ddkit.core.console import note, progress
 from ddkit.core.distributed import open_group, rank_device
 from ddkit.core.serialization import fingerprint, to_plain
 from ddkit.errors import OptionError
+from ddkit.evaluation.tracking import RUNS, check_tracker, track_student
 from ddkit.format.manifest import Manifest
 from ddkit.networks.registry import check_network
 from ddkit.pipeline.record import load_record
@@ -146,6 +147,7 @@ def train(
     device: str = "auto",
     push_to: str | None = None,
     on_estimate: Callable[[float], None] | None = None,
+    track: str | None = None,
 ) -> tuple[StudentJob, StudentResult]:
     """Train a student on a distilled set alone.
 
@@ -167,6 +169,7 @@ def train(
         device: "auto" or a torch device name.
         push_to: Publish the student as this model repository "ORG/NAME" (timm networks only).
         on_estimate: Called with the expected seconds after 20 steps.
+        track: Log the learning curve to "tensorboard" (event files in ./runs), "trackio" or "wandb" as well.
 
     Returns:
         The student's job, with the paths of its files, and its result.
@@ -174,6 +177,7 @@ def train(
     Raises:
         InputError, OtherRun, IntegrityError, Diverged, RankLost.
     """
+    check_tracker(track)
     where = rank_device(device)
     with open_group(where) as group:
         manifest = open_set(source, ipc, labels=labels == "stored", images=labels != "stored")
@@ -187,15 +191,9 @@ def train(
         if path.is_file():
             note(f"{path} exists and will be replaced; use --out for another name")
         options = StudentOptions(
-            arch=arch,
-            protocol=protocol,
-            labels=labels,
-            ipc=ipc,
-            epochs=epochs,
-            teacher=teacher,
-            val=ref,
+            arch=arch, protocol=protocol, labels=labels, ipc=ipc, epochs=epochs, teacher=teacher, val=ref,
             device=str(where),
-        )
+        )  # fmt: skip
         (job,) = plan_students(manifest, options, [seed], path.with_suffix(""))
         if push_to is not None:
             check_model(job.arch, len(manifest.classes), manifest.views.size, push_to)
@@ -204,6 +202,15 @@ def train(
     if not group.leads:
         return job, result
     curves({job.arch: result.history}, job.picture)
+    if track is not None:
+        config = {
+            "set": manifest.name,
+            "content": manifest.content,
+            "network": job.arch,
+            "labels": labels,
+            "seed": seed,
+        }
+        track_student(track, path.stem, Path(RUNS), config, result)
     if push_to is not None:
         label = protocol_label(manifest.protocol(protocol).name, epochs)
         address = push_model(job.checkpoint, push_to, student_description(manifest, job, result, label))

@@ -20,6 +20,7 @@ from ddkit.evaluation.entries import accuracy_entry, compared
 from ddkit.evaluation.measured_tables import MeasuredTable, Trained
 from ddkit.evaluation.measures import find_measures, measure_config
 from ddkit.evaluation.students import StudentOptions, default_validation
+from ddkit.evaluation.tracking import RUNS, check_tracker, track_student
 from ddkit.format.manifest import Manifest
 from ddkit.format.manifest_file import read_manifest, write_manifest
 from ddkit.format.measurements import merged_measurements
@@ -51,6 +52,7 @@ def evaluate(
     curve: bool = False,
     device: str = "auto",
     workers: int | None = None,
+    track: str | None = None,
     command: str = "ddkit.evaluate",
 ) -> EvalReport:
     """Train students of each network on each set and measure them.
@@ -82,6 +84,7 @@ def evaluate(
             the same weights.
         device: "auto" or a torch device name.
         workers: Number of processes. Default: the number of cores.
+        track: Log learning curves to "tensorboard" (event files in ./runs), "trackio" or "wandb" as well.
         command: The command that was called, recorded in the results.
 
     Returns:
@@ -91,6 +94,7 @@ def evaluate(
         InputError, IntegrityError.
     """
     check_counts(ipc=ipc, workers=workers, runs=runs)
+    check_tracker(track)
     baselines, measures, settings = baseline_names(baseline), find_measures(measure), settings or {}
     for one in measures.values():
         measure_config(one, settings)
@@ -114,6 +118,8 @@ def evaluate(
     engine = select_engine("local", device=where, workers=workers, devices=None, work=Path("."))
     results = run_students(trained.jobs, engine)
     found = {job.result_key: results[job.out] for job in trained.jobs}
+    if track is not None:
+        _track(track, cells, found)
     measured_on, made_on = ref.open(sets[0].classes, sets[0].source), hardware(where)
     table = MeasuredTable(
         cells=cells, trained=trained, measures=measures, settings=settings, val=ref, validation=measured_on,
@@ -192,6 +198,20 @@ def run_students(jobs: Sequence[StudentJob], engine: Engine) -> dict[str, Studen
 
     with watched_progress(f"{len(jobs)} students", total, "epochs", epochs_done):
         return {job.out: result for group in engine.run(groups) for job, result in zip(group.jobs, group.results())}
+
+
+def _track(tracker: str, cells: Sequence[Cell], found: Mapping[str, StudentResult]) -> None:
+    """Log the learning curve of every student of the table as a run of its own."""
+    for cell in cells:
+        for data, jobs in zip(cell.row.data, cell.jobs):
+            for job in jobs:
+                run = f"{data.manifest.name}-{data.of}-{data.labels}-{cell.arch.replace(':', '-')}-s{job.seed}"
+                config = {
+                    "set": data.manifest.name, "content": data.manifest.content, "method": data.manifest.method,
+                    "trained on": data.of, "labels": data.labels, "network": cell.arch, "seed": job.seed,
+                    "protocol": cell.row.protocol,
+                }  # fmt: skip
+                track_student(tracker, run, Path(RUNS), config, found[job.result_key])
 
 
 def _compared(cells: Sequence[Cell], entries: Sequence[ResultEntry]) -> list[ResultEntry]:

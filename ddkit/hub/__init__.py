@@ -3,6 +3,7 @@
 The only package that imports `huggingface_hub`; it is independent of the format of distilled sets.
 """
 
+from ddkit.hub.eval_results import EVAL_RESULTS, eval_results
 from ddkit.hub.repositories import (
     Content,
     Remote,
@@ -30,6 +31,7 @@ from ddkit.hub.repositories import (
 from ddkit.hub.retries import StaleParent, pause, url, with_retries
 
 __all__ = [
+    "EVAL_RESULTS",
     "Content",
     "Remote",
     "RemoteFile",
@@ -39,6 +41,7 @@ __all__ = [
     "commit_of",
     "create",
     "create_branch",
+    "eval_results",
     "fetch",
     "find",
     "head",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -175,6 +176,7 @@ def push_model(checkpoint: str | Path, repo: str, description: ModelDescription,
         WEIGHTS: weights,
         CONFIG: _config(network, spec),
         CARD: _card(name, spec, repo, description, theirs).encode(),
+        **_eval_results(spec),
     }
     hashes = {path: hashlib.sha256(_read(content)).hexdigest() for path, content in files.items()}
 
@@ -186,6 +188,16 @@ def push_model(checkpoint: str | Path, repo: str, description: ModelDescription,
         hub.create(repo, private=private, kind="model")
     commit_changes(changes, repo, None, f"ddkit: {description.title}", kind="model")
     return hub.url(repo, "model")
+
+
+def _eval_results(spec: TeacherSpec) -> dict[str, hub.Content]:
+    """Return the file of evaluation results, if the network was measured on a dataset of the Hub."""
+    found = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@[\w.-]+)?:(\S+) \((\d+) images\)", spec.measured_on or "")
+    if found is None or spec.accuracy is None:
+        return {}
+    dataset, split, images = found.groups()
+    notes = f"top-1 accuracy in percent after the last epoch, {images} images; ddkit {__version__}"
+    return {hub.EVAL_RESULTS: hub.eval_results(dataset, split, spec.accuracy, notes)}
 
 
 def _read(content: hub.Content) -> bytes:

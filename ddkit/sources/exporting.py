@@ -66,8 +66,6 @@ def export(
     if folder_names == "names" and as_ != "folder":
         raise OptionError(f"--folder-names names is for --as folder; --as {as_} writes no class folders")
     out = Path(out)
-    if out.exists() and (not out.is_dir() or any(not is_temporary(path) for path in out.iterdir())):
-        raise OtherRun(f"{out} is not empty; give the name of a new directory")
     splits: dict[str, Source] = {}
     for split in splits_of(data):
         source = reopen(SourceRef(data=data, split=split, image_column=image_column, label_column=label_column))
@@ -77,7 +75,7 @@ def export(
         raise SourceError(f"{data} has no labelled images; nothing to export")
     names = next(iter(splits.values())).classes
     rows = {split: _rows(source, names, split) for split, source in splits.items()}
-    with _all_or_nothing(out) as unfinished:
+    with all_or_nothing(out) as unfinished:
         if as_ == "folder":
             _as_folder(unfinished, names, rows, folder_names)
         else:
@@ -86,12 +84,21 @@ def export(
 
 
 @contextlib.contextmanager
-def _all_or_nothing(out: Path) -> Iterator[Path]:
+def all_or_nothing(out: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `out` that is renamed to `out` if the block succeeds.
 
     If `out` exists (it may be a mount point or the current folder), the temporary folder lies in it and its entries are
     moved at the end. Temporary folders of processes of this machine that no longer run are removed.
+
+    Args:
+        out: A new or empty folder.
+
+    Raises:
+        OtherRun: `out` is not empty.
+        DiskError: It cannot be written.
     """
+    if out.exists() and (not out.is_dir() or any(not is_temporary(path) for path in out.iterdir())):
+        raise OtherRun(f"{out} is not empty; give the name of a new directory")
     with disk_errors(out):
         inside = out.is_dir()
         parent = out if inside else out.absolute().parent
