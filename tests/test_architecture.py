@@ -83,7 +83,11 @@ ROOMS = {
         *("relabelling", "importing", "kept_units", "gathering", "repairing"),
     ],
     "evaluation": [
-        *("statistics", "entries", "measures.interface", "measures.accuracy", "students", "training_data"),
+        *("statistics", "entries"),
+        *("corruptions.tables", "corruptions.filters", "corruptions.noise", "corruptions.blur", "corruptions.frost"),
+        *("corruptions.weather", "corruptions.edges", "corruptions.spatter", "corruptions.digital"),
+        *("corruptions.registry", "measures.interface", "measures.accuracy", "measures.corruptions"),
+        *("students", "training_data"),
         *("equal_bytes", "baselines", "tables", "demonstration"),
     ],
     "testing": [],

@@ -25,32 +25,29 @@ class Look:
 
     Attributes:
         exponent: Its power falls with the spatial frequency to this power.
-        colours: Red, green and blue of the pixels with these shares (_SHARES) of darker pixels.
+        red, green, blue: Colour of the pixels with these shares (_SHARES) of darker pixels.
     """
 
     exponent: float
-    colours: tuple[tuple[int, int, int], ...]
+    red: tuple[int, ...]
+    green: tuple[int, ...]
+    blue: tuple[int, ...]
 
 
 # Measured on the photographs. ImageNet-C chooses among five, two of which are the same.
 LOOKS = (
-    Look(
-        1.9,
-        ((39, 116, 136), (45, 124, 143), (58, 138, 157), (74, 148, 165), (93, 160, 174), (125, 177, 187), (147, 189, 197)),
-    ),
+    Look(1.9, (39, 45, 58, 74, 93, 125, 147), (116, 124, 138, 148, 160, 177, 189), (136, 143, 157, 165, 174, 187, 197)),
     Look(
         1.8,
-        ((137, 139, 145), (162, 165, 172), (189, 193, 202), (204, 208, 219), (216, 221, 231), (230, 235, 244), (241, 245, 249)),
+        (137, 162, 189, 204, 216, 230, 241),
+        (139, 165, 193, 208, 221, 235, 245),
+        (145, 172, 202, 219, 231, 244, 249),
     ),
     Look(
-        1.3,
-        ((69, 83, 92), (91, 105, 115), (120, 135, 147), (137, 153, 166), (154, 170, 183), (183, 199, 214), (219, 234, 249)),
+        1.3, (69, 91, 120, 137, 154, 183, 219), (83, 105, 135, 153, 170, 199, 234), (92, 115, 147, 166, 183, 214, 249)
     ),
-    Look(
-        1.8,
-        ((34, 45, 57), (48, 60, 72), (79, 91, 104), (107, 119, 131), (140, 151, 161), (195, 203, 211), (233, 238, 243)),
-    ),
-)  # fmt: skip
+    Look(1.8, (34, 48, 79, 107, 140, 195, 233), (45, 60, 91, 119, 151, 203, 238), (57, 72, 104, 131, 161, 211, 243)),
+)
 CHOICE = (0, 1, 1, 2, 3)  # the look of each of the five photographs
 
 
@@ -66,5 +63,6 @@ def _texture(index: int, look: Look) -> NDArray[np.uint8]:
     frequency[0, 0] = np.inf  # no mean
     field = np.fft.irfft2(spectrum * frequency ** (-look.exponent / 2), (SIDE, SIDE))
     share = ndtr(field / field.std())
-    channels = [np.interp(share, _SHARES, channel) for channel in zip(*look.colours)]
-    return np.rint(np.stack(channels, axis=-1)).astype(np.uint8)
+    channels = [np.interp(share, _SHARES, channel) for channel in (look.red, look.green, look.blue)]
+    texture: NDArray[np.uint8] = np.rint(np.stack(channels, axis=-1)).astype(np.uint8)
+    return texture

@@ -72,14 +72,14 @@ def corrupt(images: Tensor, name: str, severity: int, seed: int = 0, first: int 
     height, width = images.shape[2:]
     if min(height, width) < SMALLEST_SIDE:
         raise SetError(f"images of {width}x{height} pixels; corruptions need sides of at least {SMALLEST_SIDE}")
+    if not len(images):
+        return images.cpu()
     chosen = strength(name, severity, max(height, width))
     parts = []
     for part in images.cpu().split(max(1, _PIXELS_AT_ONCE // (height * width))):
         generators = [rng(seed, "corruption", name, severity, first + i) for i in range(len(part))]
         first += len(part)
         parts.append(_corrupted(part.permute(0, 2, 3, 1).contiguous().numpy(), name, chosen, generators))
-    if not parts:
-        return images
     return torch.from_numpy(np.concatenate(parts)).permute(0, 3, 1, 2).contiguous()
 
 

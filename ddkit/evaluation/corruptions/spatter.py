@@ -34,7 +34,8 @@ def spatter(pixels: Pixels, strength: Strength, generators: Generators) -> Array
     if mud:
         layer = smoothed((liquid > threshold).astype(np.float32), amount)
         layer = np.where(layer < _THINNEST_MUD, np.float32(0), layer)[..., None]
-        return to_bytes_range(values * (1 - layer) + _MUD * layer)
+        colour = _MUD.astype(np.float32) if strength.small else _MUD
+        return to_bytes_range(values * (1 - layer) + colour * layer)
     # The product with 255 exceeds the bytes where the noise exceeds 1; as in the published code, it wraps around.
     layer = _water((liquid * 255).astype(np.int64).astype(np.uint8), np.float32(amount))[..., None]
     return to_bytes_range(values + layer * _WATER.astype(np.float32))

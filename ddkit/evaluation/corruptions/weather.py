@@ -123,7 +123,8 @@ def plasma_fractals(side: int, decay: float, generators: Generators) -> Array:
         step = half
         wobble /= decay
     maps -= maps.min(axis=(1, 2), keepdims=True)
-    return maps / maps.max(axis=(1, 2), keepdims=True)
+    found: Array = maps / maps.max(axis=(1, 2), keepdims=True)
+    return found
 
 
 def brightness(pixels: Pixels, strength: Strength, generators: Generators) -> Array:

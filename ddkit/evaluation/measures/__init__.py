@@ -74,6 +74,7 @@ def _measure(module: ModuleType, name: str) -> Measure:
         name=module.NAME, paper=module.PAPER, cost=module.COST, subject=module.SUBJECT,
         needs=frozenset(module.NEEDS), metrics=tuple(module.METRICS), run=module.measure, config_type=config,
         parts=tuple(getattr(module, "PARTS", ("",))), students=getattr(module, "students", None),
+        summary=getattr(module, "summary", None),
         code=hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else "",
     )  # fmt: skip
 

@@ -10,6 +10,7 @@ A measure is a module with these names:
 - `measure(subject, context)`: yields Row and Figure.
 - `PARTS`: names of parts that are computed separately, each with its own result file (optional). The measure is called
   once for each, with `context.part`.
+- `summary(rows)`: returns more rows once the rows of all parts of a subject are there (optional), as means over parts.
 - `students(asked)`: returns the StudentRequests of a measure of sets that needs other students than the table's
   (optional). They are trained before, and are `subject.networks`.
 """
@@ -284,6 +285,7 @@ class Measure:
         config_type: Its Config; None if it has none.
         parts: Its PARTS; ("",) if it has none.
         students: Its hook; None if it has none.
+        summary: Its hook; None if it has none.
         code: sha256 of its file.
     """
 
@@ -297,6 +299,7 @@ class Measure:
     config_type: type | None = None
     parts: tuple[str, ...] = ("",)
     students: Callable[[Asked], Sequence[StudentRequest]] | None = None
+    summary: Callable[[Sequence[Row]], Iterable[Row]] | None = None
     code: str = field(default="", repr=False)
 
     def metric(self, name: str) -> Metric:
