@@ -14,7 +14,7 @@ from ddkit.evaluation.measures.interface import Context, MeasuredNetwork, Metric
 
 NAME = "corruptions"
 PAPER = "Hendrycks and Dietterich, ICLR 2019; CUDD, Figure 4"
-COST = "one pass over 2,000 images for each of 96 conditions, and the corrupted images once for all networks"
+COST = "96 passes over 2,000 images; making the images, once for all networks, takes 1 min at 32 px, 25 min at 224 px"
 SUBJECT = "network"
 NEEDS = ("student", "validation")
 METRICS = (
@@ -51,7 +51,8 @@ class Config:
 def measure(network: MeasuredNetwork, context: Context) -> Iterator[Row]:
     """Yield the top-1 accuracy on the clean images, or for each severity of a corruption.
 
-    The images and their corruption depend on neither the network nor its seed, so that differences are paired.
+    The images and their corruption depend on neither the network nor its seed, so that differences are paired. Those of
+    one corruption are kept in memory: with the default settings 31 MB at 32 pixels, 1.5 GB at 224 pixels.
 
     Args:
         network: The network.
