@@ -3,10 +3,10 @@
     python benchmarks/corruptions.py imagenet --data DATA --teacher CHECKPOINT --python REFERENCE/bin/python
     python benchmarks/corruptions.py cifar --data DATA --teacher CHECKPOINT --python ... --cifar-code make_cifar_c.py
 
-REFERENCE is a virtual environment with `pip install imagecorruptions 'setuptools<81'`; make_cifar_c.py is the file of the
-authors' repository. Both sides get the same random numbers (the stream of `np.random.seed`), so what is random is compared byte
-by byte as well; `frost` cannot be, because its textures are not the reference's photographs. The accuracies are those
-of the clean images, of the reference, and of ours with our own random numbers. Adds to
+REFERENCE is a virtual environment with `pip install imagecorruptions 'setuptools<81'`; make_cifar_c.py is the file of
+the authors' repository. Both sides get the same random numbers (the stream of `np.random.seed`), so what is random is
+compared byte by byte as well; `frost` cannot be, because its textures are not the reference's photographs. The
+accuracies are those of the clean images, of the reference, and of ours with our own random numbers. Adds to
 benchmarks/results/corruptions.json what it does not have yet, so that it may be stopped.
 """
 
