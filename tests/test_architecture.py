@@ -85,8 +85,11 @@ ROOMS = {
         *("relabelling", "importing", "kept_units", "gathering", "repairing"),
     ],
     "evaluation": [
-        *("statistics", "training_data", "membership", "neighbours", "measures.interface", "measures.accuracy"),
-        *("measures.bytes", "measures.calibration", "measures.continual", "measures.cross_architecture"),
+        *("statistics", "training_data", "membership", "neighbours", "corruptions.tables", "corruptions.filters"),
+        *("corruptions.noise", "corruptions.blur", "corruptions.frost", "corruptions.weather", "corruptions.edges"),
+        *("corruptions.spatter", "corruptions.digital", "corruptions.registry", "measures.interface"),
+        *("measures.accuracy", "measures.bytes", "measures.calibration", "measures.continual"),
+        *("measures.corruptions", "measures.cross_architecture"),
         *("measures.diversity", "measures.leakage", "measures.per_class", "measures.ranking"),
         *("measuring", "entries", "tracking", "students", "equal_bytes", "subject", "baselines", "cells"),
         *("measured_tables", "tables", "demonstration", "ddranking"),
