@@ -1,6 +1,6 @@
 """A Hugging Face Hub in memory on 127.0.0.1, for the real huggingface_hub and datasets clients, with faults on demand.
 
-Set HF_ENDPOINT to `Hub.url` before either is imported. Datasets and models; LFS and Xet uploads; plain downloads.
+Set HF_ENDPOINT to `Hub.url` before either is imported. Datasets, models, Spaces; LFS and Xet uploads; plain downloads.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ class Commit(NamedTuple):
 class Repo:
     """A repository: its history, and the bytes of every file it was ever given."""
 
-    kind: str  # "dataset" or "model"
+    kind: str  # "dataset", "model" or "space"
     id: str
     private: bool = False
     gated: bool | str = False
@@ -390,7 +390,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def route(self, overtaken: bool) -> Any:
         path = [unquote(part) for part in self.path.split("?")[0].strip("/").split("/")]
-        match path if path[0] in ("api", "datasets", "storage") else ["models", *path]:
+        match path if path[0] in ("api", "datasets", "spaces", "storage") else ["models", *path]:
             case ["api", "whoami-v2"]:
                 return self.whoami()
             case ["api", "validate-yaml"]:
@@ -460,7 +460,7 @@ class Handler(BaseHTTPRequestHandler):
         return self.user.quota_bytes is None or used + more <= self.user.quota_bytes
 
     def page(self, repo: Repo) -> str:
-        return f"{self.hub.url}/{'datasets/' if repo.kind == 'dataset' else ''}{repo.id}"
+        return f"{self.hub.url}/{'' if repo.kind == 'model' else f'{repo.kind}s/'}{repo.id}"
 
     def whoami(self) -> Any:
         if not self.user.name:
@@ -471,6 +471,8 @@ class Handler(BaseHTTPRequestHandler):
     def create(self, name: str, type: str = "model", organization: str = "", visibility: str = "", **_: Any) -> Any:
         namespace = organization or self.user.name
         self.check_write(namespace)
+        if type == "space" and not _.get("sdk"):
+            raise refusal(400, "No space_sdk provided")
         known = self.hub.repos.get((type, f"{namespace}/{name}"))
         repo = known or self.hub.add_repo(type, f"{namespace}/{name}", private=visibility == "private")
         answer = {"url": self.page(repo), "name": repo.id}

@@ -189,7 +189,9 @@ def test_a_set_made_before_a_setting_existed_is_of_the_same_row(rded_set, tmp_pa
 
 
 def test_the_demo_ends_with_a_table_and_a_picture(tmp_path, teacher, monkeypatch):
-    result = run_demo(tmp_path / "demo", teacher=teacher, epochs=1, views=2, workers=1)
+    result = run_demo(
+        tmp_path / "demo", teacher=teacher, epochs=1, views=2, settings={"steps": 5, "student.epochs": 1}, workers=1
+    )
     assert [(row[0], row[1]) for row in result.rows] == [
         ("cudd", "stored"), ("cudd", "hard"), ("random", "stored"), ("random", "hard"),
     ]  # fmt: skip

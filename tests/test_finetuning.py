@@ -1,5 +1,7 @@
 """Fine-tuned teachers: a new head on trained weights, its own normalisation, BatchNorm statistics of the source."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -13,8 +15,9 @@ from ddkit.networks.steps import make_optimiser
 from ddkit.pipeline import distill
 from ddkit.sources.images import open_source
 from ddkit.specs import TrainSpec
+from ddkit.teachers import resolving
 from ddkit.teachers.resolving import TeacherChoice, resolve_teacher
-from ddkit.teachers.teaching import teach
+from ddkit.teachers.teaching import teach, teacher_recipe
 from ddkit.testing import untrained_teacher
 
 
@@ -69,6 +72,8 @@ def test_the_head_learns_ten_times_as_fast():
 
 def test_a_library_network_with_other_classes_is_fine_tuned_once(photographs, weights, tmp_path, monkeypatch):
     monkeypatch.setenv("DDKIT_CACHE", str(tmp_path / "cache"))
+    shorter = replace(teacher_recipe("finetune", "", 32, None), epochs=1, min_steps=2)
+    monkeypatch.setattr(resolving, "teacher_recipe", lambda *_: shorter)
     ref = f"timm:test_resnet@{weights}"
     source = open_source(str(photographs))
     choice = TeacherChoice(ref, None)

@@ -114,7 +114,7 @@ def test_where_a_gpu_has_no_room_units_go_one_by_one(tmp_path, teacher, monkeypa
 
 def test_batches_in_turns_make_the_same_set(tmp_path, teacher, monkeypatch):
     """The groups of a GPU, on a CPU: more than one batch a stage, a student between the stages, several turns each."""
-    settings = {"steps": 45, "batch.ipc": 1, "student.epochs": 1, "threads": 1}
+    settings = {"steps": 24, "batch.ipc": 1, "student.epochs": 1, "threads": 1}
     asked = dict(
         data="digits", method="cudd", prefixes=(2, 4), settings=settings, views=2, teacher=teacher, workers=1
     )  # fmt: skip

@@ -44,7 +44,7 @@ def test_public_names():
     public = {
         "DdkitError", "ReplayLoader", "__version__", "apply_view", "as_webdataset", "card", "decode_row", "distill",
         "eval_transform", "evaluate", "export", "import_images", "inspect", "list", "load_student", "plan", "preview",
-        "pull", "push", "relabel", "repair", "soft_label_loss", "teach", "train", "verify",
+        "pull", "push", "relabel", "repair", "report", "soft_label_loss", "teach", "train", "verify",
     }  # fmt: skip
     assert all(getattr(ddkit, name) is not None for name in public)
     assert set(dir(ddkit)) == public and set(ddkit.__all__) == public - {"list"}  # `import *` leaves the builtin alone

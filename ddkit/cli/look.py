@@ -106,6 +106,38 @@ def preview(
     document({name: str(path) for name, path in made.items()})
 
 
+@command("Look")
+def report(
+    directories: Annotated[list[str], typer.Argument(help="distilled sets that were evaluated")],
+    out: Annotated[str, typer.Option("--out", help="the HTML file")] = "page.html",
+) -> None:
+    """Write one HTML page of everything that was measured: tables, charts, figures, images with their labels."""
+    from ddkit.core.console import size_words
+    from ddkit.publishing.page.rendering import report as run
+
+    path = run(directories, out)
+    say(f"{path}: one file that requests nothing, {size_words(path.stat().st_size)}")
+    document({"page": str(path), "bytes": path.stat().st_size})
+    next_step(f"ddkit push {directories[0]} YOUR_NAME/SET --space YOUR_NAME/PAGE")
+
+
+@command("Look")
+def view(
+    directory: Annotated[str, typer.Argument(help="a distilled set")],
+    open_: Annotated[bool, typer.Option("--open/--no-open", help="open it in the browser")] = True,
+) -> None:
+    """Open the page of a set in the browser; it is written to DIRECTORY.work/page.html."""
+    import webbrowser
+
+    from ddkit.publishing.page.rendering import current_page
+
+    path = current_page(directory)
+    say(f"page: {path}")
+    document({"page": str(path)})
+    if open_:
+        webbrowser.open(path.absolute().as_uri())
+
+
 @command("Look", "list")
 def list_(
     what: Annotated[

@@ -48,6 +48,9 @@ def push(
     tag: Annotated[str | None, typer.Option("--tag", help="name of the commit (default content-…)")] = None,
     commit_message: Annotated[str | None, typer.Option("--commit-message", help="default: the set's name")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be sent and deleted")] = False,
+    space: Annotated[
+        str | None, typer.Option("--space", help="also publish the page of the set as the static Space ORG/NAME")
+    ] = None,
 ) -> None:
     """Publish a set on the Hub with its card, in one commit. A second push sends only changed files."""
     from ddkit.publishing.pushing import push as run
@@ -60,7 +63,13 @@ def push(
     )  # fmt: skip
     for line in summary(pushed, dry_run):
         say(line)
-    document(asdict(pushed) | {"bytes": pushed.bytes, "dry_run": dry_run})
+    page = None
+    if space is not None and not dry_run:
+        from ddkit.publishing.spaces import push_space
+
+        page = push_space(directory, space, repo.partition("/")[2], repo, private=private)
+        say(f"page: {page}")
+    document(asdict(pushed) | {"bytes": pushed.bytes, "dry_run": dry_run, "space": page})
     again = shlex.join(word for word in sys.argv[1:] if word != "--dry-run")
     there = f"{repo}@{pushed.revision}" if pushed.revision else repo
     next_step(f"ddkit {again}" if dry_run else f"ddkit train {there}")

@@ -303,7 +303,9 @@ def _merged(first: tuple[Any, ...], then: tuple[Any, ...], key: tuple[str, ...])
 
 
 def _figures(measure: str, origin: Origin, results: Sequence[Sequence[Result]]) -> Iterator[StoredFigure]:
-    """Yield the figures of the first subject."""
+    """Yield the figures of the first subject, once for a set that is trained on with several kinds of labels."""
+    if origin.of == "this" and origin.labels == "hard":
+        return
     for result in results[0][:1]:
         for figure in result.figures:
             yield StoredFigure(

@@ -238,18 +238,18 @@ def whoami(repo: str) -> str:
     return str(with_retries("asking who you are", repo, lambda: api().whoami().get("name", "")))
 
 
-def create(repo: str, *, private: bool, kind: str = "dataset") -> None:
+def create(repo: str, *, private: bool, kind: str = "dataset", sdk: str | None = None) -> None:
     """Create a repository unless it exists.
 
     Args:
         repo: Id of the repository.
         private: Create it as private; false leaves the default of the account or organisation.
-        kind: `dataset` or `model`.
+        kind: `dataset`, `model` or `space`, which needs its `sdk`.
     """
     with_retries(
         f"creating {repo}",
         repo,
-        lambda: api().create_repo(repo, repo_type=kind, private=private or None, exist_ok=True),
+        lambda: api().create_repo(repo, repo_type=kind, private=private or None, exist_ok=True, space_sdk=sdk),
         kind,
     )
 

@@ -20,7 +20,7 @@ SUBJECT = "set"
 NEEDS = ("teacher", "source")
 METRICS = (
     Metric(name="diversity-ratio", title="diversity ratio H(mean label) of the set over the source", better="higher"),
-    Metric(name="class-diversity-ratio", title="the same within classes", better="higher"),
+    Metric(name="class-diversity-ratio", title="diversity ratio within classes", better="higher"),
     Metric(name="realism", title="realism score, mean log p(class) of the teacher", better="higher"),
     Metric(name="neighbour-pixels", title="mean distance to the nearest image of the class, grey levels"),
     Metric(name="neighbour-features", title="mean cosine distance to the nearest image of the class", better="higher"),

@@ -24,17 +24,14 @@ METRICS = (
     Metric(name="real-pixels", title="pixels that began as real ones", unit="%", better="lower"),
     Metric(name="nearest-pixels", title="mean distance to the nearest real image, grey levels", better="higher"),
     Metric(name="nearest-pixels-min", title="smallest distance to a real image, grey levels", better="higher"),
-    Metric(name="copies-pixels", title="images closer to a real one than 99 % of unseen images", unit="%",
+    Metric(name="copies-pixels", title="near copies by pixels (the 1 % quantile of unseen images)", unit="%",
            better="lower"),
     Metric(name="nearest-features", title="mean cosine distance to the nearest real image", better="higher"),
-    Metric(name="copies-features", title="the same by teacher features", unit="%", better="lower"),
+    Metric(name="copies-features", title="near copies by features (the same)", unit="%", better="lower"),
     Metric(name="rmia-auc", title="membership inference (RMIA), area under the curve", better="lower"),
-    Metric(name="rmia-tpr-0.1", title="membership inference, true positives at 0.1 % false ones", unit="%",
-           better="lower"),
-    Metric(name="rmia-tpr-1", title="membership inference, true positives at 1 % false ones", unit="%",
-           better="lower"),
-    Metric(name="label-auc", title="membership inference by the labels at their temperature, area under the curve",
-           better="lower"),
+    Metric(name="rmia-tpr-0.1", title="RMIA, true positives at 0.1 % false ones", unit="%", better="lower"),
+    Metric(name="rmia-tpr-1", title="RMIA, true positives at 1 % false ones", unit="%", better="lower"),
+    Metric(name="label-auc", title="membership inference by labels, area under the curve", better="lower"),
 )  # fmt: skip
 PAIRS = 8  # of the picture
 ENLARGED = 64  # pixels, least side of an image on the picture

@@ -1,0 +1,242 @@
+"""What the page shows, collected from manifests, measurements in OUT.work, and the sets themselves."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ddkit.core.files import read_limited, refuse_links
+from ddkit.core.serialization import strict_json, to_plain
+from ddkit.errors import IntegrityError
+from ddkit.format.images import encode_image
+from ddkit.format.manifest import Manifest
+from ddkit.format.manifest_file import work_beside
+from ddkit.format.measurements import Measurements, StoredFigure, read_measurements
+from ddkit.publishing.pictures import source_name, title
+from ddkit.replay.loader import ReplayLoader
+from ddkit.replay.stores.memory import MemoryStore, load_set
+
+PER_CLASS, MOST_IMAGES = 10, 2000  # images of a set that the page shows
+VIEWS = 4  # views of each image
+TOP = 3  # classes of a soft label
+HEAVY = 6_000_000  # bytes of encoded images above which they are shown as WebP
+WEBP_QUALITY = 80
+LARGEST_FIGURE = 8 * 2**20  # bytes
+TYPES = {"png": "image/png", "jpg": "image/jpeg", "webp": "image/webp"}
+
+
+@dataclass(frozen=True)
+class PageSet:
+    """One set of the page, as JSON values.
+
+    Attributes:
+        name: Name that tells it from the others of the page.
+        title: What it is.
+        facts: Name and value of what the first table shows.
+        classes: Class names.
+        temperature: Temperature of its labels.
+        results, measurements, curves: As in the manifest and in OUT.work.
+        figures: Measure, name, caption, of, and `image` (a data URI) or `spec` (Vega-Lite).
+        cost: Seconds by part.
+        size: Side of an image, pixels.
+        images: For each shown image: class, data URI, and views with their soft labels.
+    """
+
+    name: str
+    title: str
+    facts: list[tuple[str, str]]
+    classes: list[str]
+    temperature: float
+    results: list[dict[str, Any]]
+    measurements: list[dict[str, Any]]
+    curves: list[dict[str, Any]]
+    figures: list[dict[str, Any]]
+    cost: dict[str, float]
+    size: int
+    images: list[dict[str, Any]]
+
+
+def page_sets(manifests: Sequence[Manifest]) -> list[PageSet]:
+    """Collect what the page shows.
+
+    Args:
+        manifests: The sets, in directories.
+
+    Raises:
+        IntegrityError: A set, or what was measured of it, is damaged.
+    """
+    chosen = [_shown_rows(load_set(m, with_labels=False), len(manifests)) for m in manifests]
+    heavy = sum(m.total_bytes() * len(rows) // max(m.rows(), 1) for m, rows in zip(manifests, chosen)) > 4 * HEAVY
+    encoded = [_encoded(m, rows) for m, rows in zip(manifests, chosen)]
+    heavy = heavy or sum(len(image) for images in encoded for image in images) > HEAVY
+    return [
+        _page_set(m, name, rows, images, heavy)
+        for m, name, rows, images in zip(manifests, _names(manifests), chosen, encoded)
+    ]
+
+
+def _names(manifests: Sequence[Manifest]) -> list[str]:
+    """Return names that tell the sets apart: those of their directories, or what comes before them too."""
+    names = [m.root.resolve().name for m in manifests]
+    return [
+        name if names.count(name) == 1 else f"{m.root.resolve().parent.name}/{name}"
+        for name, m in zip(names, manifests)
+    ]
+
+
+def _page_set(manifest: Manifest, name: str, rows: np.ndarray, images: list[bytes], heavy: bool) -> PageSet:
+    work = work_beside(manifest.root)
+    measured = read_measurements(work)
+    if measured is None or measured.content != manifest.content:
+        measured = Measurements(content=manifest.content, measurements=manifest.measurements)
+    cost = {key: float(value) for key, value in to_plain(manifest.cost).items() if isinstance(value, float)}
+    return PageSet(
+        name=name, title=title(manifest), facts=_facts(manifest), classes=manifest.class_names,
+        temperature=manifest.labels.temperature or 20.0, results=[_brief(one) for one in manifest.results],
+        measurements=[_brief(one) for one in measured.measurements], curves=[to_plain(one) for one in measured.curves],
+        figures=[shown for figure in measured.figures if (shown := _figure(work, figure))],
+        cost={part: cost[part] for part in ("teach", "select", "recover", "relabel", "student") if cost.get(part)},
+        size=manifest.image.size, images=list(_images(manifest, rows, images, heavy)),
+    )  # fmt: skip
+
+
+def _facts(m: Manifest) -> list[tuple[str, str]]:
+    """Return what the first table says of a set."""
+    accuracy = "" if m.teacher.accuracy is None else f", {m.teacher.accuracy:g} %"
+    return [
+        ("images", f"{m.rows()} of {len(m.classes)} classes, {m.ipc} per class, {m.image.size} px"),
+        ("method", f"{m.method}, recipe {m.recipe.name}, seed {m.seed}"),
+        ("source", source_name(m)),
+        ("teacher", f"{m.teacher.arch}{accuracy}"),
+        ("views", f"{m.views.count} per image, protocol {m.views.protocol}, labels {m.labels.codec}"),
+        ("size", f"{m.total_bytes() / 1e6:.2f} MB"),
+        ("real pixels", m.real_pixels),
+        ("licence", m.license.id if m.license else "none given"),
+        ("made with", ", ".join(f"{key} {m.created_by[key]}" for key in ("ddkit", "torch") if key in m.created_by)),
+        ("content", m.content[:16]),
+    ]
+
+
+def _brief(one: Any) -> dict[str, Any]:
+    """Return an entry as JSON values, without what the page does not show."""
+    plain: dict[str, Any] = to_plain(one)
+    return {key: value for key, value in plain.items() if key not in ("hardware", "unknown_keys")}
+
+
+# ------------------------------------------------------------------ figures
+
+
+def _figure(work: Path, figure: StoredFigure) -> dict[str, Any] | None:
+    """Return a figure with its content; None if its file is gone. Raises IntegrityError if it is not what it says."""
+    parts = Path(figure.file).parts
+    refuse_links(work, list(parts))
+    path = work.joinpath(*parts)
+    if ".." in parts or path.is_absolute() is False and not path.is_file():
+        return None
+    if not path.is_file():
+        return None
+    content = read_limited(path, LARGEST_FIGURE)
+    if content is None:
+        raise IntegrityError(f"{path} is larger than a figure can be; delete it and run `ddkit evaluate` again")
+    plain: dict[str, Any] = {key: getattr(figure, key) for key in ("measure", "name", "caption", "of", "arch")}
+    if figure.kind == "png":
+        with Image.open(io.BytesIO(content), formats=("PNG",)) as picture:
+            picture.verify()
+        return plain | {"image": _uri("png", content)}
+    try:
+        spec = strict_json(content)
+    except ValueError as error:
+        raise IntegrityError(f"{path} is damaged ({error}); delete it and run `ddkit evaluate` again") from error
+    if _loads_something(spec):
+        raise IntegrityError(f"{path} is a chart that loads data from elsewhere; a chart holds its data")
+    return plain | {"spec": spec}
+
+
+def _loads_something(spec: Any) -> bool:
+    """Whether a chart names an address or a signal expression anywhere."""
+    if isinstance(spec, dict):
+        refused = {"url", "href", "usermeta", "signal", "loader"} & spec.keys()
+        return bool(refused) or any(_loads_something(value) for key, value in spec.items() if key != "values")
+    return isinstance(spec, list) and any(_loads_something(value) for value in spec)
+
+
+# ------------------------------------------------------------------ images
+
+
+def _shown_rows(store: MemoryStore, sets: int) -> np.ndarray:
+    """Return the positions of the images that are shown: the first ones of each class."""
+    most = min(PER_CLASS, max(MOST_IMAGES // max(sets, 1) // max(len(store.classes), 1), 1))
+    chosen = [np.flatnonzero(store.labels == label)[:most] for label in range(len(store.classes))]
+    return np.concatenate(chosen)[:MOST_IMAGES]
+
+
+def _encoded(manifest: Manifest, rows: np.ndarray) -> list[bytes]:
+    """Return some images as PNG."""
+    store = load_set(manifest, with_labels=False)
+    return [encode_image(store.images[row].numpy(), "png") for row in rows.tolist()]
+
+
+def _images(manifest: Manifest, rows: np.ndarray, images: list[bytes], heavy: bool) -> Iterator[dict[str, Any]]:
+    """Yield the shown images with their views and soft labels."""
+    store, labels = load_set(manifest), _soft_labels(manifest)
+    assert store.all_views is not None
+    for row, image in zip(rows.tolist(), images):
+        content, kind = (_webp(image), "webp") if heavy else (image, "png")
+        views = []
+        for view, logits in enumerate(labels):
+            box = [int(v) for v in store.all_views.box[row, view]]
+            mixed = store.all_views.mix_box is not None and bool(store.all_views.mix_box[row, view].any())
+            views.append({"box": box, "flip": int(store.all_views.flip[row, view]), "mixed": mixed,
+                          "top": _top(logits[row], manifest.labels.temperature or 20.0)})  # fmt: skip
+        yield {"c": int(store.labels[row]), "src": _uri(kind, content), "views": views}
+
+
+def _soft_labels(manifest: Manifest) -> list[torch.Tensor]:
+    """Return the teacher's logits of the first VIEWS views of every row: float32 [n,C] each."""
+    loader = ReplayLoader(manifest.root, batch_size=min(manifest.rows(), 256), device="cpu", batch="dict")
+    found = []
+    for _ in range(min(VIEWS, manifest.views.count)):
+        logits = torch.empty(manifest.rows(), len(manifest.classes))
+        for batch in loader:  # epoch e replays view e
+            logits[batch["rows"]] = batch["teacher_logits"].float().cpu()
+        found.append(logits)
+    return found
+
+
+def _top(logits: torch.Tensor, temperature: float) -> list[list[float]]:
+    """Return [class, probability at temperature 1, probability at `temperature`] of the most likely classes."""
+    sharp, soft = logits.softmax(0), (logits / temperature).softmax(0)
+    best = sharp.topk(min(TOP, len(logits))).indices.tolist()
+    return [[c, round(float(sharp[c]), 4), round(float(soft[c]), 4)] for c in best]
+
+
+def _webp(png: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with Image.open(io.BytesIO(png)) as image:
+        image.save(buffer, format="WEBP", quality=WEBP_QUALITY, method=4)
+    return buffer.getvalue()
+
+
+def _uri(kind: str, content: bytes) -> str:
+    return f"data:{TYPES[kind]};base64,{base64.b64encode(content).decode()}"
+
+
+def as_json(sets: Sequence[PageSet]) -> str:
+    """Return the sets as JSON that can stand in a script element of HTML.
+
+    Args:
+        sets: The sets.
+    """
+    text = json.dumps([to_plain(one) for one in sets], separators=(",", ":"), allow_nan=False)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
