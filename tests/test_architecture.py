@@ -92,12 +92,12 @@ ROOMS = {
         *("measures.corruptions", "measures.cross_architecture"),
         *("measures.diversity", "measures.leakage", "measures.per_class", "measures.ranking"),
         *("measuring", "entries", "tracking", "students", "equal_bytes", "subject", "baselines", "cells"),
-        *("measured_tables", "tables", "demonstration", "ddranking"),
+        *("measured_tables", "tables", "demonstration", "ddranking", "published", "reproducing"),
     ],
     "listing": [],
     "testing": [],
     "mutator": [],
-    "cli": ["output", "options", "make", "use", "measure", "look", "publish", "app"],
+    "cli": ["output", "options", "make", "use", "measure", "study", "look", "publish", "app"],
 }
 
 

@@ -15,7 +15,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from ddkit import __version__
-from ddkit.cli import look, make, measure, output, publish, use  # noqa: F401 (importing them registers their commands)
+from ddkit.cli import look, make, measure, output, publish, study, use  # noqa: F401 (importing them registers their commands)
 from ddkit.core.signals import SAVING
 from ddkit.errors import DdkitError
 from ddkit.text import printable
