@@ -105,6 +105,14 @@ def test_a_measure_by_somebody_else_from_the_command_line(random_set, mine, tmp_
     check_measure(str(mine))
 
 
+def test_the_measure_in_contributing_fulfils_the_contract(tmp_path):
+    text = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text()
+    path = tmp_path / "margin.py"
+    path.write_text(text.split("```python\n")[2].split("```")[0])
+    found = check_measure(str(path), {"margin.k": 3})
+    assert {entry.condition for entry in found.measurements} == {"", "0", "1", "2", "3"}
+
+
 def test_finished_measures_are_read_back(random_set, mine, tmp_path):
     import shutil
 
