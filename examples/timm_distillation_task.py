@@ -15,8 +15,7 @@ from ddkit.timm import StoredLogits
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("set", help="a directory or a Hub id")
-parser.add_argument("--epochs", type=int, default=300)
-parser.add_argument("--model", default="resnet10t")
+parser.add_argument("--epochs", type=int, default=300), parser.add_argument("--model", default="resnet10t")
 args = parser.parse_args()
 
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -40,6 +40,7 @@ def test_list_names_what_there_is(what):
         "protocols": "rded",
         "networks": "convnet3",
         "codecs": "fp16",
+        "measures": "calibration",
     }
     assert known[what] in found and all(isinstance(line, str) and line for line in found.values())
 
