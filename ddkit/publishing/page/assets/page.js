@@ -3,7 +3,7 @@
   const sets = JSON.parse(document.getElementById("data").textContent);
   const main = document.getElementById("main"), contents = document.getElementById("contents");
   const card = document.getElementById("card");
-  const baselines = { random: "random", "equal-bytes": "random of equal bytes", teacher: "teacher", full: "full data" };
+  const baselines = { random: "random images", "equal-bytes": "random images of equal bytes", teacher: "teacher", full: "full data" };
   const charts = [];  // [element, specification], drawn when they come into view and again in the other theme
 
   // ------------------------------------------------------------------ elements
@@ -42,8 +42,11 @@
   const interval = (d) => (d ? `${signed(d.mean)} [${signed(d.low)}, ${signed(d.high)}]` : "–");
   const count = (values) => (values || []).reduce((sum, one) => sum + one.length, 0);
   const soft = (labels) => labels !== "hard";
-  const what = (one, name) => (one.of === "this" ? (soft(one.labels) ? name : `${name}, hard labels`)
-    : baselines[one.of] + (one.labels === "hard" && one.of !== "teacher" && one.of !== "full" ? ", hard labels" : ""));
+  const what = (one, name) => {
+    if (one.of === "teacher" || one.of === "full") return baselines[one.of];
+    const whose = one.of === "this" ? name : baselines[one.of] + (sets.length > 1 ? ` for ${name}` : "");
+    return soft(one.labels) ? whose : `${whose}, hard labels`;
+  };
 
   // ------------------------------------------------------------------ tables
 
