@@ -66,7 +66,7 @@ def main() -> None:
     names = ("members", "unseen", "shadow", "others", "population")
     part = {name: (images[i * n : (i + 1) * n], labels[i * n : (i + 1) * n]) for i, name in enumerate(names)}
     rows = {}
-    with threads(1):
+    with threads(2):
         reference = trained(*part["shadow"], 2, args.epochs)
         for name, seen in (("overfitted", "members"), ("never saw the members", "unseen")):
             target = trained(*part[seen], 1, args.epochs)
