@@ -159,6 +159,13 @@ def test_another_protocol_is_relabelled_where_a_teacher_is_given(measured, teach
         [root], val="digits", runs=1, epochs=1, protocol="demo", teacher=teacher, baseline=None, workers=1
     )
     assert [r.labels for r in report] == ["relabelled"] and report[0].difference is None
+    both = evaluate(
+        [root], val="digits", runs=1, epochs=1, protocol="own,demo", teacher=teacher, baseline=None, workers=1
+    )
+    assert [(r.protocol, r.labels) for r in both] == [
+        ("rded+epochs=1", "stored"), ("demo+epochs=1", "relabelled"),
+    ]  # fmt: skip
+    assert both[1].values == report[0].values
 
 
 def test_sets_that_differ_only_in_seed_are_one_row(random_set, teacher, tmp_path):

@@ -85,7 +85,13 @@ def shown(random_set, tmp_path_factory):
     (work / "measures" / "map.json").write_text(json.dumps(spec))
     figures = tuple(
         StoredFigure(
-            measure="diversity", name=name, caption=f"Shows {HOSTILE}", of="this", kind=kind, file=f"measures/{file}"
+            private=name == "pairs",
+            measure="diversity",
+            name=name,
+            caption=f"Shows {HOSTILE}",
+            of="this",
+            kind=kind,
+            file=f"measures/{file}",
         )
         for name, kind, file in (("pairs", "png", "pairs.png"), ("map", "vega-lite", "map.json"))
     )
@@ -164,10 +170,17 @@ def test_charts_that_load_something_are_refused(shown, tmp_path, more):
     with pytest.raises(IntegrityError, match="damaged"):
         render_page([root])
     found = read_measurements(root.with_name("set.work"))
-    outside = found.figures[1].changed(file="../../secret.json")
-    (tmp_path.parent / "secret.json").write_text("{}")
-    write_measurements(root.with_name("set.work"), found.changed(figures=(outside,)))
-    assert "secret" not in render_page([root])
+    (tmp_path / "secret.json").write_text("{}")
+    for outside in ("../secret.json", "measures/../../secret.json", str(tmp_path / "secret.json")):
+        figure = found.figures[1].changed(file=outside)
+        write_measurements(root.with_name("set.work"), found.changed(figures=(figure,)))
+        with pytest.raises(IntegrityError, match=r"damaged \(figures"):
+            render_page([root])
+    path.unlink()
+    path.symlink_to(tmp_path / "secret.json")
+    write_measurements(root.with_name("set.work"), found)
+    with pytest.raises(IntegrityError, match="link"):
+        render_page([root])
 
 
 def test_commands(shown, tmp_path):
@@ -191,6 +204,12 @@ def test_the_page_goes_to_a_static_space(hub, shown, monkeypatch):
     files = hub.repos["space", "lab/page"]
     assert address.endswith("/spaces/lab/page") and files.read("index.html").startswith(b"<!doctype html>")
     assert b"sdk: static" in files.read("README.md")
+    page = files.read("index.html").decode()
+    start = page.index('id="data">') + len('id="data">')
+    (published,) = json.loads(page[start : page.index("</script>", start)])
+    (here,) = page_sets([read_manifest(shown)])
+    assert [one["name"] for one in published["figures"]] == ["map"]  # the other one shows real images
+    assert [one["name"] for one in here.figures] == ["pairs", "map"]
     hub.forget_traffic()
     push_space(shown, "lab/page", "A set", "lab/set")
     assert not any("/commit/" in request for request in hub.requests)

@@ -1,6 +1,9 @@
 """Rank correlations against counting pairs; the measure ranking with networks trained on the set and on the source."""
 
 import itertools
+import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +14,11 @@ from ddkit.errors import OptionError
 from ddkit.evaluation.measures import find_measure
 from ddkit.evaluation.measures.interface import Asked
 from ddkit.evaluation.measures.ranking import Config, permutation_p, rank_correlations
+from ddkit.evaluation.tables import evaluate
+from ddkit.format.manifest_file import read_manifest
+from ddkit.format.measurements import read_measurements
+from ddkit.teachers import resolving
+from ddkit.teachers.teaching import teacher_recipe
 
 values = st.lists(st.integers(0, 6), min_size=4, max_size=9)
 
@@ -38,6 +46,30 @@ def test_kendall_and_spearman_against_loops(data):
 def test_the_p_value_of_a_perfect_ranking_of_five_is_that_of_one_order_in_120():
     found = permutation_p([1, 2, 3, 4, 5], [10, 20, 30, 40, 50], np.random.default_rng(0))
     assert found == pytest.approx(1 / 120, rel=0.3)
+
+
+def test_a_set_ranks_networks_against_the_whole_source(random_set, teacher, tmp_path, monkeypatch):
+    """The networks are trained on the set and, by a short recipe of teachers, on the source."""
+    monkeypatch.setenv("DDKIT_CACHE", str(tmp_path / "cache"))
+    shorter = replace(teacher_recipe(None, "digits", 32, None), epochs=1, min_steps=1)
+    monkeypatch.setattr(resolving, "teacher_recipe", lambda *_: shorter)
+    root = Path(shutil.copytree(random_set.root, tmp_path / "set"))
+    shutil.copytree(f"{random_set.root}.work", tmp_path / "set.work")
+    archs = ["timm:test_resnet", "timm:test_byobnet", "timm:test_efficientnet"]
+    report = evaluate(
+        root, val="digits", data="digits", teacher=teacher, archs=archs[:1], runs=1, epochs=1, baseline="teacher,full",
+        measure="ranking,accuracy", settings={"ranking.archs": archs}, workers=1,
+    )  # fmt: skip
+    assert [(row.of, row.labels) for row in report] == [("this", "stored"), ("teacher", "hard"), ("full", "hard")]
+    found = {(m.metric, m.condition, m.of): m for m in read_measurements(tmp_path / "set.work").measurements}
+    ours, full = ([found[metric, arch, "this"].mean for arch in sorted(archs)] for metric in ("top-1", "full"))
+    assert (found["kendall", "", "this"].mean, found["spearman", "", "this"].mean) == rank_correlations(ours, full)
+    assert found["top-1", "", "full"].mean == pytest.approx(report[2].mean, abs=0.01)
+    assert found["full", archs[0], "this"].mean == pytest.approx(report[2].mean, abs=0.01)
+    manifest = read_manifest(root)
+    assert {r.of for r in manifest.results} == {"this", "teacher"} and not any(
+        m.of == "full" for m in manifest.measurements
+    )
 
 
 def test_requests(random_set):

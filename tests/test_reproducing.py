@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from ddkit.cli.app import app
 from ddkit.distillers import distiller_names, find_distiller, make_config
-from ddkit.errors import OptionError
+from ddkit.errors import OptionError, TooCostly
 from ddkit.evaluation import reproducing
 from ddkit.evaluation.measures import find_measures, measure_config
 from ddkit.evaluation.published import find_table, table_names, verdict
@@ -113,6 +113,9 @@ def test_a_table_runs_continues_and_judges(tmp_path, teacher, monkeypatch):
     (judged,) = found["verdicts"]
     assert judged["verdict"] in ("agree", "disagree", "undecided") and judged["difference"]["pairs"] == 2
     made = {path: path.stat().st_mtime_ns for path in Path("reproduced").rglob("*.safetensors")}
+    monkeypatch.setattr(reproducing, "LIMIT_S", 0.0)
+    result = CliRunner().invoke(app, [*options, "--work", "elsewhere"])
+    assert isinstance(result.exception, TooCostly) and not Path("elsewhere/sets").exists()
     monkeypatch.setattr(reproducing, "distill", None)  # nothing is made again
     result = CliRunner().invoke(app, options)
     assert result.exit_code == 0 and "Table 1: rded minus random" in result.stdout and "digits 50" in result.stdout

@@ -30,7 +30,7 @@ from ddkit.format.measurements import (
     read_measurements,
     write_measurements,
 )
-from ddkit.format.results import ResultEntry
+from ddkit.format.results import ResultEntry, merged
 from ddkit.pipeline.record import work_dir
 from ddkit.sources.validation import Validation, ValidationRef
 from ddkit.students.training import StudentJob, StudentResult
@@ -289,17 +289,11 @@ class MeasuredTable:
             work,
             Measurements(
                 content=manifest.content, measurements=merged_measurements(entries, earlier.measurements),
-                figures=_merged(figures, earlier.figures, ("measure", "name", "of", "arch")),
-                curves=_merged(curves, earlier.curves, ("of", "ipc", "arch", "protocol", "labels", "val")),
+                figures=merged(figures, earlier.figures, ("measure", "name", "of", "arch")),
+                curves=merged(curves, earlier.curves, ("of", "ipc", "arch", "protocol", "labels", "val")),
             ),
         )  # fmt: skip
         return tuple(entry for entry in entries if not entry.condition and entry.of != "full")
-
-
-def _merged(first: tuple[Any, ...], then: tuple[Any, ...], key: tuple[str, ...]) -> tuple[Any, ...]:
-    """Combine two lists. Of two items with the same values of `key`, the one in `first` is kept."""
-    known = {tuple(getattr(one, name) for name in key) for one in first}
-    return (*first, *(one for one in then if tuple(getattr(one, name) for name in key) not in known))
 
 
 def _figures(measure: str, origin: Origin, results: Sequence[Sequence[Result]]) -> Iterator[StoredFigure]:
@@ -310,7 +304,7 @@ def _figures(measure: str, origin: Origin, results: Sequence[Sequence[Result]]) 
         for figure in result.figures:
             yield StoredFigure(
                 measure=measure, name=figure["name"], caption=figure["caption"], of=origin.of, arch=origin.arch,
-                kind=figure["kind"], file=f"{FOLDER}/{figure['file']}",
+                kind=figure["kind"], file=f"{FOLDER}/{figure['file']}", private=figure["private"],
             )  # fmt: skip
 
 

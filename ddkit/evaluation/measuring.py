@@ -158,8 +158,8 @@ class Task:
                 figures.append(self._write(found))
         self.file.write_json({"rows": rows, "figures": figures})
 
-    def _write(self, figure: Figure) -> dict[str, str]:
-        """Write a figure; return its name, caption, kind and file name."""
+    def _write(self, figure: Figure) -> dict[str, Any]:
+        """Write a figure; return its name, caption, kind and file name, and whether it is private."""
         kind, content = "vega-lite", b""
         if isinstance(figure.content, np.ndarray):
             kind, buffer = "png", io.BytesIO()
@@ -169,7 +169,9 @@ class Task:
             content = canonical(figure.content, indent=None).encode()
         name = f"{self.file.path.stem}-{figure.name}.{'png' if kind == 'png' else 'json'}"
         write_bytes(self.folder / name, content)
-        return {"name": figure.name, "caption": figure.caption, "kind": kind, "file": name}
+        return {
+            "name": figure.name, "caption": figure.caption, "kind": kind, "file": name, "private": figure.private,
+        }  # fmt: skip
 
     def result(self) -> Result:
         """Return the result of a finished task."""
@@ -186,12 +188,13 @@ class Result:
     Attributes:
         task: The task; of several parts, the first.
         rows: The rows.
-        figures: For each figure its name, caption, kind ("png" or "vega-lite") and file in the task's folder.
+        figures: For each figure its name, caption, kind ("png" or "vega-lite"), file in the task's folder, and whether
+            it is private.
     """
 
     task: Task
     rows: tuple[Row, ...]
-    figures: tuple[dict[str, str], ...]
+    figures: tuple[dict[str, Any], ...]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ from ddkit.evaluation.cells import Cell, make_cell, table_rows
 from ddkit.evaluation.entries import accuracy_entry, compared
 from ddkit.evaluation.measured_tables import MeasuredTable, Trained
 from ddkit.evaluation.measures import find_measures, measure_config
+from ddkit.evaluation.measures.interface import Measure
 from ddkit.evaluation.students import StudentOptions, default_validation
 from ddkit.evaluation.tracking import RUNS, check_tracker, track_student
 from ddkit.format.manifest import Manifest
@@ -113,7 +114,7 @@ def evaluate(
         for row in table_rows(sets, options, kinds, data, workers):
             for arch in archs or [sets[0].recommended.arch]:
                 cells.append(make_cell(row, arch, range(runs), measures, settings, curve))
-    _note_costs(cells)
+    _note_costs(cells, list(measures.values()))
     trained = Trained.of(cells)
     engine = select_engine("local", device=where, workers=workers, devices=None, work=Path("."))
     results = run_students(trained.jobs, engine)
@@ -228,8 +229,8 @@ def _compared(cells: Sequence[Cell], entries: Sequence[ResultEntry]) -> list[Res
     ]
 
 
-def _note_costs(cells: Sequence[Cell]) -> None:
-    """Print how many students are trained, and on how many images for how many epochs in each row."""
+def _note_costs(cells: Sequence[Cell], measures: Sequence[Measure]) -> None:
+    """Print how many students are trained on how many images for how many epochs, and what measures cost."""
     parts = []
     for cell in cells:
         job, data = cell.jobs[0][0], cell.row.data[0]
@@ -238,6 +239,8 @@ def _note_costs(cells: Sequence[Cell]) -> None:
         for name, sets in cell.requested.items():
             parts.append(f"{sum(map(len, sets))} more for {name}")
     note(f"{len({job.result_key for cell in cells for job in cell.all_jobs()})} students: {'; '.join(parts)}")
+    for measure in measures:
+        note(f"measure {measure.name}: {measure.cost}")
 
 
 def _write_results(

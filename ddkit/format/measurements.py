@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from ddkit.core.files import read_limited, write_bytes
 from ddkit.core.serialization import (
@@ -12,6 +12,7 @@ from ddkit.core.serialization import (
     Mismatch,
     canonical,
     later,
+    matching,
     one_of,
     read_dataclass,
     strict_json,
@@ -19,7 +20,7 @@ from ddkit.core.serialization import (
 )
 from ddkit.errors import IntegrityError
 from ddkit.format.fields import Architecture, Count, Line, Number, Percent, StudentSeed, Words
-from ddkit.format.results import Difference
+from ddkit.format.results import Difference, merged
 
 # Identifies a measurement: a new one with the same values replaces the old one.
 MEASUREMENT_KEY = ("measure", "metric", "condition", "of", "ipc", "arch", "protocol", "labels", "val", "seeds")
@@ -87,6 +88,7 @@ class StoredFigure(Extensible):
         arch: As in Measurement.
         kind: "png", or "vega-lite": a Vega-Lite specification with its data.
         file: The file, relative to OUT.work.
+        private: Whether it shows real images, so that it is never published.
     """
 
     measure: Line
@@ -95,7 +97,8 @@ class StoredFigure(Extensible):
     of: Line
     arch: Architecture | None = None
     kind: Annotated[str, one_of("png", "vega-lite")]
-    file: Line
+    file: Annotated[str, matching(r"measures/[^/\\\x00-\x1f]{1,250}")]
+    private: bool = later(False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,9 +185,4 @@ def merged_measurements(first: tuple[Measurement, ...], then: tuple[Measurement,
         first: Measurements that take precedence.
         then: Measurements to add.
     """
-
-    def key(one: Measurement) -> tuple[Any, ...]:
-        return tuple(getattr(one, name) for name in MEASUREMENT_KEY)
-
-    known = {key(one) for one in first}
-    return (*first, *(one for one in then if key(one) not in known))
+    return merged(first, then, MEASUREMENT_KEY)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from ddkit.core.serialization import Extensible, between, later, one_of
 from ddkit.format.fields import NOT_EMPTY, Architecture, Count, Line, Number, Percent, Seconds, StudentSeed, Words
@@ -149,6 +149,25 @@ def with_earlier_differences(ours: ResultEntry, results: Sequence[ResultEntry]) 
     return ours.changed(difference=ours.difference or earlier.difference, differences=ours.differences + others)
 
 
+Entry = TypeVar("Entry")
+
+
+def merged(first: Sequence[Entry], then: Sequence[Entry], key: Sequence[str]) -> tuple[Entry, ...]:
+    """Combine two lists of entries. Of two entries with the same values of `key`, the one in `first` is kept.
+
+    Args:
+        first: Entries that take precedence.
+        then: Entries to add.
+        key: Names of the fields that identify an entry.
+    """
+
+    def identity(entry: Entry) -> tuple[object, ...]:
+        return tuple(getattr(entry, name) for name in key)
+
+    known = {identity(entry) for entry in first}
+    return (*first, *(entry for entry in then if identity(entry) not in known))
+
+
 def merged_results(first: Sequence[ResultEntry], then: Sequence[ResultEntry]) -> tuple[ResultEntry, ...]:
     """Combine two lists of results. Of two entries for the same measurement (RESULT_KEY), the one in `first` is kept.
 
@@ -156,9 +175,4 @@ def merged_results(first: Sequence[ResultEntry], then: Sequence[ResultEntry]) ->
         first: Results that take precedence.
         then: Results to add.
     """
-
-    def key(result: ResultEntry) -> tuple[object, ...]:
-        return tuple(getattr(result, name) for name in RESULT_KEY)
-
-    known = {key(result) for result in first}
-    return (*first, *(result for result in then if key(result) not in known))
+    return merged(first, then, RESULT_KEY)

@@ -18,6 +18,8 @@ MARK = "ddkit-page"  # tag of the Spaces that ddkit made
 def push_space(directory: str | Path, space: str, title: str, dataset: str, *, private: bool = False) -> str:
     """Publish the page of a set as a static Space, in one commit; a second call sends only changed files.
 
+    Figures that show real images are left out.
+
     Args:
         directory: The set.
         space: "ORG/NAME" of the Space.
@@ -44,7 +46,7 @@ def push_space(directory: str | Path, space: str, title: str, dataset: str, *, p
     }  # fmt: skip
     about = f"What was measured of [{dataset}](https://huggingface.co/datasets/{dataset}), by ddkit.\n"
     files: dict[str, hub.Content] = {
-        INDEX: render_page([directory]).encode(),
+        INDEX: render_page([directory], private=False).encode(),
         CARD: f"---\n{front_matter_text(front)}---\n\n{about}".encode(),
     }
     hashes = {

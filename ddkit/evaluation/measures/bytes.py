@@ -38,7 +38,7 @@ def measure(subject: MeasuredSet, context: Context) -> Iterator[Row]:
     yield Row("labels", max(total - images, 0))
     accuracies = []
     for network in subject.networks:
-        accuracies.append(100 * float((context.predictions(network).argmax(1) == labels).float().mean()))
+        accuracies.append(context.accuracy(network))
         yield Row("top-1", accuracies[-1], n=len(labels), seed=network.seed)
     mean = sum(accuracies) / len(accuracies)
     if mean > 0:

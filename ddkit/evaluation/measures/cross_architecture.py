@@ -59,7 +59,7 @@ def measure(subject: MeasuredSet, context: Context) -> Iterator[Row]:
     labels = context.validation()[1]
     by_seed: dict[int, list[float]] = {}
     for network in subject.networks:
-        accuracy = 100 * float((context.predictions(network).argmax(1) == labels).float().mean())
+        accuracy = context.accuracy(network)
         by_seed.setdefault(network.seed, []).append(accuracy)
         yield Row("top-1", accuracy, network.arch, n=len(labels), seed=network.seed)
     for seed, accuracies in by_seed.items():

@@ -65,7 +65,7 @@ def measure(subject: MeasuredSet, context: Context) -> Iterator[Found]:
     images, labels = subject.images()
     seen = as_seen(images, manifest)
     real, real_labels, _ = sampled_source(context.source(), manifest.eval, config.per_class, context.rng("diversity"))
-    ours, theirs = _predicted(context, seen), _predicted(context, real)
+    ours, theirs = (context.logits(teacher, part).double().softmax(1) for part in (seen, real))
     yield Row("diversity-ratio", _entropy(ours.mean(0)) / _entropy(theirs.mean(0)), n=len(labels))
     conditional = [
         sum(_entropy(p[of == c].mean(0)) for c in labels.unique()) for p, of in ((ours, labels), (theirs, real_labels))
@@ -81,12 +81,6 @@ def measure(subject: MeasuredSet, context: Context) -> Iterator[Found]:
     if rows:
         yield Row("sources", len(set().union(*rows)) / len(manifest.classes), n=len(rows))
     yield _map(context, config, (features, labels), (real_features, real_labels))
-
-
-def _predicted(context: Context, images: Tensor) -> Tensor:
-    """Return the teacher's probabilities, float64 [n,C]."""
-    teacher = context.teacher()
-    return torch.cat([teacher.logits(teacher.normalise(part)).cpu() for part in images.split(256)]).double().softmax(1)
 
 
 def _entropy(p: Tensor) -> float:

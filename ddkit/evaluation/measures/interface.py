@@ -90,11 +90,13 @@ class Figure:
         name: Unique name within the measure, of letters, digits and dashes.
         caption: What it shows, one or two sentences.
         content: A picture, uint8 [H,W,3]; or a Vega-Lite specification with its data, as JSON values.
+        private: Whether it shows real images, so that it is never published.
     """
 
     name: str
     caption: str
     content: np.ndarray | Mapping[str, Any]
+    private: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,14 +260,22 @@ class Context:
         key = (str(network.checkpoint), network.order, images.data_ptr())
         return self.cached("predictions", key, lambda: self.logits(network, images), most=4)
 
-    def logits(self, network: MeasuredNetwork, images: Tensor) -> Tensor:
-        """Return the logits of a network, float32 [n,C] on the CPU, in the order of the set's classes.
+    def accuracy(self, network: MeasuredNetwork) -> float:
+        """Return the top-1 accuracy of a network on the validation images, in percent.
 
         Args:
             network: The network.
+        """
+        return 100 * float((self.predictions(network).argmax(1) == self.validation()[1]).float().mean())
+
+    def logits(self, network: MeasuredNetwork | Teacher, images: Tensor) -> Tensor:
+        """Return the logits of a network, float32 [n,C] on the CPU, in the order of the set's classes.
+
+        Args:
+            network: A trained network, or the teacher.
             images: uint8 [n,3,S,S].
         """
-        loaded = network.load(self.device)
+        loaded = network if isinstance(network, Teacher) else network.load(self.device)
         return torch.cat([loaded.logits(loaded.normalise(part)).cpu() for part in images.split(BATCH)])
 
     def features(self, network: MeasuredNetwork | Teacher, images: Tensor) -> Tensor:

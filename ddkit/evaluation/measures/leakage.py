@@ -83,7 +83,7 @@ def measure(subject: MeasuredSet, context: Context) -> Iterator[Found]:
     chosen = np.sort(draw.permutation(chosen)[: config.most])
     candidates = _Candidates.of(context, real[chosen], real_labels[chosen])
     yield from _membership(context, subject.networks, candidates)
-    seen = _probabilities(context, context.teacher(), as_seen(images, manifest))
+    seen = context.logits(context.teacher(), as_seen(images, manifest))
     yield from _label_attack(context, candidates, seen, labels, config.temperatures)
 
 
@@ -109,8 +109,8 @@ def _distances(context: Context, seen: Tensor, real: Tensor, indices: np.ndarray
     far = float(by_pixels[closest[-1]])
     yield Figure(
         "nearest", f"The {len(closest)} images of the set (above) that are closest to a real image (below), by pixels, "
-        f"from {float(by_pixels.min()):.1f} to {far:.1f} grey levels. Do not publish it where real images may not be "
-        "shown.", torch.cat(rows, dim=2).permute(1, 2, 0).contiguous().numpy(),
+        f"from {float(by_pixels.min()):.1f} to {far:.1f} grey levels. Never published.",
+        torch.cat(rows, dim=2).permute(1, 2, 0).contiguous().numpy(), private=True,
     )  # fmt: skip
 
 
@@ -145,13 +145,6 @@ class _Candidates:
         return [self.members, self.others, self.population]
 
 
-def _probabilities(context: Context, network: MeasuredNetwork | Teacher, images: Tensor) -> Tensor:
-    """Return logits of a network or of the teacher, float32 [n,C] (softened by those who use them)."""
-    if isinstance(network, MeasuredNetwork):
-        return context.logits(network, images)
-    return torch.cat([network.logits(network.normalise(part)).cpu() for part in images.split(256)])
-
-
 def _membership(
     context: Context, networks: Sequence[MeasuredNetwork], candidates: _Candidates
 ) -> Iterator[Row]:  # fmt: skip
@@ -160,7 +153,7 @@ def _membership(
     def of_class(network: MeasuredNetwork | Teacher) -> list[np.ndarray]:
         found = []
         for images, labels in candidates.three():
-            p = _probabilities(context, network, images).double().softmax(1)
+            p = context.logits(network, images).double().softmax(1)
             found.append(p[torch.arange(len(labels)), labels].numpy())
         return found
 
@@ -185,7 +178,7 @@ def _label_attack(
     published: logits of the set's images [n,C]; classes: their labels.
     """
     teacher, areas = context.teacher(), []
-    logits = [(_probabilities(context, teacher, images), labels) for images, labels in candidates.three()[:2]]
+    logits = [(context.logits(teacher, images), labels) for images, labels in candidates.three()[:2]]
     for temperature in temperatures:
         scores = []
         for mine, labels in logits:

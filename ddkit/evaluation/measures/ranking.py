@@ -70,7 +70,7 @@ def measure(subject: MeasuredSet, context: Context) -> Iterator[Found]:
     found: dict[bool, dict[str, list[float]]] = {False: {}, True: {}}
     for network in subject.networks:
         assert network.request is not None
-        accuracy = 100 * float((context.predictions(network).argmax(1) == labels).float().mean())
+        accuracy = context.accuracy(network)
         found[network.request.full].setdefault(network.arch, []).append(accuracy)
     archs = sorted(found[True])
     ours, full = ([float(np.mean(found[whole][arch])) for arch in archs] for whole in (False, True))

@@ -65,22 +65,21 @@ class PageSet:
     images: list[dict[str, Any]]
 
 
-def page_sets(manifests: Sequence[Manifest]) -> list[PageSet]:
+def page_sets(manifests: Sequence[Manifest], *, private: bool = True) -> list[PageSet]:
     """Collect what the page shows.
 
     Args:
         manifests: The sets, in directories.
+        private: Whether to show figures with real images, which are never published.
 
     Raises:
         IntegrityError: A set, or what was measured of it, is damaged.
     """
-    chosen = [_shown_rows(load_set(m, with_labels=False), len(manifests)) for m in manifests]
-    heavy = sum(m.total_bytes() * len(rows) // max(m.rows(), 1) for m, rows in zip(manifests, chosen)) > 4 * HEAVY
-    encoded = [_encoded(m, rows) for m, rows in zip(manifests, chosen)]
-    heavy = heavy or sum(len(image) for images in encoded for image in images) > HEAVY
+    shown = [_Shown.of(m, len(manifests)) for m in manifests]
+    heavy = sum(len(image) for one in shown for image in one.encoded) > HEAVY
     return [
-        _page_set(m, name, rows, images, heavy)
-        for m, name, rows, images in zip(manifests, _names(manifests), chosen, encoded)
+        _page_set(m, name, one, heavy=heavy, private=private)
+        for m, name, one in zip(manifests, _names(manifests), shown)
     ]
 
 
@@ -93,7 +92,7 @@ def _names(manifests: Sequence[Manifest]) -> list[str]:
     ]
 
 
-def _page_set(manifest: Manifest, name: str, rows: np.ndarray, images: list[bytes], heavy: bool) -> PageSet:
+def _page_set(manifest: Manifest, name: str, shown: _Shown, *, heavy: bool, private: bool) -> PageSet:
     work = work_beside(manifest.root)
     measured = read_measurements(work)
     if measured is None or measured.content != manifest.content:
@@ -103,9 +102,11 @@ def _page_set(manifest: Manifest, name: str, rows: np.ndarray, images: list[byte
         name=name, title=title(manifest), facts=_facts(manifest), classes=manifest.class_names,
         temperature=manifest.labels.temperature or 20.0, results=[_brief(one) for one in manifest.results],
         measurements=[_brief(one) for one in measured.measurements], curves=[to_plain(one) for one in measured.curves],
-        figures=[shown for figure in measured.figures if (shown := _figure(work, figure))],
+        figures=[
+            found for figure in measured.figures if private or not figure.private if (found := _figure(work, figure))
+        ],
         cost={part: cost[part] for part in ("teach", "select", "recover", "relabel", "student") if cost.get(part)},
-        size=manifest.image.size, images=list(_images(manifest, rows, images, heavy)),
+        size=manifest.image.size, images=list(_images(manifest, shown, heavy)),
     )  # fmt: skip
 
 
@@ -137,11 +138,8 @@ def _brief(one: Any) -> dict[str, Any]:
 
 def _figure(work: Path, figure: StoredFigure) -> dict[str, Any] | None:
     """Return a figure with its content; None if its file is gone. Raises IntegrityError if it is not what it says."""
-    parts = Path(figure.file).parts
-    refuse_links(work, list(parts))
-    path = work.joinpath(*parts)
-    if ".." in parts or path.is_absolute() is False and not path.is_file():
-        return None
+    path = work / figure.file
+    refuse_links(work, figure.file.split("/"))
     if not path.is_file():
         return None
     content = read_limited(path, LARGEST_FIGURE)
@@ -172,24 +170,29 @@ def _loads_something(spec: Any) -> bool:
 # ------------------------------------------------------------------ images
 
 
-def _shown_rows(store: MemoryStore, sets: int) -> np.ndarray:
-    """Return the positions of the images that are shown: the first ones of each class."""
-    most = min(PER_CLASS, max(MOST_IMAGES // max(sets, 1) // max(len(store.classes), 1), 1))
-    chosen = [np.flatnonzero(store.labels == label)[:most] for label in range(len(store.classes))]
-    return np.concatenate(chosen)[:MOST_IMAGES]
+@dataclass(frozen=True)
+class _Shown:
+    """The images of a set that are shown, the first ones of each class: positions int64 [n], and as PNG."""
+
+    store: MemoryStore
+    rows: np.ndarray
+    encoded: list[bytes]
+
+    @classmethod
+    def of(cls, manifest: Manifest, sets: int) -> _Shown:
+        """Choose and encode the images of one of some sets that share MOST_IMAGES."""
+        store = load_set(manifest)
+        most = min(PER_CLASS, max(MOST_IMAGES // sets // len(store.classes), 1))
+        chosen = [np.flatnonzero(store.labels == label)[:most] for label in range(len(store.classes))]
+        rows = np.concatenate(chosen)[:MOST_IMAGES]
+        return cls(store, rows, [encode_image(store.images[row].numpy(), "png") for row in rows.tolist()])
 
 
-def _encoded(manifest: Manifest, rows: np.ndarray) -> list[bytes]:
-    """Return some images as PNG."""
-    store = load_set(manifest, with_labels=False)
-    return [encode_image(store.images[row].numpy(), "png") for row in rows.tolist()]
-
-
-def _images(manifest: Manifest, rows: np.ndarray, images: list[bytes], heavy: bool) -> Iterator[dict[str, Any]]:
+def _images(manifest: Manifest, shown: _Shown, heavy: bool) -> Iterator[dict[str, Any]]:
     """Yield the shown images with their views and soft labels."""
-    store, labels = load_set(manifest), _soft_labels(manifest)
+    store, labels = shown.store, _soft_labels(manifest)
     assert store.all_views is not None
-    for row, image in zip(rows.tolist(), images):
+    for row, image in zip(shown.rows.tolist(), shown.encoded):
         content, kind = (_webp(image), "webp") if heavy else (image, "png")
         views = []
         for view, logits in enumerate(labels):

@@ -17,11 +17,12 @@ from ddkit.publishing.page.data import as_json, page_sets
 PAGE = "page.html"
 
 
-def render_page(directories: Sequence[str | Path]) -> str:
+def render_page(directories: Sequence[str | Path], *, private: bool = True) -> str:
     """Return the page of some sets as HTML.
 
     Args:
         directories: The sets.
+        private: Whether to show figures with real images, which are never published.
 
     Raises:
         SetError, IntegrityError.
@@ -34,7 +35,7 @@ def render_page(directories: Sequence[str | Path]) -> str:
         return "\n".join(line for line in lines if not line.startswith("//# sourceMappingURL="))
 
     environment = Environment(undefined=StrictUndefined, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    sets = page_sets(manifests)
+    sets = page_sets(manifests, private=private)
     return environment.from_string(asset("page.html.j2")).render(
         title=sets[0].title if len(sets) == 1 else f"{len(sets)} distilled sets", version=__version__,
         style=asset("page.css"), script=asset("page.js"), vega=asset("vega.min.js"),
