@@ -130,6 +130,25 @@ def test_finished_measures_are_read_back(random_set, mine, tmp_path):
         evaluate(root, measure=str(mine), **options)
 
 
+def test_the_teacher_of_two_sets_is_measured_once(random_set, rded_set, mine, tmp_path):
+    import shutil
+
+    log = tmp_path / "log.txt"
+    logged = f"    with open({str(log)!r}, 'a') as file:\n        file.write(network.of + ' ')\n    predicted ="
+    mine.write_text(MINE.replace("    predicted =", logged))
+    roots = []
+    for i, one in enumerate((random_set, rded_set)):
+        roots.append(Path(shutil.copytree(one.root, tmp_path / str(i))))
+        shutil.copytree(f"{one.root}.work", f"{roots[-1]}.work")
+    evaluate(roots, val="digits", runs=1, epochs=1, baseline="teacher", measure=str(mine), workers=1)
+    assert sorted(log.read_text().split()) == ["teacher", "this", "this"]
+    found = [read_measurements(Path(f"{root}.work")) for root in roots]
+    rows = [[(m.condition, m.values) for m in one.measurements if m.of == "teacher"] for one in found]
+    assert rows[0] == rows[1] and len(rows[0]) == 2
+    for root, one in zip(roots, found):
+        assert all((Path(f"{root}.work") / figure.file).is_file() for figure in one.figures) and len(one.figures) == 2
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

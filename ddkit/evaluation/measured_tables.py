@@ -135,6 +135,7 @@ class MeasuredTable:
                 teacher=None if teacher is None else str(teacher.path),
                 teacher_hash="" if teacher is None else teacher.spec.hash,
                 order=None if teacher is None else teacher.order,
+                shown=fingerprint([to_plain(subject.set.classes), to_plain(subject.set.eval)]),
                 source=None if source is None else source.ref,
                 source_hash="" if source is None else fingerprint([source.fingerprint, to_plain(source.ref)]),
                 device=str(self.device),
@@ -191,8 +192,7 @@ class MeasuredTable:
             for network in networks:
                 task = make_task("accuracy", measure, {}, "", network, folder, self._environments[about])
                 tasks.append((task, about))
-        for about in self._references:
-            run_tasks([task for task, mine in tasks if mine == about], self._environments[about], self.engine)
+        run_tasks([task for task, _ in tasks], self.engine)
         return [self._reference_entry(task, about) for task, about in tasks]
 
     def _reference_entry(self, task: Task, about: tuple[Path, ...]) -> ResultEntry:
@@ -208,29 +208,34 @@ class MeasuredTable:
 
     def measure(self) -> None:
         """Run the measures; what is finished is not measured again."""
-        for about, cells in self._groups.items():
-            environment, usable = self._environments[about], {}
-            for name, measure in self.measures.items():
-                if lacking := environment.lacks(measure):
-                    note(f"{about[0]}: no measure {measure.name}, for want of {' and '.join(lacking)}")
-                else:
-                    usable[name] = measure
-            planned = list(self._planned(about, cells, usable))
-            run_tasks([task for _, _, sets in planned for mine in sets for task in mine], environment, self.engine)
+        planned = {about: list(self._planned(about, cells)) for about, cells in self._groups.items()}
+        run_tasks([task for of_set in planned.values() for _, _, sets in of_set for mine in sets for task in mine],
+                  self.engine)  # fmt: skip
+        for about, of_set in planned.items():
             found = []
-            for name, origin, sets in planned:
-                results = [results_of(mine) for mine in sets]
-                entries = measurements_of(usable[name], origin, results, command=self.command, hardware=self.hardware)
-                figures = list(_figures(usable[name].name, origin, results))
+            for name, origin, sets in of_set:
+                measure, results = self.measures[name], [results_of(mine) for mine in sets]
+                entries = measurements_of(measure, origin, results, command=self.command, hardware=self.hardware)
+                figures = list(_figures(measure.name, origin, results))
                 found += [(entry, figures if i == 0 else []) for i, entry in enumerate(entries)]
             entries = with_differences([entry for entry, _ in found])
             self.measured[about] = [(entry, figures) for entry, (_, figures) in zip(entries, found)]
 
+    def _usable(self, about: tuple[Path, ...]) -> dict[str, Measure]:
+        """Return the measures that have what they need; the others are left out with a note."""
+        usable = {}
+        for name, measure in self.measures.items():
+            if lacking := self._environments[about].lacks(measure):
+                note(f"{about[0]}: no measure {measure.name}, for want of {' and '.join(lacking)}")
+            else:
+                usable[name] = measure
+        return usable
+
     def _planned(
-        self, about: tuple[Path, ...], cells: Sequence[Cell], measures: Mapping[str, Measure]
+        self, about: tuple[Path, ...], cells: Sequence[Cell]
     ) -> Iterator[tuple[str, Origin, list[list[Task]]]]:
         """Yield (measure, row of the table, tasks by set) of everything that is measured."""
-        folder, environment = work_dir(about[0]) / FOLDER, self._environments[about]
+        folder, environment, measures = work_dir(about[0]) / FOLDER, self._environments[about], self._usable(about)
 
         def tasks(name: str, measure: Measure, subject: Any) -> list[Task]:
             return [

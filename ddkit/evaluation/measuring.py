@@ -51,6 +51,7 @@ class Environment:
         teacher: Checkpoint of the teacher; None: it is not at hand.
         teacher_hash: Hash of its weights.
         order: Output column of the teacher for each class of the set; None: the orders are the same.
+        shown: Hash of the set's classes and of its evaluation transform, which decide what networks are shown.
         source: The source without its holdout; None: it is not at hand.
         source_hash: Hash of the source and of the choice of its images.
         device: Name of the device.
@@ -62,6 +63,7 @@ class Environment:
     teacher: str | None = None
     teacher_hash: str = ""
     order: tuple[int, ...] | None = None
+    shown: str = ""
     source: SourceRef | None = None
     source_hash: str = ""
     device: str = "cpu"
@@ -108,7 +110,7 @@ class Environment:
 
     def key(self, measure: Measure) -> list[str]:
         """Return the hashes of what a measure uses."""
-        used = [self.validation, self.device.partition(":")[0]]
+        used = [self.validation, self.shown, self.device.partition(":")[0]]
         used += [self.teacher_hash] if "teacher" in measure.needs else []
         return used + ([self.source_hash] if "source" in measure.needs else [])
 
@@ -123,6 +125,7 @@ class Task:
         part: The part.
         subject: The network or set.
         folder: Folder of the results.
+        environment: What the measure may use.
         key: Hash of everything that determines the result.
     """
 
@@ -131,6 +134,7 @@ class Task:
     part: str
     subject: Subject
     folder: Path
+    environment: Environment
     key: str
 
     @property
@@ -139,17 +143,14 @@ class Task:
         name = "-".join(filter(None, (Path(self.measure).stem, self.part, self.subject.of, self.key[:16])))
         return UnitFile(self.folder / f"{name}.json", self.key)
 
-    def run(self, environment: Environment) -> None:
+    def run(self) -> None:
         """Measure, and write figures and rows.
-
-        Args:
-            environment: What the measure may use.
 
         Raises:
             OptionError: The measure yields a metric that it does not declare, or a value that is not a number.
         """
         measure = find_measure(self.measure)
-        context = environment.context(measure, measure_config(measure, self.settings), self.part)
+        context = self.environment.context(measure, measure_config(measure, self.settings), self.part)
         rows, figures = [], []
         for found in checked(measure, measure.run(self.subject, context)):
             if isinstance(found, Row):
@@ -172,6 +173,17 @@ class Task:
         return {
             "name": figure.name, "caption": figure.caption, "kind": kind, "file": name, "private": figure.private,
         }  # fmt: skip
+
+    def copy(self, other: Task) -> None:
+        """Write the result of a finished task that differs in its folder only.
+
+        Args:
+            other: The finished task.
+        """
+        found = other.file.read_json()
+        for figure in found["figures"]:
+            write_bytes(self.folder / figure["file"], (other.folder / figure["file"]).read_bytes())
+        self.file.write_json(found)
 
     def result(self) -> Result:
         """Return the result of a finished task."""
@@ -203,12 +215,10 @@ class MeasureJob:
 
     Attributes:
         tasks: The tasks.
-        environment: What the measures may use.
         needs: Ids of the jobs that have to be done before.
     """
 
     tasks: tuple[Task, ...]
-    environment: Environment
     needs: frozenset[str] = frozenset()
     gpu_share = 1.0
 
@@ -226,7 +236,7 @@ class MeasureJob:
         """Run the tasks that have no result."""
         for task in self.tasks:
             if task.file.read_json() is None:
-                task.run(self.environment)
+                task.run()
 
 
 def checked(measure: Measure, found: Iterable[Found]) -> Iterator[Found]:
@@ -281,7 +291,10 @@ def make_task(
         *(__version__, measure.name, measure.code, None if config is None else to_plain(config), part),
         *(_subject_key(subject, "student" in measure.needs), environment.key(measure)),
     ]
-    return Task(measure=name, settings=settings, part=part, subject=subject, folder=folder, key=fingerprint(decisive))
+    return Task(
+        measure=name, settings=settings, part=part, subject=subject, folder=folder, environment=environment,
+        key=fingerprint(decisive),
+    )  # fmt: skip
 
 
 def _subject_key(subject: Subject, with_networks: bool) -> list[Any]:
@@ -304,20 +317,27 @@ def _weights(network: MeasuredNetwork) -> str:
     return STATE.keep("weights", (str(network.checkpoint), stat.st_mtime_ns, stat.st_size), load, most=1000)
 
 
-def run_tasks(tasks: Sequence[Task], environment: Environment, engine: Engine) -> None:
+def run_tasks(tasks: Sequence[Task], engine: Engine) -> None:
     """Run tasks that have no result: those of one subject in one job, those of one part of a measure in one job.
+
+    What several sets have in common, such as their teacher, is measured once: tasks that differ in their folder only
+    have the same result.
 
     Args:
         tasks: The tasks.
-        environment: What the measures may use.
         engine: Where they run.
     """
-    groups: dict[str, list[Task]] = {}
+    first: dict[str, Task] = {}
     for task in tasks:
         task.folder.mkdir(parents=True, exist_ok=True)
+        kept = first.setdefault(task.file.path.name, task)
+        if not kept.file.exists() and task.file.exists():
+            first[task.file.path.name] = task
+    groups: dict[str, list[Task]] = {}
+    for task in first.values():
         together = f"part {task.measure} {task.part}" if task.part else json.dumps(_subject_key(task.subject, True))
         groups.setdefault(together, []).append(task)
-    jobs = unfinished([MeasureJob(tasks=tuple(group), environment=environment) for group in groups.values()])
+    jobs = unfinished([MeasureJob(tasks=tuple(group)) for group in groups.values()])
     files = {file.path: file for job in jobs for file in job.files if not file.exists()}
 
     def done() -> int:
@@ -326,6 +346,9 @@ def run_tasks(tasks: Sequence[Task], environment: Environment, engine: Engine) -
     with watched_progress("measuring", len(files), "results", done):
         for _ in engine.run(jobs):
             pass
+    for task in tasks:
+        if not task.file.exists():
+            task.copy(first[task.file.path.name])
 
 
 def results_of(tasks: Sequence[Task]) -> list[Result]:
