@@ -1,9 +1,10 @@
 """RMIA on CIFAR-10: an overfitted network gives its members away, one that never saw them does not.
 
-    python benchmarks/membership.py --data CIFAR10_FOLDER [--images 1000] [--epochs 40]
+    python benchmarks/membership.py --data CIFAR10_FOLDER [--images 500] [--epochs 16] [--candidates 5000]
 
-Three ConvNet-3 are trained on disjoint images: the attacked one, one that never saw the members, and the reference
-model.
+Three ConvNet-3 are trained on disjoint images: the overfitted one, one that never saw a candidate, and the reference
+model. The first is attacked with the images it was trained on and as many others; the second with two samples of
+`--candidates` images, neither of which it saw, one of them called the members.
 Writes benchmarks/results/membership.json.
 """
 
@@ -56,28 +57,40 @@ def of_class(network: nn.Module, images: Tensor, labels: Tensor) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True)
-    parser.add_argument("--images", type=int, default=1000)
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--images", type=int, default=500, help="images that a network is trained on")
+    parser.add_argument("--epochs", type=int, default=16)
+    parser.add_argument("--candidates", type=int, default=5000, help="of each of the two samples that nobody saw")
+    parser.add_argument("--population", type=int, default=2000)
     parser.add_argument("--out", default="benchmarks/results/membership.json")
     args = parser.parse_args()
     source, n = open_source(args.data), args.images
-    chosen = rng(0, "membership").permutation(len(source))[: 6 * n]
-    images, labels = source.squares(chosen, EvalTransform(resize=32, crop=32)), torch.from_numpy(source.labels[chosen])
-    names = ("members", "unseen", "shadow", "others", "population")
-    part = {name: (images[i * n : (i + 1) * n], labels[i * n : (i + 1) * n]) for i, name in enumerate(names)}
-    rows = {}
+    sizes = {name: n for name in ("members", "others", "unseen", "shadow")}
+    sizes |= {"population": args.population, "first": args.candidates, "second": args.candidates}
+    chosen = rng(0, "membership").permutation(len(source))[: sum(sizes.values())]
+    rows = dict(zip(sizes, np.split(chosen, np.cumsum(list(sizes.values()))[:-1])))
+    part = {
+        name: (source.squares(mine, EvalTransform(resize=32, crop=32)), torch.from_numpy(source.labels[mine]))
+        for name, mine in rows.items()
+    }
+    attacks = (("overfitted", "members", ("members", "others")), ("never saw them", "unseen", ("first", "second")))
+    found = {}
     with threads(2):
         reference = trained(*part["shadow"], 2, args.epochs)
-        for name, seen in (("overfitted", "members"), ("never saw the members", "unseen")):
+        for name, seen, sides in attacks:
             target = trained(*part[seen], 1, args.epochs)
-            p, q = ({k: of_class(net, *part[k]) for k in ("members", "others", "population")}
-                    for net in (target, reference))  # fmt: skip
-            scores = [rmia(p[k], q[k], p["population"], q["population"]) for k in ("members", "others")]
-            right = [float((p[k] > 0.5).mean()) for k in ("members", "others")]
-            rows[name] = asdict(attack_quality(*scores)) | {"p > 1/2 on members, others": right}
-            note(f"{name}: {rows[name]}")
-    facts = {"images": n, "epochs": args.epochs, "hardware": hardware(pick_device("cpu"))}
-    write_bytes(Path(args.out), (json.dumps(facts | {"rows": rows}, indent=1) + "\n").encode())
+            p, q = ({k: of_class(net, *part[k]) for k in (*sides, "population")} for net in (target, reference))
+            scores = [rmia(p[k], q[k], p["population"], q["population"]) for k in sides]
+            right = [float((p[k] > 0.5).mean()) for k in sides]
+            found[name] = asdict(attack_quality(*scores)) | {"candidates": [len(p[k]) for k in sides]}
+            found[name] |= {"p > 1/2 on members, others": right}
+            note(f"{name}: {found[name]}")
+    facts = {
+        "images": n,
+        "epochs": args.epochs,
+        "population": args.population,
+        "hardware": hardware(pick_device("cpu")),
+    }
+    write_bytes(Path(args.out), (json.dumps(facts | {"rows": found}, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -11,6 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from ddkit.mutator import damage
 from trust.bench import Bench
 from trust.goals import Goal, Outcome
 
@@ -38,26 +41,19 @@ def samples_trial(bench: Bench, trial: int) -> Outcome:
     ]
     wrong = [] if sorted(yielded) == list(range(rows)) else [f"{options}, {world} ranks: rows {sorted(yielded)}"]
     copy = shutil.copytree(root, bench.scratch / "copy")
-    shard = rng.choice(sorted((copy / "data").glob("*.tar")))
-    shard.write_bytes(_without_a_row(shard.read_bytes(), rng))
+    (shard,) = damage(copy, "deleted row", np.random.default_rng(trial)).paths
     try:
         datasets.load_dataset(str(copy), split="train", cache_dir=str(bench.scratch / "hf"))
-        wrong.append(f"load_dataset loads a set without a row of {shard.name}")
+        wrong.append(f"load_dataset loads a set without a row of {shard}")
     except datasets.exceptions.NonMatchingSplitsSizesError:
         pass
     try:
         list(ReplayLoader(copy, batch_size=4, device="cpu"))
-        wrong.append(f"the loader replays a set without a row of {shard.name}")
+        wrong.append(f"the loader replays a set without a row of {shard}")
     except DdkitError:
         pass
     raised = not any("without" in line for line in wrong)
     return Outcome(tuple(wrong), {"rows": len(yielded), "missing": 1, "raised": raised})
-
-
-def _without_a_row(data: bytes, rng: random.Random) -> bytes:
-    from trust.mutations import KINDS
-
-    return KINDS["row deleted"](data, rng)
 
 
 def chain(batches: Iterator[dict[str, Any]]) -> Iterator[str]:
