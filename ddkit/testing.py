@@ -62,7 +62,7 @@ def check_distiller(module: ModuleType | str, settings: Mapping[str, Any] | None
     method = part.name if part.shipped else name
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        teacher = str(untrained_teacher(root / "teacher.safetensors", classes=4))
+        teacher = str(untrained_teacher(root / "teacher.safetensors", classes=4, size=16))
 
         def run(out: str, **options: Any) -> Manifest:
             given: dict[str, Any] = {
@@ -117,7 +117,7 @@ def check_measure(module: ModuleType | str, settings: Mapping[str, Any] | None =
     part = find_measure(name)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        teacher = str(untrained_teacher(root / "teacher.safetensors", classes=4))
+        teacher = str(untrained_teacher(root / "teacher.safetensors", classes=4, size=16))
         made = distill(
             root / "set", data="digits", classes="0,1,2,3", method="rded", ipc=2, protocol="demo", views=2,
             teacher=teacher, settings={"pool": 6, "factor": 1}, workers=1,

@@ -6,8 +6,10 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from ddkit import ReplayLoader
 from ddkit.errors import IntegrityError, OtherRun
@@ -47,10 +49,15 @@ def test_stock_readers_open_an_export(tmp_path):
 def test_the_gpu_benchmark_runs_tiny_and_continues(tmp_path, monkeypatch):
     import gpu
 
-    export("digits", tmp_path / "digits")
+    rng = np.random.default_rng(0)
+    for split, images in (("train", 12), ("test", 3)):
+        for label in range(3):
+            (folder := tmp_path / "toy" / split / f"class {label}").mkdir(parents=True)
+            for i in range(images):
+                pixels = rng.integers(64 * label, 64 * label + 128, (16, 16, 3), np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.png")
     monkeypatch.chdir(tmp_path)
-    args = ["--data", "digits", "--tiny", "--device", "cpu", "--work", "work", "--out", "gpu.json"]
-    args[1] = str(tmp_path / "digits")
+    args = ["--data", "toy", "--tiny", "--device", "cpu", "--work", "work", "--out", "gpu.json"]
     assert gpu.main([*args, "--minutes", "0.0001"]) == 3
     assert gpu.main([*args, "--minutes", "9"]) == 0
     found = json.loads(Path("gpu.json").read_text())
@@ -89,8 +96,6 @@ def test_the_contenders_of_replay_show_the_same_views(random_set, tmp_path):
 
 
 def test_the_benchmark_of_bytes_runs_tiny_and_continues(teacher, tmp_path, monkeypatch):
-    from PIL import Image
-
     run = importlib.import_module("bytes").main
     monkeypatch.chdir(tmp_path)
     args = ["--teacher", teacher, "--methods", "random", "--ipc", "1", "--views", "2", "--runs", "1", "--epochs", "1"]

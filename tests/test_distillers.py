@@ -87,7 +87,7 @@ def test_a_distiller_behind_an_entry_point(theirs, monkeypatch, tmp_path):
         (('context.rng("mean", label, rank)', "np.random"), "global random generator|other bytes"),
         (("label=label, rank=rank", "label=label, rank=0"), "made"),
         (("astype(np.uint8)", "astype(np.float32)"), "uint8"),
-        (("context.source.whole(int(i), context.size)", "context.source.whole(int(i), 16)"), "not uint8"),
+        (("context.source.whole(int(i), context.size)", "context.source.whole(int(i), 8)"), "not uint8"),
         (("origin=Origin(", "origin=dict("), "not a ddkit.synthesis.Origin"),
     ],
 )
