@@ -11,6 +11,7 @@ import typer
 
 from ddkit.cli import options as o
 from ddkit.cli.output import command, document, next_step, push_command, say
+from ddkit.errors import OptionError
 
 
 @command("Publish")
@@ -55,7 +56,12 @@ def push(
     """Publish a set on the Hub with its card, in one commit. A second push sends only changed files."""
     from ddkit.publishing.pushing import push as run
     from ddkit.publishing.pushing import summary
+    from ddkit.publishing.spaces import check_space, push_space
 
+    if space is not None:
+        if create_pr or revision:
+            raise OptionError("--space shows what is on main; leave --create-pr and --revision out")
+        check_space(space, repo, closed=private or gated is not None)
     pushed = run(
         directory, repo, license=license, license_name=license_name, license_link=license_link, private=private,
         gated=gated, into_existing=into_existing, card_extra=card_extra, create_pr=create_pr, revision=revision,
@@ -64,10 +70,10 @@ def push(
     for line in summary(pushed, dry_run):
         say(line)
     page = None
-    if space is not None and not dry_run:
-        from ddkit.publishing.spaces import push_space
-
-        page = push_space(directory, space, repo.partition("/")[2], repo, private=private)
+    if space is not None and dry_run:
+        say(f"page: {space}")
+    elif space is not None:
+        page = push_space(directory, space, repo.partition("/")[2], repo)
         say(f"page: {page}")
     document(asdict(pushed) | {"bytes": pushed.bytes, "dry_run": dry_run, "space": page})
     again = shlex.join(word for word in sys.argv[1:] if word != "--dry-run")

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+from ddkit.core.console import note
 from ddkit.core.serialization import fingerprint, to_plain
 from ddkit.distillers import recorded_settings
-from ddkit.errors import SetError
+from ddkit.errors import OptionError, SetError
 from ddkit.evaluation.baselines import BASELINES
 from ddkit.evaluation.measures import measure_config
 from ddkit.evaluation.measures.interface import Asked, Measure, MeasuredNetwork, MeasuredSet, StudentRequest
@@ -18,6 +20,7 @@ from ddkit.evaluation.training_data import TrainingData
 from ddkit.format.manifest import Manifest
 from ddkit.pipeline.record import work_dir
 from ddkit.pipeline.relabelling import policy_problem, relabel
+from ddkit.sources.validation import Validation
 from ddkit.specs import protocol_label
 from ddkit.students.training import StudentJob
 from ddkit.teachers.resolving import resolve_teacher
@@ -34,12 +37,14 @@ class TableRow:
         subjects: The evaluated sets.
         ipc: Images per class of the evaluated sets, or of their prefix.
         options: How students are trained.
+        validation: What they are measured on.
     """
 
     data: tuple[TrainingData, ...]
     subjects: tuple[Subject, ...]
     ipc: int
     options: StudentOptions
+    validation: Validation
 
     @property
     def about(self) -> tuple[Path, ...]:
@@ -55,6 +60,11 @@ class TableRow:
     def title(self) -> str:
         """What students are trained on, for notes."""
         return self.baseline or f"this ({self.data[0].labels} labels)"
+
+    @property
+    def place(self) -> tuple[Any, ...]:
+        """What a row is in the table; two rows with the same place are one."""
+        return self.about, self.baseline, self.data[0].labels, self.protocol
 
     @property
     def protocol(self) -> str:
@@ -129,7 +139,7 @@ def _network(
 
 def make_cell(
     row: TableRow, arch: str, seeds: Sequence[int], measures: Mapping[str, Measure], settings: Mapping[str, object],
-    curve: bool,
+    curve: bool, leave: bool = False,
 ) -> Cell:  # fmt: skip
     """Return a cell with the jobs of its students.
 
@@ -140,6 +150,7 @@ def make_cell(
         measures: The measures, by name or file.
         settings: Settings of the measures, by dotted key.
         curve: Whether accuracies are measured during the training.
+        leave: Leave out measures that the sets are not fit for, with a note.
 
     Raises:
         OptionError, SetError, TeacherError, SourceError, ClassesError.
@@ -151,13 +162,19 @@ def make_cell(
     for name, measure in measures.items():
         if measure.students is None:
             continue
+        config = measure_config(measure, settings)
+        try:
+            asked = [measure.students(Asked(config=config, manifest=data.manifest, arch=arch)) for data in row.data]
+        except (SetError, OptionError) as error:
+            if not leave:
+                raise
+            note(f"no measure {measure.name} of {row.title}: {error}")
+            continue
+        full[name] = tuple(request for request in asked[0] if request.full)
         by_set = []
-        for data in row.data:
-            config = measure_config(measure, settings)
-            asked = measure.students(Asked(config=config, manifest=data.manifest, arch=arch))
-            full[name] = tuple(request for request in asked if request.full)
+        for data, requests in zip(row.data, asked):
             mine = []
-            for request in asked:
+            for request in requests:
                 if not request.full:
                     other = replace(options, arch=request.arch or arch, classes=request.classes)
                     mine += [(request, job) for job in _students(data, other, seeds, False)]
@@ -191,26 +208,28 @@ def table_rows(
 
     Args:
         sets: The evaluated sets.
-        options: How students are trained.
+        options: How students are trained, and the images they are measured on.
         baselines: Names of baselines that are made of training data.
         data: The source, as given.
         workers: Number of processes.
     """
     rows: list[TableRow] = []
     for group in group_sets(sets):
+        assert options.val is not None
+        validation = options.val.open(group[0].classes, group[0].source)
         ipc, own = options.ipc or group[0].ipc, _labelled_for(group, options)
         subjects = tuple(
             Subject(given=m, data=mine, source=data, teacher=options.teacher, device=options.device, workers=workers)
             for m, mine in zip(group, own)
         )
-        rows.append(TableRow(own, subjects, ipc, options))
+        rows.append(TableRow(own, subjects, ipc, options, validation))
         for name in baselines:
             made = [BASELINES[name](subject) for subject in subjects]
             kinds = [one.baseline for one in max(made, key=len)]
             for kind in kinds:
                 theirs = tuple(one for ones in made for one in ones if one.baseline == kind)
                 if len(theirs) == len(group):
-                    rows.append(TableRow(theirs, subjects, ipc, options))
+                    rows.append(TableRow(theirs, subjects, ipc, options, validation))
     return rows
 
 
@@ -225,7 +244,7 @@ def group_sets(sets: Sequence[Manifest]) -> list[list[Manifest]]:
         recipe = to_plain(m.recipe) | {"config": recorded_settings(m.method, m.recipe.config)}
         key = fingerprint(
             [m.method, recipe, to_plain(m.views.policy), m.labels.codec, list(m.prefixes), to_plain(m.image),
-             m.source.fingerprint, [t.hash for t in m.teachers]]
+             m.source.fingerprint, m.source.holdout, to_plain(m.classes), [t.hash for t in m.teachers]]
         )  # fmt: skip
         groups.setdefault(key, []).append(m)
     return list(groups.values())

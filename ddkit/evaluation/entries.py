@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -145,8 +146,12 @@ def measurements_of(
     entries = []
     for (name, condition), by_set in sorted(found.items(), key=lambda item: (item[0][1] != "", order[item[0][0]])):
         metric = measure.metric(name)
-        values = tuple(tuple(row.value for _, row in sorted(rows.items(), key=_by_seed)) for rows in by_set if rows)
-        seeds = tuple(seed for seed, _ in sorted(by_set[0].items(), key=_by_seed) if seed is not None)
+        measured = _seeds(results) if metric.absent is not None else [sorted(rows, key=_first_none) for rows in by_set]
+        values = tuple(
+            tuple(rows[seed].value if seed in rows else metric.absent or 0.0 for seed in mine)
+            for rows, mine in zip(by_set, measured)
+        )
+        seeds = tuple(sorted({seed for mine in measured for seed in mine if seed is not None}))
         counts = [row.n for rows in by_set for row in rows.values() if row.n]
         mean, std = mean_std([value for mine in values for value in mine])
         entries.append(
@@ -172,11 +177,31 @@ def measurements_of(
                 hardware=hardware,
             )  # fmt: skip
         )
-    return entries
+    return _largest(entries, measure)
 
 
-def _by_seed(item: tuple[int | None, Row]) -> int:
-    return -1 if item[0] is None else item[0]
+def _first_none(seed: int | None) -> int:
+    return -1 if seed is None else seed
+
+
+def _seeds(results: Sequence[Sequence[Result]]) -> list[list[int | None]]:
+    """Return the seeds of the networks that were measured, by set."""
+    found: list[list[int | None]] = []
+    for mine in results:
+        subjects = [result.task.subject for result in mine]
+        found.append([*sorted({one.seed for one in subjects if isinstance(one, MeasuredNetwork)})])
+    return found
+
+
+def _largest(entries: Sequence[Measurement], measure: Measure) -> list[Measurement]:
+    """Return the entries without the conditions beyond the `largest` of their metric."""
+    counts, dropped = Counter[tuple[str, str]](), set()
+    for entry in sorted(entries, key=lambda entry: -entry.mean):
+        most, group = measure.metric(entry.metric).largest, (entry.metric, entry.condition.partition(" > ")[0])
+        counts[group] += 1
+        if most is not None and entry.condition and counts[group] > most:
+            dropped.add((entry.metric, entry.condition))
+    return [entry for entry in entries if (entry.metric, entry.condition) not in dropped]
 
 
 def with_differences(entries: Sequence[Measurement]) -> list[Measurement]:
@@ -196,6 +221,8 @@ def with_differences(entries: Sequence[Measurement]) -> list[Measurement]:
                 (index[of, kind, *key] for kind in labels or (ours.labels,) if (of, kind, *key) in index), None
             )
             if theirs is None or theirs is ours or [len(values) for values in theirs.values] != shape:
+                continue
+            if set(shape) != {max(len(ours.seeds), 1)}:  # some network has no value: which ones pair is not known
                 continue
             if difference := paired_difference(ours.values, theirs.values, name, digits=None):
                 differences.append(difference)

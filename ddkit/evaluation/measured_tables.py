@@ -22,6 +22,7 @@ from ddkit.evaluation.subject import Subject
 from ddkit.evaluation.training_data import half_precision_bytes
 from ddkit.format.manifest import Manifest
 from ddkit.format.measurements import (
+    FIGURE_KEY,
     Measurement,
     Measurements,
     StoredCurve,
@@ -32,7 +33,7 @@ from ddkit.format.measurements import (
 )
 from ddkit.format.results import ResultEntry, merged
 from ddkit.pipeline.record import work_dir
-from ddkit.sources.validation import Validation, ValidationRef
+from ddkit.sources.validation import ValidationRef
 from ddkit.students.training import StudentJob, StudentResult
 from ddkit.teachers.resolving import ResolvedTeacher
 
@@ -80,7 +81,6 @@ class MeasuredTable:
         measures: The measures, by name or file.
         settings: Settings of the measures, by dotted key.
         val: The validation images.
-        validation: The same, opened.
         references: Which of the networks that are no students have a row: "teacher", "full".
         device: The device.
         engine: Where measures run.
@@ -93,7 +93,6 @@ class MeasuredTable:
     measures: Mapping[str, Measure]
     settings: Mapping[str, Any]
     val: ValidationRef
-    validation: Validation
     references: tuple[str, ...]
     device: torch.device
     engine: Engine
@@ -131,7 +130,7 @@ class MeasuredTable:
             teacher = self._teacher(subject) if wants_teacher else None
             source = subject.found_source() if "source" in needed or "full" in self.references else None
             found[about] = Environment(
-                directory=str(about[0]), val=self.val, validation=self.validation.fingerprint,
+                directory=str(about[0]), val=self.val, validation=cells[0].row.validation.fingerprint,
                 teacher=None if teacher is None else str(teacher.path),
                 teacher_hash="" if teacher is None else teacher.spec.hash,
                 order=None if teacher is None else teacher.order,
@@ -196,11 +195,11 @@ class MeasuredTable:
         return [self._reference_entry(task, about) for task, about in tasks]
 
     def _reference_entry(self, task: Task, about: tuple[Path, ...]) -> ResultEntry:
-        network = task.subject
+        network, row = task.subject, self._groups[about][0].row
         assert isinstance(network, MeasuredNetwork)
         return accuracy_of_network(
-            task.result(), of=network.of, ipc=self._groups[about][0].row.ipc, arch=network.arch, protocol=NO_PROTOCOL,
-            val=self.validation.name, val_images=self.validation.used,
+            task.result(), of=network.of, ipc=row.ipc, arch=network.arch, protocol=NO_PROTOCOL,
+            val=row.validation.name, val_images=row.validation.used,
             total_bytes=half_precision_bytes(network.checkpoint), command=self.command, hardware=self.hardware,
         )  # fmt: skip
 
@@ -213,10 +212,12 @@ class MeasuredTable:
                   self.engine)  # fmt: skip
         for about, of_set in planned.items():
             found = []
+            soft = {name for name, origin, _ in of_set if origin.of == "this" and origin.labels != "hard"}
             for name, origin, sets in of_set:
-                measure, results = self.measures[name], [results_of(mine) for mine in sets]
+                measure, results = find_measure(name), [results_of(mine) for mine in sets]
                 entries = measurements_of(measure, origin, results, command=self.command, hardware=self.hardware)
-                figures = list(_figures(measure.name, origin, results))
+                again = origin.of == "this" and origin.labels == "hard" and name in soft  # the same images
+                figures = [] if again else list(_figures(measure.name, origin, results))
                 found += [(entry, figures if i == 0 else []) for i, entry in enumerate(entries)]
             entries = with_differences([entry for entry, _ in found])
             self.measured[about] = [(entry, figures) for entry, (_, figures) in zip(entries, found)]
@@ -248,10 +249,13 @@ class MeasuredTable:
             seen = set()
             for cell in cells:
                 data, own = cell.row.data, "student" in measure.needs
+                if measure.students is not None and name not in cell.requested:
+                    continue
+                two_kinds = data[0].of == "equal-bytes"  # other images with hard labels than with stored ones
                 origin = Origin(
                     of=data[0].of, ipc=cell.row.ipc, arch=cell.arch if own else None,
-                    protocol=cell.row.protocol if own else None, labels=data[0].labels if own else None,
-                    val=self.validation.name,
+                    protocol=cell.row.protocol if own else None, labels=data[0].labels if own or two_kinds else None,
+                    val=cell.row.validation.name,
                 )  # fmt: skip
                 if origin in seen:  # of a measure of the images alone
                     continue
@@ -262,13 +266,16 @@ class MeasuredTable:
                 elif all((request.arch or cell.arch) in full for request in cell.full.get(name, ())):
                     sets = [cell.measured_set(i, name, self.trained.by_key, full) for i in range(len(data))]
                     yield name, origin, [tasks(name, measure, one) for one in sets]
-            if measure.subject == "network":
-                for network in self._references[about]:
-                    origin = Origin(
-                        of=network.of, ipc=cells[0].row.ipc, arch=network.arch, protocol=None, labels=network.labels,
-                        val=self.validation.name,
-                    )  # fmt: skip
-                    yield name, origin, [tasks(name, measure, network)]
+        of_networks = {name: measure for name, measure in measures.items() if measure.subject == "network"}
+        for name, measure in ({"accuracy": find_measure("accuracy")} | of_networks).items():
+            for network in self._references[about]:
+                if name not in of_networks and network.of != "full":  # a manifest has no place for those of the source
+                    continue
+                origin = Origin(
+                    of=network.of, ipc=cells[0].row.ipc, arch=network.arch, protocol=None, labels=network.labels,
+                    val=cells[0].row.validation.name,
+                )  # fmt: skip
+                yield name, origin, [tasks(name, measure, network)]
 
     # -------------------------------------------------------------- writing
 
@@ -283,7 +290,7 @@ class MeasuredTable:
         entries = tuple(entry for _, measured in mine for entry, _ in measured)
         figures = tuple(figure for about, measured in mine for _, some in measured for figure in some)
         cells = [cell for cell in self.cells if manifest.root in cell.row.about]
-        curves = tuple(_curve(cell, found, self.validation.name) for cell in cells)
+        curves = tuple(_curve(cell, found) for cell in cells)
         work = work_dir(manifest.root)
         if mine and mine[0][0][0] != manifest.root:  # figures lie beside the first set of the row
             figures = ()
@@ -294,7 +301,7 @@ class MeasuredTable:
             work,
             Measurements(
                 content=manifest.content, measurements=merged_measurements(entries, earlier.measurements),
-                figures=merged(figures, earlier.figures, ("measure", "name", "of", "arch")),
+                figures=merged(figures, earlier.figures, FIGURE_KEY),
                 curves=merged(curves, earlier.curves, ("of", "ipc", "arch", "protocol", "labels", "val")),
             ),
         )  # fmt: skip
@@ -302,18 +309,17 @@ class MeasuredTable:
 
 
 def _figures(measure: str, origin: Origin, results: Sequence[Sequence[Result]]) -> Iterator[StoredFigure]:
-    """Yield the figures of the first subject, once for a set that is trained on with several kinds of labels."""
-    if origin.of == "this" and origin.labels == "hard":
-        return
+    """Yield the figures of the first subject."""
     for result in results[0][:1]:
         for figure in result.figures:
             yield StoredFigure(
-                measure=measure, name=figure["name"], caption=figure["caption"], of=origin.of, arch=origin.arch,
-                kind=figure["kind"], file=f"{FOLDER}/{figure['file']}", private=figure["private"],
+                measure=measure, name=figure["name"], caption=figure["caption"], of=origin.of, ipc=origin.ipc,
+                arch=origin.arch, protocol=origin.protocol, labels=origin.labels, kind=figure["kind"],
+                file=f"{FOLDER}/{figure['file']}", private=figure["private"],
             )  # fmt: skip
 
 
-def _curve(cell: Cell, found: Mapping[str, StudentResult], val: str) -> StoredCurve:
+def _curve(cell: Cell, found: Mapping[str, StudentResult]) -> StoredCurve:
     """Return the learning curves of a cell's students."""
     histories = [found[job.result_key].history for seeds in cell.jobs for job in seeds]
     measured = [[entry.get("accuracy") for entry in history] for history in histories]
@@ -321,7 +327,8 @@ def _curve(cell: Cell, found: Mapping[str, StudentResult], val: str) -> StoredCu
     first = cell.row.data[0]
     return StoredCurve(
         of=first.of, ipc=cell.row.ipc, arch=cell.arch, protocol=cell.row.protocol, labels=first.labels,
-        val=val if any(best) else None, epochs=tuple(int(entry["epoch"]) for entry in histories[0]),
+        val=cell.row.validation.name if any(best) else None,
+        epochs=tuple(int(entry["epoch"]) for entry in histories[0]),
         losses=tuple(tuple(float(entry["loss"]) for entry in history) for history in histories),
         accuracies=tuple(map(tuple, measured)), best=tuple(best),
     )  # fmt: skip

@@ -35,6 +35,7 @@ from ddkit.evaluation.measures.interface import (
 )
 from ddkit.format.manifest_file import read_manifest
 from ddkit.networks.checkpoints import load_checkpoint
+from ddkit.sources.classes import unique_names
 from ddkit.sources.images import Source, SourceRef, reopen
 from ddkit.sources.validation import ValidationRef
 from ddkit.teachers.teacher import Teacher
@@ -103,7 +104,8 @@ class Environment:
             return reopen(source)
 
         return Context(
-            config=config, classes=tuple(manifest.class_names), device=device, part=part, load_validation=validation,
+            config=config, classes=tuple(unique_names(manifest.classes)), device=device, part=part,
+            load_validation=validation,
             load_teacher=load_teacher if "teacher" in measure.needs else None,
             load_source=load_source if "source" in measure.needs else None,
         )  # fmt: skip

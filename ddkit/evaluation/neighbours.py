@@ -84,20 +84,20 @@ def nearest(queries: Tensor, points: Tensor, *, same: bool = False) -> tuple[Ten
         if same:
             rows = torch.arange(len(block))
             block[rows, start + rows] = torch.inf
-        found = block.min(1)
-        distances.append(found.values)
-        indices.append(found.indices)
+        found = block.argmin(1)
+        distances.append((queries[start : start + BLOCK] - points[found]).norm(dim=1))  # exact: 0 for a copy
+        indices.append(found)
     return torch.cat(distances), torch.cat(indices)
 
 
 def radii(points: Tensor, k: int) -> Tensor:
-    """Return the distance of each point to its k-th nearest other point, float [n].
+    """Return the distance of each point to its k-th nearest other point, float64 [n].
 
     Args:
         points: float [n,F].
         k: From 1; with fewer other points, the farthest one.
     """
-    k = min(k, len(points) - 1)
+    k, points = min(k, len(points) - 1), points.double()
     found = [torch.cdist(block, points).kthvalue(k + 1, dim=1).values for block in points.split(BLOCK)]
     return torch.cat(found)
 
@@ -110,8 +110,8 @@ def recall(real: Tensor, synthetic: Tensor, k: int) -> float:
         synthetic: float [m,F]; a ball reaches to the k-th nearest synthetic point.
         k: From 1.
     """
-    reach = radii(synthetic, k)
-    inside = [(torch.cdist(block, synthetic) <= reach).any(1) for block in real.split(BLOCK)]
+    reach, synthetic = radii(synthetic, k), synthetic.double()
+    inside = [(torch.cdist(block.double(), synthetic) <= reach).any(1) for block in real.split(BLOCK)]
     return float(torch.cat(inside).float().mean())
 
 

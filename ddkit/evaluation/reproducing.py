@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ddkit import __version__
 from ddkit.core.console import duration, note
 from ddkit.core.device import versions
 from ddkit.core.files import write_bytes
 from ddkit.core.serialization import canonical, fingerprint, read_dataclass, to_plain
 from ddkit.errors import OptionError, TooCostly
 from ddkit.evaluation.published import PaperRow, PaperTable, Scale, find_table, verdict
+from ddkit.evaluation.subject import Subject
 from ddkit.evaluation.tables import evaluate
+from ddkit.evaluation.training_data import TrainingData
 from ddkit.format.manifest import Manifest
 from ddkit.format.results import Difference, ResultEntry
 from ddkit.pipeline.costs import LIMIT_S
@@ -22,6 +27,7 @@ from ddkit.pipeline.distilling import distill
 from ddkit.pipeline.planning import plan
 from ddkit.pipeline.relabelling import relabel
 from ddkit.specs import Recipe
+from ddkit.teachers.resolving import TeacherChoice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,18 +126,17 @@ def reproduce(
     under, chosen, work = table.scale[scale], table.rows(rows), Path(work)
     count, students = sets or under.sets, runs or under.runs
     runner = _Runner(
-        table, under, data, teacher, work, epochs or under.epochs, count, students, settings or {}, workers
+        table, under, data, teacher, work, val or data, epochs or under.epochs, count, students, settings or {}, workers
     )
-    file = work / f"{Path(name).stem}-{scale}.json"
-    found = _kept(file, {row.name: runner.key(row) for row in chosen})
+    file, keys = work / f"{Path(name).stem}-{scale}.json", {row.name: runner.key(row) for row in table.rows(None)}
+    found = _kept(file, keys)
     problems = {row.name: why for row in chosen if row.name not in found if (why := runner.problem(row))}
     todo = [row for row in chosen if row.name not in found and row.name not in problems]
     runner.ask(todo, yes)
     for row in todo:
-        found[row.name] = runner.run(row, val or data)
-        measured = {row.name: runner.key(row) for row in chosen if row.name in found}
-        _write(file, table, found, measured, {"scale": to_plain(under), "epochs": runner.epochs, "sets": count,
-                                              "runs": students})  # fmt: skip
+        found[row.name] = runner.run(row)
+        conditions = {"scale": to_plain(under), "epochs": runner.epochs, "sets": count, "runs": students}
+        _write(file, table, found, keys, conditions)
     results = tuple(
         ReproducedRow(row=row, result=found.get(row.name), why=problems.get(row.name, "")) for row in chosen
     )
@@ -147,6 +152,7 @@ class _Runner:
     data: str
     teacher: str
     work: Path
+    val: str
     epochs: int | None
     sets: int
     runs: int
@@ -167,7 +173,14 @@ class _Runner:
         """Return the hash of everything that decides the result of a row."""
         made = [self.options(row, seed) for seed in range(self.sets)]
         measures = [self.table.measures, self.table.settings] if self.table.measures else []
-        return fingerprint([to_plain(made), row.mix_within, self.epochs, self.runs, to_plain(measures)])
+        decisive = [to_plain(made), row.mix_within, self.epochs, self.runs, to_plain(measures), self.val, __version__]
+        return fingerprint([*decisive, self._teacher_hash])
+
+    @cached_property
+    def _teacher_hash(self) -> str:
+        """Hash of the teacher's file; "" of a teacher that is trained or of a library, which its name determines."""
+        file = Path(self.teacher)
+        return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
 
     def folder(self, row: PaperRow, seed: int) -> Path:
         """Return the directory of a set, the same for every table that has it."""
@@ -200,25 +213,40 @@ class _Runner:
                 f"making the sets takes about {duration(seconds)}; give fewer --rows, or --yes to continue anyway"
             )
 
-    def run(self, row: PaperRow, val: str) -> ResultEntry:
+    def run(self, row: PaperRow) -> ResultEntry:
         """Make the sets of a row and measure their students."""
-        made = [self._set(row, seed) for seed in range(self.sets)]
+        first = self._set(row, 0, self.teacher)
+        teacher = self._teacher_of(first)
+        made = [first, *(self._set(row, seed, teacher) for seed in range(1, self.sets))]
+        made = [self._grouped(row, manifest, teacher) for manifest in made]
         report = evaluate(
-            [manifest.root for manifest in made], val=val, data=self.data, teacher=self.teacher, epochs=self.epochs,
-            runs=self.runs, baseline=None, measure=list(self.table.measures) or None,
+            [manifest.root for manifest in made], val=self.val, data=self.data, teacher=self.teacher,
+            epochs=self.epochs, runs=self.runs, baseline=None, measure=list(self.table.measures) or None,
             settings=dict(self.table.settings), workers=self.workers, command=f"ddkit reproduce ({self.table.paper})",
         )  # fmt: skip
-        result = report[0]
+        (result,) = (entry for entry in report if entry.of == "this")
         note(f"{row.name}: {result.mean:.2f} ± {result.std:.2f} % ({result.n_sets} sets, {result.n_students} students)")
         return result
 
-    def _set(self, row: PaperRow, seed: int) -> Manifest:
-        out = self.folder(row, seed)
-        made = distill(out, **self.options(row, seed), yes=True, workers=self.workers)
+    def _set(self, row: PaperRow, seed: int, teacher: str) -> Manifest:
+        options = self.options(row, seed) | {"teacher": teacher}
+        return distill(self.folder(row, seed), **options, yes=True, workers=self.workers)
+
+    def _teacher_of(self, first: Manifest) -> str:
+        """Return the teacher of the first set, which all sets of a row share, also where it was trained for it."""
+        if not TeacherChoice(self.teacher, first.views.size).needs_training(first.classes):
+            return self.teacher
+        data = TrainingData(of="this", labels="stored", manifest=first, ipc=None)
+        found = Subject(given=first, data=data, source=self.data, teacher=self.teacher).found_teacher()
+        assert found is not None  # it has just labelled the set
+        return str(found.path)
+
+    def _grouped(self, row: PaperRow, made: Manifest, teacher: str) -> Manifest:
+        """Return the set with views mixed within groups, where the row says so."""
         if row.mix_within is None:
             return made
-        grouped = out.with_name(f"{out.name}-grouped")
-        return relabel(out, grouped, teacher=self.teacher, mix_within=row.mix_within, workers=self.workers)
+        out = made.root.with_name(f"{made.root.name}-grouped")
+        return relabel(made.root, out, teacher=teacher, mix_within=row.mix_within, workers=self.workers)
 
 
 def _kept(file: Path, keys: dict[str, str]) -> dict[str, ResultEntry]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,10 @@ from ddkit.engine import Engine, select_engine
 from ddkit.engine.interleaving import group_jobs
 from ddkit.errors import OptionError, SetError
 from ddkit.evaluation.baselines import BASELINES, DEFAULT, REFERENCES, baseline_names
-from ddkit.evaluation.cells import Cell, make_cell, table_rows
+from ddkit.evaluation.cells import Cell, TableRow, make_cell, table_rows
 from ddkit.evaluation.entries import accuracy_entry, compared
 from ddkit.evaluation.measured_tables import MeasuredTable, Trained
-from ddkit.evaluation.measures import find_measures, measure_config
+from ddkit.evaluation.measures import asks_all, find_measures, measure_config
 from ddkit.evaluation.measures.interface import Measure
 from ddkit.evaluation.students import StudentOptions, default_validation
 from ddkit.evaluation.tracking import RUNS, check_tracker, track_student
@@ -29,7 +30,7 @@ from ddkit.format.results import EvalReport, ResultEntry, merged_results, with_e
 from ddkit.pipeline.options import check_counts
 from ddkit.pipeline.record import check_work, work_dir
 from ddkit.publishing.rendering import publish_files
-from ddkit.sources.validation import Validation, ValidationRef
+from ddkit.sources.validation import ValidationRef
 from ddkit.students.training import StudentGroup, StudentJob, StudentResult
 
 OWN = "own"  # as a protocol: the one that each set recommends
@@ -78,8 +79,8 @@ def evaluate(
             itself) and "full" (the networks trained on the whole source), as a list or separated by commas; None: no
             baseline. Those that need a source or teacher that is not at hand are left out, with a note.
         measure: Measures beside the accuracy (`evaluation.measures`), names or Python files, as a list or separated by
-            commas; "all": every one. Their results are written to `measurements.json` in OUT.work, and their
-            summaries into the manifest.
+            commas; "all": every one that the sets are fit for. Their results are written to `measurements.json` in
+            OUT.work, and their summaries into the manifest.
         settings: Settings of measures that differ from the defaults, by dotted key, as in "corruptions.images".
         curve: Also measure accuracies during the training. They are shown, never used: students are trained anew, to
             the same weights.
@@ -106,14 +107,18 @@ def evaluate(
     if ref is None:
         raise OptionError(f"{sets[0].root} has no holdout available; give images to measure on with --val SOURCE")
     kinds = [name for name in baselines if name in BASELINES]
-    cells = []
+    rows: dict[Any, TableRow] = {}
     for name in _protocols(protocol):
         options = StudentOptions(
             protocol=name, labels=labels, ipc=ipc, epochs=epochs, teacher=teacher, val=ref, device=str(where)
         )
         for row in table_rows(sets, options, kinds, data, workers):
-            for arch in archs or [sets[0].recommended.arch]:
-                cells.append(make_cell(row, arch, range(runs), measures, settings, curve))
+            rows.setdefault(row.place, row)
+    networks = dict.fromkeys(archs or [sets[0].recommended.arch])
+    make = partial(
+        make_cell, seeds=range(runs), measures=measures, settings=settings, curve=curve, leave=asks_all(measure)
+    )
+    cells = [make(row, arch) for row in rows.values() for arch in networks]
     _note_costs(cells, list(measures.values()))
     trained = Trained.of(cells)
     engine = select_engine("local", device=where, workers=workers, devices=None, work=Path("."))
@@ -121,13 +126,12 @@ def evaluate(
     found = {job.result_key: results[job.out] for job in trained.jobs}
     if track is not None:
         _track(track, cells, found)
-    measured_on, made_on = ref.open(sets[0].classes, sets[0].source), hardware(where)
+    made_on = hardware(where)
     table = MeasuredTable(
-        cells=cells, trained=trained, measures=measures, settings=settings, val=ref, validation=measured_on,
-        references=tuple(name for name in baselines if name in REFERENCES), device=where, engine=engine,
-        command=command, hardware=made_on,
+        cells=cells, trained=trained, measures=measures, settings=settings, val=ref, device=where, engine=engine,
+        references=tuple(name for name in baselines if name in REFERENCES), command=command, hardware=made_on,
     )  # fmt: skip
-    entries = [_entry(cell, found, measured_on, command, made_on) for cell in cells]
+    entries = [_entry(cell, found, command, made_on) for cell in cells]
     report = [*_compared(cells, entries), *table.reference_entries()]
     table.measure()
     _write_results(sets, cells, report, table, found)
@@ -164,9 +168,9 @@ def _open_sets(directories: Sequence[str | Path]) -> list[Manifest]:
     return sets
 
 
-def _entry(cell: Cell, found: Mapping[str, StudentResult], val: Validation, command: str, hardware: str) -> ResultEntry:
+def _entry(cell: Cell, found: Mapping[str, StudentResult], command: str, hardware: str) -> ResultEntry:
     """Return the result of a cell's students. found: their results by key."""
-    first = cell.row.data[0]
+    first, val = cell.row.data[0], cell.row.validation
     return accuracy_entry(
         [[found[job.result_key] for job in seeds] for seeds in cell.jobs], of=first.of, ipc=cell.row.ipc,
         arch=cell.arch, protocol=cell.row.protocol, labels=first.labels, val=val.name, val_images=val.used,
@@ -206,7 +210,8 @@ def _track(tracker: str, cells: Sequence[Cell], found: Mapping[str, StudentResul
     for cell in cells:
         for data, jobs in zip(cell.row.data, cell.jobs):
             for job in jobs:
-                run = f"{data.manifest.name}-{data.of}-{data.labels}-{cell.arch.replace(':', '-')}-s{job.seed}"
+                arch, one = cell.arch.replace(":", "-"), job.result_key[:8]  # sets of several seeds have the same name
+                run = f"{data.manifest.name}-{data.of}-{data.labels}-{arch}-{cell.row.protocol}-s{job.seed}-{one}"
                 config = {
                     "set": data.manifest.name, "content": data.manifest.content, "method": data.manifest.method,
                     "trained on": data.of, "labels": data.labels, "network": cell.arch, "seed": job.seed,

@@ -24,6 +24,7 @@ from ddkit.format.results import Difference, merged
 
 # Identifies a measurement: a new one with the same values replaces the old one.
 MEASUREMENT_KEY = ("measure", "metric", "condition", "of", "ipc", "arch", "protocol", "labels", "val", "seeds")
+FIGURE_KEY = ("measure", "name", "of", "ipc", "arch", "protocol", "labels")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,21 +85,23 @@ class StoredFigure(Extensible):
         measure: Name of the measure.
         name: Name of the figure, unique within the measure and its subject.
         caption: What it shows, one or two sentences.
-        of: As in Measurement.
-        arch: As in Measurement.
+        of, ipc, arch, protocol, labels: As in Measurement.
         kind: "png", or "vega-lite": a Vega-Lite specification with its data.
         file: The file, relative to OUT.work.
-        private: Whether it shows real images, so that it is never published.
+        private: Whether it shows real images, so that it is never published; where nothing is said, it does.
     """
 
     measure: Line
     name: Line
     caption: Words
     of: Line
+    ipc: Count | None = later(None)
     arch: Architecture | None = None
+    protocol: Line | None = later(None)
+    labels: Line | None = later(None)
     kind: Annotated[str, one_of("png", "vega-lite")]
     file: Annotated[str, matching(r"measures/[^/\\\x00-\x1f]{1,250}")]
-    private: bool = later(False)
+    private: bool = later(True)
 
 
 @dataclass(frozen=True, kw_only=True)

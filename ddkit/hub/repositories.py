@@ -42,11 +42,13 @@ class Remote:
         head: The commit; None if the repository has none.
         files: File by path.
         public: Whether the repository is public; None if it does not exist.
+        gated: Whether readers have to ask for access.
     """
 
     head: str | None
     files: Mapping[str, RemoteFile]
     public: bool | None = None
+    gated: bool = False
 
 
 def split_id(text: str) -> tuple[str, str | None] | None:
@@ -107,11 +109,12 @@ def remote(repo: str, revision: str | None = None, kind: str = "dataset") -> Rem
 
     def read() -> Remote:
         info = api().repo_info(repo, repo_type=kind, revision=revision)
+        access = {"public": not info.private, "gated": bool(getattr(info, "gated", False))}
         if info.sha is None:
-            return Remote(None, {}, not info.private)
+            return Remote(None, {}, **access)
         _commit(info.sha)
         tree = api().list_repo_tree(repo, repo_type=kind, revision=info.sha, recursive=True)
-        return Remote(info.sha, dict(_file(entry) for entry in tree if hasattr(entry, "blob_id")), not info.private)
+        return Remote(info.sha, dict(_file(entry) for entry in tree if hasattr(entry, "blob_id")), **access)
 
     return with_retries(f"reading {repo}", repo, read, kind)
 

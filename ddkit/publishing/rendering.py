@@ -26,7 +26,7 @@ from ddkit.format.manifest_file import work_beside
 from ddkit.format.results import ResultEntry
 from ddkit.publishing.escaping import code, fenced, markdown, web_address
 from ddkit.publishing.pictures import preview_grid, source_name, title
-from ddkit.publishing.summaries import COLUMNS, summary_rows
+from ddkit.publishing.summaries import summary_table
 from ddkit.publishing.user_content import UserContent, digest, user_content_of, with_digest
 from ddkit.publishing.verdicts import short_name, verdicts
 from ddkit.sources.classes import unique_names
@@ -136,8 +136,7 @@ def render_card(manifest: Manifest, user_content: UserContent | None = None) -> 
         "random": random,
         "verdicts": verdicts(headline, results) if headline else [],
         "compared": [(r, d) for r in results if r.of == "this" for d in r.differences],
-        "summaries": summary_rows(manifest.measurements),
-        "summary_columns": COLUMNS,
+        "summaries": summary_table(manifest.measurements),
         "random_rows": random.ipc * classes if random else 0,
         "several_crops": several_crops(manifest.log.plan),
         "size_words": size_words,

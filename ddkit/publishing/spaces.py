@@ -15,31 +15,54 @@ INDEX, CARD = "index.html", "README.md"
 MARK = "ddkit-page"  # tag of the Spaces that ddkit made
 
 
-def push_space(directory: str | Path, space: str, title: str, dataset: str, *, private: bool = False) -> str:
+def check_space(space: str, dataset: str, *, closed: bool = False) -> tuple[hub.Remote, bool]:
+    """Refuse a Space that ddkit did not make, and a public Space for a set that is not.
+
+    Args:
+        space: "ORG/NAME" of the Space.
+        dataset: Hub id of the set.
+        closed: The set will be private or gated.
+
+    Returns:
+        (the Space, without files if it does not exist; whether the set is private or gated).
+
+    Raises:
+        Refused, SetError, HubAccess, HubError.
+    """
+    hub.check_repo(space)
+    there, shown = hub.find(space, kind="space") or hub.Remote(None, {}), hub.find(dataset)
+    if set(there.files) - {".gitattributes"}:
+        card = CARD in there.files and hub.fetch(space, CARD, revision=there.head, kind="space", most=10**6)
+        if not card or MARK not in card.read_text(encoding="utf-8"):
+            raise Refused(f"{space} is a Space that ddkit did not make; choose another name")
+    closed = closed or (shown is not None and (not shown.public or shown.gated))
+    if closed and there.public:
+        raise Refused(
+            f"{space} is public and {dataset} is not open to everyone; make the Space private in its settings first, "
+            "or choose another name"
+        )
+    return there, closed
+
+
+def push_space(directory: str | Path, space: str, title: str, dataset: str) -> str:
     """Publish the page of a set as a static Space, in one commit; a second call sends only changed files.
 
-    Figures that show real images are left out.
+    Figures that show real images are left out. The Space of a private or gated set is private.
 
     Args:
         directory: The set.
         space: "ORG/NAME" of the Space.
         title: Title of the Space.
         dataset: Hub id of the set, which the Space links to.
-        private: Make a new Space private.
 
     Returns:
         The address of the Space.
 
     Raises:
-        Refused: The Space exists and is not one that ddkit made.
+        Refused: As `check_space`.
         SetError, IntegrityError, HubAccess, HubError.
     """
-    hub.check_repo(space)
-    there = hub.find(space, kind="space") or hub.Remote(None, {})
-    if CARD in there.files:
-        card = hub.fetch(space, CARD, revision=there.head, kind="space", most=10**6).read_text(encoding="utf-8")
-        if MARK not in card:
-            raise Refused(f"{space} is a Space that ddkit did not make; choose another name")
+    there, closed = check_space(space, dataset)
     front = {
         "title": title, "emoji": "🧪", "colorFrom": "blue", "colorTo": "gray", "sdk": "static", "pinned": False,
         "datasets": [dataset], "tags": [MARK, "dataset-distillation"],
@@ -57,6 +80,6 @@ def push_space(directory: str | Path, space: str, title: str, dataset: str, *, p
         return Changes({p: c for p, c in files.items() if not hub.same(c, hashes[p], there.files.get(p))}, [])
 
     if there.public is None:
-        hub.create(space, private=private, kind="space", sdk="static")
+        hub.create(space, private=closed, kind="space", sdk="static")
     commit_changes(changes, space, None, f"ddkit: page of {dataset}", kind="space")
     return hub.url(space, "space")

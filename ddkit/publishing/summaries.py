@@ -9,6 +9,7 @@ from ddkit.core.console import size_words
 from ddkit.format.measurements import Measurement
 
 COLUMNS = ("this set", "hard labels", "random", "teacher")
+CONDITIONS = {"images per class": "ipc", "protocol": "protocol", "labels": "labels", "measured on": "val"}
 
 
 @dataclass(frozen=True)
@@ -16,43 +17,72 @@ class SummaryRow:
     """One metric of the table.
 
     Attributes:
-        measure: Name of the measure.
         title: What the metric is, with its unit.
         arch: Architecture of the students; "" for a metric of the sets.
-        ipc: Images per class.
+        conditions: What it was measured under, one for each of the table's conditions; "" where that says nothing.
         cells: Values in words, one for each of COLUMNS; "–" where it was not measured.
         better: "higher", "lower" or "".
     """
 
-    measure: str
     title: str
     arch: str
-    ipc: int
+    conditions: tuple[str, ...]
     cells: tuple[str, ...]
     better: str
 
 
-def summary_rows(measurements: Sequence[Measurement]) -> list[SummaryRow]:
-    """Return one row for each metric, prefix and network, in the order of the measurements of the set.
+@dataclass(frozen=True)
+class SummaryTable:
+    """The summaries of a set.
+
+    Attributes:
+        conditions: Names of those of CONDITIONS that differ between rows, and "students" where their number does.
+        columns: Names of the columns of values.
+        rows: The rows.
+    """
+
+    conditions: tuple[str, ...]
+    columns: tuple[str, ...]
+    rows: tuple[SummaryRow, ...]
+
+
+def summary_table(measurements: Sequence[Measurement]) -> SummaryTable:
+    """Return one row for each metric, prefix, network and protocol, in the order of the measurements of the set.
 
     Args:
         measurements: The measurements; those with a condition are left out.
     """
+    shown = [
+        one
+        for one in measurements
+        if one.of == "this" and not one.condition
+        if one.labels != "hard" or not _with(measurements, one, "this", "soft")
+    ]
+    differ = {
+        name: texts
+        for name, texts in ((name, [_condition(one, name) for one in shown]) for name in (*CONDITIONS, "students"))
+        if len(set(texts) - {""}) > 1
+    }
     rows = []
-    for ours in measurements:
-        if ours.of != "this" or ours.condition or (ours.labels == "hard" and _with(measurements, ours, "this", "soft")):
-            continue
+    for i, ours in enumerate(shown):
         others = [_with(measurements, ours, *kind) for kind in (("this", "hard"), ("random", "soft"), ("teacher", ""))]
         title = f"{ours.title} ({ours.unit})" if ours.unit and ours.unit != "bytes" else ours.title
-        shown = ours if ours.labels != "hard" else None
-        cells = tuple(_words(one) for one in (shown, *others))
-        rows.append(SummaryRow(ours.measure, title, ours.arch or "", ours.ipc, cells, ours.better))
-    return rows
+        cells = tuple(_words(one) for one in (ours if ours.labels != "hard" else None, *others))
+        conditions = tuple(texts[i] for texts in differ.values())
+        rows.append(SummaryRow(title, ours.arch or "", conditions, cells, ours.better))
+    return SummaryTable(tuple(differ), COLUMNS, tuple(rows))
+
+
+def _condition(one: Measurement, name: str) -> str:
+    """Return a condition of a measurement in words, "" where there is none."""
+    value = len(one.seeds) or None if name == "students" else getattr(one, CONDITIONS[name])
+    return "" if value is None else str(value)
 
 
 def _with(measurements: Sequence[Measurement], ours: Measurement, of: str, labels: str) -> Measurement | None:
     """Return the same metric of something else: `labels` is "hard", "soft", or "" for any."""
-    alike = ("measure", "metric", "condition", "ipc", "val", *(() if of == "teacher" else ("arch", "protocol")))
+    of_students = () if of == "teacher" else ("arch", "protocol", "seeds")
+    alike = ("measure", "metric", "condition", "ipc", "val", *of_students)
     for other in measurements:
         same = other.of == of and all(getattr(other, name) == getattr(ours, name) for name in alike)
         if same and (not labels or (other.labels == "hard") == (labels == "hard")):

@@ -88,11 +88,22 @@ def find_measures(asked: str | Sequence[str] | None) -> dict[str, Measure]:
     Raises:
         OptionError: As `find_measure`.
     """
-    names = [asked] if isinstance(asked, str) else list(asked or ())
-    names = [part.strip() for name in names for part in name.split(",") if part.strip()]
-    if names == ["all"]:
-        names = measure_names()
+    names = measure_names() if asks_all(asked) else _names(asked)
     return {name: find_measure(name) for name in names}
+
+
+def asks_all(asked: str | Sequence[str] | None) -> bool:
+    """Return whether every measure was asked for.
+
+    Args:
+        asked: As in `find_measures`.
+    """
+    return _names(asked) == ["all"]
+
+
+def _names(asked: str | Sequence[str] | None) -> list[str]:
+    names = [asked] if isinstance(asked, str) else list(asked or ())
+    return [part.strip() for name in names for part in name.split(",") if part.strip()]
 
 
 def measure_config(measure: Measure, settings: Mapping[str, Any]) -> Any:

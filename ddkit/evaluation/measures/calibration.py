@@ -94,7 +94,8 @@ def expected_calibration_error(p: Tensor, labels: Tensor, bins: int = BINS) -> f
     """
     from torchmetrics.functional.classification import multiclass_calibration_error
 
-    found = multiclass_calibration_error(p, labels, num_classes=p.shape[1], n_bins=bins, norm="l1")
+    below_one = p.clamp(max=1 - 2**-24)  # torchmetrics puts a confidence of exactly 1 into a bin of its own
+    found = multiclass_calibration_error(below_one, labels, num_classes=p.shape[1], n_bins=bins, norm="l1")
     return float(found)
 
 

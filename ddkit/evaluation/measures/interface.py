@@ -54,12 +54,17 @@ class Metric:
         title: What it is, in a few words, as in "expected calibration error".
         unit: "%", "points", "bytes", "s", or "" for a plain number.
         better: "higher" or "lower"; "" where neither is better.
+        absent: Value of a condition for networks of which there is no row, where other ones have a row; None: a mean is
+            that of the networks that have one, and is not compared.
+        largest: Of the conditions "A > B" with the same A, so many are kept, those of the largest mean; None: all.
     """
 
     name: str
     title: str
     unit: str = ""
     better: str = ""
+    absent: float | None = None
+    largest: int | None = None
 
 
 @dataclass(frozen=True)

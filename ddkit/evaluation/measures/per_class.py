@@ -20,13 +20,13 @@ METRICS = (
     Metric(name="worst-10%", title="mean accuracy of the worst tenth of the classes", unit="%", better="higher"),
     Metric(name="spread", title="standard deviation of the accuracy over classes", unit="points", better="lower"),
     Metric(name="accuracy", title="accuracy of a class", unit="%", better="higher"),
-    Metric(name="confusion", title="images of a class that are taken for another", unit="%", better="lower"),
-)
-CONFUSIONS = 3  # per class
+    Metric(name="confusion", title="images of a class that are taken for another", unit="%", better="lower", absent=0.0,
+           largest=3),
+)  # fmt: skip
 
 
 def measure(network: MeasuredNetwork, context: Context) -> Iterator[Row]:
-    """Yield the accuracy of every class with validation images, its most frequent confusions, and the summary.
+    """Yield the accuracy of every class with validation images, its confusions, and the summary.
 
     Conditions are the class for "accuracy", and "CLASS > PREDICTED" for "confusion". Differences to random images and
     to the teacher are those of the table's rows.
@@ -47,11 +47,9 @@ def measure(network: MeasuredNetwork, context: Context) -> Iterator[Row]:
     for label, accuracy in zip(present, accuracies.tolist()):
         n = int(counts[label].sum())
         yield Row("accuracy", accuracy, context.classes[label], n=n)
-        others = counts[label].clone()
-        others[label] = 0
-        for other in others.argsort(descending=True, stable=True)[:CONFUSIONS].tolist():
-            if others[other]:
-                share = 100 * float(others[other]) / n
+        for other in counts[label].nonzero().flatten().tolist():
+            if other != label:
+                share = 100 * float(counts[label, other]) / n
                 yield Row("confusion", share, f"{context.classes[label]} > {context.classes[other]}", n=n)
 
 
