@@ -60,6 +60,8 @@ def test_rows_and_what_is_missing():
     assert found.hlr == pytest.approx(0.45) and found.missing == ()
     assert found.lrs == label_robust_score(0.45, 0.1)
     assert found.ars == pytest.approx(augmentation_robust_score(0.1, 0.02))
+    online = entry(labels="online", mean=70)  # a baseline of the stored labels
+    assert len(ddranking_scores([*results, online])) == 1 and len(ddranking_scores([online])) == 1
     other = entry("teacher", "hard", 85, arch="resnet18", protocol="-")  # another network says nothing about this one
     assert ddranking_scores([*results, other])[0].hlr is None
 

@@ -183,6 +183,43 @@ def test_sets_that_differ_only_in_seed_are_one_row(random_set, teacher, tmp_path
         evaluate(roots, val="digits", baseline="best")
 
 
+def test_every_set_is_measured_on_its_own_images_in_its_own_order_of_classes(tmp_path):
+    """Sets in one call may differ in the order of their classes, in their classes, and in their holdout."""
+    from ddkit.pipeline import distill
+    from ddkit.testing import untrained_teacher
+
+    teacher = str(untrained_teacher(tmp_path / "t.safetensors", size=16))
+    given = {"method": "random", "ipc": 1, "protocol": "demo", "views": 2, "teacher": teacher, "workers": 1}
+    for name, more in {
+        "a": {"holdout": 0.1}, "b": {"holdout": 0.4}, "backwards": {"classes": "9,8,7,6,5,4,3,2,1,0"},
+    }.items():  # fmt: skip
+        distill(tmp_path / name, data="digits", **given, **more)
+    roots = [tmp_path / name for name in ("a", "b", "backwards")]
+    assert [len(group) for group in group_sets([read_manifest(root) for root in roots])] == [1, 1, 1]
+    report = evaluate(
+        roots, val="digits", runs=1, epochs=1, baseline="teacher", measure="accuracy", protocol="own,demo", workers=1
+    )
+    assert [row.of for row in report] == ["this"] * 3 + ["teacher"] * 3  # "own" is "demo": no row is there twice
+    for root, row in zip(roots, report):
+        (found,) = (m for m in read_manifest(root).measurements if m.metric == "top-1" and m.of == "this")
+        assert round(found.mean, 2) == row.mean and found.val == row.val == "digits:test"
+
+
+def test_holdouts_of_several_sizes_are_named_and_counted_by_set(tmp_path, photographs):
+    from ddkit.pipeline import distill
+    from ddkit.testing import untrained_teacher
+
+    teacher = str(untrained_teacher(tmp_path / "t.safetensors", classes=3, size=16))
+    spec = {"method": "random", "ipc": 1, "protocol": "demo", "views": 2, "teacher": teacher, "workers": 1}
+    for label, name in enumerate(("ant", "bee", "cat")):
+        (photographs / name).rename(photographs / str(label))
+    for name, holdout in (("a", 0.2), ("b", 0.5)):
+        distill(tmp_path / name, data=str(photographs), holdout=holdout, **spec)
+    report = evaluate([tmp_path / "a", tmp_path / "b"], val=str(photographs), runs=1, epochs=1, baseline=None)
+    assert [row.val for row in report] == ["photos:holdout"] * 2
+    assert report[0].val_images < report[1].val_images
+
+
 def test_a_set_made_before_a_setting_existed_is_of_the_same_row(rded_set, tmp_path):
     old = Path(shutil.copytree(rded_set.root, tmp_path / "old"))
     recipe = rded_set.recipe

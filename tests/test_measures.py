@@ -1,7 +1,9 @@
 """Measures: the contract, the shipped ones against independent implementations, and one of somebody else."""
 
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from typer.testing import CliRunner
 
 from ddkit.cli.app import app
 from ddkit.errors import OptionError, SetError
+from ddkit.evaluation.entries import Origin, measurements_of, with_differences
 from ddkit.evaluation.measures import find_measure, find_measures, measure_config, measure_names
 from ddkit.evaluation.measures.calibration import (
     best_temperature,
@@ -20,6 +23,7 @@ from ddkit.evaluation.measures.calibration import (
     expected_calibration_error,
     first_half,
 )
+from ddkit.evaluation.measures.interface import MeasuredNetwork, Row
 from ddkit.evaluation.measures.per_class import confusion_counts
 from ddkit.evaluation.tables import evaluate
 from ddkit.format.manifest_file import read_manifest
@@ -79,8 +83,6 @@ def test_shipped_measures_fulfil_the_contract(name):
 
 
 def test_a_measure_by_somebody_else_from_the_command_line(random_set, mine, tmp_path):
-    import shutil
-
     root = Path(shutil.copytree(random_set.root, tmp_path / "set"))
     shutil.copytree(f"{random_set.root}.work", tmp_path / "set.work")
     arguments = [
@@ -114,8 +116,6 @@ def test_the_measure_in_contributing_fulfils_the_contract(tmp_path):
 
 
 def test_finished_measures_are_read_back(random_set, mine, tmp_path):
-    import shutil
-
     root = Path(shutil.copytree(random_set.root, tmp_path / "set"))
     shutil.copytree(f"{random_set.root}.work", tmp_path / "set.work")
     options = {"val": "digits", "runs": 1, "epochs": 1, "baseline": None, "workers": 1}
@@ -131,8 +131,6 @@ def test_finished_measures_are_read_back(random_set, mine, tmp_path):
 
 
 def test_the_teacher_of_two_sets_is_measured_once(random_set, rded_set, mine, tmp_path):
-    import shutil
-
     log = tmp_path / "log.txt"
     logged = f"    with open({str(log)!r}, 'a') as file:\n        file.write(network.of + ' ')\n    predicted ="
     mine.write_text(MINE.replace("    predicted =", logged))
@@ -147,6 +145,49 @@ def test_the_teacher_of_two_sets_is_measured_once(random_set, rded_set, mine, tm
     assert rows[0] == rows[1] and len(rows[0]) == 2
     for root, one in zip(roots, found):
         assert all((Path(f"{root}.work") / figure.file).is_file() for figure in one.figures) and len(one.figures) == 2
+
+
+def _measured(of, by_set):
+    """Results of the metric "confusion", for each set the rows {condition: value} of its students."""
+    measure, subject = find_measure("per-class"), Path("none.safetensors")
+    results = [
+        [
+            SimpleNamespace(
+                task=SimpleNamespace(subject=MeasuredNetwork(of=of, arch="convnet3", seed=seed, checkpoint=subject)),
+                rows=[Row("confusion", value, condition, n=10) for condition, value in rows.items()],
+            )
+            for seed, rows in enumerate(students)
+        ]
+        for students in by_set
+    ]
+    origin = Origin(of=of, ipc=1, arch="convnet3", protocol="demo", labels="stored", val="digits:test")
+    return measurements_of(measure, origin, results, command="c", hardware="h")
+
+
+def test_students_that_never_confuse_two_classes_count():
+    sets = [[{"8 > 3": 9.0}, {}, {}], [{}, {}, {"8 > 3": 3.0, "8 > 1": 1.0}]]
+    ours = {m.condition: m for m in _measured("this", sets)}
+    assert ours["8 > 3"].mean == 2.0 and ours["8 > 3"].values == ((9.0, 0.0, 0.0), (0.0, 0.0, 3.0))
+    assert ours["8 > 3"].seeds == ours["8 > 1"].seeds == (0, 1, 2)
+    theirs = _measured("random", [[{}, {}, {}], [{"8 > 3": 1.0}, {}, {}]])
+    (compared, *_) = with_differences([ours["8 > 3"], *theirs])
+    assert compared.differences[0].mean == pytest.approx(2.0 - 1 / 6)
+    many = {f"8 > {i}": float(i) for i in range(1, 8)} | {"7 > 1": 0.5}
+    assert sorted(m.condition for m in _measured("this", [[many]])) == ["7 > 1", "8 > 5", "8 > 6", "8 > 7"]
+
+
+def test_all_measures_leave_out_what_a_set_is_not_fit_for(random_set, tmp_path, capsys):
+    """Views are mixed with images of all classes, so there is no learning of one class after another."""
+    copied = Path(shutil.copytree(random_set.root, tmp_path / "set"))
+    options = {
+        "val": "digits", "runs": 1, "epochs": 1, "baseline": "full", "workers": 1,
+        "settings": {"corruptions.images": 10, "cross-architecture.archs": [], "ranking.archs": []},
+    }  # fmt: skip
+    with pytest.raises(SetError, match="views are mixed"):
+        evaluate(copied, measure="continual", **options | {"settings": {}})
+    evaluate(copied, measure="all", **options)
+    assert "no measure continual of this (stored labels)" in capsys.readouterr().err
+    assert {m.measure for m in read_manifest(copied).measurements} >= {"accuracy", "calibration", "per-class", "bytes"}
 
 
 @pytest.mark.parametrize(
@@ -202,6 +243,12 @@ def test_calibration_against_loops(rng):
     parts = [rows[sum(sizes[:b]) : sum(sizes[: b + 1])] for b in range(15)]
     equal = sum(abs(sum(c for c, _ in b) - sum(r for _, r in b)) for b in parts) / n
     assert equal_mass_calibration_error(p, labels) == pytest.approx(equal, abs=1e-9)
+
+
+def test_a_confidence_of_one_is_in_the_last_bin():
+    p = torch.tensor([[1.0, 0.0]] * 50 + [[0.95, 0.05]] * 50, dtype=torch.float64)
+    labels = torch.tensor([0] * 45 + [1] * 5 + [0] * 50)
+    assert expected_calibration_error(p, labels) == pytest.approx(abs(0.975 - 0.95), abs=1e-6)
 
 
 @settings(max_examples=20, deadline=None)

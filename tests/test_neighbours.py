@@ -37,6 +37,13 @@ def test_against_brute_force(rng):
     assert coverage(x, y, k) == pytest.approx(sum(covered) / n)
 
 
+def test_a_copy_is_at_no_distance():
+    images = torch.from_numpy(np.random.default_rng(0).integers(180, 256, (60, 3, 32, 32), np.uint8))
+    rows = pixel_rows(images)
+    found, index = nearest(rows, rows)
+    assert found.max() == 0 and torch.equal(index, torch.arange(60))
+
+
 @settings(max_examples=15, deadline=None)
 @given(seeds)
 def test_units(rng):

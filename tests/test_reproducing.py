@@ -1,6 +1,7 @@
 """Paper tables: valid for the installed methods, verdicts as committed, and a run that continues."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from ddkit.evaluation import reproducing
 from ddkit.evaluation.measures import find_measures, measure_config
 from ddkit.evaluation.published import find_table, table_names, verdict
 from ddkit.evaluation.reproducing import reproduce
+from ddkit.format.results import ResultEntry
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 TABLE = """
@@ -120,6 +122,32 @@ def test_a_table_runs_continues_and_judges(tmp_path, teacher, monkeypatch):
     result = CliRunner().invoke(app, options)
     assert result.exit_code == 0 and "Table 1: rded minus random" in result.stdout and "digits 50" in result.stdout
     assert made == {path: path.stat().st_mtime_ns for path in Path("reproduced").rglob("*.safetensors")}
+
+
+def test_rows_keep_one_another_and_know_what_they_were_measured_on(tmp_path, teacher, monkeypatch):
+    (tmp_path / "mine.toml").write_text(TABLE)
+    calls = []
+
+    def evaluated(sets, **options):
+        calls.append(options["val"])
+        return [replace(entry, mean=float(len(calls)))]
+
+    entry = ResultEntry(
+        of="this", ipc=1, arch="convnet3", protocol="demo", labels="stored", val="digits:test", seeds=(0,), n_sets=2,
+        n_students=2, values=((1.0,), (2.0,)), mean=1.5, std=0.5, difference=None, total_bytes=1, command="c",
+        hardware="h",
+    )  # fmt: skip
+    monkeypatch.setattr(reproducing, "evaluate", evaluated)
+    options = {"data": "digits", "teacher": teacher, "work": tmp_path / "work", "workers": 1}
+    table = str(tmp_path / "mine.toml")
+    reproduce(table, rows=["random"], **options)
+    found = reproduce(table, rows=["rded"], **options)
+    assert len(calls) == 2 and len(found.verdicts) == 1
+    assert set(json.loads(found.file.read_text())["rows"]) == {"random", "rded"}
+    reproduce(table, **options)
+    assert len(calls) == 2
+    reproduce(table, rows=["random"], val="digits:train", **options)
+    assert calls == ["digits", "digits", "digits:train"]
 
 
 def test_wrong_input(tmp_path, teacher):

@@ -1,5 +1,7 @@
 """Trackers: what a student logs can be read back."""
 
+import shutil
+
 import pytest
 
 from ddkit.errors import OptionError
@@ -17,6 +19,18 @@ def test_tensorboard_has_the_learning_curve(random_set, tmp_path, monkeypatch):
     losses = [(event.step, event.value) for event in found.Scalars("loss")]
     assert losses == [(entry["epoch"], pytest.approx(entry["loss"])) for entry in result.history]
     assert [event.value for event in found.Scalars("final_accuracy")] == [pytest.approx(result.accuracy)]
+
+
+def test_every_student_is_a_run_of_its_own(random_set, teacher, tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard")
+    monkeypatch.chdir(tmp_path)
+    root = shutil.copytree(random_set.root, tmp_path / "set")
+    evaluate(
+        root, val="digits", runs=2, epochs=1, protocol="own,cudd", teacher=teacher, baseline=None, workers=1,
+        track="tensorboard",
+    )  # fmt: skip
+    runs = [path.name for path in (tmp_path / "runs").iterdir()]
+    assert len(runs) == 2 * 2 and all(len(list((tmp_path / "runs" / run).iterdir())) == 1 for run in runs)
 
 
 def test_unknown_and_missing_trackers(random_set):

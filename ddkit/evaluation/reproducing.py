@@ -136,7 +136,7 @@ def reproduce(
     for row in todo:
         found[row.name] = runner.run(row)
         conditions = {"scale": to_plain(under), "epochs": runner.epochs, "sets": count, "runs": students}
-        _write(file, table, found, keys, conditions)
+        _write(file, table, found, {name: keys[name] for name in found}, conditions)
     results = tuple(
         ReproducedRow(row=row, result=found.get(row.name), why=problems.get(row.name, "")) for row in chosen
     )

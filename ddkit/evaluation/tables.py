@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -107,18 +108,12 @@ def evaluate(
     if ref is None:
         raise OptionError(f"{sets[0].root} has no holdout available; give images to measure on with --val SOURCE")
     kinds = [name for name in baselines if name in BASELINES]
-    rows: dict[Any, TableRow] = {}
-    for name in _protocols(protocol):
-        options = StudentOptions(
-            protocol=name, labels=labels, ipc=ipc, epochs=epochs, teacher=teacher, val=ref, device=str(where)
-        )
-        for row in table_rows(sets, options, kinds, data, workers):
-            rows.setdefault(row.place, row)
-    networks = dict.fromkeys(archs or [sets[0].recommended.arch])
+    options = StudentOptions(labels=labels, ipc=ipc, epochs=epochs, teacher=teacher, val=ref, device=str(where))
+    rows = _rows(sets, options, _protocols(protocol), kinds, data, workers)
     make = partial(
         make_cell, seeds=range(runs), measures=measures, settings=settings, curve=curve, leave=asks_all(measure)
     )
-    cells = [make(row, arch) for row in rows.values() for arch in networks]
+    cells = [make(row, arch) for row in rows for arch in dict.fromkeys(archs or [sets[0].recommended.arch])]
     _note_costs(cells, list(measures.values()))
     trained = Trained.of(cells)
     engine = select_engine("local", device=where, workers=workers, devices=None, work=Path("."))
@@ -153,6 +148,18 @@ def _protocols(asked: str | Sequence[str] | None) -> list[str | None]:
     names = [asked] if isinstance(asked, str) else list(asked or [OWN])
     names = [part.strip() for name in names for part in name.split(",")]
     return [None if name == OWN else name for name in dict.fromkeys(names)]
+
+
+def _rows(
+    sets: Sequence[Manifest], options: StudentOptions, protocols: Sequence[str | None], baselines: Sequence[str],
+    data: str | None, workers: int | None,
+) -> list[TableRow]:  # fmt: skip
+    """Return the rows of the table under every protocol; a set's own may be another one that was asked for."""
+    rows: dict[Any, TableRow] = {}
+    for name in protocols:
+        for row in table_rows(sets, replace(options, protocol=name), baselines, data, workers):
+            rows.setdefault(row.place, row)
+    return list(rows.values())
 
 
 def _open_sets(directories: Sequence[str | Path]) -> list[Manifest]:

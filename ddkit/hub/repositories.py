@@ -41,8 +41,7 @@ class Remote:
     Attributes:
         head: The commit; None if the repository has none.
         files: File by path.
-        public: Whether the repository is public; None if it does not exist.
-        gated: Whether readers have to ask for access.
+        public, gated: Whether the repository is public (None: it does not exist), and whether readers have to ask.
     """
 
     head: str | None
@@ -249,12 +248,8 @@ def create(repo: str, *, private: bool, kind: str = "dataset", sdk: str | None =
         private: Create it as private; false leaves the default of the account or organisation.
         kind: `dataset`, `model` or `space`, which needs its `sdk`.
     """
-    with_retries(
-        f"creating {repo}",
-        repo,
-        lambda: api().create_repo(repo, repo_type=kind, private=private or None, exist_ok=True, space_sdk=sdk),
-        kind,
-    )
+    options: dict[str, Any] = {"repo_type": kind, "private": private or None, "exist_ok": True, "space_sdk": sdk}
+    with_retries(f"creating {repo}", repo, lambda: api().create_repo(repo, **options), kind)
 
 
 def create_branch(repo: str, branch: str) -> None:
