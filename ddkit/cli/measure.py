@@ -147,18 +147,33 @@ def measure_table(
     Returns:
         The table; None if nothing was measured.
     """
-    header = ["set", "trained on", "network", "labels", "measure", "metric", "value", "minus random (95 %)", "n"]
+    shown = [[m for m in some if not m.condition] for some in measured]
+    varying = {
+        title: name
+        for title, name in (("images per class", "ipc"), ("protocol", "protocol"))
+        if len({getattr(m, name) for some in shown for m in some} - {None}) > 1
+    }
+    header = [
+        "set",
+        "trained on",
+        "network",
+        "labels",
+        *varying,
+        "measure",
+        "metric",
+        "value",
+        "minus random (95 %)",
+        "n",
+    ]
     rows: list[list[object]] = []
-    for directory, some in zip(directories, measured):
+    for directory, some in zip(directories, shown):
         for m in some:
-            if m.condition:
-                continue
             count = sum(map(len, m.values))
             value = _number(m.mean) + (f" ± {_number(m.std)}" if count > 1 else "") + (f" {m.unit}" if m.unit else "")
             difference = next((d for d in m.differences if d.to == "random"), None)
             rows.append([
-                directory, m.of, m.arch or "-", m.labels or "-", m.measure, m.title,
-                value, _interval(difference, _number), m.n or "-",
+                *(directory, m.of, m.arch or "-", m.labels or "-"),
+                *(getattr(m, name) or "-" for name in varying.values()), m.measure, m.title, value, _interval(difference, _number), m.n or "-",
             ])  # fmt: skip
     return (header, rows) if rows else None
 
