@@ -173,7 +173,8 @@ def measure_table(
             difference = next((d for d in m.differences if d.to == "random"), None)
             rows.append([
                 *(directory, m.of, m.arch or "-", m.labels or "-"),
-                *(getattr(m, name) or "-" for name in varying.values()), m.measure, m.title, value, _interval(difference, _number), m.n or "-",
+                *(getattr(m, name) or "-" for name in varying.values()), m.measure,
+                *(m.title, value, _interval(difference, _number), m.n or "-"),
             ])  # fmt: skip
     return (header, rows) if rows else None
 

@@ -48,8 +48,8 @@ def corrupt(images: Tensor, name: str, severity: int, seed: int = 0, first: int 
     authors. (Tiny-ImageNet-C, of 64 pixels, has parameters of its own, which are not used.) `frost` blends with
     generated textures instead of photographs, `motion_blur` and `snow` blur as the Python package imagecorruptions
     instead of ImageMagick, and `glass_blur` overwrites pixels instead of exchanging them, as the published code does.
-    Above 64 pixels `elastic_transform` and `pixelate` are those of imagecorruptions too: the first bends more finely than
-    in ImageNet-C and without its affine map, the second enlarges to squares where ImageNet-C averages.
+    Above 64 pixels `elastic_transform` and `pixelate` are those of imagecorruptions too: the first bends more finely
+    than in ImageNet-C and without its affine map, the second enlarges to squares where ImageNet-C averages.
 
     Args:
         images: uint8 [n,3,H,W], with sides of at least 12 pixels.
