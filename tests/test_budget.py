@@ -80,8 +80,8 @@ def test_expected_loss_grows_with_error_and_reuse():
 OPTIONS = {"data": "digits", "method": "random", "views": 20, "protocol": "demo", "workers": 1}
 
 
-def test_a_run_within_a_budget_is_repeated_grown_and_recorded(teacher, tmp_path):
-    made = ddkit.distill(tmp_path / "set", **OPTIONS, teacher=teacher, ipc=2, budget="3x")
+def test_a_run_within_a_budget_is_repeated_grown_and_recorded(small_teacher, tmp_path):
+    made = ddkit.distill(tmp_path / "set", **OPTIONS, teacher=small_teacher, ipc=2, budget="3x")
     budget = made.labels.budget
     assert budget.asked == "3x" and budget.views == 20
     chosen = budget.table[0]
@@ -90,17 +90,17 @@ def test_a_run_within_a_budget_is_repeated_grown_and_recorded(teacher, tmp_path)
     assert "Budget" in (tmp_path / "set" / "README.md").read_text()
     grown = ddkit.distill(tmp_path / "set", ipc=3, budget="3x", views=20)
     assert grown.shards[0] == made.shards[0] and grown.labels.budget == budget
-    whole = ddkit.distill(tmp_path / "whole", **OPTIONS, teacher=teacher, prefixes=(2, 3), ipc=3, budget="3x")
+    whole = ddkit.distill(tmp_path / "whole", **OPTIONS, teacher=small_teacher, prefixes=(2, 3), ipc=3, budget="3x")
     assert whole.content == grown.content
     shutil.rmtree(tmp_path / "set.work")
-    again = ddkit.distill(tmp_path / "set", data="digits", teacher=teacher, ipc=4, workers=1)
+    again = ddkit.distill(tmp_path / "set", data="digits", teacher=small_teacher, ipc=4, workers=1)
     assert again.shards[:2] == grown.shards and again.labels.budget == budget
     with pytest.raises(OtherRun, match="budget 3x, not 5x"):
         ddkit.distill(tmp_path / "set", budget="5x")
 
 
-def test_a_set_within_a_size_is_not_larger(teacher, tmp_path):
-    made = ddkit.distill(tmp_path / "set", **OPTIONS, teacher=teacher, ipc=5, budget="300kB")
+def test_a_set_within_a_size_is_not_larger(small_teacher, tmp_path):
+    made = ddkit.distill(tmp_path / "set", **OPTIONS, teacher=small_teacher, ipc=5, budget="300kB")
     files = sum(path.stat().st_size for folder in ("data", "images") for path in (made.root / folder).glob("*.tar"))
     assert 100_000 < files <= 300_000
     assert made.labels.budget.table[0].bytes == pytest.approx(files, rel=0.15)

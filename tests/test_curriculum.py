@@ -69,12 +69,12 @@ def test_units_are_a_chain_of_students_and_a_selection():
 
 
 @pytest.fixture(scope="module")
-def staged(tmp_path_factory, teacher):
+def staged(tmp_path_factory, small_teacher):
     """cudd on digits, stages 1, 2 and 4."""
     out = tmp_path_factory.mktemp("cudd") / "set"
     return distill(
         out, data="digits", method="cudd", prefixes=(1, 2, 4), settings=QUICK, protocol="demo", views=3,
-        teacher=teacher, workers=2,
+        teacher=small_teacher, workers=2,
     )  # fmt: skip
 
 
@@ -82,7 +82,7 @@ def unit(work, name):
     return UnitStore(str(work)).unit(name, None).tensors()
 
 
-def test_selection_follows_the_rules(staged, teacher):
+def test_selection_follows_the_rules(staged, small_teacher):
     """Recomputed from the kept predictions: no image twice, and no worse rule while a better one has images left."""
     work = staged.root.with_name("set.work")
     source = open_source("digits")
@@ -123,8 +123,8 @@ def test_one_teacher_pass_ever_and_one_student_pass_a_stage(staged):
     assert len(once) == 1 + 2
 
 
-def test_the_bytes_do_not_depend_on_workers_and_growth_equals_one_run(staged, teacher, tmp_path):
-    options = dict(settings=QUICK, protocol="demo", views=3, teacher=teacher, workers=1)
+def test_the_bytes_do_not_depend_on_workers_and_growth_equals_one_run(staged, small_teacher, tmp_path):
+    options = dict(settings=QUICK, protocol="demo", views=3, teacher=small_teacher, workers=1)
     distill(tmp_path / "g", data="digits", method="cudd", prefixes=(1,), **options)
     shutil.rmtree(tmp_path / "g.work")  # students are trained again, origins read from the rows
     first = distill(tmp_path / "g", data="digits", prefixes=(1, 2), **options)
@@ -134,7 +134,7 @@ def test_the_bytes_do_not_depend_on_workers_and_growth_equals_one_run(staged, te
     assert grown.log.plan.keys() == {"1", "2", "4"}
 
 
-def test_a_stage_goes_on_in_the_middle(staged, teacher, tmp_path):
+def test_a_stage_goes_on_in_the_middle(staged, small_teacher, tmp_path):
     """The same bytes after the second stage's units, its shard and the manifest were lost."""
     shutil.copytree(staged.root, tmp_path / "set")
     shutil.copytree(staged.root.with_name("set.work"), tmp_path / "set.work")
@@ -163,7 +163,7 @@ def test_the_methods_own_stages_and_growth(tmp_path):
 def small(folder):
     from ddkit.testing import untrained_teacher
 
-    return str(untrained_teacher(folder / "two.safetensors", classes=2))
+    return str(untrained_teacher(folder / "two.safetensors", classes=2, size=16))
 
 
 def test_rded_inside_the_curriculum(tmp_path):
@@ -184,9 +184,9 @@ def test_noise_and_no_regulariser_hold_no_real_pixels(tmp_path):
     assert made.real_pixels == "none"
 
 
-def test_too_few_images_are_refused_before_anything_is_made(tmp_path, teacher):
+def test_too_few_images_are_refused_before_anything_is_made(tmp_path, small_teacher):
     with pytest.raises(ClassesError, match="cudd with 500 images per class needs 500"):
-        distill(tmp_path / "x", data="digits", method="cudd", ipc=500, teacher=teacher)
+        distill(tmp_path / "x", data="digits", method="cudd", ipc=500, teacher=small_teacher)
     assert not (tmp_path / "x.work").exists()
 
 

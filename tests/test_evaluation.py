@@ -183,13 +183,11 @@ def test_sets_that_differ_only_in_seed_are_one_row(random_set, teacher, tmp_path
         evaluate(roots, val="digits", baseline="best")
 
 
-def test_every_set_is_measured_on_its_own_images_in_its_own_order_of_classes(tmp_path):
+def test_every_set_is_measured_on_its_own_images_in_its_own_order_of_classes(tmp_path, small_teacher):
     """Sets in one call may differ in the order of their classes, in their classes, and in their holdout."""
     from ddkit.pipeline import distill
-    from ddkit.testing import untrained_teacher
 
-    teacher = str(untrained_teacher(tmp_path / "t.safetensors", size=16))
-    given = {"method": "random", "ipc": 1, "protocol": "demo", "views": 2, "teacher": teacher, "workers": 1}
+    given = {"method": "random", "ipc": 1, "protocol": "demo", "views": 2, "teacher": small_teacher, "workers": 1}
     for name, more in {
         "a": {"holdout": 0.1}, "b": {"holdout": 0.4}, "backwards": {"classes": "9,8,7,6,5,4,3,2,1,0"},
     }.items():  # fmt: skip
@@ -232,9 +230,14 @@ def test_a_set_made_before_a_setting_existed_is_of_the_same_row(rded_set, tmp_pa
     assert [len(group) for group in group_sets(sets)] == [2, 1]
 
 
-def test_the_demo_ends_with_a_table_and_a_picture(tmp_path, teacher, monkeypatch):
+def test_the_demo_ends_with_a_table_and_a_picture(tmp_path, small_teacher, monkeypatch):
     result = run_demo(
-        tmp_path / "demo", teacher=teacher, epochs=1, views=2, settings={"steps": 5, "student.epochs": 1}, workers=1
+        tmp_path / "demo",
+        teacher=small_teacher,
+        epochs=1,
+        views=2,
+        settings={"steps": 5, "student.epochs": 1},
+        workers=1,
     )
     assert [(row[0], row[1]) for row in result.rows] == [
         ("cudd", "stored"), ("cudd", "hard"), ("random", "stored"), ("random", "hard"),

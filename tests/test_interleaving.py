@@ -100,9 +100,9 @@ def run(unit, context):
 """
 
 
-def test_where_a_gpu_has_no_room_units_go_one_by_one(tmp_path, teacher, monkeypatch, capfd):
+def test_where_a_gpu_has_no_room_units_go_one_by_one(tmp_path, small_teacher, monkeypatch, capfd):
     (tmp_path / "hungry.py").write_text(HUNGRY)
-    asked = dict(data="digits", ipc=1, views=2, teacher=teacher, workers=1)
+    asked = dict(data="digits", ipc=1, views=2, teacher=small_teacher, workers=1)
     alone = distill(tmp_path / "alone", method="random", **asked)
     stages = as_on_a_gpu(monkeypatch)
     distill(tmp_path / "turns", method=str(tmp_path / "hungry.py"), **asked)
@@ -112,11 +112,11 @@ def test_where_a_gpu_has_no_room_units_go_one_by_one(tmp_path, teacher, monkeypa
     assert torch.equal(*images) and alone.rows() == 10
 
 
-def test_batches_in_turns_make_the_same_set(tmp_path, teacher, monkeypatch):
+def test_batches_in_turns_make_the_same_set(tmp_path, small_teacher, monkeypatch):
     """The groups of a GPU, on a CPU: more than one batch a stage, a student between the stages, several turns each."""
     settings = {"steps": 24, "batch.ipc": 1, "student.epochs": 1, "threads": 1}
     asked = dict(
-        data="digits", method="cudd", prefixes=(2, 4), settings=settings, views=2, teacher=teacher, workers=1
+        data="digits", method="cudd", prefixes=(2, 4), settings=settings, views=2, teacher=small_teacher, workers=1
     )  # fmt: skip
     alone = distill(tmp_path / "alone", **asked)
     stages = as_on_a_gpu(monkeypatch)
