@@ -135,7 +135,7 @@ def test_the_file_names_no_address_and_hostile_names_stay_data(shown):
 def test_any_text_survives_in_the_script_element(text):
     from ddkit.publishing.page.data import PageSet
 
-    one = PageSet(text, text, [(text, text)], [text], 1.0, [], [], [], [], {}, 32, [])
+    one = PageSet(text, text, [(text, text)], [text], 1.0, [], [], [], [], {}, 32, 32, [])
     found = as_json([one])
     assert json.loads(found)[0]["title"] == text and not set(found) & set("<>&\u2028\u2029")
 
