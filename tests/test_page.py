@@ -8,6 +8,7 @@ from pathlib import Path
 import chromium
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -26,9 +27,13 @@ from ddkit.format.measurements import (
     write_measurements,
 )
 from ddkit.format.results import Difference, ResultEntry
+from ddkit.format.view_pixels import apply
+from ddkit.pipeline.distilling import distill
+from ddkit.publishing.page import images
 from ddkit.publishing.page.data import as_json, page_sets
 from ddkit.publishing.page.rendering import current_page, render_page, report
 from ddkit.publishing.pushing import push
+from ddkit.replay.stores.memory import load_set
 
 HOSTILE = "</script><script>alert(1)</script><img src=http://evil.example/x onerror=alert(2)>"
 ALIKE = {"ipc": 2, "arch": "convnet3", "protocol": "demo", "val": "digits:test", "seeds": (0, 1)}
@@ -141,19 +146,76 @@ def test_any_text_survives_in_the_script_element(text):
 
 
 def test_views_and_labels_are_those_of_the_set(shown):
-    from ddkit.replay.stores.memory import load_set
-
     (one,) = page_sets([read_manifest(shown)])
     store = load_set(read_manifest(shown))
     rows = np.concatenate([np.flatnonzero(store.labels == label) for label in range(10)])
     for row, image in zip(rows[:6], one.images):
-        assert image["c"] == store.labels[row] and image["src"].startswith("data:image/png;base64,")
-        for view, shown_view in enumerate(image["views"]):
-            assert shown_view["box"] == store.all_views.box[row, view].tolist()
+        assert image.c == store.labels[row] and image.src.startswith("data:image/png;base64,")
+        for view, shown_view in enumerate(image.views):
+            assert list(shown_view.box) == store.all_views.box[row, view].tolist()
+            assert shown_view.patches == ()
             logits = store.logits(np.array([row]), np.array([view]))[0]
             p = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
-            assert shown_view["top"][0][0] == int(logits.argmax())
-            assert shown_view["top"][0][1] == pytest.approx(float(p.max()), abs=1e-3)
+            assert shown_view.top[0].c == int(logits.argmax())
+            assert shown_view.top[0].sharp == pytest.approx(float(p.max()), abs=1e-3)
+
+
+def test_only_shown_soft_labels_are_decoded(shown, monkeypatch):
+    decoded = []
+
+    def logits(self, tensors, inputs, rows=None):
+        decoded.append(len(inputs))
+        return torch.zeros(len(inputs), 10)
+
+    monkeypatch.setattr(images.SoftLabels, "logits", logits)
+    monkeypatch.setattr(images, "PER_CLASS", 1)
+    monkeypatch.setattr(images, "BATCH", 4)
+    page_sets([read_manifest(shown)])
+    assert sum(decoded) == 10 * images.VIEWS and max(decoded) == 4
+
+
+def test_sets_share_the_largest_number_of_images(shown, monkeypatch):
+    monkeypatch.setattr(images, "MOST_IMAGES", 6)
+    found = page_sets([read_manifest(shown)] * 2)
+    assert [len(one.images) for one in found] == [3, 3]
+
+
+@pytest.fixture(scope="module")
+def mixup_set(teacher, tmp_path_factory):
+    root = tmp_path_factory.mktemp("mixup")
+    protocol = root / "mixup.toml"
+    protocol.write_text('[views]\nmix = "mixup"\nmix_alpha = 0.8\ncount = 2\n')
+    return distill(
+        root / "set", data="digits", method="random", ipc=1, protocol=str(protocol), teacher=teacher, workers=1
+    )
+
+
+def test_mixing_names_the_other_image(rded_set, mixup_set, monkeypatch):
+    monkeypatch.setattr(images, "PER_CLASS", 2)
+    for manifest in (rded_set, mixup_set):
+        (one,), store = page_sets([manifest]), load_set(manifest)
+        rows = np.concatenate([np.flatnonzero(store.labels == label)[:2] for label in range(10)])
+        mixed = []
+        for row, image in zip(rows, one.images):
+            for view, shown_view in enumerate(image.views):
+                partner = int(store.partners_of(np.array([row]))[0, view])
+                if store.all_views.mix_box is not None and not store.all_views.mix_box[row, view].any():
+                    partner = -1
+                assert (shown_view.mixed is None) == (partner < 0)
+                if shown_view.mixed is None:
+                    continue
+                mixed.append(shown_view.mixed)
+                assert shown_view.mixed.c == store.labels[partner]
+                found = [i for i, other in enumerate(rows) if other == partner]
+                assert shown_view.mixed.image == (found[0] if found else None)
+                if store.all_views.mix_box is None:
+                    share = 1 - store.all_views.mix_lam[row, view]
+                    assert shown_view.mixed.region is None and shown_view.mixed.share == pytest.approx(share, abs=1e-3)
+                else:
+                    assert list(shown_view.mixed.region) == store.all_views.mix_box[row, view].tolist()
+        assert mixed
+        if manifest is rded_set:
+            assert None in {one.image for one in mixed} and {one.image for one in mixed} != {None}
 
 
 @pytest.mark.parametrize(
@@ -244,7 +306,7 @@ def test_in_a_browser(shown, tmp_path):
         # an image by hovering and by the keyboard, a class by Enter
         await run("document.getElementById('images').scrollIntoView()")
         await run("document.querySelector('#images img').dispatchEvent(new MouseEvent('mouseenter'))")
-        assert await run("document.querySelectorAll('#card svg rect').length") == 4
+        assert await run("document.querySelectorAll('#card rect.crop').length") == 4
         assert HOSTILE in await run("document.getElementById('card').textContent")
         await page.key("Escape")
         assert await run("document.getElementById('card').hidden")

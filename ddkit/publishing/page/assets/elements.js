@@ -34,32 +34,42 @@ const groupBy = (values, key) => {
 
 // ------------------------------------------------------------------ numbers
 
-const decimals = (value) => {  // 2, or three significant digits of a small number
+const isPercent = (unit) => unit === undefined || unit === "%" || unit === "points";  // results have no unit
+const decimals = (value, unit = "") => {  // 2, or three significant digits of a small number that is no percentage
   const size = Math.abs(value);
-  return size >= 1 || size === 0 ? 2 : 2 - Math.floor(Math.log10(size));
+  return size >= 1 || size === 0 || isPercent(unit) ? 2 : 2 - Math.floor(Math.log10(size));
 };
 const number = (value, places = decimals(value)) => {
   if (value === 0) return "0";
   if (Math.abs(value) >= 100000) return value.toLocaleString("en", { maximumFractionDigits: 0 });
   return (places > 6 ? value.toExponential(1) : value.toFixed(places)).replace("-", "−");
 };
-const bytes = (value) => (value >= 1e6 ? `${(value / 1e6).toFixed(2)} MB` : `${(value / 1e3).toFixed(1)} kB`);
+const bytes = (value) => {
+  if (value < 1e3) return `${value.toFixed(0)} B`;
+  return value >= 1e6 ? `${(value / 1e6).toFixed(2)} MB` : `${(value / 1e3).toFixed(1)} kB`;
+};
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
-const signed = (value) => (value >= 0 ? "+" : "−") + number(Math.abs(value));
+const signed = (value, places) => (value >= 0 ? "+" : "−") + number(Math.abs(value), places);
 const average = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 // Mean and sample standard deviation over all students, from the values, since the stored ones of results are rounded.
 // Percentages are rounded to two decimals first, as those of results are: the same accuracy is the same everywhere.
 const flat = (entry) => (entry.values || []).flat().map((value) => (
-  entry.unit === undefined || entry.unit === "%" ? Math.round(100 * value) / 100 : value));
+  isPercent(entry.unit) ? Math.round(100 * value) / 100 : value));
 const mean = (entry) => (flat(entry).length ? average(flat(entry)) : entry.mean);
 const deviation = (entry) => {
   const values = flat(entry), middle = mean(entry);
   if (!values.length) return entry.std;
   return values.length < 2 ? 0 : Math.sqrt(values.reduce((sum, v) => sum + (v - middle) ** 2, 0) / (values.length - 1));
 };
-const meanText = (entry) => number(mean(entry))
-  + (flat(entry).length > 1 ? ` ± ${number(deviation(entry), Math.min(decimals(mean(entry)), 6))}` : "");
-const interval = (d) => (d ? `${signed(d.mean)} [${signed(d.low)}, ${signed(d.high)}]` : "–");
+const meanText = (entry) => {
+  const places = decimals(mean(entry), entry.unit);
+  return number(mean(entry), places) + (flat(entry).length > 1 ? ` ± ${number(deviation(entry), Math.min(places, 6))}` : "");
+};
+const interval = (d, unit) => {
+  if (!d) return "–";
+  const [middle, low, high] = [d.mean, d.low, d.high].map((value) => signed(value, decimals(d.mean, unit)));
+  return `${middle} [${low}, ${high}]`;
+};
 const difference = (d) => {
   const clear = d && (d.low > 0 || d.high < 0);
   return make("span", { class: clear ? (d.mean > 0 ? "good" : "bad") : "" }, interval(d));
@@ -79,10 +89,8 @@ const table = (columns, rows, label) => {
     const order = by < 0 ? shown : [...shown].sort((a, b) => compare(columns[by][1](a), columns[by][1](b), up));
     body.replaceChildren(...order.map((row) => make("tr", { class: row.own ? "own" : "" },
       ...columns.map(([, , cell, numeric], i) => {
-        const found = cell(row), made = make(i ? "td" : "th", { class: numeric ? "n" : "" },
-          found instanceof Node ? found : String(found));
-        if (!i) made.setAttribute("scope", "row");
-        return made;
+        const found = cell(row), content = found instanceof Node ? found : String(found);
+        return i ? make("td", { class: numeric ? "n" : "" }, content) : make("th", { scope: "row" }, make("span", {}, content));
       }))));
   };
   columns.forEach(([title, , , numeric], i) => {

@@ -24,7 +24,7 @@ const cellOf = (entries) => {  // several entries in a cell differ in nothing th
   return make("span", {}, ...entries.flatMap((m, i) => {
     const d = (m.differences || []).find((one) => one.to === "random");
     const text = m.unit === "bytes" ? bytes(mean(m)) : meanText(m);
-    return [i ? " / " : "", make("span", { title: `n = ${m.n || "–"}${d ? `; minus random ${interval(d)}` : ""}` }, text)];
+    return [i ? " / " : "", make("span", { title: `n = ${m.n || "–"}${d ? `; minus random ${interval(d, m.unit)}` : ""}` }, text)];
   }));
 };
 const measures = (all) => {
@@ -60,7 +60,7 @@ const conditions = (place, entries) => {
     } else place.append(conditionDots(values, series, title, label));
   }
 };
-const conditionLines = (values, series, title, label) => chart({ mark: { type: "line", point: { size: 40 } },
+const conditionLines = (values, series, title, label) => chart({ mark: { type: "line", point: { size: 40, opacity: 1 } },
   data: { values: values.map((v) => ({ ...v, at: Number(v.condition.match(/[\d.]*\d/)[0]) })) }, height: 240,
   encoding: { x: q("at", values[0].condition.match(/^\w+/)[0], { axis: { tickMinStep: 1 } }), y: q("value", title, free),
     color: series.color, strokeDash: series.strokeDash,
@@ -91,7 +91,7 @@ const conditionDots = (values, series, title, label) => {
   const order = unique([...first, ...values].map((v) => v.condition));
   const draw = (name) => {
     const shown = values.filter((v) => name === "all" || v.name === name);
-    const points = { mark: { type: "point", filled: true, size: 60 }, encoding: { x: q("value", title, free), shape: series.shape,
+    const points = { mark: { type: "point", filled: true, size: 60, opacity: 1 }, encoding: { x: q("value", title, free), shape: series.shape,
       tooltip: [n("condition", "condition"), n("name", "trained on"), q("value", title, { format: ".2f" })] } };
     const rules = { mark: "rule", encoding: { x: q("low", title, free), x2: { field: "high" } } };
     return [chart({ data: { values: shown }, height: { step: 18 }, encoding: { color: series.color,
