@@ -73,7 +73,7 @@ const watcher = new IntersectionObserver((entries) => entries.forEach((entry) =>
 }), { rootMargin: "300px" });
 const chart = (spec, label) => {
   const place = make("div", { class: "chart", role: "img", "aria-label": label });
-  charts.push([place, spec]);
+  charts.push([place, { ...spec, description: label }]);  // Vega labels the element with the description
   watcher.observe(place);
   return place;
 };

@@ -86,6 +86,6 @@ const words = (entry, key) => {
   return ["ipc", "seeds"].includes(key) ? `${key} ${value}` : value;
 };
 const variantAmong = (entries) => {  // a function that says what tells an entry from others of its subject
-  const keys = unique(["labels", ...varying(entries).map(([key]) => key)]);
+  const keys = [...varying(entries).map(([key]) => key).filter((key) => key !== "labels"), "labels"];
   return (entry) => keys.map((key) => words(entry, key)).filter(Boolean).join(", ");
 };
