@@ -501,7 +501,7 @@ async def check_charts(page):
         await choose(page, field, option)
         await drawn(page, f"{field}.querySelector('.chart')")
         clean = "66.50" if option.endswith("convnet3") else "67.50"
-        assert await page.run(f"{field}.querySelector('p').textContent") == f"clean: {clean} %"
+        assert await page.run(f"{field}.querySelector('p').textContent") == f"clean: {clean} ± 0.71 %"
         cells = await page.run(
             f"[...{heat}.querySelectorAll('.mark-rect.role-mark path')].map((p) => p.getAttribute('fill'))"
         )

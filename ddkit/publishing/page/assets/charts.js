@@ -26,8 +26,10 @@ const seriesOf = (entries) => {
     taken.add(at);
     return [COLOURS[Math.floor(at / DASHES.length)], DASHES[at % DASHES.length], SHAPES[at % DASHES.length]];
   });
-  const channel = (part) => n("name", "trained on", { scale: { domain: list.map(([one]) => one), range: styles.map((s) => s[part]) } });
-  return { name, names: list.map(([one]) => one), color: channel(0), strokeDash: channel(1), shape: channel(2) };
+  const names = list.map(([one]) => one);
+  const channel = (part, more) => n("name", "trained on", { scale: { domain: names, range: styles.map((one) => one[part]) }, ...more });
+  const long = { legend: { symbolSize: 500 } };  // long enough to show a dash
+  return { name, names, color: channel(0), shape: channel(2), line: { color: channel(0, long), strokeDash: channel(1, long) } };
 };
 
 // ------------------------------------------------------------------ drawing

@@ -23,7 +23,7 @@ const curves = () => {
     if (!values[key].length) continue;
     grid.append(make("figure", {}, make("figcaption", {}, caption), chart({ data: { values: values[key] }, height: 260,
       mark: "line", encoding: { x: q("epoch", "epoch", { ...whole, ...free }), y: q("value", title, { scale }),
-        color: series.color, strokeDash: series.strokeDash,
+        ...series.line,
         tooltip: [n("name", "trained on"), q("epoch", "epoch"), q("value", title)] } }, `${title} by epoch`)));
   }
   place.append(grid);

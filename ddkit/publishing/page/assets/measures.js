@@ -50,8 +50,8 @@ const conditions = (place, entries) => {
   for (const key of unique(entries.map((m) => JSON.stringify([m.measure, m.metric])))) {
     const mine = entries.filter((m) => JSON.stringify([m.measure, m.metric]) === key), series = seriesOf(mine);
     const values = mine.map((m) => ({ name: series.name(m), value: mean(m), low: mean(m) - deviation(m),
-      high: mean(m) + deviation(m), condition: m.condition }));
-    const title = mine[0].unit || mine[0].metric, heading = `${mine[0].measure}: ${mine[0].title}`;
+      high: mean(m) + deviation(m), condition: m.condition, text: `${meanText(m)} ${m.unit}`.trim() }));
+    const title = mine[0].unit || "value", heading = `${mine[0].measure}: ${mine[0].title}`;
     place.append(make("h3", {}, heading));
     const every = unique(values.map((v) => v.condition)), label = `${heading} by condition`;
     if (every.some((c) => /, severity \d+$/.test(c))) place.append(heatMap(values, series, title, label));
@@ -60,11 +60,12 @@ const conditions = (place, entries) => {
     } else place.append(conditionDots(values, series, title, label));
   }
 };
-const conditionLines = (values, series, title, label) => chart({ mark: { type: "line", point: { size: 40, opacity: 1 } },
+const conditionLines = (values, series, title, label) => chart({
   data: { values: values.map((v) => ({ ...v, at: Number(v.condition.match(/[\d.]*\d/)[0]) })) }, height: 240,
   encoding: { x: q("at", values[0].condition.match(/^\w+/)[0], { axis: { tickMinStep: 1 } }), y: q("value", title, free),
-    color: series.color, strokeDash: series.strokeDash,
-    tooltip: [n("name", "trained on"), n("condition", "condition"), q("value", title, { format: ".2f" })] } }, label);
+    tooltip: [n("name", "trained on"), n("condition", "condition"), q("value", title, { format: ".2f" })] },
+  layer: [{ mark: "line", encoding: series.line },
+    { mark: { type: "point", filled: true, opacity: 1 }, encoding: { color: { ...series.color, legend: null } } }] }, label);
 
 const heatMap = (values, series, title, label) => {
   // One map for each series; the colours mean the same in all of them. On viridis, white numbers are readable below
@@ -76,7 +77,7 @@ const heatMap = (values, series, title, label) => {
   const others = values.filter((v) => !/ severity /.test(v.condition)), numbers = cells.map((v) => v.value);
   const low = Math.min(...numbers), high = Math.max(...numbers), middle = low + 0.43 * (high - low);
   const draw = (name) => [
-    ...others.filter((v) => v.name === name).map((v) => make("p", {}, `${v.condition}: ${number(v.value)} ${title}`)),
+    ...others.filter((v) => v.name === name).map((v) => make("p", {}, `${v.condition}: ${v.text}`)),
     chart({ data: { values: cells.filter((v) => v.name === name) }, width: { step: 46 }, height: { step: 17 },
       encoding: { x: n("severity", "severity", { axis: { labelAngle: 0 } }), y: n("corruption", "", { sort: null }) },
       layer: [{ mark: "rect", encoding: { color: q("value", title, { scale: { scheme: "viridis", domain: [low, high] },
