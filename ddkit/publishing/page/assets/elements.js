@@ -28,7 +28,11 @@ const select = (words, options, change) => {
 const unique = (values) => [...new Set(values)];
 const groupBy = (values, key) => {
   const groups = new Map();
-  values.forEach((value) => groups.set(key(value), [...(groups.get(key(value)) || []), value]));
+  for (const value of values) {
+    const group = key(value);
+    if (!groups.has(group)) groups.set(group, []);
+    groups.get(group).push(value);
+  }
   return groups;
 };
 
