@@ -77,7 +77,7 @@ ROOMS = {
             "pushing",
             "pulling",
         ),
-        *("model_repositories", "page.data", "page.rendering", "spaces"),
+        *("model_repositories", "page.images", "page.data", "page.rendering", "spaces"),
     ],
     "pipeline": [
         *("record", "options", "growing", "costs", "speeds", "pricing", "synthesis_units", "run", "describing"),

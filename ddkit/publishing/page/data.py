@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from PIL import Image
 
 from ddkit.core.files import read_limited, refuse_links
 from ddkit.core.serialization import strict_json, to_plain
 from ddkit.errors import IntegrityError
-from ddkit.format.images import encode_image
 from ddkit.format.manifest import Manifest
 from ddkit.format.manifest_file import work_beside
 from ddkit.format.measurements import Measurements, StoredFigure, read_measurements
+from ddkit.publishing.page.images import PageImage, ShownImages, are_heavy, as_uri, label_temperature
 from ddkit.publishing.pictures import source_name, title
-from ddkit.replay.loader import ReplayLoader
-from ddkit.replay.stores.memory import MemoryStore, load_set
+from ddkit.sources.classes import unique_names
 
-PER_CLASS, MOST_IMAGES = 10, 2000  # images of a set that the page shows
-VIEWS = 4  # views of each image
-TOP = 3  # classes of a soft label
-HEAVY = 6_000_000  # bytes of encoded images above which they are shown as WebP
-WEBP_QUALITY = 80
 LARGEST_FIGURE = 8 * 2**20  # bytes
-TYPES = {"png": "image/png", "jpg": "image/jpeg", "webp": "image/webp"}
 
 
 @dataclass(frozen=True)
@@ -42,13 +32,14 @@ class PageSet:
         name: Name that tells it from the others of the page.
         title: What it is.
         facts: Name and value of what the first table shows.
-        classes: Class names.
+        classes: Class names, each of them once.
         temperature: Temperature of its labels.
         results, measurements, curves: As in the manifest and in OUT.work.
         figures: Measure, name, caption, of, and `image` (a data URI) or `spec` (Vega-Lite).
         cost: Seconds by part.
         size: Side of an image, pixels.
-        images: For each shown image: class, data URI, and views with their soft labels.
+        view_size: Side of a view, pixels.
+        images: The shown images.
     """
 
     name: str
@@ -62,7 +53,8 @@ class PageSet:
     figures: list[dict[str, Any]]
     cost: dict[str, float]
     size: int
-    images: list[dict[str, Any]]
+    view_size: int
+    images: list[PageImage]
 
 
 def page_sets(manifests: Sequence[Manifest], *, private: bool = True) -> list[PageSet]:
@@ -75,10 +67,10 @@ def page_sets(manifests: Sequence[Manifest], *, private: bool = True) -> list[Pa
     Raises:
         IntegrityError: A set, or what was measured of it, is damaged.
     """
-    shown = [_Shown.of(m, len(manifests)) for m in manifests]
-    heavy = sum(len(image) for one in shown for image in one.encoded) > HEAVY
+    shown = [ShownImages.of(m, len(manifests)) for m in manifests]
+    heavy = are_heavy(shown)
     return [
-        _page_set(m, name, one, heavy=heavy, private=private)
+        _page_set(m, name, one.page_images(heavy=heavy), private=private)
         for m, name, one in zip(manifests, _names(manifests), shown)
     ]
 
@@ -92,21 +84,21 @@ def _names(manifests: Sequence[Manifest]) -> list[str]:
     ]
 
 
-def _page_set(manifest: Manifest, name: str, shown: _Shown, *, heavy: bool, private: bool) -> PageSet:
+def _page_set(manifest: Manifest, name: str, images: list[PageImage], *, private: bool) -> PageSet:
     work = work_beside(manifest.root)
     measured = read_measurements(work)
     if measured is None or measured.content != manifest.content:
         measured = Measurements(content=manifest.content, measurements=manifest.measurements)
     cost = {key: float(value) for key, value in to_plain(manifest.cost).items() if isinstance(value, float)}
     return PageSet(
-        name=name, title=title(manifest), facts=_facts(manifest), classes=manifest.class_names,
-        temperature=manifest.labels.temperature or 20.0, results=[_brief(one) for one in manifest.results],
+        name=name, title=title(manifest), facts=_facts(manifest), classes=unique_names(manifest.classes),
+        temperature=label_temperature(manifest), results=[_brief(one) for one in manifest.results],
         measurements=[_brief(one) for one in measured.measurements], curves=[to_plain(one) for one in measured.curves],
         figures=[
             found for figure in measured.figures if private or not figure.private if (found := _figure(work, figure))
         ],
         cost={part: cost[part] for part in ("teach", "select", "recover", "relabel", "student") if cost.get(part)},
-        size=manifest.image.size, images=list(_images(manifest, shown, heavy)),
+        size=manifest.image.size, view_size=manifest.views.size, images=images,
     )  # fmt: skip
 
 
@@ -149,7 +141,7 @@ def _figure(work: Path, figure: StoredFigure) -> dict[str, Any] | None:
     if figure.kind == "png":
         with Image.open(io.BytesIO(content), formats=("PNG",)) as picture:
             picture.verify()
-        return plain | {"image": _uri("png", content)}
+        return plain | {"image": as_uri("png", content)}
     try:
         spec = strict_json(content)
     except ValueError as error:
@@ -165,72 +157,6 @@ def _loads_something(spec: Any) -> bool:
         refused = {"url", "href", "usermeta", "signal", "loader"} & spec.keys()
         return bool(refused) or any(_loads_something(value) for key, value in spec.items() if key != "values")
     return isinstance(spec, list) and any(_loads_something(value) for value in spec)
-
-
-# ------------------------------------------------------------------ images
-
-
-@dataclass(frozen=True)
-class _Shown:
-    """The images of a set that are shown, the first ones of each class: positions int64 [n], and as PNG."""
-
-    store: MemoryStore
-    rows: np.ndarray
-    encoded: list[bytes]
-
-    @classmethod
-    def of(cls, manifest: Manifest, sets: int) -> _Shown:
-        """Choose and encode the images of one of some sets that share MOST_IMAGES."""
-        store = load_set(manifest)
-        most = min(PER_CLASS, max(MOST_IMAGES // sets // len(store.classes), 1))
-        chosen = [np.flatnonzero(store.labels == label)[:most] for label in range(len(store.classes))]
-        rows = np.concatenate(chosen)[:MOST_IMAGES]
-        return cls(store, rows, [encode_image(store.images[row].numpy(), "png") for row in rows.tolist()])
-
-
-def _images(manifest: Manifest, shown: _Shown, heavy: bool) -> Iterator[dict[str, Any]]:
-    """Yield the shown images with their views and soft labels."""
-    store, labels = shown.store, _soft_labels(manifest)
-    assert store.all_views is not None
-    for row, image in zip(shown.rows.tolist(), shown.encoded):
-        content, kind = (_webp(image), "webp") if heavy else (image, "png")
-        views = []
-        for view, logits in enumerate(labels):
-            box = [int(v) for v in store.all_views.box[row, view]]
-            mixed = store.all_views.mix_box is not None and bool(store.all_views.mix_box[row, view].any())
-            views.append({"box": box, "flip": int(store.all_views.flip[row, view]), "mixed": mixed,
-                          "top": _top(logits[row], manifest.labels.temperature or 20.0)})  # fmt: skip
-        yield {"c": int(store.labels[row]), "src": _uri(kind, content), "views": views}
-
-
-def _soft_labels(manifest: Manifest) -> list[torch.Tensor]:
-    """Return the teacher's logits of the first VIEWS views of every row: float32 [n,C] each."""
-    loader = ReplayLoader(manifest.root, batch_size=min(manifest.rows(), 256), device="cpu", batch="dict")
-    found = []
-    for _ in range(min(VIEWS, manifest.views.count)):
-        logits = torch.empty(manifest.rows(), len(manifest.classes))
-        for batch in loader:  # epoch e replays view e
-            logits[batch["rows"]] = batch["teacher_logits"].float().cpu()
-        found.append(logits)
-    return found
-
-
-def _top(logits: torch.Tensor, temperature: float) -> list[list[float]]:
-    """Return [class, probability at temperature 1, probability at `temperature`] of the most likely classes."""
-    sharp, soft = logits.softmax(0), (logits / temperature).softmax(0)
-    best = sharp.topk(min(TOP, len(logits))).indices.tolist()
-    return [[c, round(float(sharp[c]), 4), round(float(soft[c]), 4)] for c in best]
-
-
-def _webp(png: bytes) -> bytes:
-    buffer = io.BytesIO()
-    with Image.open(io.BytesIO(png)) as image:
-        image.save(buffer, format="WEBP", quality=WEBP_QUALITY, method=4)
-    return buffer.getvalue()
-
-
-def _uri(kind: str, content: bytes) -> str:
-    return f"data:{TYPES[kind]};base64,{base64.b64encode(content).decode()}"
 
 
 def as_json(sets: Sequence[PageSet]) -> str:

@@ -15,6 +15,7 @@ from ddkit.format.measurements import FILE
 from ddkit.publishing.page.data import as_json, page_sets
 
 PAGE = "page.html"
+SCRIPTS = ("elements", "subjects", "charts", "results", "measures", "curves", "images", "page")  # in this order
 
 
 def render_page(directories: Sequence[str | Path], *, private: bool = True) -> str:
@@ -38,7 +39,7 @@ def render_page(directories: Sequence[str | Path], *, private: bool = True) -> s
     sets = page_sets(manifests, private=private)
     return environment.from_string(asset("page.html.j2")).render(
         title=sets[0].title if len(sets) == 1 else f"{len(sets)} distilled sets", version=__version__,
-        style=asset("page.css"), script=asset("page.js"), vega=asset("vega.min.js"),
+        style=asset("page.css"), script="\n".join(asset(f"{name}.js") for name in SCRIPTS), vega=asset("vega.min.js"),
         vega_lite=asset("vega-lite.min.js"), data=as_json(sets),
     )  # fmt: skip
 
