@@ -18,6 +18,7 @@ from ddkit.format.images import decode_image, encode_image
 from ddkit.format.manifest_file import read_manifest, write_manifest
 from ddkit.format.results import BASELINE_NAMES, ResultEntry, baseline_entry, with_earlier_differences
 from ddkit.format.tars import tar_bytes
+from ddkit.format.verification import directory_problems
 from ddkit.networks.checkpoints import load_checkpoint
 from ddkit.pipeline import distill
 from ddkit.pipeline.record import load_record, work_dir
@@ -149,6 +150,17 @@ def test_baselines_that_cannot_be_made_are_left_out_with_a_note(random_set, tmp_
         assert f"no baseline {name}, for want of {words}" in err
     one = evaluate(copy, val="digits", runs=1, epochs=1, workers=1, labels="hard", baseline="hard")
     assert [(r.of, r.labels, r.total_bytes) for r in one] == [("this", "hard", image_bytes(random_set))]
+
+
+def test_equal_random_images_of_several_sets_are_labelled_once(small_teacher, tmp_path, capsys):
+    given = {"data": "digits", "ipc": 2, "protocol": "demo", "views": 3, "teacher": small_teacher, "workers": 1}
+    roots = [distill(tmp_path / method, method=method, **given).root for method in ("herding", "kcenter")]
+    capsys.readouterr()
+    evaluate(roots, val="digits", runs=1, epochs=1, workers=1, baseline="random")
+    assert capsys.readouterr().err.count("views in") == 1
+    first, second = (read_manifest(work_dir(root) / "baseline") for root in roots)
+    assert first.content == second.content and not directory_problems(second.root)
+    assert {path.name for path in tmp_path.rglob("*.copy")} == set()
 
 
 def test_baselines_of_a_relabelled_set_are_labelled_alike(random_set, teacher, tmp_path):

@@ -214,12 +214,21 @@ def table_rows(
         workers: Number of processes.
     """
     rows: list[TableRow] = []
+    random_sets: dict[str, Path] = {}
     for group in group_sets(sets):
         assert options.val is not None
         validation = options.val.open(group[0].classes, group[0].source)
         ipc, own = options.ipc or group[0].ipc, _labelled_for(group, options)
         subjects = tuple(
-            Subject(given=m, data=mine, source=data, teacher=options.teacher, device=options.device, workers=workers)
+            Subject(
+                given=m,
+                data=mine,
+                source=data,
+                teacher=options.teacher,
+                device=options.device,
+                workers=workers,
+                made=random_sets,
+            )  # fmt: skip
             for m, mine in zip(group, own)
         )
         rows.append(TableRow(own, subjects, ipc, options, validation))

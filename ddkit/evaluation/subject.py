@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ddkit.core.console import note
 from ddkit.core.device import pick_device
 from ddkit.core.files import write_bytes
+from ddkit.core.serialization import fingerprint, to_plain
 from ddkit.evaluation.equal_bytes import source_of
 from ddkit.evaluation.training_data import TrainingData
 from ddkit.format.manifest import Manifest
@@ -31,6 +33,7 @@ class Subject:
         teacher: The teacher, as given.
         device: "auto" or a torch device name.
         workers: Number of processes. Default: the number of cores.
+        made: Sets of random images that were made for the subjects of a table, by the hash of what determines them.
     """
 
     given: Manifest
@@ -39,6 +42,7 @@ class Subject:
     teacher: str | None
     device: str = "auto"
     workers: int | None = None
+    made: dict[str, Path] = field(default_factory=dict)
 
     @property
     def set(self) -> Manifest:
@@ -130,11 +134,14 @@ class Subject:
             "ipc": m.ipc, "prefixes": m.prefixes, "views": m.views.count, "image_format": m.image.codec,
             "codec": m.labels.codec,
         }  # fmt: skip
-        made = distill(
-            out, method="random", data=self.known_source(), teacher=self.known_teacher(), seed=self.given.seed,
-            protocol=m.protocol(m.views.protocol), size=m.image.size, device=self.device, workers=self.workers,
-            yes=True, **same | options,
-        )  # fmt: skip
+        same |= {
+            "data": self.known_source(), "teacher": self.known_teacher(), "seed": self.given.seed,
+            "protocol": m.protocol(m.views.protocol), "size": m.image.size, "device": self.device,
+        }  # fmt: skip
+        first = self.made.setdefault(fingerprint(to_plain(same | options)), out)
+        if first != out and not work_dir(out).exists():
+            _copy_work(first, out)
+        made = distill(out, method="random", workers=self.workers, yes=True, **same | options)
         for what, ours, theirs in (
             ("source", m.source.fingerprint, made.source.fingerprint),
             ("teacher", m.teacher.hash, made.teacher.hash),
@@ -160,3 +167,12 @@ class Subject:
             made.root, out, teacher=str(teacher.path), protocol=self.set.views.protocol, mix_within=str(file),
             device=self.device, workers=self.workers,
         )  # fmt: skip
+
+
+def _copy_work(first: Path, out: Path) -> None:
+    """Begin a set with the units of an equal one."""
+    work = work_dir(out)
+    copied = work.with_name(f".{work.name}.copy")
+    shutil.rmtree(copied, ignore_errors=True)  # of a process that was killed
+    shutil.copytree(work_dir(first), copied, ignore=shutil.ignore_patterns("students", "measures"))
+    copied.rename(work)
