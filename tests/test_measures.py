@@ -29,6 +29,7 @@ from ddkit.evaluation.tables import evaluate
 from ddkit.format.manifest_file import read_manifest
 from ddkit.format.measurements import read_measurements
 from ddkit.pipeline import distill, relabel
+from ddkit.publishing.page.rendering import render_page
 from ddkit.replay.loader import ReplayLoader
 from ddkit.testing import check_measure, untrained_teacher
 
@@ -115,6 +116,8 @@ def test_a_measure_by_somebody_else_from_the_command_line(random_set, mine, tmp_
     assert len(summaries) == 3 and not any(m.condition for m in summaries)
     figures = read_measurements(Path(f"{root}.work")).figures
     assert len(figures) == 2 and json.loads((Path(f"{root}.work") / figures[0].file).read_text())["mark"] == "bar"
+    page = render_page([root])
+    assert '"title":"images taken for the first classes"' in page and "How many are taken for the first class." in page
     check_measure(str(mine))
 
 
