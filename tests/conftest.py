@@ -100,6 +100,17 @@ def random_set(tmp_path_factory: pytest.TempPathFactory, teacher: str) -> Manife
     )  # fmt: skip
 
 
+@pytest.fixture(scope="session")
+def small_set(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """Random images of two classes at 16 pixels: a network is trained on its whole source in seconds."""
+    root = tmp_path_factory.mktemp("small_set")
+    teacher = str(untrained_teacher(root / "t.safetensors", classes=2, size=16))
+    return distill(
+        root / "set", data="digits", classes="0,1", method="random", ipc=2, protocol="demo", views=2, teacher=teacher,
+        workers=1,
+    )  # fmt: skip
+
+
 def photograph(seed: int, height: int, width: int) -> Image.Image:
     """A smooth coloured picture, so that resizing has something to do."""
     rng = np.random.default_rng(seed)

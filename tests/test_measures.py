@@ -31,7 +31,7 @@ from ddkit.format.measurements import read_measurements
 from ddkit.pipeline import distill, relabel
 from ddkit.publishing.page.rendering import render_page
 from ddkit.replay.loader import ReplayLoader
-from ddkit.testing import check_measure, untrained_teacher
+from ddkit.testing import check_measure
 
 QUICK = {
     "continual": {"continual.steps": 2},
@@ -69,17 +69,6 @@ def mine(tmp_path):
     path = tmp_path / "share.py"
     path.write_text(MINE)
     return path
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    """A set of two classes at 16 pixels, so that a network is trained on its whole source in seconds."""
-    root = tmp_path_factory.mktemp("small")
-    teacher = str(untrained_teacher(root / "t.safetensors", classes=2, size=16))
-    return distill(
-        root / "set", data="digits", classes="0,1", method="random", ipc=2, protocol="demo", views=2, teacher=teacher,
-        workers=1,
-    )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["accuracy", "bytes", "calibration", "continual", "cross-architecture", "per-class"])
@@ -144,9 +133,9 @@ def test_finished_measures_are_read_back(random_set, mine, tmp_path):
         evaluate(root, measure=str(mine), **options)
 
 
-def test_full_data_two_kinds_of_equal_bytes_and_figures_of_hard_labels_are_kept(small, tmp_path):
-    copied = Path(shutil.copytree(small.root, tmp_path / "set"))
-    shutil.copytree(f"{small.root}.work", tmp_path / "set.work")
+def test_full_data_two_kinds_of_equal_bytes_and_figures_of_hard_labels_are_kept(small_set, tmp_path):
+    copied = Path(shutil.copytree(small_set.root, tmp_path / "set"))
+    shutil.copytree(f"{small_set.root}.work", tmp_path / "set.work")
     options = {"val": "digits", "runs": 1, "epochs": 1, "workers": 1}
     evaluate(copied, baseline="full,equal-bytes", measure="bytes", **options)
     evaluate(copied, baseline=None, labels="hard", measure="diversity", **options)
@@ -204,10 +193,10 @@ def test_students_that_never_confuse_two_classes_count():
     assert sorted(m.condition for m in _measured("this", [[many]])) == ["7 > 1", "8 > 5", "8 > 6", "8 > 7"]
 
 
-def test_all_measures_leave_out_what_a_set_is_not_fit_for(small, tmp_path, capsys):
+def test_all_measures_leave_out_what_a_set_is_not_fit_for(small_set, tmp_path, capsys):
     """Views are mixed with images of all classes, so there is no learning of one class after another."""
-    copied = Path(shutil.copytree(small.root, tmp_path / "set"))
-    shutil.copytree(f"{small.root}.work", tmp_path / "set.work")
+    copied = Path(shutil.copytree(small_set.root, tmp_path / "set"))
+    shutil.copytree(f"{small_set.root}.work", tmp_path / "set.work")
     options = {
         "val": "digits", "runs": 1, "epochs": 1, "baseline": "full", "workers": 1,
         "settings": {"corruptions.images": 10, "cross-architecture.archs": [], "ranking.archs": []},

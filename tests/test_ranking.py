@@ -48,16 +48,15 @@ def test_the_p_value_of_a_perfect_ranking_of_five_is_that_of_one_order_in_120():
     assert found == pytest.approx(1 / 120, rel=0.3)
 
 
-def test_a_set_ranks_networks_against_the_whole_source(random_set, teacher, tmp_path, monkeypatch):
+def test_a_set_ranks_networks_against_the_whole_source(small_set, tmp_path, monkeypatch):
     """The networks are trained on the set and, by a short recipe of teachers, on the source."""
-    monkeypatch.setenv("DDKIT_CACHE", str(tmp_path / "cache"))
-    shorter = replace(teacher_recipe(None, "digits", 32, None), epochs=1, min_steps=1)
+    shorter = replace(teacher_recipe(None, "digits", 16, None), epochs=1, min_steps=1)
     monkeypatch.setattr(resolving, "teacher_recipe", lambda *_: shorter)
-    root = Path(shutil.copytree(random_set.root, tmp_path / "set"))
-    shutil.copytree(f"{random_set.root}.work", tmp_path / "set.work")
+    root = Path(shutil.copytree(small_set.root, tmp_path / "set"))
+    shutil.copytree(f"{small_set.root}.work", tmp_path / "set.work")
     archs = ["timm:test_resnet", "timm:test_byobnet", "timm:test_efficientnet"]
     report = evaluate(
-        root, val="digits", data="digits", teacher=teacher, archs=archs[:1], runs=1, epochs=1, baseline="teacher,full",
+        root, val="digits", archs=archs[:1], runs=1, epochs=1, baseline="teacher,full",
         measure="ranking,accuracy", settings={"ranking.archs": archs}, workers=1,
     )  # fmt: skip
     assert [(row.of, row.labels) for row in report] == [("this", "stored"), ("teacher", "hard"), ("full", "hard")]
