@@ -76,7 +76,7 @@ const interval = (d, unit) => {
 };
 const difference = (d) => {
   const clear = d && (d.low > 0 || d.high < 0);
-  return make("span", { class: clear ? (d.mean > 0 ? "good" : "bad") : "" }, interval(d));
+  return make("span", { class: clear ? (d.mean > 0 ? "good" : "bad") : "" }, interval(d, "%"));
 };
 
 // ------------------------------------------------------------------ tables
