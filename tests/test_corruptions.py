@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from ddkit.core.worker_state import STATE
 from ddkit.errors import OptionError, SetError
 from ddkit.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from ddkit.evaluation.corruptions.edges import box_means, canny_edges, chamfer_distances, equalised
@@ -221,11 +222,11 @@ def test_the_measure_yields_every_severity_and_its_summary(teacher):
     images = source.resident(EvalTransform.for_size(32)), torch.from_numpy(source.labels).long()
     network = MeasuredNetwork(of="this", arch="convnet3", seed=0, checkpoint=teacher)
 
-    def rows(part: str, **changed) -> list[Row]:
+    def rows(part: str, shown: tuple[torch.Tensor, torch.Tensor] = images, **changed) -> list[Row]:
         given = {f"corruptions.{key}": value for key, value in changed.items()}
         context = Context(
             config=measure_config(measure, given), classes=tuple(source.class_names), device=torch.device("cpu"),
-            part=part, load_validation=lambda: images,
+            part=part, validation_key=tuple(shown[1].tolist()), load_validation=lambda: shown,
         )  # fmt: skip
         return list(measure.run(network, context))
 
@@ -236,6 +237,10 @@ def test_the_measure_yields_every_severity_and_its_summary(teacher):
         assert again == rows(part, images=60, severities=(3, 5))
         found += again
     assert all(row.metric == "top-1" and row.n == 60 and 0 <= row.value <= 100 for row in found)
+    other = images[0].flip(0), images[1].flip(0)  # each is measured on its own images, whatever was measured before
+    before = rows("contrast", other, images=60)
+    STATE.drop()
+    assert rows("contrast", other, images=60) == before
     assert rows("clean")[0].n == len(images[1]) == 355
     summary = {row.metric: row.value for row in measure.summary(found)}
     values = [row.value for row in found[1:]]

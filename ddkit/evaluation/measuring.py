@@ -90,8 +90,9 @@ class Environment:
         device, teacher, source = torch.device(self.device), self.teacher, self.source
         manifest = read_manifest(self.directory)
 
+        key = (self.val, self.validation, manifest.eval.resize, manifest.eval.crop)
+
         def validation() -> tuple[Tensor, Tensor]:
-            key = (self.val, self.validation, manifest.eval.resize, manifest.eval.crop)
             opened = lambda: self.val.open(manifest.classes, manifest.source).load(manifest.eval)  # noqa: E731
             return STATE.keep("measured images", key, opened)
 
@@ -105,7 +106,7 @@ class Environment:
 
         return Context(
             config=config, classes=tuple(unique_names(manifest.classes)), device=device, part=part,
-            load_validation=validation,
+            validation_key=key, load_validation=validation,
             load_teacher=load_teacher if "teacher" in measure.needs else None,
             load_source=load_source if "source" in measure.needs else None,
         )  # fmt: skip

@@ -70,7 +70,7 @@ def measure(network: MeasuredNetwork, context: Context) -> Iterator[Row]:
         yield Row("top-1", accuracy(images[chosen]), CLEAN, n=len(labels))
         return
     severities = tuple(sorted(set(config.severities)))
-    key = (images.data_ptr(), tuple(images.shape), config.images, severities, context.part)
+    key = (context.validation_key, config.images, severities, context.part)
     corrupted = context.cached(
         "corrupted images", key, lambda: [corrupt(images[chosen], context.part, severity) for severity in severities]
     )

@@ -211,6 +211,7 @@ class Context:
         classes: Class names, in label order.
         device: The device.
         part: One of the measure's PARTS; "" if it has none.
+        validation_key: Everything that determines the validation images and their labels.
         load_validation: Returns the validation images; None: there are none.
         load_teacher: Returns the teacher; None: it is not at hand.
         load_source: Returns the source; None: it is not at hand.
@@ -220,6 +221,7 @@ class Context:
     classes: tuple[str, ...]
     device: torch.device
     part: str = ""
+    validation_key: Hashable = ""
     load_validation: Callable[[], tuple[Tensor, Tensor]] | None = None
     load_teacher: Callable[[], Teacher] | None = None
     load_source: Callable[[], Source] | None = None
@@ -261,9 +263,8 @@ class Context:
         Args:
             network: The network.
         """
-        images, _ = self.validation()
-        key = (str(network.checkpoint), network.order, images.data_ptr())
-        return self.cached("predictions", key, lambda: self.logits(network, images), most=4)
+        key = (str(network.checkpoint), network.order, self.validation_key)
+        return self.cached("predictions", key, lambda: self.logits(network, self.validation()[0]), most=4)
 
     def accuracy(self, network: MeasuredNetwork) -> float:
         """Return the top-1 accuracy of a network on the validation images, in percent.
@@ -272,6 +273,11 @@ class Context:
             network: The network.
         """
         return 100 * float((self.predictions(network).argmax(1) == self.validation()[1]).float().mean())
+
+    def teacher_features(self) -> Tensor:
+        """Return the teacher's features of the validation images, float32 [n,F]; computed once per process."""
+        key = (self.teacher().spec.hash, self.validation_key)
+        return self.cached("features", key, lambda: self.features(self.teacher(), self.validation()[0]))
 
     def logits(self, network: MeasuredNetwork | Teacher, images: Tensor) -> Tensor:
         """Return the logits of a network, float32 [n,C] on the CPU, in the order of the set's classes.

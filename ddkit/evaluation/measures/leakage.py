@@ -101,7 +101,7 @@ def _distances(context: Context, seen: Tensor, real: Tensor, indices: np.ndarray
     teacher = context.teacher()
     points = unit_rows(context.features(teacher, real))
     by_features, _ = nearest(unit_rows(context.features(teacher, seen)), points)
-    limit = torch.quantile(nearest(unit_rows(context.features(teacher, unseen)), points)[0], 0.01)
+    limit = torch.quantile(nearest(unit_rows(context.teacher_features()), points)[0], 0.01)
     yield Row("nearest-features", float(by_features.square().mean() / 2), n=len(seen))
     yield Row("copies-features", 100 * float((by_features < limit).float().mean()), n=len(seen))
     closest = by_pixels.argsort(stable=True)[:PAIRS].tolist()
