@@ -230,14 +230,9 @@ def test_a_set_made_before_a_setting_existed_is_of_the_same_row(rded_set, tmp_pa
     assert [len(group) for group in group_sets(sets)] == [2, 1]
 
 
-def test_the_demo_ends_with_a_table_and_a_picture(tmp_path, small_teacher, monkeypatch):
+def test_the_demo_ends_with_a_table_and_a_picture(tmp_path, teacher, monkeypatch):
     result = run_demo(
-        tmp_path / "demo",
-        teacher=small_teacher,
-        epochs=1,
-        views=2,
-        settings={"steps": 5, "student.epochs": 1},
-        workers=1,
+        tmp_path / "demo", teacher=teacher, epochs=1, views=2, settings={"steps": 5, "student.epochs": 1}, workers=1
     )
     assert [(row[0], row[1]) for row in result.rows] == [
         ("cudd", "stored"), ("cudd", "hard"), ("random", "stored"), ("random", "hard"),
