@@ -119,6 +119,19 @@ def photograph(seed: int, height: int, width: int) -> Image.Image:
 
 
 @pytest.fixture
+def toy_source(tmp_path: Path) -> Path:
+    """A folder of splits of class folders: 3 classes of 16-pixel noise of their own brightness, 12 images and 3."""
+    root, rng = tmp_path / "toy", np.random.default_rng(0)
+    for split, images in (("train", 12), ("test", 3)):
+        for label in range(3):
+            (folder := root / split / f"class {label}").mkdir(parents=True)
+            for i in range(images):
+                pixels = rng.integers(64 * label, 64 * label + 128, (16, 16, 3), np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    return root
+
+
+@pytest.fixture
 def photographs(tmp_path: Path) -> Path:
     """A folder of class folders: 3 classes, 6 JPEGs each, of uneven sizes."""
     root = tmp_path / "photos"

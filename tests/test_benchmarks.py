@@ -6,7 +6,6 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -46,18 +45,11 @@ def test_stock_readers_open_an_export(tmp_path):
     assert len(rows) == 355 and rows[0]["cls"] in range(10) and rows[0]["png"].size == (32, 32)
 
 
-def test_the_gpu_benchmark_runs_tiny_and_continues(tmp_path, monkeypatch):
+def test_the_gpu_benchmark_runs_tiny_and_continues(toy_source, tmp_path, monkeypatch):
     import gpu
 
-    rng = np.random.default_rng(0)
-    for split, images in (("train", 12), ("test", 3)):
-        for label in range(3):
-            (folder := tmp_path / "toy" / split / f"class {label}").mkdir(parents=True)
-            for i in range(images):
-                pixels = rng.integers(64 * label, 64 * label + 128, (16, 16, 3), np.uint8)
-                Image.fromarray(pixels).save(folder / f"{i}.png")
     monkeypatch.chdir(tmp_path)
-    args = ["--data", "toy", "--tiny", "--device", "cpu", "--work", "work", "--out", "gpu.json"]
+    args = ["--data", str(toy_source), "--tiny", "--device", "cpu", "--work", "work", "--out", "gpu.json"]
     assert gpu.main([*args, "--minutes", "0.0001"]) == 3
     assert gpu.main([*args, "--minutes", "9"]) == 0
     found = json.loads(Path("gpu.json").read_text())

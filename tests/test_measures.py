@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,7 +24,7 @@ from ddkit.evaluation.measures.calibration import (
     expected_calibration_error,
     first_half,
 )
-from ddkit.evaluation.measures.interface import MeasuredNetwork, Row
+from ddkit.evaluation.measures.interface import MeasuredNetwork, MeasuredSet, Metric, Row
 from ddkit.evaluation.measures.per_class import confusion_counts
 from ddkit.evaluation.tables import evaluate
 from ddkit.format.manifest_file import read_manifest
@@ -191,6 +192,18 @@ def test_students_that_never_confuse_two_classes_count():
     assert compared.differences[0].mean == pytest.approx(2.0 - 1 / 6)
     many = {f"8 > {i}": float(i) for i in range(1, 8)} | {"7 > 1": 0.5}
     assert sorted(m.condition for m in _measured("this", [[many]])) == ["7 > 1", "8 > 5", "8 > 6", "8 > 7"]
+
+
+def test_a_value_that_a_set_lacks_is_that_of_its_metric():
+    """A measure of sets may have rows of the set, and rows of its students."""
+    measure = replace(find_measure("per-class"), name="mine", metrics=(Metric(name="m", title="m", absent=0.0),))
+    subject = MeasuredSet(of="this", manifest=None, ipc=None, networks=(), total_bytes=1)
+    sets = [[Row("m", 4.0, "a"), Row("m", 1.0, "b", seed=0), Row("m", 3.0, "b", seed=1)], [Row("m", 5.0, "b", seed=1)]]
+    results = [[SimpleNamespace(task=SimpleNamespace(subject=subject), rows=rows)] for rows in sets]
+    origin = Origin(of="this", ipc=1, arch=None, protocol=None, labels=None, val=None)
+    found = {m.condition: m for m in measurements_of(measure, origin, results, command="c", hardware="h")}
+    assert found["b"].values == ((1.0, 3.0), (5.0,)) and found["b"].seeds == (0, 1)
+    assert found["a"].values == ((4.0,), (0.0,)) and found["a"].seeds == ()
 
 
 def test_all_measures_leave_out_what_a_set_is_not_fit_for(small_set, tmp_path, capsys):

@@ -14,7 +14,10 @@ from ddkit.evaluation import reproducing
 from ddkit.evaluation.measures import find_measures, measure_config
 from ddkit.evaluation.published import find_table, table_names, verdict
 from ddkit.evaluation.reproducing import reproduce
+from ddkit.format.manifest_file import read_manifest
 from ddkit.format.results import ResultEntry
+from ddkit.teachers import resolving
+from ddkit.teachers.teaching import teacher_recipe
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 TABLE = """
@@ -148,6 +151,23 @@ def test_rows_keep_one_another_and_know_what_they_were_measured_on(tmp_path, tea
     assert len(calls) == 2
     reproduce(table, rows=["random"], val="digits:train", **options)
     assert calls == ["digits", "digits", "digits:train"]
+
+
+def test_sets_of_a_row_share_a_teacher_that_is_trained(toy_source, tmp_path, monkeypatch):
+    """Teachers of several seeds would be several rows of the table, of which one would be judged."""
+    shorter = replace(teacher_recipe(None, str(toy_source), 32, None), epochs=1, min_steps=1)
+    monkeypatch.setattr(resolving, "teacher_recipe", lambda *_: shorter)
+    (tmp_path / "mine.toml").write_text(TABLE)
+    found = reproduce(
+        str(tmp_path / "mine.toml"), data=str(toy_source), teacher="train:convnet3", rows=["random"],
+        work=tmp_path / "work", workers=1,
+    )  # fmt: skip
+    result = found.rows[0].result
+    assert result.n_sets == 2 and len(result.values) == 2
+    sets = [
+        read_manifest(path) for path in sorted((tmp_path / "work" / "sets").glob("random-s?-*")) if path.suffix == ""
+    ]
+    assert [made.seed for made in sets] == [0, 1] and sets[0].teacher.hash == sets[1].teacher.hash
 
 
 def test_wrong_input(tmp_path, teacher):

@@ -153,18 +153,8 @@ def measure_table(
         for title, name in (("images per class", "ipc"), ("protocol", "protocol"))
         if len({getattr(m, name) for some in shown for m in some} - {None}) > 1
     }
-    header = [
-        "set",
-        "trained on",
-        "network",
-        "labels",
-        *varying,
-        "measure",
-        "metric",
-        "value",
-        "minus random (95 %)",
-        "n",
-    ]
+    header = ["set", "trained on", "network", "labels", *varying]
+    header += ["measure", "metric", "value", "minus random (95 %)", "n"]
     rows: list[list[object]] = []
     for directory, some in zip(directories, shown):
         for m in some:
@@ -172,9 +162,9 @@ def measure_table(
             value = _number(m.mean) + (f" ± {_number(m.std)}" if count > 1 else "") + (f" {m.unit}" if m.unit else "")
             difference = next((d for d in m.differences if d.to == "random"), None)
             rows.append([
-                *(directory, m.of, m.arch or "-", m.labels or "-"),
-                *(getattr(m, name) or "-" for name in varying.values()), m.measure,
-                *(m.title, value, _interval(difference, _number), m.n or "-"),
+                directory, m.of, m.arch or "-", m.labels or "-",
+                *(getattr(m, name) or "-" for name in varying.values()),
+                m.measure, m.title, value, _interval(difference, _number), m.n or "-",
             ])  # fmt: skip
     return (header, rows) if rows else None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,7 @@ def _network(
 
 def make_cell(
     row: TableRow, arch: str, seeds: Sequence[int], measures: Mapping[str, Measure], settings: Mapping[str, object],
-    curve: bool, leave: bool = False,
+    curve: bool, skip_unfit: bool = False,
 ) -> Cell:  # fmt: skip
     """Return a cell with the jobs of its students.
 
@@ -150,7 +151,7 @@ def make_cell(
         measures: The measures, by name or file.
         settings: Settings of the measures, by dotted key.
         curve: Whether accuracies are measured during the training.
-        leave: Leave out measures that the sets are not fit for, with a note.
+        skip_unfit: Leave out measures that the sets are not fit for, with a note.
 
     Raises:
         OptionError, SetError, TeacherError, SourceError, ClassesError.
@@ -166,7 +167,7 @@ def make_cell(
         try:
             asked = [measure.students(Asked(config=config, manifest=data.manifest, arch=arch)) for data in row.data]
         except (SetError, OptionError) as error:
-            if not leave:
+            if not skip_unfit:
                 raise
             note(f"no measure {measure.name} of {row.title}: {error}")
             continue
@@ -214,23 +215,14 @@ def table_rows(
         workers: Number of processes.
     """
     rows: list[TableRow] = []
-    random_sets: dict[str, Path] = {}
+    subject_of = partial(
+        Subject, source=data, teacher=options.teacher, device=options.device, workers=workers, random_sets={}
+    )
     for group in group_sets(sets):
         assert options.val is not None
         validation = options.val.open(group[0].classes, group[0].source)
         ipc, own = options.ipc or group[0].ipc, _labelled_for(group, options)
-        subjects = tuple(
-            Subject(
-                given=m,
-                data=mine,
-                source=data,
-                teacher=options.teacher,
-                device=options.device,
-                workers=workers,
-                made=random_sets,
-            )  # fmt: skip
-            for m, mine in zip(group, own)
-        )
+        subjects = tuple(subject_of(given=m, data=mine) for m, mine in zip(group, own))
         rows.append(TableRow(own, subjects, ipc, options, validation))
         for name in baselines:
             made = [BASELINES[name](subject) for subject in subjects]

@@ -135,18 +135,26 @@ def measurements_of(
         One Measurement for each metric and condition, in the order of METRICS; those without a condition first.
     """
     found: dict[tuple[str, str], list[dict[int | None, Row]]] = {}
+    seen: list[set[int | None]] = [set() for _ in results]
     for i, mine in enumerate(results):
         for result in mine:
             subject = result.task.subject
+            student = subject.seed if isinstance(subject, MeasuredNetwork) else None
+            seen[i].add(student)
             for row in result.rows:
-                seed = subject.seed if isinstance(subject, MeasuredNetwork) else row.seed
+                seed = row.seed if student is None else student
                 by_set = found.setdefault((row.metric, row.condition), [{} for _ in results])
                 by_set[i][seed] = row
+                seen[i].add(seed)
     order = {metric.name: i for i, metric in enumerate(measure.metrics)}
     entries = []
     for (name, condition), by_set in sorted(found.items(), key=lambda item: (item[0][1] != "", order[item[0][0]])):
         metric = measure.metric(name)
-        measured = _seeds(results) if metric.absent is not None else [sorted(rows, key=_first_none) for rows in by_set]
+        expected = [set(rows) for rows in by_set]
+        if metric.absent is not None:  # a row of the set, or one of each of its students
+            of_set = any(None in rows for rows in by_set)
+            expected = [{None} if of_set else mine - {None} for mine in seen]
+        measured = [sorted(mine, key=_first_none) for mine in expected]
         values = tuple(
             tuple(rows[seed].value if seed in rows else metric.absent or 0.0 for seed in mine)
             for rows, mine in zip(by_set, measured)
@@ -182,15 +190,6 @@ def measurements_of(
 
 def _first_none(seed: int | None) -> int:
     return -1 if seed is None else seed
-
-
-def _seeds(results: Sequence[Sequence[Result]]) -> list[list[int | None]]:
-    """Return the seeds of the networks that were measured, by set."""
-    found: list[list[int | None]] = []
-    for mine in results:
-        subjects = [result.task.subject for result in mine]
-        found.append([*sorted({one.seed for one in subjects if isinstance(one, MeasuredNetwork)})])
-    return found
 
 
 def _largest(entries: Sequence[Measurement], measure: Measure) -> list[Measurement]:

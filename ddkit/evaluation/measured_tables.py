@@ -134,7 +134,7 @@ class MeasuredTable:
                 teacher=None if teacher is None else str(teacher.path),
                 teacher_hash="" if teacher is None else teacher.spec.hash,
                 order=None if teacher is None else teacher.order,
-                shown=fingerprint([to_plain(subject.set.classes), to_plain(subject.set.eval)]),
+                shown_hash=fingerprint([to_plain(subject.set.classes), to_plain(subject.set.eval)]),
                 source=None if source is None else source.ref,
                 source_hash="" if source is None else fingerprint([source.fingerprint, to_plain(source.ref)]),
                 device=str(self.device),
@@ -269,7 +269,7 @@ class MeasuredTable:
         of_networks = {name: measure for name, measure in measures.items() if measure.subject == "network"}
         for name, measure in ({"accuracy": find_measure("accuracy")} | of_networks).items():
             for network in self._references[about]:
-                if name not in of_networks and network.of != "full":  # a manifest has no place for those of the source
+                if name not in of_networks and network.of != "full":  # the teacher has a result in the manifest
                     continue
                 origin = Origin(
                     of=network.of, ipc=cells[0].row.ipc, arch=network.arch, protocol=None, labels=network.labels,

@@ -52,7 +52,7 @@ class Environment:
         teacher: Checkpoint of the teacher; None: it is not at hand.
         teacher_hash: Hash of its weights.
         order: Output column of the teacher for each class of the set; None: the orders are the same.
-        shown: Hash of the set's classes and of its evaluation transform, which decide what networks are shown.
+        shown_hash: Hash of the set's classes and of its evaluation transform, which decide what networks are shown.
         source: The source without its holdout; None: it is not at hand.
         source_hash: Hash of the source and of the choice of its images.
         device: Name of the device.
@@ -64,7 +64,7 @@ class Environment:
     teacher: str | None = None
     teacher_hash: str = ""
     order: tuple[int, ...] | None = None
-    shown: str = ""
+    shown_hash: str = ""
     source: SourceRef | None = None
     source_hash: str = ""
     device: str = "cpu"
@@ -89,7 +89,6 @@ class Environment:
         """
         device, teacher, source = torch.device(self.device), self.teacher, self.source
         manifest = read_manifest(self.directory)
-
         key = (self.val, self.validation, manifest.eval.resize, manifest.eval.crop)
 
         def validation() -> tuple[Tensor, Tensor]:
@@ -113,7 +112,7 @@ class Environment:
 
     def key(self, measure: Measure) -> list[str]:
         """Return the hashes of what a measure uses."""
-        used = [self.validation, self.shown, self.device.partition(":")[0]]
+        used = [self.validation, self.shown_hash, self.device.partition(":")[0]]
         used += [self.teacher_hash] if "teacher" in measure.needs else []
         return used + ([self.source_hash] if "source" in measure.needs else [])
 

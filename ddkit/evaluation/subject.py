@@ -33,7 +33,7 @@ class Subject:
         teacher: The teacher, as given.
         device: "auto" or a torch device name.
         workers: Number of processes. Default: the number of cores.
-        made: Sets of random images that were made for the subjects of a table, by the hash of what determines them.
+        random_sets: Sets of random images made for the subjects of a table, by the hash of what determines them.
     """
 
     given: Manifest
@@ -42,7 +42,7 @@ class Subject:
     teacher: str | None
     device: str = "auto"
     workers: int | None = None
-    made: dict[str, Path] = field(default_factory=dict)
+    random_sets: dict[str, Path] = field(default_factory=dict)
 
     @property
     def set(self) -> Manifest:
@@ -138,7 +138,7 @@ class Subject:
             "data": self.known_source(), "teacher": self.known_teacher(), "seed": self.given.seed,
             "protocol": m.protocol(m.views.protocol), "size": m.image.size, "device": self.device,
         }  # fmt: skip
-        first = self.made.setdefault(fingerprint(to_plain(same | options)), out)
+        first = self.random_sets.setdefault(fingerprint(to_plain(same | options)), out)
         if first != out and not work_dir(out).exists():
             _copy_work(first, out)
         made = distill(out, method="random", workers=self.workers, yes=True, **same | options)

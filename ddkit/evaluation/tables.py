@@ -111,7 +111,7 @@ def evaluate(
     options = StudentOptions(labels=labels, ipc=ipc, epochs=epochs, teacher=teacher, val=ref, device=str(where))
     rows = _rows(sets, options, _protocols(protocol), kinds, data, workers)
     make = partial(
-        make_cell, seeds=range(runs), measures=measures, settings=settings, curve=curve, leave=asks_all(measure)
+        make_cell, seeds=range(runs), measures=measures, settings=settings, curve=curve, skip_unfit=asks_all(measure)
     )
     cells = [make(row, arch) for row in rows for arch in dict.fromkeys(archs or [sets[0].recommended.arch])]
     _note_costs(cells, list(measures.values()))

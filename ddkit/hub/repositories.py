@@ -103,7 +103,7 @@ def remote(repo: str, revision: str | None = None, kind: str = "dataset") -> Rem
     Args:
         repo: Id of the repository.
         revision: Branch, tag or commit; default: the main branch.
-        kind: `dataset` or `model`.
+        kind: `dataset`, `model` or `space`.
     """
 
     def read() -> Remote:
@@ -146,7 +146,7 @@ def find(repo: str, revision: str | None = None, kind: str = "dataset") -> Remot
     Args:
         repo: Id of the repository.
         revision: Branch, tag or commit; default: the main branch.
-        kind: `dataset` or `model`.
+        kind: `dataset`, `model` or `space`.
 
     Returns:
         The repository; None if it or the revision does not exist or is not visible to this token.
@@ -177,7 +177,7 @@ def fetch(
         revision: Branch, tag or commit; default: the main branch.
         into: Folder to download to instead of the cache.
         again: Download even if the file exists locally.
-        kind: `dataset` or `model`.
+        kind: `dataset`, `model` or `space`.
         most: Largest size to accept, in bytes; None: any.
 
     Raises:
@@ -312,7 +312,7 @@ class Upload:
         repo: Id of the repository.
         add: Content, or local path, by path in the repository.
         delete: Paths to delete.
-        kind: `dataset` or `model`.
+        kind: `dataset`, `model` or `space`.
     """
 
     def __init__(
