@@ -4,9 +4,9 @@
 
 content: one small CUDD run of digits, stage students included, by one process, by one with OMP_NUM_THREADS 1 and 2 and
 beside busy processes, by 2 and 4 ranks, by a SLURM array of 4 tasks (where sbatch works) and by a Ray cluster of three
-nodes of which one is killed. efficiency: the time of a run of SRe2L by 2 ranks against one. ranks: 64 processes share
-units that sleep; how much of the time do they work, and how many units run twice, also when 8 of them are killed?
-claims: what a claim costs among 10,000 units. Writes benchmarks/results/engines.json.
+nodes of which one is killed. efficiency: the time of a run of SRe2L by 2 ranks of one thread against one. ranks: 64
+processes share units that sleep; how much of the time do they work, and how many units run twice, also when 8 of them
+are killed? claims: what a claim costs among 10,000 units. Writes benchmarks/results/engines.json.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from ddkit.testing import untrained_teacher
 
 ROOT = Path(__file__).parent.parent
 CUDD = "--method cudd --prefixes 1,2,4 --set steps=40 --set student.epochs=15 --protocol common --views 20"
-SRE2L = "--method sre2l --ipc 8 --set steps=400 --set batch.ipc=1 --protocol common --views 2"
+SRE2L = "--method sre2l --ipc 8 --set steps=800 --set batch.ipc=1 --set threads=1 --protocol common --views 2"
 
 
 # ------------------------------------------------------------------ runs of `ddkit distill`

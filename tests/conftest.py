@@ -11,6 +11,8 @@ from pathlib import Path
 import loopback
 import pytest
 
+from ddkit.core.device import wait_briefly
+
 # Before any library reads them: no cache and no token of the user is used, and the Hub is one of our own on loopback.
 _caches = tempfile.TemporaryDirectory()
 HUB = loopback.Hub()
@@ -20,6 +22,7 @@ os.environ["HF_HOME"] = str(Path(_caches.name) / "hf")
 os.environ["HF_ENDPOINT"] = HUB.url
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["MPLCONFIGDIR"] = str(Path(_caches.name) / "mpl")
+wait_briefly()
 for _name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE"):
     os.environ.pop(_name, None)
 

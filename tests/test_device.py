@@ -9,7 +9,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ddkit.core.device import available_memory, cores, each_on_one_thread, has_bfloat16, pick_device, threads
+from ddkit.core.device import (
+    WAITING_VARIABLES,
+    available_memory,
+    cores,
+    each_on_one_thread,
+    has_bfloat16,
+    pick_device,
+    threads,
+    wait_briefly,
+)
 from ddkit.errors import OptionError
 
 
@@ -51,6 +60,17 @@ def test_the_number_of_threads_is_put_back_after_an_error():
         assert torch.get_num_threads() == 1
         raise ValueError("no")
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("given", [None, *WAITING_VARIABLES])
+def test_waiting_is_as_the_user_has_set_it(monkeypatch, given):
+    for name in WAITING_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    if given is not None:
+        monkeypatch.setenv(given, "mine")
+    wait_briefly()
+    found = {name: os.environ[name] for name in WAITING_VARIABLES if name in os.environ}
+    assert found == ({"GOMP_SPINCOUNT": "1000"} if given is None else {given: "mine"})
 
 
 def test_a_device_that_is_not_here_is_named():

@@ -114,5 +114,8 @@ def test_the_wheel_carries_what_it_needs(tmp_path, random_set):
 
 def test_the_top_level_launcher():
     assert len([line for line in (ROOT / "cli.py").read_text().splitlines() if line.strip()]) <= 4
-    run = subprocess.run([sys.executable, str(ROOT / "cli.py"), "list", "codecs"], capture_output=True, text=True)
+    told = {k: v for k, v in os.environ.items() if k != "GOMP_SPINCOUNT"} | {"OMP_DISPLAY_ENV": "VERBOSE"}
+    command = [sys.executable, str(ROOT / "cli.py"), "list", "codecs"]
+    run = subprocess.run(command, capture_output=True, text=True, env=told)
     assert run.returncode == 0 and "fp16" in run.stdout
+    assert "GOMP_SPINCOUNT = '1000'" in run.stderr  # the command line set it before torch was loaded

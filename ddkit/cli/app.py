@@ -16,6 +16,7 @@ import typer
 
 from ddkit import __version__
 from ddkit.cli import look, make, measure, output, publish, study, use  # noqa: F401 (importing them registers their commands)
+from ddkit.core.device import wait_briefly
 from ddkit.core.signals import SAVING
 from ddkit.errors import DdkitError
 from ddkit.text import printable
@@ -53,6 +54,7 @@ def _options(
 
 def main() -> NoReturn:
     """Run the command line and exit."""
+    wait_briefly()
     signal.signal(signal.SIGTERM, _terminated)
     if SAVING is not None:  # before and after a training there is nothing to save, and it must not end the command
         signal.signal(SAVING, lambda number, frame: None)

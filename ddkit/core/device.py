@@ -155,6 +155,20 @@ def keep_freed_memory() -> None:
         mallopt(trim_threshold, 2**31 - 1)
 
 
+WAITING_VARIABLES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+
+
+def wait_briefly() -> None:
+    """Have OpenMP threads that wait for one another give up their core after microseconds instead of milliseconds.
+
+    Beside other busy processes, active waiting keeps the core from the thread that is waited for, and a step of two
+    threads takes two to ten times as long. It works on GNU OpenMP (torch for Linux), before torch is imported;
+    nothing is changed where one of WAITING_VARIABLES is set.
+    """
+    if not any(name in os.environ for name in WAITING_VARIABLES):
+        os.environ["GOMP_SPINCOUNT"] = "1000"
+
+
 def cores() -> int:
     """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
