@@ -15,9 +15,11 @@ from ddkit.cli.app import app
 from ddkit.errors import OtherRun
 from ddkit.evaluation.ddranking import (
     augmentation_robust_score,
+    dataset_name,
     ddranking_scores,
     export_ddranking,
     label_robust_score,
+    network_name,
 )
 from ddkit.format.results import ResultEntry
 from ddkit.format.view_pixels import normalise
@@ -64,6 +66,25 @@ def test_rows_and_what_is_missing():
     assert len(ddranking_scores([*results, online])) == 1 and len(ddranking_scores([online])) == 1
     other = entry("teacher", "hard", 85, arch="resnet18", protocol="-")  # another network says nothing about this one
     assert ddranking_scores([*results, other])[0].hlr is None
+
+
+NAMES = [
+    ("cifar10:train", 10, "CIFAR10"), ("uoft-cs/cifar100:train", 100, "CIFAR100"),
+    ("zh-plus/tiny-imagenet:train", 200, "TinyImageNet"), ("tinyimagenet100:train", 100, "tinyimagenet100:train"),
+    ("ILSVRC/imagenet-1k:train", 1000, "ImageNet1K"), ("digits:train", 10, "digits:train"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("source", "classes", "name"), NAMES)
+def test_datasets_by_their_names_there(source, classes, name):
+    assert dataset_name(source, classes) == name
+
+
+def test_networks_by_their_names_there():
+    """ConvNet-D and ResNet-D have instance normalisation there; with -BN they have BatchNorm."""
+    ours = ["convnet3", "convnet4-in", "resnet18", "resnet18-small", "timm:vit_tiny_patch16_224", "torchvision:vgg11"]
+    theirs = ["ConvNet-3-BN", "ConvNet-4", "ResNet-18-BN", "ResNet-18-BN", "vit_tiny_patch16_224", "vgg11"]
+    assert [network_name(name) for name in ours] == theirs
 
 
 def test_the_layout(random_set, tmp_path):

@@ -7,6 +7,7 @@ given percent, so its numbers leave the range of the definition.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,15 @@ from ddkit.sources.exporting import all_or_nothing, export
 
 WEIGHT = 0.5  # w of LRS and gamma of ARS
 CIFAR = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)  # DD-Ranking's mean and standard deviation
+DATASETS = {
+    "cifar100": ("CIFAR100", 100),
+    "cifar10": ("CIFAR10", 10),
+    "tinyimagenet": ("TinyImageNet", 200),
+    "imagenette": ("ImageNette", 10),
+    "imagewoof": ("ImageWoof", 10),
+    "imagenet": ("ImageNet1K", 1000),
+}  # part of a source's id -> DD-Ranking's name and number of classes
+KINDS = {"convnet": "ConvNet", "resnet": "ResNet"}
 FOLDER, TENSORS, PRESET, SCORES = "images", "tensors.safetensors", "preset.yaml", "scores.json"
 
 
@@ -159,6 +169,30 @@ def _plain_difference(ours: ResultEntry, plain: Sequence[ResultEntry]) -> float 
     return None
 
 
+def dataset_name(source: str, classes: int) -> str:
+    """Return DD-Ranking's name of a dataset, or the source's own where it has none.
+
+    Args:
+        source: Id of the source.
+        classes: Its number of classes; a part of a dataset is not that dataset.
+    """
+    plain = re.sub("[^a-z0-9]", "", source.lower())
+    return next((name for word, (name, n) in DATASETS.items() if word in plain and n == classes), source)
+
+
+def network_name(arch: str) -> str:
+    """Return DD-Ranking's name of a network: its own ones end in -BN where they have BatchNorm.
+
+    Args:
+        arch: Name of the network.
+    """
+    own = re.fullmatch(r"(convnet|resnet)(\d+)(-in)?(-small)?", arch)
+    if own is None:
+        return arch.rpartition(":")[2]  # torchvision's and timm's by their own names
+    kind, depth, instance_norm, _ = own.groups()
+    return f"{KINDS[kind]}-{depth}" + ("" if instance_norm else "-BN")
+
+
 def export_ddranking(directory: str | Path, out: str | Path) -> Path:
     """Write a set in the layout that DD-Ranking reads: class folders, tensors, a preset, and its scores.
 
@@ -213,8 +247,9 @@ def _first_logits(manifest: Manifest) -> torch.Tensor:
 def _preset(manifest: Manifest, mean: Sequence[float], std: Sequence[float]) -> dict[str, Any]:
     """Return settings for DD-Ranking's `LabelRobustScoreSoft` with labels by the teacher during training (mode M)."""
     return {
-        "dataset": manifest.source.id, "ipc": manifest.ipc, "im_size": [manifest.image.size] * 2,
-        "model_name": manifest.recommended.arch, "soft_label_mode": "M", "soft_label_criterion": "kl",
+        "dataset": dataset_name(manifest.source.id, len(manifest.classes)), "ipc": manifest.ipc,
+        "im_size": [manifest.image.size] * 2, "model_name": network_name(manifest.recommended.arch),
+        "soft_label_mode": "M", "soft_label_criterion": "kl",
         "loss_fn_kwargs": {"temperature": 20.0, "scale_loss": False}, "optimizer": "adamw",
         "lr_scheduler": "cosine", "weight_decay": 0.01, "num_epochs": 300, "num_eval": 5, "data_aug_func": "cutmix",
         "normalisation": {"mean": list(mean), "std": list(std)},
