@@ -55,6 +55,14 @@ def test_temporary_files_carry_host_and_process(tmp_path):
         assert not is_abandoned(tmp_path / name), name
 
 
+def test_machines_whose_names_begin_alike_have_different_names(monkeypatch):
+    names = set()
+    for worker in range(3):
+        monkeypatch.setattr("platform.node", lambda worker=worker: f"{'train-imagenet1k-' * 4}worker.{worker}")
+        names.add(host())
+    assert len(names) == 3 and all(len(name) <= 40 and "." not in name for name in names)
+
+
 def test_the_longest_name_can_be_written(tmp_path):
     write_bytes(tmp_path / ("n" * 255), b"1")
     assert [path.name for path in tmp_path.iterdir()] == ["n" * 255]

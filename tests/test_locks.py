@@ -1,13 +1,16 @@
 """Locks: the same run waits, another is refused, a dead process holds nothing."""
 
+import errno
+import fcntl
 import multiprocessing
+import os
 import time
 
 import pytest
 
 from ddkit.core.files import host
 from ddkit.core.locks import locked
-from ddkit.errors import OtherRun
+from ddkit.errors import EnvironmentFailure, OtherRun
 
 
 def hold(path, run, began, seconds):
@@ -59,3 +62,13 @@ def test_a_killed_holder_holds_nothing(tmp_path, holder):
     with locked(tmp_path / "out", "x", {"seed": 1}):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [errno.ENOSYS, errno.ENOLCK])
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch, error):
+    def refuse(*_):
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(EnvironmentFailure, match=f"file system of {tmp_path} has no locks"):
+        locked(tmp_path / "out", "x").__enter__()

@@ -95,3 +95,18 @@ def test_a_claim_of_another_machine_holds_as_long_as_its_heart_beats(tmp_path):
         claim.unlink()
         job.file.write_json({})
         assert not mine.take(job) and not claim.exists()
+
+
+def come_and_go(folder: Path) -> None:
+    for _ in range(200):
+        with Claims(folder):
+            pass
+
+
+def test_processes_come_and_go_at_the_same_time(tmp_path):
+    processes = [FORK.Process(target=come_and_go, args=(tmp_path / "claims",)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0, 0] and not (tmp_path / "claims").exists()

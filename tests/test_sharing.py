@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,8 @@ from ddkit.engine import Local
 from ddkit.engine.ranks import Place, Ranks
 from ddkit.errors import OptionError, OtherRun
 from ddkit.format.manifest_file import read_manifest
-from ddkit.pipeline import distill, import_images, relabel
+from ddkit.format.verification import set_problems
+from ddkit.pipeline import distill, distilling, import_images, relabel
 from ddkit.pipeline.sharing import finish_in_turn, in_turn, writing
 from ddkit.testing import untrained_teacher
 
@@ -81,7 +83,7 @@ def test_another_run_is_refused_and_overwriting_too(tmp_path, teacher, as_rank):
         distill(tmp_path / "a", overwrite=True, **(options | {"seed": 1}))
 
 
-def test_turns_are_taken_only_where_a_run_is_shared(tmp_path, random_set):
+def test_turns_are_taken_only_where_a_run_is_shared(tmp_path):
     shared, alone = Ranks(Place(0, 2, 0, "torchrun"), tmp_path, Local()), Local()
     run = {"seed": 0}
     with writing(tmp_path / "a", "distilling", run, shared), writing(tmp_path / "b", "distilling", run, alone):
@@ -94,6 +96,57 @@ def test_turns_are_taken_only_where_a_run_is_shared(tmp_path, random_set):
             pass
         with in_turn(tmp_path / "b", "finishing", run, alone):
             pass  # `writing` holds the lock
-    before = Path(random_set.root / "ddkit.json").stat()
-    assert finish_in_turn(random_set.root, random_set, shared) == random_set
-    assert Path(random_set.root / "ddkit.json").stat() == before
+
+
+SHARED, ALONE = Ranks(Place(0, 2, 0, "torchrun"), Path("claims"), Local()), Local()
+
+
+@pytest.mark.parametrize("engine", [SHARED, ALONE])
+def test_a_run_that_living_ranks_share_is_not_replaced(tmp_path, engine):
+    out, run = tmp_path / "a", {"seed": 0, "overwrite": False}
+    beats = tmp_path / "a.work" / "ranks"
+    with writing(out, "distilling", run, SHARED):
+        (theirs,) = beats.iterdir()
+        theirs.rename(beats / "elsewhere.7.alive")  # a process of another machine
+        with writing(out, "distilling", {"seed": 0}, engine):
+            pass
+        for other in ({"seed": 1}, {"seed": 0, "overwrite": True}):
+            with pytest.raises(OtherRun, match="written by process 7 on elsewhere for another run"):
+                writing(out, "distilling", other, engine).__enter__()
+        os.utime(beats / "elsewhere.7.alive", (0, 0))  # dead
+        with writing(out, "distilling", {"seed": 1}, engine):
+            pass
+    assert not beats.exists()
+
+
+def test_a_set_is_finished_once_by_those_that_share_it(tmp_path, random_set):
+    made = read_manifest(shutil.copytree(random_set.root, tmp_path / "set"))
+    before = (made.root / "ddkit.json").stat()
+    assert finish_in_turn(made.root, made, SHARED, lambda: True) == made
+    assert (made.root / "ddkit.json").stat() == before
+    (made.root / "README.md").unlink()  # a finisher that was killed before it had verified and rendered
+    assert finish_in_turn(made.root, made, SHARED, lambda: True) == made
+    assert (made.root / "README.md").is_file()
+    (made.root / "README.md").unlink()
+    with pytest.raises(OtherRun, match="belongs to another run by now"):
+        finish_in_turn(made.root, made, SHARED, lambda: False)
+    assert not (made.root / "README.md").exists()
+
+
+def test_a_rank_that_stood_still_does_not_undo_growth(tmp_path, teacher, as_rank, monkeypatch):
+    options = {"data": "digits", "method": "random", "protocol": "demo", "views": 2, "teacher": teacher}
+    out = tmp_path / "a"
+
+    def grown_meanwhile(*arguments):
+        monkeypatch.setattr(distilling, "finish_in_turn", finish_in_turn)
+        shutil.rmtree(tmp_path / "a.work" / "ranks")  # its heart has not beaten for a minute
+        with monkeypatch.context() as alone:
+            for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+                alone.delenv(name)
+            distill(out, ipc=2, workers=1, **options)
+        return finish_in_turn(*arguments)
+
+    monkeypatch.setattr(distilling, "finish_in_turn", grown_meanwhile)
+    with pytest.raises(OtherRun, match="belongs to another run by now"):
+        distill(out, ipc=1, **options)
+    assert read_manifest(out).ipc == 2 and not set_problems(read_manifest(out))

@@ -108,7 +108,7 @@ def _submit(where: str, out: Path, options: dict[str, Any]) -> None:
     array.write()
     say(array.script)
     submitted = array.submit() if asked.yes else None
-    document({"script": array.path, "submitted": submitted})
+    document({"script": str(array.path), "submitted": submitted})
     if submitted is None:
         next_step(f"sbatch {array.path}   (or the same command with --yes)")
     else:

@@ -117,8 +117,16 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def host() -> str:
-    """Return the name of this machine, as part of a file name."""
-    return re.sub(r"[^A-Za-z0-9-]", "-", platform.node())[:40] or "host"
+    """Return a name of this machine, or of this container on it, as part of a file name: its process ids are unique.
+
+    Machines and containers may have equal names, or names that begin alike; a hash of what tells them apart follows.
+    """
+    name, parts = platform.node(), [platform.node()]
+    with contextlib.suppress(OSError):  # not Linux
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text())
+        parts.append(str(os.stat("/proc/self/ns/pid").st_ino))
+    tail = hashlib.sha256(" ".join(parts).encode()).hexdigest()[:8]
+    return f"{re.sub(r'[^A-Za-z0-9-]', '-', name)[:31] or 'host'}-{tail}"
 
 
 def _temporary(path: Path) -> Path:

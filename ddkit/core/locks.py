@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -11,9 +12,10 @@ from typing import Any
 
 from ddkit.core.console import note
 from ddkit.core.files import disk_errors, host
-from ddkit.errors import OtherRun
+from ddkit.errors import EnvironmentFailure, OtherRun
 
 POLL_S = 0.5  # seconds between attempts to take a lock that another process holds
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # errors of a file system without locks
 
 
 @contextlib.contextmanager
@@ -32,6 +34,7 @@ def locked(path: Path, what: str, run: Mapping[str, Any] | None = None, *, wait:
     Raises:
         OtherRun: Another process holds the lock.
         DiskError: The lock cannot be written.
+        EnvironmentFailure: The file system has no locks.
     """
     from filelock import FileLock, Timeout
 
@@ -39,7 +42,7 @@ def locked(path: Path, what: str, run: Mapping[str, Any] | None = None, *, wait:
     place = named.with_name(f".{named.name}.lock")
     with disk_errors(place):
         place.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(place, thread_local=False)
+        lock = FileLock(place, thread_local=False, fallback_to_soft=False)
         noted = False
         while True:
             try:
@@ -48,13 +51,20 @@ def locked(path: Path, what: str, run: Mapping[str, Any] | None = None, *, wait:
             except Timeout:
                 holder = _holder(place)
                 who = f"process {holder.get('process', '?')} on {holder.get('host', '?')}"
-                if not wait or _differs(holder.get("run"), run):
+                if not wait or differs(holder.get("run"), run):
                     raise OtherRun(
                         f"{path} is being written by {who} for another run; wait until it ends, or choose another name"
                     ) from None
                 if not noted:
                     note(f"{path}: {who} is {what}; waiting for it")
                     noted = True
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    raise
+                raise EnvironmentFailure(
+                    f"the file system of {place.parent} has no locks ({error.strerror}); mount it with locks, or "
+                    "choose another place"
+                ) from error
     try:
         with disk_errors(path):
             text = json.dumps({"host": host(), "process": os.getpid(), "run": run}, default=str)
@@ -75,8 +85,13 @@ def _holder(place: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _differs(theirs: Any, ours: Mapping[str, Any] | None) -> bool:
-    """Whether two runs have different values for the same key; None matches any value."""
+def differs(theirs: Any, ours: Mapping[str, Any] | None) -> bool:
+    """Return whether two runs have different values for the same key; None matches any value.
+
+    Args:
+        theirs: A JSON value; a run is a mapping.
+        ours: The other run.
+    """
     if not isinstance(theirs, dict) or ours is None:
         return False
     plain = json.loads(json.dumps(dict(ours), default=str))

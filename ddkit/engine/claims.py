@@ -1,24 +1,20 @@
 """Claims of units: processes that share a folder tell each other which units they run.
 
-A claim is a file named after the unit. It holds the name of its owner, whose heartbeat is another file that the owner
-touches every few seconds. Claims only save work: two processes that run the same unit write the same bytes. Times are
-those that the file system gives to files, so the clocks of machines need not agree.
+A claim is a file named after the unit. It holds the name of its owner, whose heartbeat lies in the same folder. Claims
+only save work: two processes that run the same unit write the same bytes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import threading
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
-from ddkit.core.files import disk_errors, host, process_runs
+from ddkit.core.files import disk_errors
+from ddkit.engine.heartbeats import DEAD_S, Heartbeat
 from ddkit.engine.units import UnitFile
-
-BEAT_S = 5.0  # seconds between heartbeats
-DEAD_S = 60.0  # age of a heartbeat, in seconds, after which its process counts as dead
 
 
 class Claimed(Protocol):
@@ -37,34 +33,23 @@ class Claims:
     """
 
     def __init__(self, folder: Path, dead: float = DEAD_S) -> None:
-        self.folder, self._dead = folder, dead
+        self.folder = folder
         self.taken = 0  # claims so far
-        self.owner = f"{host()}.{os.getpid()}"
-        self._heartbeat = self._beat_file(self.owner)
+        self._heartbeat = Heartbeat(folder, dead=dead)
         self._mine: set[Path] = set()
-        self._over = threading.Event()
-        self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Claims:
-        with disk_errors(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._heartbeat.touch()
-        self._over.clear()
-        self._thread = threading.Thread(target=self._beat, daemon=True)
-        self._thread.start()
+        self._heartbeat.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._over.set()
-        if self._thread is not None:
-            self._thread.join()
         with contextlib.suppress(OSError):  # a claim that stays is that of a dead process
-            for path in (*self._mine, self._heartbeat):
+            for path in self._mine:
                 path.unlink(missing_ok=True)
             self._mine.clear()
-            self.folder.rmdir()  # fails while other processes have claims
+        self._heartbeat.__exit__(kind, error, trace)
 
     def take(self, job: Claimed) -> bool:
         """Claim a job and return True; False if a living process has it, or it is done.
@@ -100,9 +85,6 @@ class Claims:
     def _claim(self, job: Claimed) -> Path:
         return self.folder / f"{job.files[0].path.name}.claim"
 
-    def _beat_file(self, owner: str) -> Path:
-        return self.folder / f"{owner}.alive"
-
     def _create(self, path: Path) -> bool:
         """Create a claim; False if it exists."""
         try:
@@ -110,7 +92,7 @@ class Claims:
         except FileExistsError:
             return False
         try:
-            os.write(file, self.owner.encode())
+            os.write(file, self._heartbeat.owner.encode())
         finally:
             os.close(file)
         return True
@@ -121,7 +103,7 @@ class Claims:
             owner = path.read_bytes()[:400].decode("ascii", "replace")
             if self._lives(owner, path):
                 return False
-            os.rename(path, removed := path.with_name(f".{path.name}.{self.owner}.tmp"))
+            os.rename(path, removed := path.with_name(f".{path.name}.{self._heartbeat.owner}.tmp"))
             removed.unlink()
         except FileNotFoundError:  # released or removed by another process
             return False
@@ -129,17 +111,6 @@ class Claims:
 
     def _lives(self, owner: str, claim: Path) -> bool:
         """Whether the owner of a claim lives; a claim without a name was just created."""
-        name, _, process = owner.rpartition(".")
-        if name == host() and process.isdigit() and not process_runs(int(process)):
-            return False
-        beat = self._beat_file(owner) if name and "/" not in owner else claim
-        try:
-            last = beat.stat().st_mtime
-        except FileNotFoundError:
-            return False
-        return last > self._heartbeat.stat().st_mtime - self._dead
-
-    def _beat(self) -> None:
-        while not self._over.wait(min(BEAT_S, self._dead / 4)):
-            with contextlib.suppress(OSError):  # a full disk must not end the thread
-                self._heartbeat.touch()
+        if owner.rpartition(".")[0] and "/" not in owner:
+            return self._heartbeat.lives(owner)
+        return self._heartbeat.is_recent(claim)

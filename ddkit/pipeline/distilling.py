@@ -15,7 +15,7 @@ from ddkit.labelling.packing import PackedShards
 from ddkit.pipeline.budgeting import within_budget
 from ddkit.pipeline.describing import Made, build_manifest, existing_manifest, real_pixels_of, source_info
 from ddkit.pipeline.options import DistillOptions
-from ddkit.pipeline.record import public_name, work_dir
+from ddkit.pipeline.record import is_recorded, public_name, work_dir
 from ddkit.pipeline.resolving import resolve
 from ddkit.pipeline.run import Increment, Run
 from ddkit.pipeline.sharing import finish_in_turn, in_turn, writing
@@ -87,8 +87,12 @@ def distill(out: str | Path, **options: Any) -> Manifest:
     what = ("distilling", asked.decisive() | {"overwrite": asked.overwrite}, engine)
     with writing(directory, *what):
         STATE.drop()
-        with in_turn(directory, *what):
-            run = resolve(directory, asked, engine)
+        run = None
+        if not is_recorded(directory):
+            with in_turn(directory, *what):
+                if not is_recorded(directory):  # the first of several processes asks, trains and records
+                    run = resolve(directory, asked, engine)
+        run = run or resolve(directory, asked, engine)
         packed = None
         for increment in run.increments():
             run_units(synthesis_units(run, increment), engine)
@@ -100,7 +104,7 @@ def distill(out: str | Path, **options: Any) -> Manifest:
             run_units(packing_units(packed, increment.shards), engine)
             manifest = describe(run, increment, packed)
             run.record_stage(manifest)  # the next stage's student replays it
-        return finish_in_turn(run.out, manifest, engine)
+        return finish_in_turn(run.out, manifest, engine, run.holds_out)
 
 
 def describe(run: Run, last: Increment, packed: PackedShards) -> Manifest:

@@ -157,7 +157,7 @@ def import_images(
             made, how, records, label_file=packed.label_file, teacher=labeller.spec,
             teacher_name=public_name(how.teacher), protocol=chosen,
         )  # fmt: skip
-        return finish_in_turn(out, manifest, runner)
+        return finish_in_turn(out, manifest, runner, lambda: claim.holds(out))
 
 
 def _claim(found: _Found, how: Labelling, teacher: TeacherSpec, protocol: Protocol, method: str) -> Claim:

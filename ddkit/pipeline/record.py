@@ -251,6 +251,15 @@ def find_record(out: Path) -> RunRecord | None:
     return None
 
 
+def is_recorded(out: Path) -> bool:
+    """Return whether OUT.work has a record.
+
+    Args:
+        out: The directory OUT.
+    """
+    return (work_dir(out) / RECORD).is_file()
+
+
 def _from_manifest(manifest: Manifest) -> RunRecord:
     """Return a foreign record from the manifest of a set whose OUT.work was deleted."""
     recipe, source, normalisation = manifest.recipe, manifest.source, manifest.normalisation

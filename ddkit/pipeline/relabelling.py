@@ -123,7 +123,7 @@ def _relabelled(
         made, how, records, label_file=packed.label_file, teacher=teacher.spec,
         teacher_name=public_name(str(teacher.path)), protocol=chosen,
     )  # fmt: skip
-    return finish_in_turn(out, manifest, engine)
+    return finish_in_turn(out, manifest, engine, lambda: claim.holds(out))
 
 
 def labelling_settings(teacher: TeacherSpec, protocol: Protocol) -> list[Any]:
@@ -163,6 +163,14 @@ class Claim:
         shared = fingerprint([labelling, *images])
         return cls(shared, fingerprint([shared, *labelling_settings(teacher, protocol)]))
 
+    def holds(self, out: Path) -> bool:
+        """Return whether a directory belongs to this relabelling or import.
+
+        Args:
+            out: The directory OUT.
+        """
+        return claimed_key(out) in (self.key, self.fingerprint)  # a record of ddkit 0.4 holds the fingerprint alone
+
     def take(self, out: Path, what: str) -> None:
         """Reserve a directory for this relabelling or import, by a record in OUT.work.
 
@@ -175,9 +183,8 @@ class Claim:
         """
         check_out(out)
         check_work(work_dir(out))
-        held = claimed_key(out)
-        if held is not None:  # a record of ddkit 0.4 holds the fingerprint alone
-            if held not in (self.key, self.fingerprint):
+        if claimed_key(out) is not None:
+            if not self.holds(out):
                 raise OtherRun(
                     f"{out} belongs to another {what} (images, teacher, protocol or views differ); choose another OUT"
                 )

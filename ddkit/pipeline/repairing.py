@@ -36,17 +36,16 @@ from ddkit.format.manifest_file import (
 )
 from ddkit.format.shards import write_shard
 from ddkit.format.surviving_members import records_of
-from ddkit.format.verification import set_problems, stale_files
+from ddkit.format.verification import set_problems
 from ddkit.pipeline.gathering import GatheredRows
 from ddkit.pipeline.kept_units import KeptUnits
 from ddkit.pipeline.record import check_work, work_dir
 from ddkit.pipeline.relabelling import teacher_of
-from ddkit.publishing.rendering import publish_files
+from ddkit.publishing.rendering import publish_files, stale_renderings
 from ddkit.sets.copies import Copy
 from ddkit.sets.opening import largest_files
 from ddkit.teachers.carried import write_carried
 
-PREVIEW = "preview.png"
 MOVED = "another file of the set"
 
 Wanted = dict[str, str]  # path of a damaged or missing file -> the sha256 that the manifest records
@@ -132,15 +131,10 @@ def repair(directory: str | Path, source: str | Path | None = None, *, teacher: 
             with contextlib.suppress(OSError):
                 work.rmdir()  # fails unless it is empty
         problems = set_problems(manifest)
-        if not problems and (stale := _stale(manifest)):
+        if not problems and (stale := stale_renderings(manifest)):
             publish_files(manifest)
             run.restored += [RestoredFile(name, FILE) for name in stale]
     return Repaired(tuple(run.restored), tuple(run.lost), tuple(problems))
-
-
-def _stale(manifest: Manifest) -> list[str]:
-    """The rendered files that are missing or of another content."""
-    return stale_files(manifest) + ([] if (manifest.root / PREVIEW).is_file() else [PREVIEW])
 
 
 # ------------------------------------------------------------------ the manifest

@@ -104,10 +104,11 @@ def resolve(out: Path, asked: DistillOptions, engine: Engine) -> Run:
         InputError, Refused, IntegrityError, EnvironmentFailure.
     """
     _check_place(out, asked.data)
-    known = find_record(out)
+    known = recorded = find_record(out)
     overwrite, device = asked.overwrite and known is not None, pick_device(asked.device)
     if overwrite and engine.shared:
-        raise OptionError(f"--overwrite by several processes would delete what the others made; delete {out} first")
+        theirs = "--overwrite by several processes would delete what the others made"
+        raise OptionError(f"{theirs}; delete {out} and {work_dir(out)} first")
     if known is None or overwrite:
         known, source = None, open_data(asked.data, asked, asked.rehash)
         choices = chosen_by(asked, source, device)
@@ -115,7 +116,8 @@ def resolve(out: Path, asked: DistillOptions, engine: Engine) -> Run:
         known = continued(known, asked, out)
         source, choices = open_data(known.data, known, asked.rehash), _recorded(known, asked.method)
     run, taught = _resolved(out, choices, source, device, engine, asked.yes, known)
-    _price(run, asked.yes)
+    if not engine.shared or run.record != recorded:  # else the process that recorded it has asked
+        _price(run, asked.yes)
     if overwrite:
         start_over(out)
     run.record.save(run.work)

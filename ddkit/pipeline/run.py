@@ -19,7 +19,7 @@ from ddkit.format.manifest_file import is_set, read_manifest
 from ddkit.labelling.encoded import ShardPlan, plan_shards
 from ddkit.labelling.labels import Labelling
 from ddkit.labelling.packing import PackRecord
-from ddkit.pipeline.record import RunRecord, work_dir
+from ddkit.pipeline.record import RunRecord, load_record, work_dir
 from ddkit.pipeline.synthesis_units import STAGE_MANIFEST, SynthesisInputs
 from ddkit.sources.images import Source
 from ddkit.sources.outlines import Outline
@@ -82,6 +82,11 @@ class Run:
     def store(self) -> UnitStore:
         """The store of the run's units."""
         return UnitStore(str(self.work))
+
+    def holds_out(self) -> bool:
+        """Return whether OUT belongs to this run, with these prefixes."""
+        known = load_record(self.out)
+        return known is not None and (known.key, known.prefixes) == (self.record.key, self.record.prefixes)
 
     @property
     def config(self) -> Any:

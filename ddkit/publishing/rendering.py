@@ -24,6 +24,7 @@ from ddkit.format.label_info import Fidelity
 from ddkit.format.manifest import Manifest
 from ddkit.format.manifest_file import work_beside
 from ddkit.format.results import ResultEntry
+from ddkit.format.verification import stale_files
 from ddkit.publishing.escaping import code, fenced, markdown, web_address
 from ddkit.publishing.pictures import preview_grid, source_name, title
 from ddkit.publishing.summaries import summary_table
@@ -31,6 +32,8 @@ from ddkit.publishing.user_content import UserContent, digest, user_content_of, 
 from ddkit.publishing.verdicts import short_name, verdicts
 from ddkit.sources.classes import unique_names
 from ddkit.text import plain_name, printable
+
+PREVIEW = "preview.png"
 
 TEMPLATE, REFERENCES = "dataset_card.md.j2", "references.bib"
 MANY_CLASSES = 1000  # above it a card has the names once: the Hub refuses cards of a megabyte (413, Payload Too Large)
@@ -348,7 +351,7 @@ def card_files(manifest: Manifest, user_content: UserContent) -> dict[str, bytes
     """
     return {
         "_info.json": info_json(manifest).encode(),
-        "preview.png": preview_grid(manifest, heading=False),
+        PREVIEW: preview_grid(manifest, heading=False),
         "README.md": render_card(manifest, user_content).encode("utf-8", "surrogateescape"),
     }
 
@@ -372,6 +375,15 @@ def parse_user_content(card: str | None, root: Path, what: str) -> UserContent:
     if user_content.overwritten:
         note(f"{what}: text inside ddkit's marks is replaced; write before or after them to keep it")
     return user_content
+
+
+def stale_renderings(manifest: Manifest) -> list[str]:
+    """Return the rendered files of a set that are missing or of another content; none: rendering was finished.
+
+    Args:
+        manifest: The set.
+    """
+    return stale_files(manifest) + ([] if (manifest.root / PREVIEW).is_file() else [PREVIEW])
 
 
 def publish_files(manifest: Manifest) -> None:
