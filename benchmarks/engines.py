@@ -41,7 +41,8 @@ from ddkit.testing import untrained_teacher
 
 ROOT = Path(__file__).parent.parent
 CUDD = "--method cudd --prefixes 1,2,4 --set steps=40 --set student.epochs=15 --protocol common --views 20"
-SRE2L = "--method sre2l --ipc 8 --set steps=800 --set batch.ipc=1 --set threads=1 --protocol common --views 2"
+SRE2L = "--engine ranks --method sre2l --ipc 8 --set steps=800 --set batch.ipc=1 --set threads=1"
+SRE2L += " --protocol common --views 2"
 
 
 # ------------------------------------------------------------------ runs of `ddkit distill`

@@ -88,7 +88,9 @@ def test_the_engine_follows_from_options_and_environment(tmp_path, monkeypatch):
     def select(name=None, **options):
         return select_engine(name, **({"device": cpu, "workers": 3, "devices": None, "work": tmp_path} | options))
 
-    assert select() == select("local") == Local(3) and select("ray").folder == tmp_path
+    assert select() == select("local") == Local(3) and select("ray", workers=None).folder == tmp_path
+    with pytest.raises(OptionError, match="workers is for the engine local, not ray"):
+        select("ray")
     with pytest.raises(OptionError, match="unknown engine 'slurm'"):
         select("slurm")
     with pytest.raises(OptionError, match="engine ranks is for processes that torchrun"):
@@ -99,3 +101,8 @@ def test_the_engine_follows_from_options_and_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
     ranks = select()
     assert ranks.shared and ranks.workers == 12 and select(workers=None).workers == 4 and select("local") == Local(3)
+    with pytest.raises(OptionError, match="devices is for the engine local, not ranks"):
+        select(devices="0,1")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert select() == Local(3) and select("ranks").shared  # torchrun with one process

@@ -15,6 +15,7 @@ from ddkit.core.files import host
 from ddkit.engine.claims import Claims
 from ddkit.engine.local import Local
 from ddkit.engine.ranks import Place, Ranks
+from ddkit.errors import OptionError
 
 FORK = multiprocessing.get_context("fork")
 
@@ -37,6 +38,18 @@ def test_every_process_of_a_launcher_has_its_own_number(task, first, step, tasks
     assert Place.of(array | srun) == Place(task * each + process, tasks * each, process, "SLURM array")
     assert Place.of(array | torchrun) == Place(process, each, process, "torchrun")
     assert Place.of({"PBS_ARRAY_INDEX": str(task)}) == Place(task, task + 1, 0, "PBS array")
+
+
+WRONG = [
+    {"RANK": "0", "WORLD_SIZE": "0"}, {"RANK": "3", "WORLD_SIZE": "2"},
+    {"SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_TASK_COUNT": "0"}, {"SLURM_PROCID": "4", "SLURM_STEP_NUM_TASKS": "4"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("environment", WRONG)
+def test_places_that_cannot_be_are_named(environment):
+    with pytest.raises(OptionError, match="process . of . cannot be; correct its variables"):
+        Place.of(environment)
 
 
 def share(jobs, folder: Path, rank: int, world: int) -> None:

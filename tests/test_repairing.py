@@ -202,6 +202,22 @@ def test_bytes_of_another_set_are_not_taken(pulled, random_set, whole, tmp_path)
         ddkit.repair(pulled, "nowhere")
 
 
+def test_a_manifest_that_contradicts_intact_shards_is_not_taken(whole, tmp_path, options):
+    relabelled = relabel(whole.root, tmp_path / "relabelled", teacher=options["teacher"], seed=5, workers=1)
+    smaller = distill(tmp_path / "smaller", ipc=1, views=whole.views.count, **options)
+    copy = shutil.copytree(whole.root, tmp_path / "copy")
+    (copy / "ddkit.json").write_text("{}")
+    files = tree(copy)
+    for other in (relabelled, smaller):
+        with pytest.raises(
+            IntegrityError, match=r"does not hold the manifest of this set \(data.* are of another set\)"
+        ):
+            ddkit.repair(copy, other.root)
+        assert tree(copy) == files
+    flip(copy / SHARD, 700)  # damage beside it is no other set
+    assert not ddkit.repair(copy, whole.root).lost and tree(copy) == tree(whole.root)
+
+
 def test_the_manifest_comes_back_as_it_was_written_last(made, tmp_path):
     write_manifest(made, read_manifest(made).changed(license=License(id="mit", name=None, link=None)))
     text = (made / "ddkit.json").read_bytes()

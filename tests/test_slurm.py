@@ -1,5 +1,6 @@
 """The script of a job array: its tasks share one run, and odd names stay names."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,13 +8,36 @@ from pathlib import Path
 
 import pytest
 
+from ddkit.cli import app
 from ddkit.engine.slurm import JobArray
 from ddkit.errors import EnvironmentFailure, OptionError
 
 
-def array(tmp_path, where="slurm:3", out="my set", command=("echo",)):
+def array(tmp_path, where="slurm:3", out="my set", command=("echo",), on_gpu=False):
     out = tmp_path / out
-    return JobArray.of(where, command, out=out, work=Path(f"{out}.work"), on_gpu=False)
+    return JobArray.of(where, command, out=out, work=Path(f"{out}.work"), on_gpu=on_gpu)
+
+
+def test_gpus_are_asked_for_where_they_are_wanted(tmp_path):
+    line = "#SBATCH --gpus-per-task=1"
+    scripts = {wanted: array(tmp_path, on_gpu=wanted).script.splitlines() for wanted in (True, False, None)}
+    assert line in scripts[True] and not any(line in text for text in scripts[False])
+    assert line not in scripts[None] and any(text.startswith(f"#{line}") for text in scripts[None])
+
+
+def test_a_submission_as_json_and_what_it_refuses(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def run(*more):
+        monkeypatch.setattr("sys.argv", ["ddkit", "distill", "out", "--data", "digits", "--submit", "slurm:2", *more])
+        return app.run(), capsys.readouterr()
+
+    code, told = run("--json")
+    assert code == 0 and json.loads(told.out) == {"script": "out.work/distill.sbatch", "submitted": None}
+    assert "--submit" not in (tmp_path / "out.work/distill.sbatch").read_text()
+    for option in (["--overwrite"], ["--engine", "local"]):
+        code, told = run(*option)
+        assert code == 2 and f"{option[0]} does not go with --submit" in told.err
 
 
 def test_the_tasks_run_the_command_in_this_folder(tmp_path, monkeypatch):

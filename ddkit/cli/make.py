@@ -98,12 +98,15 @@ def _submit(where: str, out: Path, options: dict[str, Any]) -> None:
     from ddkit.pipeline.record import work_dir
 
     asked = DistillOptions.of(options | {"device": "cpu"})
+    for name in ("engine", "overwrite"):
+        if options[name]:
+            raise OptionError(f"--{name} does not go with --submit, whose tasks share one run; leave it out")
     words = iter(sys.argv[1:])
     command = [word for word in words if not (word == "--submit" and next(words)) and not word.startswith("--submit=")]
     command += [] if asked.yes else ["--yes"]
     array = JobArray.of(
         where, [sys.executable, "-m", "ddkit", *command], out=out, work=work_dir(out),
-        on_gpu=options["device"].startswith("cuda"),
+        on_gpu=None if options["device"] == "auto" else options["device"].startswith("cuda"),
     )  # fmt: skip
     array.write()
     say(array.script)

@@ -15,6 +15,7 @@ from ddkit.core.console import note
 from ddkit.engine.claims import Claims
 from ddkit.engine.jobs import AnyJob
 from ddkit.engine.local import Local
+from ddkit.errors import OptionError
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,20 @@ class Place:
 
         Args:
             environment: The environment.
-        """
 
+        Raises:
+            OptionError: The variables contradict each other.
+        """
+        place = cls._read(environment)
+        if place is not None and not 0 <= place.rank < place.world_size:
+            raise OptionError(
+                f"{place.launcher}: process {place.rank} of {place.world_size} cannot be; correct its variables "
+                "(RANK, WORLD_SIZE, SLURM_*), or unset them"
+            )
+        return place
+
+    @classmethod
+    def _read(cls, environment: Mapping[str, str]) -> Place | None:
         def number(name: str, default: int = 0) -> int:
             text = environment.get(name, "")
             return int(text) if text.isdigit() else default
@@ -61,6 +74,11 @@ class Place:
             mine, each = number("SLURM_PROCID"), number("SLURM_STEP_NUM_TASKS", 1)
             return cls(task * each + mine, tasks * each, number("SLURM_LOCALID"), launcher or "srun")
         return cls(task, tasks, 0, launcher) if launcher else None
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether no other process was started with it; tasks of an array may be submitted later."""
+        return self.world_size == 1 and self.launcher in ("torchrun", "srun")
 
 
 @dataclass(frozen=True)

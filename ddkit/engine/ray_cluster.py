@@ -89,6 +89,7 @@ class RayCluster:
         Raises:
             EnvironmentFailure: A node does not see the folder, or jobs were lost more than RETRIES times.
         """
+        import ray
         from ray.exceptions import RayError, RayTaskError
 
         listed = list(jobs)
@@ -96,6 +97,9 @@ class RayCluster:
             return
         _connect()
         self._check_nodes()
+        gpus = int(ray.cluster_resources().get("GPU", 0))
+        if gpus and not self.on_gpu:
+            note(f"Ray: units run on CPUs although the cluster has {gpus} GPUs; run the command on a node with a GPU")
         cpus = min(cpu_threads, max(int(node["Resources"].get("CPU", 0)) for node in _nodes()))
         most = AHEAD * max(1, self.workers // cpus)
         try:

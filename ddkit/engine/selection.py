@@ -24,7 +24,7 @@ def select_engine(
     """Return the engine of a run.
 
     Args:
-        name: "local", "ranks" or "ray". None: "ranks" where a launcher started this process, else "local".
+        name: "local", "ranks" or "ray". None: "ranks" where a launcher started several processes, else "local".
         device: The device that jobs name.
         workers: Number of processes on the cores of this machine. None: all cores; one for each rank of a launcher.
         devices: GPUs of this machine, "all" or "0,1". None: all.
@@ -43,12 +43,20 @@ def select_engine(
         )
     on_gpu = device.type == "cuda"
     if name == "ray":
+        _only_local("ray", workers=workers, devices=devices)
         return RayCluster(work, on_gpu)
-    if place is None or name == "local":
+    if place is None or name == "local" or (name is None and place.is_alone):
         return Local((workers or cores()) if device.type == "cpu" else 1, _gpus(devices, device))
+    _only_local("ranks", devices=devices)
     if on_gpu and device.index is None:
         torch.cuda.set_device(place.local_rank % torch.cuda.device_count())
     return Ranks(place, work / CLAIMS, Local((workers or 1) if device.type == "cpu" else 1))
+
+
+def _only_local(engine: str, **given: object) -> None:
+    """Raise OptionError if an option of the local engine is given."""
+    if names := [f"--{name}" for name, value in given.items() if value is not None]:
+        raise OptionError(f"{' and '.join(names)} is for the engine local, not {engine}; leave it out")
 
 
 def _gpus(devices: str | None, device: torch.device) -> tuple[str, ...]:

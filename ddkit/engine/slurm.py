@@ -28,6 +28,11 @@ SCRIPT = """\
 cd {folder}
 exec {command} --workers "${{SLURM_CPUS_PER_TASK:-1}}"
 """
+GPU_LINES = {
+    True: "\n#SBATCH --gpus-per-task=1",
+    False: "",
+    None: "\n##SBATCH --gpus-per-task=1   (remove one # if the tasks shall have a GPU each)",
+}
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class JobArray:
     path: Path
 
     @classmethod
-    def of(cls, where: str, command: Sequence[str], *, out: Path, work: Path, on_gpu: bool) -> JobArray:
+    def of(cls, where: str, command: Sequence[str], *, out: Path, work: Path, on_gpu: bool | None) -> JobArray:
         """Return the array that runs a command.
 
         Args:
@@ -51,7 +56,7 @@ class JobArray:
             command: The command and its arguments, which each task runs.
             out: The directory that it makes.
             work: The directory OUT.work.
-            on_gpu: Whether each task needs a GPU.
+            on_gpu: Whether each task needs a GPU; None: the line that asks for one is a comment.
 
         Raises:
             OptionError: `where` is something else.
@@ -61,7 +66,7 @@ class JobArray:
             raise OptionError(f"--submit is {where!r}; give slurm, or slurm:TASKS as in slurm:16")
         script = SCRIPT.format(
             name=shlex.quote(f"ddkit-{re.sub(r'[^A-Za-z0-9_.-]', '-', out.name)}"), last=int(found[1] or TASKS) - 1,
-            gpu="\n#SBATCH --gpus-per-task=1" if on_gpu else "", log=shlex.quote(f"{work.absolute()}/slurm-%A_%a.log"),
+            gpu=GPU_LINES[on_gpu], log=shlex.quote(f"{work.absolute()}/slurm-%A_%a.log"),
             folder=shlex.quote(str(Path.cwd())), command=shlex.join(command),
         )  # fmt: skip
         return cls(script, work / "distill.sbatch")

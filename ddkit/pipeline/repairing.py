@@ -22,6 +22,7 @@ from ddkit.core.worker_state import STATE
 from ddkit.errors import FormatVersion, IntegrityError, SetError, first_few
 from ddkit.format.damage import mapped, row_records
 from ddkit.format.entries import LabelFile, RowRecord, ShardEntry, files_of
+from ddkit.format.fields import FILE as SET_FILE
 from ddkit.format.label_file import CARRIED_TEACHER
 from ddkit.format.manifest import Manifest
 from ddkit.format.manifest_file import (
@@ -34,6 +35,7 @@ from ddkit.format.manifest_file import (
     read_manifest,
     write_manifest,
 )
+from ddkit.format.row_records import parse_rows
 from ddkit.format.shards import write_shard
 from ddkit.format.surviving_members import records_of
 from ddkit.format.verification import set_problems
@@ -150,11 +152,14 @@ def _manifest(root: Path, copy: Copy | None) -> tuple[Manifest, list[RestoredFil
         if is_unchanged(strict_json((root / FILE).read_bytes())):
             raise
         damage = error
+    reason = ""
     for source, found in _candidates(root, copy):
-        if _belongs(found):
+        others = _of_another_set(found, unlisted=copy is not None and source == copy.name)
+        if _belongs(found) and not others:
             return write_manifest(root, found), [RestoredFile(FILE, source)]
+        reason = f" ({first_few(others)} of {root} are of another set)" if others else ""
     if copy is not None:
-        raise type(damage)(f"{damage}; {copy.name} does not hold the manifest of this set")
+        raise type(damage)(f"{damage}; {copy.name} does not hold the manifest of this set{reason}")
     raise type(damage)(f"{damage}; or restore it from a copy: `ddkit repair {root} --from ORG/NAME`")
 
 
@@ -174,6 +179,26 @@ def _belongs(manifest: Manifest) -> bool:
     """Whether a manifest belongs to the files beside it: one of those that it lists is intact, or there are none."""
     there = {path: sha256 for path, sha256 in manifest.files().items() if (manifest.root / path).is_file()}
     return not there or any(file_sha256(manifest.root / path) == sha256 for path, sha256 in there.items())
+
+
+def _of_another_set(manifest: Manifest, *, unlisted: bool) -> list[str]:
+    """The files in the folder of a manifest that are not damaged files of it, but intact ones of another set.
+
+    Such are shards that agree with their row records where both differ from the manifest, and, if `unlisted`, those
+    that it does not list.
+    """
+    root, files = manifest.root, manifest.files()
+    names = (path.relative_to(root).as_posix() for folder in ("data", "images") for path in (root / folder).glob("*"))
+    found = sorted(name for name in names if unlisted and SET_FILE.fullmatch(name) and name not in files)
+    for shard in manifest.shards:
+        pair = [root / shard.path, root / shard.rows_path]
+        wanted = [files[shard.path], files[shard.rows_path]]
+        if all(path.is_file() for path in pair) and not set(wanted) & set(map(file_sha256, pair)):
+            with contextlib.suppress(IntegrityError):
+                records = parse_rows(read_limited(pair[1], LARGEST_MANIFEST) or b"", shard.rows_path)
+                if records and records == records_of(mapped(pair[0]), shard.path):
+                    found.append(shard.path)
+    return found
 
 
 # ------------------------------------------------------------------ shards and shared labels
