@@ -13,14 +13,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from ddkit.core.device import device_class
 from ddkit.core.files import host
 from ddkit.core.serialization import to_plain
 from ddkit.engine.units import UnitStore
 from ddkit.errors import ClassesError, DiskError, IntegrityError, OptionError, OtherRun, TeacherError, TooCostly
 from ddkit.format.manifest_file import read_manifest
 from ddkit.format.verification import directory_problems
+from ddkit.labelling import labels
 from ddkit.networks.checkpoints import load_checkpoint
-from ddkit.pipeline import distill, relabel
+from ddkit.pipeline import describing, distill, distilling, relabel, synthesis_units
 from ddkit.pipeline.costs import ask_cost, time_limit
 from ddkit.testing import untrained_teacher
 
@@ -440,3 +442,21 @@ def test_somebodys_distiller_that_fails_is_said_to_be_his(tmp_path, teacher):
     options = {"data": "digits", "ipc": 1, "views": 2, "protocol": "demo", "teacher": teacher, "workers": 1}
     with pytest.raises(OptionError, match="raised KeyError.*its run"):
         distill(tmp_path / "x", method=str(mine), **options)
+
+
+def test_every_device_that_computed_bytes_is_recorded(tmp_path, options, monkeypatch):
+    given = options | {"engine": "local", "workers": 1}
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as earlier:
+        for module in (synthesis_units, labels, describing):
+            earlier.setattr(module, "device_class", lambda _: "cpu of the first machine")
+        earlier.setattr(distilling, "packing_units", stop)
+        with pytest.raises(KeyboardInterrupt):
+            distill(tmp_path / "out", ipc=2, **given)
+    made = distill(tmp_path / "out", ipc=2, **given)
+    assert made.devices == ("cpu of the first machine",)  # the second one only packed
+    grown = distill(tmp_path / "out", ipc=3)
+    assert set(grown.devices) == {"cpu of the first machine", device_class(torch.device("cpu"))}

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddkit.core.device import device_class
 from ddkit.core.serialization import later
 from ddkit.core.worker_state import STATE
 from ddkit.engine.units import UnitFile, UnitStore
@@ -247,7 +248,8 @@ class LabelJob:
         if found.exact is not None:
             pairs = zip(found.exact, found.logits)
             tensors["precision"] = np.sum([compared_logits(z, other[: len(z)]) for z, other in pairs], axis=0)
-        self.file.write(tensors, {"seconds": round(found.seconds, 4)})
+        device = device_class(torch.device(self.how.device))
+        self.file.write(tensors, {"seconds": round(found.seconds, 4), "device": device})
 
     def _logits(self, teacher: Teacher, count: int, precision: Precision) -> np.ndarray:
         """The centred logits for the first `count` views of every row: float32 [n,count,C]."""

@@ -35,6 +35,7 @@ class PackRecord(Extensible):
         precision: The same sums of the teacher's precision against float32; empty if that is float32.
         seconds: Time that labelling it took.
         kinds: Kinds of the origins of its images.
+        devices: Classes of the devices that labelled it.
     """
 
     entry: ShardEntry
@@ -42,6 +43,7 @@ class PackRecord(Extensible):
     seconds: float
     kinds: tuple[str, ...] = ()
     precision: tuple[float, ...] = ()
+    devices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +141,7 @@ class PackJob:
         rows, views = load_encoded(self.how.store, self.shard), shard_views(self.how, self.shard)
         tensors, metadata = unit.file.read()
         totals.seconds += metadata["seconds"]
+        totals.devices |= {metadata["device"]} if "device" in metadata else set()  # ddkit 0.8 did not record it
         totals.precision = totals.precision + tensors.get("precision", 0.0)
         encoded, fidelity = self._encoded(unit, tensors)
         totals.fidelity = totals.fidelity + fidelity
@@ -183,6 +186,7 @@ class Totals:
     precision: np.ndarray | float = 0.0
     seconds: float = 0.0
     kinds: set[str] = field(default_factory=set)
+    devices: set[str] = field(default_factory=set)
 
     def record(self, entry: ShardEntry) -> PackRecord:
         """Return the record of the packed shard."""
@@ -190,7 +194,7 @@ class Totals:
         precision = tuple(np.asarray(self.precision).reshape(-1).tolist())
         return PackRecord(
             entry=entry, fidelity=fidelity, seconds=self.seconds, kinds=tuple(sorted(self.kinds)),
-            precision=precision if len(precision) > 1 else (),
+            precision=precision if len(precision) > 1 else (), devices=tuple(sorted(self.devices)),
         )  # fmt: skip
 
 

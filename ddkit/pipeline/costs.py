@@ -90,6 +90,7 @@ class CostLog:
         peak_memory_bytes: Largest memory, bytes, outside `by_prefix`.
         by_prefix: For each prefix, the seconds of its synthesis by part, and `peak_bytes`: the largest memory of the
             device (a GPU) or process that ran its units.
+        devices: Classes of the devices that ran units of synthesis.
     """
 
     teach: float = 0.0
@@ -98,6 +99,7 @@ class CostLog:
     student: float = 0.0
     peak_memory_bytes: float = 0.0
     by_prefix: dict[str, dict[str, float]] = field(default_factory=dict)
+    devices: tuple[str, ...] = ()
 
     def total(self, part: str) -> float:
         """Return the seconds of a part, over all prefixes.
@@ -155,7 +157,8 @@ def add_synthesis_cost(work: Path, prefix: int, units: Mapping[str, tuple[str, M
         spent[PARTS[kind]] = round(spent.get(PARTS[kind], 0.0) + metadata["seconds"], 4)
         spent["peak_bytes"] = max(spent.get("peak_bytes", 0), metadata["peak_bytes"])
     log = read_cost(work)
-    _write(work, replace(log, by_prefix=log.by_prefix | {str(prefix): spent}))
+    devices = {metadata["device"] for _, metadata in units.values() if "device" in metadata}.union(log.devices)
+    _write(work, replace(log, by_prefix=log.by_prefix | {str(prefix): spent}, devices=tuple(sorted(devices))))
 
 
 def _write(work: Path, log: CostLog) -> None:

@@ -39,7 +39,7 @@ from ddkit.labelling.encoded import EncodedRows, ShardPlan, prefix_key, save_enc
 from ddkit.labelling.labels import COMPARED, Labelling
 from ddkit.labelling.packing import PackJob, PackRecord
 from ddkit.labelling.shared import SharedJob
-from ddkit.pipeline.costs import cost_of
+from ddkit.pipeline.costs import CostLog, cost_of, read_cost
 from ddkit.publishing.rendering import publish_files
 from ddkit.specs import ClassName, Protocol, TeacherSpec, ViewSpec
 
@@ -62,7 +62,7 @@ class Made:
         real_pixels: What the images contain of real images: "whole", "crops", "initial", "none" or "unknown".
         log: Skipped source rows, and what the method recorded.
         source: The source.
-        devices: Device classes of earlier runs.
+        devices: Device classes of the set that this one grew from, or whose images were relabelled.
         relabelled_from: The set whose images were relabelled.
         kept: Manifest already in OUT, whose results, repository and licence are carried over.
         budget: How image format, view count and codec were chosen, if they were.
@@ -139,7 +139,7 @@ def build_manifest(
         real_pixels=made.real_pixels,
         log=made.log,
         cost=cost_of(Path(how.work), records, device),
-        devices=tuple(sorted({device, *made.devices})),
+        devices=devices_of(records, read_cost(Path(how.work)), made.devices) or (device,),
         source=made.source,
         teachers=(
             TeacherInfo(
@@ -153,6 +153,17 @@ def build_manifest(
         results=kept.results if kept else (),
         measurements=kept.measurements if kept else (),
     )  # fmt: skip
+
+
+def devices_of(records: Sequence[PackRecord], log: CostLog, earlier: Sequence[str]) -> tuple[str, ...]:
+    """Return the classes of the devices that computed the images and labels of a set.
+
+    Args:
+        records: Records of all packed shards.
+        log: The cost log of the run.
+        earlier: Devices of a set that this one grew from, or has the images of.
+    """
+    return tuple(sorted({*earlier, *log.devices, *(device for record in records for device in record.devices)}))
 
 
 def fidelity(records: Sequence[Sequence[float | None]]) -> Fidelity:

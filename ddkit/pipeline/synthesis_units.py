@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ddkit.core.console import note
-from ddkit.core.device import peak_memory
+from ddkit.core.device import device_class, peak_memory
 from ddkit.core.files import read_sealed
 from ddkit.core.serialization import fingerprint, to_plain
 from ddkit.core.worker_state import STATE
@@ -218,6 +218,7 @@ class UnitJob:
             "origins": [image.origin.to_json() for image in images],
             "seconds": round(progress.seconds, 4),
             "peak_bytes": peak_memory(context.device),
+            "device": device_class(context.device),
         }
         if progress.losses:
             losses = {name: np.asarray(values, np.float32) for name, values in progress.losses.items()}
