@@ -92,7 +92,7 @@ ROOMS = {
     ],
     "pipeline": [
         *("record", "options", "growing", "costs", "speeds", "pricing", "synthesis_units", "run", "describing"),
-        *("sharing", "budgeting", "units", "resolving", "distilling", "footprint", "planning", "recoding"),
+        *("sharing", "budgeting", "units", "choices", "resolving", "distilling", "footprint", "planning", "recoding"),
         *("relabelling", "importing", "kept_units", "gathering", "repairing"),
     ],
     "evaluation": [

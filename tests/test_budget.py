@@ -11,7 +11,15 @@ import ddkit
 from ddkit.errors import OptionError, OtherRun
 from ddkit.format.codecs.interface import centred
 from ddkit.format.codecs.registry import find_codec
-from ddkit.labelling.budget import BudgetGoal, BudgetSample, candidates, choose, expected_loss
+from ddkit.labelling.budget import (
+    BudgetGoal,
+    BudgetSample,
+    candidates,
+    check_reachable,
+    choose,
+    expected_loss,
+    is_reachable,
+)
 
 LOGITS = centred((np.random.default_rng(0).normal(size=(300, 30)) * np.linspace(3, 0.3, 30)).astype(np.float32))
 
@@ -62,6 +70,36 @@ def test_a_size_counts_images_and_may_take_jpeg():
 def test_what_cannot_fit_says_what_is_smallest():
     with pytest.raises(OptionError, match=r"nothing fits; the smallest is .* views and jpg images"):
         choose(BudgetGoal.parse("10kB"), sample())
+
+
+def test_what_cannot_fit_by_a_factor_names_the_smallest_labels():
+    with pytest.raises(OptionError, match=r"nothing fits; the smallest is lowrank:2:i4 with 5 views"):
+        choose(BudgetGoal.parse("400x"), sample())
+
+
+@given(st.integers(1, 300), st.integers(1, 400), st.floats(1, 200))
+@settings(deadline=None, max_examples=12)
+def test_what_is_reachable_is_known_before_a_set_is_made(views, rows, factor):
+    goal, given = BudgetGoal.parse(f"{factor:.2f}x"), {"views": views, "view_layout": 11, "classes": 30}
+    try:
+        choose(goal, sample(views, rows))
+    except OptionError:
+        assert not is_reachable(goal, rows=rows, **given)
+    else:
+        check_reachable(goal, **given)
+
+
+def test_a_default_budget_is_one_that_can_be_kept():
+    plan = {
+        "dataset": "tinyimagenet",
+        "method": "random",
+        "ipc": 1,
+        "device_speed": "4090",
+        "teacher": "train:convnet3",
+    }
+    assert ddkit.plan(views=300, **plan).labels == "budget 40x" and ddkit.plan(views=5, **plan).labels == "fp16"
+    with pytest.raises(OptionError, match="budget 40x: with 5 views and 200 classes the views without labels are"):
+        ddkit.plan(views=5, budget="40x", **plan)
 
 
 def test_every_candidate_suits_the_classes():

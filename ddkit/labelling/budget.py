@@ -147,7 +147,7 @@ def choose(goal: BudgetGoal, sample: BudgetSample) -> list[BudgetRow]:
     full = sample.rows * sample.views * (sample.view_layout + 2 * classes)
     fitting = [way for way in ways if goal.allows(way.bytes, way.label_bytes, full)]
     if not fitting:
-        least = min(ways, key=lambda way: way.bytes)
+        least = min(ways, key=lambda way: (way.label_bytes if goal.factor else way.bytes, way.label_bytes))
         raise OptionError(
             f"--budget {goal.text}: nothing fits; the smallest is {least.codec} with {least.views} views and "
             f"{least.image} images, {least.bytes / 1e6:.3g} MB, {full / least.label_bytes:.3g}x; give a larger budget"
@@ -157,6 +157,49 @@ def choose(goal: BudgetGoal, sample: BudgetSample) -> list[BudgetRow]:
     kinds.pop(find_codec(chosen.codec).FAMILY, None)
     shown = [*kinds.values(), *(way for way in rest if way not in kinds.values())][: LARGEST_TABLE - 1]
     return [chosen, *sorted(shown, key=_by_loss)]
+
+
+def check_reachable(goal: BudgetGoal, *, views: int, view_layout: int, classes: int) -> None:
+    """Check before a set is made that its views alone do not exceed a budget.
+
+    Args:
+        goal: The budget.
+        views: View count to start from.
+        view_layout: Bytes of one view's integers.
+        classes: C, the number of classes.
+
+    Raises:
+        OptionError: No codec and view count can reach the factor.
+    """
+    most = views * (view_layout + 2 * classes) / (min(_view_counts(views)) * view_layout)
+    if goal.factor is not None and goal.factor > most:
+        raise OptionError(
+            f"--budget {goal.text}: with {views} views and {classes} classes the views without labels are {most:.3g}x "
+            "smaller; give a smaller factor, more --views, or a --codec instead"
+        )
+
+
+def is_reachable(goal: BudgetGoal, *, rows: int, views: int, view_layout: int, classes: int) -> bool:
+    """Return whether some codec reaches a factor, whatever the teacher and the images.
+
+    Args:
+        goal: The budget, a factor.
+        rows: Rows of the set.
+        views: View count to start from.
+        view_layout: Bytes of one view's integers.
+        classes: C, the number of classes.
+    """
+    full, least = rows * views * (view_layout + 2 * classes), min(_view_counts(views))
+    codecs = [codec for codec in map(find_codec, candidates(classes, 0.0)) if not codec.FROM_PIXELS]
+    sizes = (
+        _label_bytes(codec, rows, least, view_layout, classes, layout_bytes(codec.shared_layout(classes)))
+        for codec in codecs
+    )
+    return any(goal.allows(0, size, full) for size in sizes)
+
+
+def _label_bytes(codec: Codec, rows: int, views: int, view_layout: int, classes: int, shared: float) -> float:
+    return rows * views * (view_layout + codec.bytes_per_view(classes)) + shared
 
 
 def _by_loss(way: BudgetRow) -> tuple[bool, float, float, str]:
@@ -197,7 +240,7 @@ def expected_loss(error: float, reuse: float, image: str) -> float:
 def _way(sample: BudgetSample, image: str, views: int, codec: Codec, error: float) -> BudgetRow:
     classes = sample.logits.shape[-1]
     shared = sample.teacher_bytes if codec.FROM_PIXELS else layout_bytes(codec.shared_layout(classes))
-    label_bytes = sample.rows * views * (sample.view_layout + codec.bytes_per_view(classes)) + shared
+    label_bytes = _label_bytes(codec, sample.rows, views, sample.view_layout, classes, shared)
     stored = TarBytes.of(
         sample.rows, sample.image_bytes[image], views * (sample.view_layout + codec.bytes_per_view(classes))
     )

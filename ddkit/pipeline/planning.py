@@ -11,11 +11,12 @@ import torch
 from ddkit.core.device import cores, hardware, pick_device
 from ddkit.errors import OptionError
 from ddkit.networks.pretrained import input_of, is_library
+from ddkit.pipeline.choices import Choices
 from ddkit.pipeline.footprint import Footprint, PlannedSet
 from ddkit.pipeline.options import DistillOptions
 from ddkit.pipeline.pricing import price
 from ddkit.pipeline.record import public_name
-from ddkit.pipeline.resolving import DEFAULT_HOLDOUT, Choices, check_size, chosen_by, open_data
+from ddkit.pipeline.resolving import DEFAULT_HOLDOUT, check_size, chosen_by, open_data
 from ddkit.pipeline.speeds import DeviceSpeed, forward_flops
 from ddkit.sources.outlines import Outline, known_dataset, known_names
 from ddkit.sources.validation import can_measure
@@ -193,11 +194,10 @@ def _probe(teacher: Teacher, size: int, workers: int, stated: DeviceSpeed | None
 
 
 def _planned_set(choices: Choices, outline: Outline, size: int, teacher: Teacher) -> PlannedSet:
-    plans = choices.plans(outline, size)
-    patches = choices.distiller.patches(plans[0].config)
+    choices.check_budget(len(outline.classes), size)
     return PlannedSet(
-        distiller=choices.distiller, plans=plans, size=size, patches=patches, codec=choices.codec,
-        policy=choices.protocol.view_spec(patches=patches, dataset=choices.dataset, count=choices.views),
+        distiller=choices.distiller, plans=choices.plans(outline, size), size=size, patches=choices.patches,
+        codec=choices.codec, policy=choices.policy,
         budget=choices.budget, image_format=choices.image_format, teacher=teacher, sample=outline.sample(size),
     )  # fmt: skip
 

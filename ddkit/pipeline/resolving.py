@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,18 @@ from ddkit.core.serialization import fingerprint, flatten, to_plain
 from ddkit.distillers import find_distiller, make_config, other_settings
 from ddkit.engine import Engine
 from ddkit.errors import OptionError
-from ddkit.format.label_info import Budget
 from ddkit.format.manifest_file import is_set, read_manifest
 from ddkit.format.results import FEW
 from ddkit.labelling.budget import BudgetGoal
 from ddkit.labelling.packing import PackedShards
+from ddkit.pipeline.choices import Choices
 from ddkit.pipeline.costs import add_teaching_cost, ask_cost, time_limit
 from ddkit.pipeline.describing import restore_units
 from ddkit.pipeline.growing import continued, other_run
 from ddkit.pipeline.options import DistillOptions, check_precision, known_codec
 from ddkit.pipeline.pricing import LabelCost, price, total
 from ddkit.pipeline.record import RunRecord, absolute, find_record, public_name, start_over, work_dir
-from ddkit.pipeline.run import Run, increment_plan
+from ddkit.pipeline.run import Run
 from ddkit.sources.images import Source, open_source
 from ddkit.sources.outlines import Outline
 from ddkit.sources.validation import can_measure
@@ -35,58 +35,12 @@ from ddkit.specs import Protocol, Recipe, TeacherSpec, ViewSpec
 from ddkit.synthesis.interface import Distiller, Plan, Probe
 from ddkit.synthesis.passes import seconds_a_pass
 from ddkit.teachers.resolving import ResolvedTeacher, TeacherChoice, Training
-from ddkit.teachers.teacher import Precision, Teacher
+from ddkit.teachers.teacher import Teacher
 from ddkit.teachers.teaching import default_arch
 
 DEFAULT_METHOD = "cudd"
 DEFAULT_HOLDOUT = 0.1
 DEFAULT_IPC = 10
-BUDGET_ABOVE, DEFAULT_BUDGET = 100, "40x"  # classes above which labels get a budget
-
-
-@dataclass(frozen=True, kw_only=True)
-class Choices:
-    """The options of a run with defaults applied, from the command or from an earlier run's record.
-
-    The fields are those of RunRecord, with `distiller` and the loaded `protocol`. None: not decided yet.
-    """
-
-    data: str
-    method: str
-    distiller: Distiller
-    ipc: int
-    prefixes: tuple[int, ...]
-    seed: int
-    recipe: str | None
-    config: dict[str, Any]
-    protocol: Protocol
-    views: int | None
-    size: int | None
-    teacher: str
-    codec: str
-    image_format: str
-    image_column: str | None
-    label_column: str | None
-    classes: str | None
-    holdout: float | None
-    skip_bad: bool
-    dataset: str | None
-    budget: str | None
-    spent: Budget | None
-    precision: Precision
-
-    def plans(self, source: Source | Outline, size: int) -> list[Plan]:
-        """Return the plans of all increments.
-
-        Args:
-            source: The source, or its outline.
-            size: Side of the images, pixels.
-        """
-        stages = range(1, len(self.prefixes) + 1)
-        return [
-            increment_plan(self.distiller, self.config, source, self.prefixes[:stage], size, self.seed)
-            for stage in stages
-        ]
 
 
 def resolve(out: Path, asked: DistillOptions, engine: Engine) -> Run:
@@ -196,24 +150,17 @@ def chosen_by(asked: DistillOptions, source: Source | Outline, device: torch.dev
         prefixes = tuple(distiller.prefixes(make_config(distiller, config), ipc))
     elif prefixes[-1] < ipc:
         prefixes = (*prefixes, ipc)
-    return Choices(
+    choices = Choices(
         data=absolute(asked.data), method=method, distiller=distiller, ipc=ipc, prefixes=prefixes,
         seed=asked.seed or 0, recipe=recipe.name, config=config,
         protocol=Protocol.load(asked.protocol or recipe.protocol), views=asked.views, size=asked.size,
         teacher=absolute(teacher), codec=known_codec(asked.codec or "fp16", source.classes),
-        budget=_budget(asked, source), spent=None,
+        budget=BudgetGoal.parse(asked.budget).text if asked.budget else None, spent=None,
         precision=check_precision(asked.label_precision or "float32", asked.device, asked.codec or "fp16"),
         image_format=asked.image_format or "png", image_column=asked.image_column, label_column=asked.label_column,
         classes=asked.classes, holdout=asked.holdout, skip_bad=bool(asked.skip_bad), dataset=recipe.dataset,
     )  # fmt: skip
-
-
-def _budget(asked: DistillOptions, source: Source | Outline) -> str | None:
-    """Return the budget of a new run; by default there is one where half-precision labels would outweigh all else."""
-    if asked.budget is not None:
-        return BudgetGoal.parse(asked.budget).text
-    large = asked.codec is None and asked.image_format is None and len(source.classes) > BUDGET_ABOVE
-    return DEFAULT_BUDGET if large else None
+    return choices.with_default_budget(asked, source)
 
 
 def _find_recipe(asked: DistillOptions, source: Source | Outline) -> tuple[Recipe, str]:
@@ -242,6 +189,7 @@ def _resolved(
         size = size or teacher.spec.image_size
     source, holdout = _usable(source, chosen)
     size = size or source.default_size()
+    chosen.check_budget(len(source.classes), size)
     for plan in reversed(chosen.plans(source, size)):  # too few images are reported before a teacher is trained
         chosen.distiller.units(plan)
     began = time.monotonic()
@@ -255,12 +203,11 @@ def _resolved(
     taught = time.monotonic() - began if training else 0.0
     check_size(teacher.spec, size)
     _report_teacher(teacher.spec)
-    patches = chosen.distiller.patches(make_config(chosen.distiller, chosen.config))
-    policy = chosen.protocol.view_spec(patches=patches, dataset=chosen.dataset, count=chosen.views)
+    policy = chosen.policy
     record = _record(out, chosen, source, teacher, policy, size=size, holdout=holdout, known=known)
     run = Run(
         out=out, record=record, method=chosen.method, distiller=chosen.distiller, source=source, teacher=teacher,
-        protocol=chosen.protocol, policy=policy, patches=patches, device=device, engine=engine,
+        protocol=chosen.protocol, policy=policy, patches=chosen.patches, device=device, engine=engine,
     )  # fmt: skip
     return run, taught
 
@@ -353,8 +300,7 @@ def _price_all(chosen: Choices, training: Training, source: Source, size: int, w
     if teach == 0.0:
         return  # the teacher is in the cache: `_price` checks the cost once it is loaded
     plans = chosen.plans(source, size)
-    policy = chosen.protocol.view_spec(dataset=chosen.dataset, count=chosen.views)
-    labels = _label_cost(chosen, policy.count, len(source.classes))
+    labels = _label_cost(chosen, chosen.policy.count, len(source.classes))
     _ask(chosen.distiller, plans, training.stand_in(), size, labels, workers, yes, {"teach": teach})
 
 
