@@ -62,7 +62,16 @@ ROOMS = {
     "teachers": ["teacher", "carried", "teaching", "resolving"],
     "labelling": ["budget", "encoded", "labels", "published", "shared", "packing"],
     "replay": [
-        *("order", "buffers", "prefetching", "dataset_rows", "stores.interface", "stores.memory", "stores.dataset"),
+        *(
+            "order",
+            "positions",
+            "buffers",
+            "prefetching",
+            "dataset_rows",
+            "stores.interface",
+            "stores.memory",
+            "stores.dataset",
+        ),
         *("stores.pixel_files", "stores.shard_files", "stores.mapped", "stores.subset", "opening", "soft_labels"),
         *("loader", "fresh", "pipelines"),
     ],

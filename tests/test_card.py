@@ -127,8 +127,8 @@ def test_every_codec_has_its_snippet(codec, random_set, teacher, tmp_path, monke
         random_set.root, tmp_path / f"set-{codec.replace(':', '-')}", teacher=teacher, codec=codec, views=3, workers=1
     )
     assert made.labels.codec == codec and verify(made.root) == []
-    temperature = 1.0 if codec.startswith("sampled") else None
-    replayed_like_the_card(made, monkeypatch, 80, temperature, exactly=codec != "teacher")
+    assert made.labels.temperature == (1.0 if codec.startswith("sampled") else 20.0)
+    replayed_like_the_card(made, monkeypatch, 80, None, exactly=codec != "teacher")
     tensors = find_codec(codec).tensors
     card = (made.root / "README.md").read_text()
     assert all(f"`{name}`" in card for name in tensors)

@@ -1,6 +1,8 @@
 """The loader replays exactly, whatever the batch, the rank, the reader or the interruption."""
 
+import copy
 import itertools
+import time
 
 import datasets
 import numpy as np
@@ -13,6 +15,7 @@ from ddkit.errors import OptionError, SetError
 from ddkit.format.manifest_file import read_manifest
 from ddkit.format.view_pixels import network_input
 from ddkit.format.views import draw
+from ddkit.pipeline import relabel
 from ddkit.replay.fresh import FreshLoader
 from ddkit.replay.loader import AHEAD
 from ddkit.replay.order import epoch_order
@@ -219,6 +222,83 @@ def test_a_dataloader_around_it_yields_the_same_batches_of_the_same_epochs(rando
     for _ in range(2):
         for (a, b, c), (x, y, z) in zip(want, around, strict=True):
             assert torch.equal(a, x) and torch.equal(b, y) and torch.equal(c, z)
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_workers_follow_the_position_of_the_loader(random_set, persistent):
+    options = {"batch_size": 6, "device": "cpu"}
+    want, inside = ReplayLoader(random_set.root, **options), ReplayLoader(random_set.root, **options)
+    around = torch.utils.data.DataLoader(inside, batch_size=None, num_workers=2, persistent_workers=persistent)
+
+    def check(epoch, first=0):
+        want.load_state_dict({"epoch": epoch, "step": first, "seed": 0, "batch_size": 6})
+        for ours, theirs in zip(want, around, strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+        assert inside.state_dict() == {"epoch": epoch + 1, "step": 0, "seed": 0, "batch_size": 6}
+
+    torch.manual_seed(0)
+    check(0)
+    torch.manual_seed(0)  # the same base seed again
+    check(1)
+    inside.set_epoch(5)
+    check(5)
+    inside.load_state_dict({"epoch": 3, "step": 2, "seed": 0, "batch_size": 6})
+    check(3, 2)
+    check(4)
+    copied = copy.deepcopy(inside)
+    assert copied.state_dict() == inside.state_dict() and len(list(copied)) == 4
+
+
+def late(worker):
+    time.sleep(0.3 * worker)
+
+
+def test_workers_that_start_late_take_the_epoch_of_the_others(random_set):
+    inside = ReplayLoader(random_set.root, batch_size=6, device="cpu", batch="dict")
+    around = torch.utils.data.DataLoader(inside, batch_size=None, num_workers=2, worker_init_fn=late)
+    next(iter(around))  # dropped before the second worker has begun
+    for epoch in (1, 2):
+        rows = torch.cat([batch["rows"] for batch in around])
+        assert sorted(rows.tolist()) == list(range(20)) and inside.state_dict()["epoch"] == epoch + 1
+
+
+def test_a_state_that_cannot_be_is_refused(random_set):
+    loader = ReplayLoader(random_set.root, batch_size=6)
+    state = loader.state_dict()
+    wrong = [state | {"step": 4}, state | {"step": -1}, state | {"epoch": "1"}, state | {"seed": 1}, {}]
+    for one in wrong:
+        with pytest.raises(OptionError):
+            loader.load_state_dict(one)
+    running = iter(loader)
+    next(running)
+    loader.load_state_dict(state | {"epoch": 2, "step": 1})
+    next(running)  # an older iterator does not move it
+    assert loader.state_dict() == state | {"epoch": 2, "step": 1}
+
+
+WRONG = [
+    {"batch_size": "8"}, {"batch_size": 8.0}, {"prefetch": None}, {"seed": "x"}, {"rank": "0"}, {"classes": 3},
+    {"classes": "05"}, {"classes": [True]}, {"manifest": "x"}, {"temperature": 0}, {"temperature": float("nan")},
+    {"temperature": "x"}, {"temperature": -1.0}, {"store": None},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("given", WRONG, ids=str)
+def test_wrong_arguments_are_one_line(random_set, given):
+    with pytest.raises(OptionError):
+        ReplayLoader(random_set.root, **{"batch_size": 4} | given)
+
+
+def test_rows_of_two_sets_and_a_manifest_of_another_are_refused(random_set, teacher, tmp_path):
+    made = relabel(random_set.root, tmp_path / "a", teacher=teacher, codec="lowrank:4", views=2, workers=1)
+    other = relabel(random_set.root, tmp_path / "b", teacher=teacher, codec="lowrank:4", views=2, seed=1, workers=1)
+    rows = datasets.load_dataset(str(made.root), split="train")
+    assert ReplayLoader(rows.with_format("torch"), batch_size=4, manifest=made.root).rows == 20
+    with pytest.raises(SetError, match="the dataset's rows are not those of"):
+        ReplayLoader(rows, batch_size=4, manifest=other.root)
+    both = datasets.concatenate_datasets([rows, rows])
+    with pytest.raises(SetError, match="rows with the same number"):
+        ReplayLoader(both, batch_size=4, manifest=made.root)
 
 
 def test_a_dataloader_that_would_batch_batches_says_how_to_wrap(random_set):

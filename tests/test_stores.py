@@ -89,9 +89,9 @@ def there(hub, many, tmp_path, monkeypatch):
 
 def pickled(loader):
     """A loader as a spawned worker process of a DataLoader gets it, without the tensor it shares with the others."""
-    begun, loader._begun = loader._begun, None
+    position, loader._position = loader._position, None
     found = pickle.loads(pickle.dumps(loader))
-    found._begun = loader._begun = begun
+    found._position = loader._position = position
     return found
 
 

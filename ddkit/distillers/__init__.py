@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib
+import os
 import pkgutil
 from collections.abc import Mapping
 from importlib.metadata import entry_points
@@ -42,7 +43,7 @@ def find_distiller(name: str) -> Distiller:
     """
     if not name.endswith(".py"):
         return installed_distiller(name)
-    code = hashlib.sha256(Path(name).read_bytes()).hexdigest() if Path(name).is_file() else None
+    code = hashlib.sha256(Path(name).read_bytes()).hexdigest() if os.path.isfile(name) else None
     return _distiller(module_from_file(Path(name), "distiller", distiller_names()), name, code)
 
 

@@ -14,6 +14,7 @@ from ddkit.core.distributed import open_group, rank_device
 from ddkit.core.serialization import fingerprint, to_plain
 from ddkit.errors import OptionError
 from ddkit.evaluation.tracking import RUNS, check_tracker, track_student
+from ddkit.format.codecs.registry import find_codec
 from ddkit.format.manifest import Manifest
 from ddkit.networks.registry import check_network
 from ddkit.pipeline.record import load_record
@@ -78,6 +79,10 @@ def plan_students(manifest: Manifest, options: StudentOptions, seeds: Sequence[i
     check_network(arch, len(options.classes or manifest.classes), manifest.views.size)
     loaded, dataset = manifest.protocol(options.protocol), manifest.recipe.dataset
     spec = loaded.train_spec(ipc=ipc or manifest.ipc, arch=arch, dataset=dataset, epochs=options.epochs)
+    codec = find_codec(manifest.labels.codec)
+    if labels == "stored" and not codec.temperatures((spec.temperature,)):
+        note(f"labels of codec {codec.name}: students learn at temperature 1 instead of {spec.temperature:g}")
+        spec = replace(spec, temperature=1.0)
     policy = loaded.view_spec(patches=manifest.image.patches, dataset=dataset)
     manifest.shards_of(ipc)
     found = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ def parse_id(text: str) -> tuple[str, str | None] | None:
     Returns:
         As `split_id`; also None if `text` is an existing path.
     """
-    return None if Path(text).exists() else split_id(text)
+    return None if os.path.exists(text) else split_id(text)
 
 
 def check_repo(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,7 +86,7 @@ def load_pretrained(ref: str, size: int | None) -> Pretrained:
         return Pretrained(network, spec.arch, spec.mean, spec.std, size or spec.image_size)
     library, _, rest = ref.partition(":")
     tag, at, file = rest.partition("@")
-    if at and not Path(file).is_file():
+    if at and not os.path.isfile(file):
         raise TeacherError(f"no weights file {file} for {library}:{tag}; give an existing safetensors file after @")
     mean, std, side = input_of(library, tag)
     side = size or side

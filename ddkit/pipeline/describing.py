@@ -125,7 +125,8 @@ def build_manifest(
         normalisation=Normalisation(mean=_three(teacher.mean), std=_three(teacher.std)),
         eval=EvalInfo(resize=teacher.transform.resize, crop=teacher.transform.crop),
         labels=LabelInfo(
-            codec=how.codec, fidelity=fidelity([record.fidelity for record in records]), temperature=train.temperature,
+            codec=how.codec, fidelity=fidelity([record.fidelity for record in records]),
+            temperature=how.label_codec.temperatures((train.temperature, 1.0))[0],
             file=label_file, precision=how.precision, precision_fidelity=fidelity(precision) if precision else None,
             budget=made.budget,
         ),

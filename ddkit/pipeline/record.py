@@ -129,9 +129,9 @@ class RunRecord(Extensible):
         """
         library, _, tag = self.teacher.partition(":")
         known = {
-            "data": self.data == "digits" or (hub.split_id(self.data) is not None and not Path(self.data).exists()),
+            "data": self.data == "digits" or (hub.split_id(self.data) is not None and not os.path.exists(self.data)),
             "teacher": library == "train" or (library in ("timm", "torchvision") and "@" not in tag and tag != ""),
-            "classes": self.classes is None or not Path(self.classes).is_file() or self.classes in shipped_lists(),
+            "classes": self.classes is None or not os.path.isfile(self.classes) or self.classes in shipped_lists(),
         }
         return [name for name, is_known in known.items() if self.foreign and not is_known]
 
@@ -157,7 +157,7 @@ def absolute(ref: str) -> str:
     Args:
         ref: A path, a Hub id or a name.
     """
-    return str(Path(ref).absolute()) if ref != "digits" and Path(ref).exists() else ref
+    return str(Path(ref).absolute()) if ref != "digits" and os.path.exists(ref) else ref
 
 
 # ------------------------------------------------------------------ the contents of OUT

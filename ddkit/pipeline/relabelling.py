@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -216,7 +217,7 @@ def _groups(choice: str | None, classes: list[str]) -> tuple[int, ...] | None:
         result = np.empty(len(classes), int)
         result[order] = np.arange(len(classes)) // size
         return tuple(int(g) for g in result)
-    if not Path(choice).is_file():
+    if not os.path.isfile(choice):
         raise OptionError(f"--mix-within {choice!r} is neither a file nor GROUPSxCLASSES:SEED, as in 5x200:0")
     lines = [line.rpartition("\t") for line in Path(choice).read_text(encoding="utf-8").splitlines() if line.strip()]
     table = {name: group for name, _, group in lines}

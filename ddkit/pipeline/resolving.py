@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -85,7 +86,7 @@ def resolve(out: Path, asked: DistillOptions, engine: Engine) -> Run:
 def _check_place(out: Path, data: str | None) -> None:
     """Raise OptionError if OUT is inside its source."""
     work_dir(out)
-    if data and data != "digits" and Path(data).is_dir() and out.resolve().is_relative_to(Path(data).resolve()):
+    if data and data != "digits" and os.path.isdir(data) and out.resolve().is_relative_to(Path(data).resolve()):
         raise OptionError(f"OUT {out} lies inside its source {data} and would become part of it; choose another place")
 
 

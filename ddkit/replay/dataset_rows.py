@@ -21,7 +21,7 @@ from ddkit.format.views import UNMIXED, Views
 from ddkit.format.views_member import DecodedRow, UnpackedRow, read_metadata, unpack_views
 
 IMAGE_COLUMNS = ("png", "webp", "jpg", "image")
-_VIEWS_COLUMNS = ("views.safetensors", "views")
+VIEWS_COLUMNS = ("views.safetensors", "views")
 LARGEST_SIDE = 2**14  # pixels: assumed for int16 boxes if the image is not available
 LABEL_COLUMNS = ("cls", "label", "labels")
 
@@ -118,7 +118,7 @@ def unpack_row(row: Mapping[str, Any]) -> tuple[UnpackedRow, Codec]:
         FormatVersion: The codec is unknown.
         IntegrityError: The views cannot be read.
     """
-    data = row[column(row, _VIEWS_COLUMNS, "views")]
+    data = row[column(row, VIEWS_COLUMNS, "views")]
     where = f"row {row.get('__key__', '?')}"
     try:
         codec = find_codec(str(read_metadata(data)["codec"]), stored=True)
@@ -158,7 +158,7 @@ def checked_row(row: Mapping[str, Any], form: RowFormat, key: int | None = None)
         IntegrityError: A value is invalid; the message names the row.
     """
     where = f"row {row.get('__key__', '?')}"
-    decoded = form.unpack(row[column(row, _VIEWS_COLUMNS, "views")], where)
+    decoded = form.unpack(row[column(row, VIEWS_COLUMNS, "views")], where)
     position = -1 if key is None else key - decoded.metadata.first
     if key is not None and not 0 <= position < UNMIXED:
         raise IntegrityError(f"{where}: its shard begins at row {decoded.metadata.first}; load the set again")
@@ -184,7 +184,9 @@ def decode_row(
 
     Raises:
         SetError, IntegrityError, FormatVersion.
+        OptionError: The set has no labels for this temperature.
     """
+    _check_is_row(row)
     image = next((row_pixels(row[name]) for name in IMAGE_COLUMNS if name in row), None)
     form = row_format(row, None if image is None else (image.shape[1], image.shape[2]))
     decoded = checked_row(row, form)
@@ -194,6 +196,7 @@ def decode_row(
     result["label"] = row_label(row, name, form.classes)
     tensors = decoded.views.tensors().items()
     result |= {name: torch.from_numpy(array[0].astype(_wide(array))) for name, array in tensors}
+    form.codec.check_temperature(temperature)
     if form.codec.FROM_PIXELS:
         return result
     shared, layout = dict(labels or {}), form.codec.shared_layout(form.classes)
@@ -203,6 +206,14 @@ def decode_row(
             "labels=safetensors.numpy.load_file('labels.safetensors')"
         )
     return result | {"logits": torch.from_numpy(form.codec.decode(decoded.labels, form.classes, temperature, shared))}
+
+
+def _check_is_row(row: object) -> None:
+    """Raise SetError if something is not a row, or one whose values were converted to tensors."""
+    if not isinstance(row, Mapping):
+        raise SetError(f"a row is a {type(row).__name__}; give one of load_dataset(...), as in dataset[0]")
+    if any(isinstance(value, torch.Tensor) for value in row.values()):
+        raise SetError("the row was converted to tensors; use dataset.with_format(None)")
 
 
 def _wide(array: np.ndarray) -> np.dtype:
@@ -225,11 +236,12 @@ def apply_view(row: Mapping[str, Any], index: int, partner: Mapping[str, Any] | 
         OptionError: `index` is out of range.
         IntegrityError, FormatVersion.
     """
+    _check_is_row(row)
     image = row_pixels(row[column(row, IMAGE_COLUMNS, "image")])
     form = row_format(row, (image.shape[1], image.shape[2]))
     decoded = checked_row(row, form)
-    if not 0 <= index < decoded.views.count:
-        raise OptionError(f"view index {index} is not one of the {decoded.views.count} views; they count from 0")
+    if not isinstance(index, int | np.integer) or not 0 <= index < decoded.views.count:
+        raise OptionError(f"view index {index!r:.40} is not one of the {decoded.views.count} views; they count from 0")
     views, images = decoded.views, [image]
     mixed = -1 if views.partner is None else int(views.partners(np.array([0]), np.array([index]))[0])
     if mixed >= 0:

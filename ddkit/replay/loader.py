@@ -20,12 +20,12 @@ from ddkit.format.manifest import Manifest
 from ddkit.replay.buffers import BatchBuffers
 from ddkit.replay.opening import Request, Source, open_store
 from ddkit.replay.order import check_batch
+from ddkit.replay.positions import Position
 from ddkit.replay.prefetching import made_ahead
 from ddkit.replay.soft_labels import SoftLabels
 from ddkit.replay.stores.interface import RowBatch
 
 AHEAD = {"cpu": 0, "cuda": 2**22}  # pixels of views computed together, if that is more than one batch
-MOST_WORKERS = 256  # worker processes of a DataLoader that wraps a loader
 
 
 class ReplayBatch(tuple[Tensor, ...]):
@@ -108,6 +108,11 @@ class ReplayLoader(IterableDataset[Any]):
     ) -> None:
         if batch not in ("tuple", "dict"):
             raise OptionError(f"batch is {batch!r}; valid: tuple, dict")
+        given = {"batch_size": batch_size, "seed": seed, "prefetch": prefetch}
+        given |= {name: n for name, n in (("rank", rank), ("world_size", world_size)) if n is not None}
+        for name, value in given.items():
+            if not isinstance(value, int | np.integer) or isinstance(value, bool):
+                raise OptionError(f"{name} is {value!r:.40}; give an integer")
         if prefetch < 0:
             raise OptionError(f"prefetch is {prefetch}; give a number of batches, 0 for none")
         asked = Request(manifest=manifest, ipc=ipc, revision=revision, store=store, classes=classes)
@@ -119,9 +124,9 @@ class ReplayLoader(IterableDataset[Any]):
                 f"batch_size is {batch_size}, above the {len(opened)} rows; with drop_last nothing is left"
             )
         self.batch_size, self.seed, self.drop_last = batch_size, seed, drop_last
-        self.device = device if isinstance(device, torch.device) else pick_device(device)
+        self.device = pick_device(str(device))
         recorded = self._manifest.labels.temperature if self._manifest else None
-        self.temperature = temperature or recorded or 20.0
+        self.temperature = (recorded or 20.0) if temperature is None else temperature
         self._as_dict, self.prefetch = batch == "dict", prefetch
         self._store, self._buffers = opened.to(self.device), BatchBuffers(prefetch + 2)
         self._labels = SoftLabels(
@@ -130,9 +135,9 @@ class ReplayLoader(IterableDataset[Any]):
         if self._store.decoder.codec.FROM_PIXELS:
             rows = np.arange(min(batch_size, len(self._store)))
             self._labels.report_cost(self._inputs(self._store.batch(rows, np.zeros_like(rows))))
-        self._next = self._at = (0, 0)  # (epoch, step) of the next iter() and of the next batch
+        self._position = Position()  # of the next iter()
+        self._at: tuple[int, int] | None = None  # (epoch, step) of the next batch of the running iteration
         self._running: object = None
-        self._begun = torch.zeros(MOST_WORKERS, dtype=torch.int64).share_memory_()  # epochs begun by each worker
 
     # -------------------------------------------------------------- properties of the set
 
@@ -228,39 +233,48 @@ class ReplayLoader(IterableDataset[Any]):
     def __iter__(self) -> Iterator[Any]:
         # the epoch advances with the first batch: some frameworks create an iterator only to test for support
         if (worker := get_worker_info()) is not None:
-            yield from self._share_of_worker(worker.id, worker.num_workers)
+            if self.device.type != "cpu":
+                raise OptionError("in the worker processes of a DataLoader a ReplayLoader needs device='cpu'")
+            epoch, first = self._position.begin_in_worker(worker)
+            yield from self._batches(epoch, range(first + worker.id, len(self), worker.num_workers))
             return
-        (epoch, first), running = self._next, object()
-        self._next, self._at, self._running = (epoch + 1, 0), (epoch, first), running
+        (epoch, first), running = self._position.begin(), object()
+        self._at, self._running = (epoch, first), running
         for step, batch in enumerate(self._batches(epoch, range(first, len(self))), first):
             if self._running is running:  # an older iterator must not change the position of the loader
-                self._at = (epoch, step + 1) if step + 1 < len(self) else (epoch + 1, 0)
+                self._at = (epoch, step + 1) if step + 1 < len(self) else None
             yield batch
-
-    def _share_of_worker(self, worker: int, workers: int) -> Iterator[Any]:
-        """Every `workers`-th batch of the epoch, for one worker process of a DataLoader.
-
-        Worker processes may be restarted each epoch, so the number of epochs each has begun is kept in shared memory.
-        """
-        if self.device.type != "cpu":
-            raise OptionError("in the worker processes of a DataLoader a ReplayLoader needs device='cpu'")
-        begun = int(self._begun[worker])
-        self._begun[worker] += 1
-        epoch, first = self._next[0] + begun, self._next[1] if begun == 0 else 0
-        yield from self._batches(epoch, range(first + worker, len(self), workers))
 
     def set_epoch(self, epoch: int) -> None:
         """Make the next `iter` start this epoch. Optional: epochs advance automatically.
 
         Args:
             epoch: Number of the epoch, from 0.
+
+        Raises:
+            OptionError: It is not such a number.
         """
-        self._next = self._at = (int(epoch), 0)
-        self._begun.zero_()
+        self._move(epoch, 0)
+
+    def _move(self, epoch: int, step: int) -> None:
+        """Set the position; a running iteration no longer changes it."""
+        for name, value in {"epoch": epoch, "step": step}.items():
+            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 0:
+                raise OptionError(f"{name} is {value!r:.40}; give an integer from 0")
+        if step >= len(self):
+            raise OptionError(f"step is {step}, but an epoch has {len(self)} steps; the state is of another loader")
+        self._position.next, self._at, self._running = (int(epoch), int(step)), None, None
 
     def state_dict(self) -> dict[str, int]:
-        """Return the position of the next batch, for `load_state_dict`; valid also within an epoch."""
-        return {"epoch": self._at[0], "step": self._at[1], "seed": self.seed, "batch_size": self.batch_size}
+        """Return the position of the next batch, for `load_state_dict`; valid also within an epoch.
+
+        Where the worker processes of a DataLoader iterate, it is the next epoch: batches are made ahead there, so what
+        has been used of the running epoch is not known here.
+        """
+        epoch, step = self._position.next
+        if self._at is not None and (epoch, step) == (self._at[0] + 1, 0):  # nothing has begun an epoch since
+            epoch, step = self._at
+        return {"epoch": epoch, "step": step, "seed": self.seed, "batch_size": self.batch_size}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Continue from the position that `state_dict` returned.
@@ -269,19 +283,20 @@ class ReplayLoader(IterableDataset[Any]):
             state: The return value of `state_dict`.
 
         Raises:
-            OptionError: The state has another seed or batch size.
+            OptionError: The state is incomplete, has another seed or batch size, or a step that no epoch has.
         """
+        if missing := [key for key in ("epoch", "step", "seed", "batch_size") if key not in state]:
+            raise OptionError(f"the state has no {missing[0]}; give what state_dict() returned")
         for key in ("seed", "batch_size"):
             if state[key] != getattr(self, key):
                 raise OptionError(
                     f"the state is of {key} {state[key]}, this loader has {getattr(self, key)}; use the same"
                 )
-        self._next = self._at = (state["epoch"], state["step"])
-        self._begun.zero_()
+        self._move(state["epoch"], state["step"])
 
     def peek(self) -> Any:
         """Return the batch that the next `iter` begins with, without starting an epoch."""
-        epoch, step = self._next
+        epoch, step = self._position.next
         return next(self._batches(epoch, range(step, step + 1), prefetch=0))
 
     def _batches(self, epoch: int, steps: range, prefetch: int | None = None) -> Iterator[Any]:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
+import numpy as np
+
 from ddkit.core.device import available_memory
 from ddkit.errors import OptionError, SetError, unknown
+from ddkit.format.damage import row_records
 from ddkit.format.entries import ShardEntry, files_of
 from ddkit.format.manifest import Manifest
 from ddkit.format.row_format import RowFormat
+from ddkit.replay.dataset_rows import VIEWS_COLUMNS, column, row_key_of
 from ddkit.replay.stores.dataset import load_dataset_rows
 from ddkit.replay.stores.interface import RowStore
 from ddkit.replay.stores.mapped import MappedStore
@@ -53,13 +58,15 @@ def open_store(source: Source | Sequence[Source], asked: Request) -> tuple[Manif
         SetError, IntegrityError, FormatVersion, OptionError, HubAccess, HubError.
     """
     if asked.store not in STORES:
-        raise unknown("store", asked.store, STORES)
+        raise unknown("store", str(asked.store), STORES)
     sources = list(source) if isinstance(source, list | tuple) else [source]
     known: Manifest | None
     store: RowStore
     if len(sources) == 1 and not isinstance(sources[0], str | Path | Manifest):
         known, store = _open_dataset(sources[0], asked)
     else:
+        if asked.manifest is not None:
+            raise OptionError("manifest= belongs to a datasets.Dataset; a directory or Hub id has its own")
         manifests = [_open_manifest(one, asked.revision) for one in sources]
         if not manifests:
             raise SetError("source is an empty list; give a directory, a Hub id, or a list of them")
@@ -84,9 +91,30 @@ def _open_dataset(source: Any, asked: Request) -> tuple[Manifest | None, RowStor
     known = open_manifest(asked.manifest) if asked.manifest is not None else None
     if known is not None:
         fetch_label_file(known)
+        if known.labels.file is not None:
+            _require_rows_of(known, source)
     if asked.ipc is not None:
         raise OptionError("ipc= needs a directory; of a Dataset load the config of that prefix, for example 'ipc5'")
     return known, load_dataset_rows(source, known)
+
+
+def _require_rows_of(manifest: Manifest, dataset: Dataset) -> None:
+    """Check that the first row of a dataset is one of a set, whose file of labels is needed to decode it."""
+    row = next(iter(dataset.with_format(None)), None)
+    if row is None:
+        return
+    key, views = row_key_of(row), row[column(row, VIEWS_COLUMNS, "views")]
+    ends = np.cumsum([shard.rows for shard in manifest.shards])
+    if key < ends[-1]:
+        shard = manifest.shards[int(np.searchsorted(ends, key, side="right"))]
+        if manifest.location.hub_id is not None:
+            fetch_files(manifest, manifest.location.hub_id, {shard.rows_path: shard.rows_sha256})
+        (record,) = (record for record in row_records(manifest, shard) if record.row == key)
+        if isinstance(views, bytes) and hashlib.sha256(views).hexdigest() == record.views.sha256:
+            return
+    raise SetError(
+        f"the dataset's rows are not those of {manifest.where}; give the directory or Hub id of the same set"
+    )
 
 
 def _open_manifest(source: Any, revision: str | None) -> Manifest:

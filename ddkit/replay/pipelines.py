@@ -17,7 +17,8 @@ from torch.utils.data import get_worker_info
 
 from ddkit.core.device import cores
 from ddkit.core.seeds import permutation
-from ddkit.errors import OptionError
+from ddkit.errors import OptionError, SetError
+from ddkit.format.codecs.registry import find_codec
 from ddkit.format.entries import ShardEntry, files_of
 from ddkit.format.label_file import label_decoder
 from ddkit.format.manifest import Manifest
@@ -43,8 +44,9 @@ def as_webdataset(
     """Return one epoch of a set as a webdataset pipeline, whose samples are (image, logits, label).
 
     The image is a stored view as the network input, float32 [3,S,S], with its mixing partner, normalised as for the
-    teacher; the logits are the teacher's, float32 [C], centred; the label is the class index, int64 []. Epoch e gives
-    view index e mod V of every row, with the values that ReplayLoader gives.
+    teacher; the logits are the stored ones, float32 [C]; the label is the class index, int64 []. Epoch e gives view
+    index e mod V of every row, with the values that ReplayLoader gives (codec `teacher`: up to the rounding of float32,
+    which depends on the batch).
 
     The shards are in ReplayLoader's order (docs/format.md), the rows of a shard in ascending order; `.shuffle(n)` mixes
     them further. Every iteration gives the same epoch, so a training makes one pipeline per epoch. webdataset's own
@@ -68,16 +70,21 @@ def as_webdataset(
         A `webdataset.DataPipeline` with webdataset's methods `shuffle`, `batched`, `map`, …
 
     Raises:
-        OptionError: `epoch` is below 0; or, in the iteration, a rank gets no shard.
+        OptionError: `epoch` or `temperature` cannot be; or, in the iteration, a rank gets no shard.
         SetError: `source` is not a set, or has no prefix `ipc`.
         IntegrityError: In the iteration: a shard is missing, damaged or not valid; the message names it.
         HubAccess, HubError, FormatVersion.
     """
-    if epoch < 0:
-        raise OptionError(f"epoch is {epoch}; epochs count from 0")
+    if not isinstance(epoch, int) or epoch < 0:
+        raise OptionError(f"epoch is {epoch!r:.40}; give an integer from 0")
+    if not isinstance(source, str | Path | Manifest):
+        raise SetError(f"source is a {type(source).__name__}; give one directory or Hub id")
     manifest = source if isinstance(source, Manifest) else open_manifest(source, revision)
     shards = manifest.shards_of(ipc)
-    rows = ShardRows(manifest, epoch % manifest.views.count, temperature or manifest.labels.temperature)
+    if temperature is None:
+        temperature = manifest.labels.temperature
+    find_codec(manifest.labels.codec).check_temperature(temperature)
+    rows = ShardRows(manifest, epoch % manifest.views.count, temperature)
     urls = [shards[i].path for i in permutation(seed, len(shards), "shards", epoch)]
     return webdataset.FluidWrapper(webdataset.SimpleShardList(urls)).compose(
         webdataset.split_by_node, functools.partial(_refuse_none, total=len(urls)), webdataset.split_by_worker, rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -35,4 +36,5 @@ def made_ahead(make: Callable[[Item], Result], items: Iterable[Item], depth: int
         while waiting:
             yield waiting.popleft().result()
     finally:
-        thread.shutdown(wait=False, cancel_futures=True)
+        if not sys.is_finalizing():  # at the end of the interpreter the thread is gone, and its queue is torn down
+            thread.shutdown(wait=False, cancel_futures=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def open_manifest(source: str | Path, revision: str | None = None) -> Manifest:
         try:
             return read_manifest(source)
         except SetError as error:
-            if hub.split_id(str(source)) and Path(source).exists():
+            if hub.split_id(str(source)) and os.path.exists(source):
                 raise SetError(f"{error}; or rename this folder, which hides the Hub's {source}") from error
             raise
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -145,7 +146,7 @@ def class_subset(choice: str, available: Sequence[ClassName]) -> np.ndarray:
     """
     shipped = shipped_lists()
     path = shipped.get(choice, Path(choice))
-    if choice in shipped or path.is_file():
+    if choice in shipped or os.path.isfile(path):
         lines = path.read_text(encoding="utf-8").splitlines()
         names = [line.split("#")[0].strip() for line in lines if line.split("#")[0].strip()]
     else:

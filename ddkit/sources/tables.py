@@ -98,7 +98,7 @@ def open_table(
 
 def is_available(data: str) -> bool:
     """Return whether the source `data` is available: built in, local, or an id on the Hub."""
-    return data == "digits" or Path(data).exists() or is_online(data)
+    return data == "digits" or os.path.exists(data) or is_online(data)
 
 
 def _kind(data: str) -> tuple[str, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -157,7 +158,7 @@ def open_validation(
                 f"{data}: the labels of its splits {', '.join(available)} are hidden (-1); give one with labels"
             )
     opened = reopen(SourceRef(data=data, split=split, image_column=image_column, label_column=label_column))
-    shown = Path(data).name if data != "digits" and Path(data).exists() else data  # no local paths in results
+    shown = Path(data).name if data != "digits" and os.path.exists(data) else data  # no local paths in results
     name = f"{shown}:{split}"
     if source is not None and opened.fingerprint == source.fingerprint:
         if source.holdout is None:

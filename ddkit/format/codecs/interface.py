@@ -140,8 +140,10 @@ class Codec(ABC):
             temperature: Temperature at which students learn.
 
         Raises:
-            OptionError: It has none.
+            OptionError: It has none, or there is no such temperature.
         """
+        if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not 0 < temperature < math.inf:
+            raise OptionError(f"temperature is {temperature!r:.40}; give a number above 0")
         if not self.temperatures((temperature,)):
             raise OptionError(
                 f"labels of codec {self.name} are for losses at temperature 1, not {temperature:g}; use a protocol "

@@ -55,7 +55,7 @@ def load_dataset_rows(dataset: Dataset, manifest: Manifest | None = None) -> Mem
     rows: list[DecodedRow] = []
     keys, labels = [], []
     form: RowFormat | None = None
-    for row in dataset:
+    for row in dataset.with_format(None):
         pixels = row_pixels(row[image])
         form = form or row_format(row, (pixels.shape[1], pixels.shape[2]))
         key = row_key_of(row)
@@ -67,6 +67,11 @@ def load_dataset_rows(dataset: Dataset, manifest: Manifest | None = None) -> Mem
         rows.append(replace(decoded, pixels=pixels))
     if form is None:
         raise SetError("the dataset has no rows; load the set again")
+    if len(set(keys)) < len(keys):
+        raise SetError(
+            "the dataset has rows with the same number: two sets, or one twice; replay several sets as a list of their "
+            "directories or Hub ids"
+        )
     last = rows[-1]
     named = getattr(dataset.features[label], "names", None) or map(str, range(form.classes))
     firsts = np.array([row.metadata.first for row in rows])

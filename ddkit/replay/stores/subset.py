@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -139,9 +139,13 @@ class SubsetStore:
 
 def _indices(known: Sequence[ClassName], wanted: Sequence[str | int]) -> list[int]:
     """Indices of classes given by name or index."""
+    if isinstance(wanted, str) or not isinstance(wanted, Iterable):
+        raise OptionError(f'classes is {wanted!r:.40}; give a list of names or indices, as in classes=["cat", 3]')
     names = {c.name: i for i, c in enumerate(known)}
     found = []
     for one in wanted:
+        if isinstance(one, bool) or not isinstance(one, str | int | np.integer):
+            raise OptionError(f"classes holds {one!r:.40}; give names or indices")
         index = names.get(one) if isinstance(one, str) else int(one)
         if index is None:
             raise unknown("class", str(one), list(names))
