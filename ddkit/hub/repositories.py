@@ -122,7 +122,7 @@ def remote(repo: str, revision: str | None = None, kind: str = "dataset") -> Rem
 def _file(entry: Any) -> tuple[str, RemoteFile]:
     """Check a file of a listing, of which the client takes over any JSON values. Raises InvalidResponse."""
     file = RemoteFile(entry.size, entry.blob_id, entry.lfs.sha256 if entry.lfs else None)
-    texts = (entry.path, file.blob, file.sha256 or "")
+    texts = (entry.path, file.blob, "" if file.sha256 is None else file.sha256)
     if type(file.size) is not int or file.size < 0 or not all(isinstance(text, str) for text in texts):
         raise InvalidResponse(f"its list of files holds {str(entry)[:80]!r}")
     return entry.path, file

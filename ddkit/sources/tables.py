@@ -321,7 +321,10 @@ def _dataset(
     fetched = {str(file) for file in files} if kind == "imagefolder" else set()  # paths that cells may refer to
 
     def raw(i: int) -> bytes:
-        cell = encoded[int(i)][image]
+        try:
+            cell = encoded[int(i)][image]
+        except UnicodeDecodeError as error:
+            raise OSError(f"the cell holds text that is not UTF-8 ({error.reason})") from error
         if cell is None or (cell["bytes"] is None and cell["path"] is None):
             raise OSError("the cell is empty")
         if cell["bytes"] is not None:
