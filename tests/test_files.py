@@ -53,6 +53,11 @@ def test_temporary_files_carry_host_and_process(tmp_path):
     assert is_abandoned(tmp_path / f".x.tar.{host()}.{process}.tmp")
     for name in (f".x.tar.elsewhere.{process}.tmp", f".x.{process}.tmp", "x.tmp", f".x.tar.{host()}.{'9' * 30}0.tmpx"):
         assert not is_abandoned(tmp_path / name), name
+    before = tmp_path / f".x.tar.{host().rpartition('-')[0]}-00000000.{process}.tmp"  # of before a restart
+    before.touch()
+    assert not is_abandoned(before)
+    os.utime(before, (0, 0))
+    assert is_abandoned(before)
 
 
 def test_machines_whose_names_begin_alike_have_different_names(monkeypatch):

@@ -156,5 +156,5 @@ def test_an_older_ddkit_asks_to_upgrade(lowrank_set):
 def test_sampled_labels_are_refused_before_the_first_batch(random_set, teacher, tmp_path):
     made = relabel(random_set.root, tmp_path / "sampled", teacher=teacher, codec="sampled:20", views=2, workers=1)
     with pytest.raises(OptionError, match="temperature 1, not 20"):
-        ddkit.ReplayLoader(made.root, batch_size=4)
-    ddkit.ReplayLoader(made.root, batch_size=4, temperature=1)
+        ddkit.ReplayLoader(made.root, batch_size=4, temperature=20)
+    assert ddkit.ReplayLoader(made.root, batch_size=4).temperature == 1

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import multiprocessing
 import time
 
 import datasets
@@ -19,6 +20,7 @@ from ddkit.pipeline import relabel
 from ddkit.replay.fresh import FreshLoader
 from ddkit.replay.loader import AHEAD
 from ddkit.replay.order import epoch_order
+from ddkit.replay.positions import Position
 
 
 def ids(loader):
@@ -253,13 +255,44 @@ def late(worker):
     time.sleep(0.3 * worker)
 
 
-def test_workers_that_start_late_take_the_epoch_of_the_others(random_set):
+def around(loader, workers=2, **options):
+    return torch.utils.data.DataLoader(loader, batch_size=None, num_workers=workers, **options)
+
+
+def one_epoch(batches):
+    return sorted(torch.cat([batch["rows"] for batch in batches]).tolist()) == list(range(20))
+
+
+@pytest.mark.parametrize("seeds", [(0, 1, 2), (0, 0, 0)])
+def test_workers_that_start_late_take_the_epoch_of_the_others(random_set, seeds):
     inside = ReplayLoader(random_set.root, batch_size=6, device="cpu", batch="dict")
-    around = torch.utils.data.DataLoader(inside, batch_size=None, num_workers=2, worker_init_fn=late)
-    next(iter(around))  # dropped before the second worker has begun
-    for epoch in (1, 2):
-        rows = torch.cat([batch["rows"] for batch in around])
-        assert sorted(rows.tolist()) == list(range(20)) and inside.state_dict()["epoch"] == epoch + 1
+    torch.manual_seed(seeds[0])
+    next(iter(around(inside, worker_init_fn=late)))  # dropped before the second worker has begun
+    for epoch, workers in ((1, 2), (2, 1)):
+        torch.manual_seed(seeds[epoch])
+        assert one_epoch(around(inside, workers)) and inside.state_dict()["epoch"] == epoch + 1
+
+
+def test_two_dataloaders_around_a_loader_have_an_epoch_each(random_set):
+    inside = ReplayLoader(random_set.root, batch_size=6, device="cpu", batch="dict")
+    slow = iter(around(inside, worker_init_fn=late))
+    first = [next(slow)]
+    assert one_epoch(around(inside)) and one_epoch([*first, *slow])
+
+
+def begin_twice(position):
+    assert [position.begin(), position.begin()] == [(4, 1), (5, 0)]
+
+
+def test_forked_trainings_have_a_position_each():
+    fork, position = multiprocessing.get_context("fork"), Position()
+    position.next = (4, 1)
+    processes = [fork.Process(target=begin_twice, args=(position,)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0] and position.next == (4, 1)
 
 
 def test_a_state_that_cannot_be_is_refused(random_set):

@@ -34,6 +34,8 @@ def test_every_process_of_a_launcher_has_its_own_number(task, first, step, tasks
     torchrun = {"RANK": str(process), "WORLD_SIZE": str(each), "LOCAL_RANK": str(process)}
     assert Place.of({}) is None
     assert Place.of(array) == Place(task, tasks, 0, "SLURM array")
+    again = array | {"SLURM_ARRAY_TASK_COUNT": "1"}  # some tasks, submitted again
+    assert Place.of(again) == Place(task, task + 1, 0, "SLURM array")
     assert Place.of(srun) == Place(process, each, process, "srun")
     assert Place.of(array | srun) == Place(task * each + process, tasks * each, process, "SLURM array")
     assert Place.of(array | torchrun) == Place(process, each, process, "torchrun")
@@ -42,7 +44,7 @@ def test_every_process_of_a_launcher_has_its_own_number(task, first, step, tasks
 
 WRONG = [
     {"RANK": "0", "WORLD_SIZE": "0"}, {"RANK": "3", "WORLD_SIZE": "2"},
-    {"SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_TASK_COUNT": "0"}, {"SLURM_PROCID": "4", "SLURM_STEP_NUM_TASKS": "4"},
+    {"SLURM_PROCID": "4", "SLURM_STEP_NUM_TASKS": "4"},
 ]  # fmt: skip
 
 

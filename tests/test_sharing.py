@@ -15,7 +15,7 @@ from ddkit.engine.ranks import Place, Ranks
 from ddkit.errors import OptionError, OtherRun
 from ddkit.format.manifest_file import read_manifest
 from ddkit.format.verification import set_problems
-from ddkit.pipeline import distill, distilling, import_images, relabel
+from ddkit.pipeline import distill, distilling, import_images, relabel, resolving
 from ddkit.pipeline.sharing import finish_in_turn, in_turn, writing
 from ddkit.testing import untrained_teacher
 
@@ -117,6 +117,23 @@ def test_a_run_that_living_ranks_share_is_not_replaced(tmp_path, engine):
         with writing(out, "distilling", {"seed": 1}, engine):
             pass
     assert not beats.exists()
+
+
+def test_a_rank_with_fewer_options_does_not_write_an_older_record_back(tmp_path, teacher, as_rank, monkeypatch):
+    options = {"data": "digits", "method": "random", "protocol": "demo", "views": 2, "teacher": teacher}
+    out = tmp_path / "a"
+    distill(out, ipc=1, **options)
+
+    def grown_meanwhile(*arguments):
+        monkeypatch.setattr(resolving, "_resolved", resolved)
+        distill(out, ipc=2, **options)  # another rank, which asks for more
+        return found(*arguments)
+
+    resolved = found = resolving._resolved
+    monkeypatch.setattr(resolving, "_resolved", grown_meanwhile)
+    with pytest.raises(OtherRun, match="belongs to another run by now"):
+        distill(out)
+    assert read_manifest(out).ipc == 2 and not set_problems(read_manifest(out))
 
 
 def test_a_set_is_finished_once_by_those_that_share_it(tmp_path, random_set):

@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import shutil
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from ddkit.errors import DiskError, IntegrityError
 
 SEAL = "ddkit-sealed 1"
 LONGEST_NAME = 255  # bytes of a file name on most file systems
+LONGEST_WRITE_S = 86_400.0  # age of a temporary file after which nobody is writing it
 _tidied: set[Path] = set()  # folders from which this process has removed what killed processes left
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk or quota full, or file too large
 
@@ -155,11 +157,19 @@ def is_temporary(path: Path) -> bool:
 
 
 def is_abandoned(path: Path) -> bool:
-    """Return whether `path` is a temporary file of a process on this machine that no longer runs."""
+    """Return whether `path` is a temporary file of a process on this machine that no longer runs.
+
+    After a restart of the machine, in another container, or after an update of ddkit, it is told by its age.
+    """
     parts = path.name.split(".")
-    if not is_temporary(path) or len(parts) < 5 or parts[-3] != host() or not parts[-2].isdigit():
+    if not is_temporary(path) or len(parts) < 5 or not parts[-2].isdigit():
         return False
-    return int(parts[-2]) != os.getpid() and not process_runs(int(parts[-2]))
+    if parts[-3] == host():
+        return int(parts[-2]) != os.getpid() and not process_runs(int(parts[-2]))
+    named_alike = parts[-3].startswith(host().rpartition("-")[0])
+    with contextlib.suppress(FileNotFoundError):
+        return named_alike and path.stat().st_mtime < time.time() - LONGEST_WRITE_S
+    return False
 
 
 def process_runs(process: int) -> bool:

@@ -66,7 +66,8 @@ class Place:
         if "SLURM_ARRAY_TASK_ID" in environment:
             step = max(number("SLURM_ARRAY_TASK_STEP", 1), 1)
             task = (number("SLURM_ARRAY_TASK_ID") - number("SLURM_ARRAY_TASK_MIN")) // step
-            tasks, launcher = number("SLURM_ARRAY_TASK_COUNT", 1), "SLURM array"
+            tasks = max(number("SLURM_ARRAY_TASK_COUNT", 1), task + 1)  # of --array=3,7 only two
+            launcher = "SLURM array"
         elif "PBS_ARRAY_INDEX" in environment:
             task, launcher = number("PBS_ARRAY_INDEX"), "PBS array"
             tasks = task + 1  # PBS does not tell how many there are

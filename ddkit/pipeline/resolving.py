@@ -75,7 +75,8 @@ def resolve(out: Path, asked: DistillOptions, engine: Engine) -> Run:
         _price(run, asked.yes)
     if overwrite:
         start_over(out)
-    run.record.save(run.work)
+    if overwrite or run.record != recorded:
+        run.record.save(run.work)
     if taught > 1:
         add_teaching_cost(run.work, taught)
     if is_set(out):

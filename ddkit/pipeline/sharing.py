@@ -35,7 +35,8 @@ def writing(out: Path, what: str, run: Mapping[str, Any], engine: Engine) -> Ite
     Raises:
         OtherRun: A process of another run is writing OUT.
     """
-    present = Heartbeat(work_dir(out) / RANKS, json.dumps(dict(run), default=str))
+    run = {"what": what} | dict(run)
+    present = Heartbeat(work_dir(out) / RANKS, json.dumps(run, default=str))
     with contextlib.ExitStack() as stack:
         if engine.shared:
             with locked(out, what, run):
