@@ -309,6 +309,14 @@ def test_publishing_fails_in_one_line(ddkit, hub, random_set, words, code, says)
 
 
 @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+def test_an_argument_that_holds_the_token_is_refused(hub, random_set, monkeypatch, capsys):
+    monkeypatch.setenv("HF_TOKEN", CANARY)
+    monkeypatch.setattr("sys.argv", ["ddkit", "push", str(random_set.root), "lab/x", "--revision", f"a-{CANARY}"])
+    assert run() == 2 and not hub.requests  # else the branch would have that name
+    told = capsys.readouterr()
+    assert "an argument holds the Hub's token" in told.err and CANARY not in told.err + told.out
+
+
 @pytest.mark.parametrize("refused", [False, True])
 def test_no_output_holds_the_token(hub, random_set, tmp_path, refused):
     """In a process of its own, with the client's debug log on and a traceback asked for."""

@@ -18,7 +18,7 @@ from ddkit import __version__
 from ddkit.cli import look, make, measure, output, publish, study, use  # noqa: F401 (importing them registers their commands)
 from ddkit.core.device import wait_briefly
 from ddkit.core.signals import SAVING
-from ddkit.errors import DdkitError
+from ddkit.errors import DdkitError, OptionError
 from ddkit.text import printable
 
 INTERRUPTED = 130
@@ -69,6 +69,8 @@ def main() -> NoReturn:
 def run() -> int:
     """Run the command line and return the exit code."""
     try:
+        if any(token in word for token in _tokens() for word in sys.argv[1:]):
+            raise OptionError("an argument holds the Hub's token; it is read from HF_TOKEN, leave it out")
         code = app(standalone_mode=False)
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -115,11 +117,15 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
+def _tokens() -> list[str]:
+    """The Hub's tokens in the environment."""
+    return [token for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN") if (token := os.environ.get(name))]
+
+
 def _without_token(text: str) -> str:
     """Remove the Hub's token from a message, so that it reaches neither screen nor log."""
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-        if token := os.environ.get(name):
-            text = text.replace(token, "***")
+    for token in _tokens():
+        text = text.replace(token, "***")
     return text
 
 
