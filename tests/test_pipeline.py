@@ -231,8 +231,8 @@ def undisturbed(tmp_path_factory, teacher):
     return distill(out, workers=1, **given).content
 
 
-@pytest.mark.parametrize(("how", "workers"), [("SIGKILL", 1), ("SIGKILL", 2), ("SIGINT", 2)])
-def test_stopped_and_again_makes_the_same_bytes(tmp_path, teacher, undisturbed, how, workers):
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGINT"])
+def test_stopped_and_again_makes_the_same_bytes(tmp_path, teacher, undisturbed, how):
     out = tmp_path / "out"
     command = [
         sys.executable,
@@ -244,7 +244,7 @@ def test_stopped_and_again_makes_the_same_bytes(tmp_path, teacher, undisturbed, 
         "--teacher",
         teacher,
         "--workers",
-        str(workers),
+        "2",
     ]
     units = tmp_path / "out.work" / "units"
     for _ in range(5):  # on a busy machine it may be done before it is hit

@@ -166,7 +166,7 @@ def test_the_teacher_counts_by_its_weights_and_normalisation(random_set, tmp_pat
 
 def test_a_stopped_teacher_is_not_another(tmp_path, often, monkeypatch):
     (tmp_path / "r.toml").write_text("epochs = 2\nbatch = 128\nmin_steps = 0\n")
-    options = dict(data="digits", arch="convnet3", recipe=str(tmp_path / "r.toml"), device="cpu", classes="0,1")
+    options = dict(data="digits", arch="convnet3", recipe=str(tmp_path / "r.toml"), size=16, classes="0,1")
 
     def fails(images, *_):
         raise Stopped
