@@ -13,7 +13,7 @@ def golden_sets() -> list[Path]:
     """Sets that were committed as earlier versions made them."""
     import test_golden
 
-    return sorted(path.parent for path in test_golden.make.HERE.glob("*/ddkit.json"))
+    return sorted(path.parent for path in test_golden.make.HERE.rglob("ddkit.json"))
 
 
 def _readable(root: Path) -> list[str]:
@@ -42,14 +42,16 @@ def drift_trial(bench: Bench, trial: int) -> Outcome:
             test()
         return Outcome(tuple(wrong), {"sets": len(golden_sets()), "tests": len(tests)})
     from ddkit.format.verification import directory_problems
-    from ddkit.pipeline import describing, distill
+    from ddkit.labelling import labels
+    from ddkit.pipeline import distill, synthesis_units
 
     toy = {"data": "digits", "classes": ",".join(map(str, range(CLASSES))), "teacher": str(bench.teacher())}
     toy |= {"method": "random", "protocol": "demo", "views": 2, "workers": 1}
     out = bench.scratch / "set"
     before = distill(out, ipc=1, **toy).devices
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(describing, "device_class", lambda device: "another machine")
+        for module in (labels, synthesis_units):
+            patch.setattr(module, "device_class", lambda device: "another machine")
         after = distill(out, ipc=2, **toy).devices
     wrong = directory_problems(out)
     if set(after) != {*before, "another machine"}:

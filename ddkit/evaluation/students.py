@@ -80,9 +80,9 @@ def plan_students(manifest: Manifest, options: StudentOptions, seeds: Sequence[i
     loaded, dataset = manifest.protocol(options.protocol), manifest.recipe.dataset
     spec = loaded.train_spec(ipc=ipc or manifest.ipc, arch=arch, dataset=dataset, epochs=options.epochs)
     codec = find_codec(manifest.labels.codec)
-    if labels == "stored" and not codec.temperatures((spec.temperature,)):
-        note(f"labels of codec {codec.name}: students learn at temperature 1 instead of {spec.temperature:g}")
-        spec = replace(spec, temperature=1.0)
+    if labels == "stored" and (usual := codec.usual_temperature(spec.temperature)) != spec.temperature:
+        note(f"labels of codec {codec.name}: students learn at temperature {usual:g} instead of {spec.temperature:g}")
+        spec = replace(spec, temperature=usual)
     policy = loaded.view_spec(patches=manifest.image.patches, dataset=dataset)
     manifest.shards_of(ipc)
     found = None

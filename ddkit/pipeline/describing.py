@@ -126,7 +126,7 @@ def build_manifest(
         eval=EvalInfo(resize=teacher.transform.resize, crop=teacher.transform.crop),
         labels=LabelInfo(
             codec=how.codec, fidelity=fidelity([record.fidelity for record in records]),
-            temperature=how.label_codec.temperatures((train.temperature, 1.0))[0],
+            temperature=how.label_codec.usual_temperature(train.temperature),
             file=label_file, precision=how.precision, precision_fidelity=fidelity(precision) if precision else None,
             budget=made.budget,
         ),

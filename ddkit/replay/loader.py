@@ -126,7 +126,9 @@ class ReplayLoader(IterableDataset[Any]):
         self.batch_size, self.seed, self.drop_last = batch_size, seed, drop_last
         self.device = pick_device(str(device))
         recorded = self._manifest.labels.temperature if self._manifest else None
-        self.temperature = (recorded or 20.0) if temperature is None else temperature
+        if temperature is None:
+            temperature = opened.decoder.codec.usual_temperature(recorded or 20.0)
+        self.temperature = temperature
         self._as_dict, self.prefetch = batch == "dict", prefetch
         self._store, self._buffers = opened.to(self.device), BatchBuffers(prefetch + 2)
         self._labels = SoftLabels(

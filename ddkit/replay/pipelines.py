@@ -81,9 +81,10 @@ def as_webdataset(
         raise SetError(f"source is a {type(source).__name__}; give one directory or Hub id")
     manifest = source if isinstance(source, Manifest) else open_manifest(source, revision)
     shards = manifest.shards_of(ipc)
+    codec = find_codec(manifest.labels.codec)
     if temperature is None:
-        temperature = manifest.labels.temperature
-    find_codec(manifest.labels.codec).check_temperature(temperature)
+        temperature = codec.usual_temperature(manifest.labels.temperature)
+    codec.check_temperature(temperature)
     rows = ShardRows(manifest, epoch % manifest.views.count, temperature)
     urls = [shards[i].path for i in permutation(seed, len(shards), "shards", epoch)]
     return webdataset.FluidWrapper(webdataset.SimpleShardList(urls)).compose(

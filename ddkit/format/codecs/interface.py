@@ -133,6 +133,14 @@ class Codec(ABC):
         """
         return wanted
 
+    def usual_temperature(self, wanted: float) -> float:
+        """Return a temperature if the codec has labels for it, else the one that it has.
+
+        Args:
+            wanted: The temperature.
+        """
+        return self.temperatures((wanted, 1.0))[0]
+
     def check_temperature(self, temperature: float) -> None:
         """Check that the codec has labels for a temperature.
 
