@@ -1,12 +1,13 @@
 """Engines: the same content from any of them, how little they waste, and how well they scale.
 
-    python benchmarks/engines.py [--only content,efficiency,ranks,claims] [--work DIR]
+    python benchmarks/engines.py [--only content,efficiency,ranks,claims,waiting] [--work DIR]
 
 content: one small CUDD run of digits, stage students included, by one process, by one with OMP_NUM_THREADS 1 and 2 and
 beside busy processes, by 2 and 4 ranks, by a SLURM array of 4 tasks (where sbatch works) and by a Ray cluster of three
 nodes of which one is killed. efficiency: the time of a run of SRe2L by 2 ranks of one thread against one. ranks: 64
 processes share units that sleep; how much of the time do they work, and how many units run twice, also when 8 of them
-are killed? claims: what a claim costs among 10,000 units. Writes benchmarks/results/engines.json.
+are killed? claims: what a claim costs among 10,000 units. waiting: a step of two threads with OpenMP's default and with
+the command line's GOMP_SPINCOUNT, alone and beside busy processes. Writes benchmarks/results/engines.json.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from typing import Any
 import torch
 
 from ddkit.core.console import set_quiet
-from ddkit.core.device import hardware, versions
+from ddkit.core.device import WAITING_VARIABLES, hardware, versions
 from ddkit.core.files import write_bytes
 from ddkit.engine.claims import Claims
 from ddkit.engine.local import Local
@@ -243,11 +244,46 @@ def claims(root: Path, units: int = 10_000) -> dict[str, Any]:
     return {"units": units} | {name: round(1000 * seconds / units, 4) for name, seconds in each.items()}
 
 
+STEP = """
+import sys, time, torch
+from ddkit.networks.registry import build_network
+torch.set_num_threads(2)
+network, x = build_network("convnet3", 10, 16), torch.randn(10, 3, 16, 16)
+def step():
+    network(x).square().mean().backward()
+for _ in range(3):
+    step()
+began = time.perf_counter()
+for _ in range(150):
+    step()
+print(1000 * (time.perf_counter() - began) / 150)
+"""
+
+
+def waiting(root: Path) -> dict[str, Any]:
+    """Return milliseconds of a step of ConvNet-3 (16 px, batch 10, two threads), three runs each, in turns."""
+    usual = {k: v for k, v in os.environ.items() if k not in WAITING_VARIABLES} | {"PYTHONPATH": str(ROOT)}
+    ways = {"default": usual, "GOMP_SPINCOUNT=1000": usual | {"GOMP_SPINCOUNT": "1000"}}
+    found: dict[str, Any] = {}
+    for busy in (0, 1, 4):
+        others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(busy)]
+        found[f"beside {busy}"] = times = {name: list[float]() for name in ways}
+        try:
+            for name in [*ways] * 3:
+                done = subprocess.run([sys.executable, "-c", STEP], env=ways[name], capture_output=True, check=True)
+                times[name].append(round(float(done.stdout), 1))
+        finally:
+            for other in others:
+                other.kill()
+    return found
+
+
 PARTS = {
     "content": content,
     "efficiency": efficiency,
     "ranks": lambda root: [ranks(root), ranks(root, killed=8)],
     "claims": claims,
+    "waiting": waiting,
 }
 
 

@@ -166,9 +166,10 @@ def is_abandoned(path: Path) -> bool:
         return False
     if parts[-3] == host():
         return int(parts[-2]) != os.getpid() and not process_runs(int(parts[-2]))
-    named_alike = parts[-3].startswith(host().rpartition("-")[0])
+    here = host().rpartition("-")[0]
+    same_name = here in (parts[-3][:31], parts[-3].rpartition("-")[0])  # ddkit up to 0.9.0 wrote the name alone
     with contextlib.suppress(FileNotFoundError):
-        return named_alike and path.stat().st_mtime < time.time() - LONGEST_WRITE_S
+        return same_name and path.stat().st_mtime < time.time() - LONGEST_WRITE_S
     return False
 
 

@@ -32,7 +32,8 @@ class Heartbeat:
 
     def __init__(self, folder: Path, text: str = "", dead: float = DEAD_S) -> None:
         self.folder, self._text, self._dead = folder, text, dead
-        self.owner = f"{host()}.{os.getpid()}"
+        self._host = host()
+        self.owner = f"{self._host}.{os.getpid()}"
         self._file = self._of(self.owner)
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
@@ -70,7 +71,7 @@ class Heartbeat:
         """
         name, _, process = owner.rpartition(".")
         beat = self._of(owner)
-        on_this_machine = name == host() and process.isdigit()
+        on_this_machine = name == self._host and process.isdigit()
         if self.is_recent(beat) and not (on_this_machine and not process_runs(int(process))):
             return True
         with contextlib.suppress(OSError):

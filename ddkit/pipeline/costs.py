@@ -165,15 +165,15 @@ def _write(work: Path, log: CostLog) -> None:
     write_sealed(work / COST_FILE, canonical(to_plain(log)).encode())
 
 
-def cost_of(work: Path, records: Sequence[PackRecord], device: str) -> Cost:
+def cost_of(log: CostLog, records: Sequence[PackRecord], device: str) -> Cost:
     """Build the manifest's `cost` from the cost log.
 
     Args:
-        work: The directory OUT.work.
+        log: The cost log of the run.
         records: Records of all packed shards.
         device: Class of the device, as in "cpu".
     """
-    log, rows = read_cost(work), sum(record.entry.rows for record in records)
+    rows = sum(record.entry.rows for record in records)
     made = sum(log.total(part) for part in ("recover", "select", "student"))
     return Cost(
         teach=round(log.total("teach"), 3), select=round(log.total("select"), 3),

@@ -107,7 +107,7 @@ def build_manifest(
     """
     train = protocol.train_spec(ipc=made.prefixes[-1], arch=teacher.arch, dataset=made.recipe.dataset)
     precision = [record.precision for record in records if record.precision]
-    device, kept = device_class(torch.device(how.device)), made.kept
+    device, kept, log = device_class(torch.device(how.device)), made.kept, read_cost(Path(how.work))
     return Manifest(
         name=made.name,
         created_by=versions(),
@@ -139,8 +139,8 @@ def build_manifest(
         recommended=Recommended(protocol=protocol.name, definition=protocol.definition(), arch=teacher.arch),
         real_pixels=made.real_pixels,
         log=made.log,
-        cost=cost_of(Path(how.work), records, device),
-        devices=devices_of(records, read_cost(Path(how.work)), made.devices) or (device,),
+        cost=cost_of(log, records, device),
+        devices=devices_of(records, log, made.devices) or (device,),
         source=made.source,
         teachers=(
             TeacherInfo(

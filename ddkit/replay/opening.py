@@ -111,8 +111,8 @@ def _require_rows_of(manifest: Manifest, dataset: Dataset) -> None:
             fetch_files(manifest, manifest.location.hub_id, {shard.rows_path: shard.rows_sha256})
         if not (manifest.root / shard.rows_path).is_file():  # a folder with the manifest and the labels alone
             return
-        record = row_records(manifest, shard)[key - int(ends[manifest.shards.index(shard)] - shard.rows)]
-        if isinstance(views, bytes) and hashlib.sha256(views).hexdigest() == record.views.sha256:
+        known = {record.row: record.views.sha256 for record in row_records(manifest, shard)}
+        if isinstance(views, bytes) and hashlib.sha256(views).hexdigest() == known.get(key):
             return
     raise SetError(
         f"the dataset's rows are not those of {manifest.where}; give the directory or Hub id of the same set"

@@ -17,7 +17,7 @@ from ddkit.errors import EnvironmentFailure, OptionError
 
 MOST_WORKERS = 256  # worker processes of a DataLoader that wraps a loader
 KEPT = 8  # iterations that are remembered; few: torch copies 32 kB with threads, which hang in a forked process
-PATIENCE_S, PAUSE_S = 300.0, 0.001
+PATIENCE_S, PAUSE_S = 300.0, 0.001  # of workers that wait for the first one
 EPOCH, STEP, BEGUN, HEADER = 0, 1, 2, 3  # places in the shared numbers
 KEY, WIDTH = 3, 6  # of an iteration: base seed, number of workers, their parent; then first worker, epoch and step
 
@@ -31,13 +31,13 @@ class Position:
     """
 
     def __init__(self) -> None:
-        self._shared = _shared(np.zeros(HEADER + (WIDTH + MOST_WORKERS) * KEPT, np.int64))
+        self._memory = _shared(np.zeros(HEADER + (WIDTH + MOST_WORKERS) * KEPT, np.int64))
         self._process = os.getpid()
 
     @property
     def _numbers(self) -> np.ndarray:
         """The shared numbers. NumPy has no threads, which a forked process would wait for in vain."""
-        numbers: np.ndarray = self._shared.numpy()
+        numbers: np.ndarray = self._memory.numpy()
         return numbers
 
     @property
@@ -92,7 +92,7 @@ class Position:
     def _detach(self) -> None:
         """Keep the position of another process that trains, such as a forked one, apart from its parent's."""
         if os.getpid() != self._process and get_worker_info() is None:
-            self._shared, self._process = _shared(self._numbers.copy()), os.getpid()
+            self._memory, self._process = _shared(self._numbers.copy()), os.getpid()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Position:
         copied = Position()
@@ -100,8 +100,8 @@ class Position:
         return copied
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        there, self._process = state["_shared"], state["_process"]
-        self._shared = there if there.is_shared() else _shared(there.numpy())
+        there, self._process = state["_memory"], state["_process"]
+        self._memory = there if there.is_shared() else _shared(there.numpy())
 
 
 def _shared(numbers: np.ndarray) -> torch.Tensor:
