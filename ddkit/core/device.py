@@ -162,7 +162,7 @@ def wait_briefly() -> None:
     """Have OpenMP threads that wait for one another give up their core after microseconds instead of milliseconds.
 
     Beside other busy processes, active waiting keeps the core from the thread that is waited for, and a step of two
-    threads takes a multiple of its time (benchmarks/README.md, Engines). This has an effect on GNU OpenMP (torch for
+    threads takes a multiple of its time (benchmarks/engines.py). This has an effect on GNU OpenMP (torch for
     Linux) before torch is imported; nothing is changed where one of WAITING_VARIABLES is set.
     """
     if not any(name in os.environ for name in WAITING_VARIABLES):
