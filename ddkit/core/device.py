@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import sys
@@ -200,6 +202,16 @@ def has_bfloat16(device: torch.device) -> bool:
         found: bool = torch.cuda.is_bf16_supported(including_emulation=False)
         return found
     return device.type == "cpu" and bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())
+
+
+@functools.cache
+def has_triton(device: torch.device) -> bool:
+    """Return whether Triton kernels run on `device`: a CUDA GPU of compute capability 7 or above, with Triton."""
+    import torch
+
+    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
+        return False
+    return torch.cuda.get_device_capability(device)[0] >= 7
 
 
 def hardware(device: torch.device) -> str:

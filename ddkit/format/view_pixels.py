@@ -4,6 +4,8 @@ Labelling and replay both use this module, so teacher and student see the same p
 
 On a CPU each view is computed by one thread, from the crop to the float32 result, so that its pixels stay in the
 processor's cache. Images that lie in memory pixel by pixel (`resampling.stack_images`) are resized twice as fast.
+On a CUDA GPU one kernel computes the same integers (view_kernel.py); elsewhere, or without Triton, pixels are resized
+in float32 and differ by at most 1/255.
 """
 
 from __future__ import annotations
@@ -12,14 +14,18 @@ import functools
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ddkit.core.device import each_on_one_thread
+from ddkit.core.device import each_on_one_thread, has_triton
 from ddkit.format.resampling import resample_array, resample_banded, unshuffle
 from ddkit.format.views import Views
+
+if TYPE_CHECKING:
+    from ddkit.format.view_kernel import KernelViews
 
 CHUNK = 2**16  # output pixels that a thread computes as a unit; as float32 they fit into a second-level cache
 Images = Tensor | Sequence[np.ndarray]  # uint8 [n,3,H,W] on any device, or n of uint8 [H,W,3]
@@ -75,13 +81,15 @@ class Unmixed:
             return pixels
         return torch.from_numpy(pixels).flip(-1).numpy()  # five times faster than copying from negative strides
 
+    def stacked(self, device: torch.device) -> Tensor:
+        """Return the images of the views, one for each, on a device: uint8 [B,3,H,W]."""
+        if isinstance(self.images, Tensor):
+            return self.images[torch.as_tensor(self.rows, device=device)]
+        return torch.from_numpy(np.stack([self.images[row].transpose(2, 0, 1) for row in self.rows])).to(device)
+
     def on_device(self, size: int, device: torch.device) -> Tensor:
         """Return the pixels of all views on a device that is not the CPU: uint8 [B,3,size,size]."""
-        if isinstance(self.images, Tensor):
-            batch = self.images[torch.as_tensor(self.rows, device=device)]
-        else:
-            chosen_images = np.stack([self.images[row].transpose(2, 0, 1) for row in self.rows])
-            batch = torch.from_numpy(chosen_images).to(device)
+        batch = self.stacked(device)
         if self.patches is not None:
             for order in np.unique(self.patches, axis=0):
                 chosen = torch.as_tensor(np.flatnonzero((self.patches == order).all(axis=1)), device=device)
@@ -119,6 +127,10 @@ class ViewPixels:
 
     def pixels(self) -> Tensor:
         """Return the pixels with CutMix but without Mixup: uint8 [B,3,S,S]."""
+        if has_triton(self.device):
+            from ddkit.format.view_kernel import view_pixels_on_gpu
+
+            return view_pixels_on_gpu(self.for_kernel())
         if self.device.type != "cpu":
             return self._pixels_on_device()
         pixels = torch.empty((len(self), 3, self.size, self.size), dtype=torch.uint8)
@@ -139,6 +151,10 @@ class ViewPixels:
             std: Standard deviation per channel of the teacher's normalisation.
             out: On a CPU: the contiguous tensor to write to.
         """
+        if has_triton(self.device):
+            from ddkit.format.view_kernel import network_input_on_gpu
+
+            return network_input_on_gpu(self.for_kernel(), _values(tuple(mean), tuple(std), self.device))
         if self.device.type != "cpu":
             return self._input_on_device(mean, std)
         inputs = torch.empty((len(self), 3, self.size, self.size)) if out is None else out
@@ -189,6 +205,36 @@ class ViewPixels:
             _normalise_into(other[None], torch.from_numpy(pixels)[None], constants)
             own, lam = inputs[int(self.mixed[position])], self.weights[position]
             own.mul_(float(lam)).add_(other.mul_(float(np.float32(1) - lam)))
+
+    def for_kernel(self) -> KernelViews:
+        """Return the views as the kernel of view_kernel.py reads them."""
+        from ddkit.format.view_kernel import CUTMIX, MIXUP, NO_MIX, KernelViews
+
+        own, other, n = self.own, self.partners, len(self)
+        mine, theirs = own.rows, own.rows if other is None else other.rows
+        if isinstance(own.images, Tensor):
+            images = own.images
+        else:
+            parts = [own.stacked(self.device)] + ([] if other is None else [other.stacked(self.device)])
+            images, mine, theirs = torch.cat(parts), np.arange(n), n + np.arange(len(self.mixed))
+        table = np.zeros((n, 17), np.int32)
+        table[:, 0], table[:, 1:5], table[:, 5], table[:, 6] = mine, own.box, own.flip, -1
+        orders = None
+        if own.patches is not None:
+            orders = np.zeros((n, 2, own.patches.shape[1]), np.int32)
+            orders[:, 0] = own.patches
+        if other is None:
+            return KernelViews(images, table, orders, self.size, NO_MIX)
+        to = self.mixed
+        table[to, 6], table[to, 7:11], table[to, 11] = theirs, other.box, other.flip
+        if orders is not None and other.patches is not None:
+            orders[to, 1] = other.patches
+        if self.regions is not None:
+            table[to, 12:16] = self.regions
+            return KernelViews(images, table, orders, self.size, CUTMIX)
+        assert self.weights is not None
+        table[to, 16] = self.weights.astype(np.float32).view(np.int32)
+        return KernelViews(images, table, orders, self.size, MIXUP)
 
     def _pixels_on_device(self) -> Tensor:
         pixels = self.own.on_device(self.size, self.device)
@@ -303,6 +349,13 @@ def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     """
     constants = _constants(mean, std, pixels.device)
     return (pixels.float() / 255 - constants[0]) / constants[1]
+
+
+@functools.lru_cache(maxsize=8)
+def _values(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> Tensor:
+    """The normalised value of each pixel value, computed on a CPU: float32 [3,256] on the device."""
+    every = torch.arange(256, dtype=torch.uint8).expand(1, 3, 1, 256)
+    return normalise(every, mean, std).view(3, 256).to(device)
 
 
 def _normalise_into(target: Tensor, pixels: Tensor, constants: Constants) -> None:

@@ -44,6 +44,9 @@ class SoftLabels:
         self._decoder, self._temperature, self._device = decoder, temperature, device
         self._columns = None if columns is None else torch.from_numpy(columns)
         self._teacher = None
+        self._shared = {}
+        if device.type == "cuda":
+            self._shared = {name: torch.from_numpy(array).to(device) for name, array in decoder.shared.items()}
         decoder.codec.check_temperature(temperature)
         if decoder.codec.FROM_PIXELS:
             if manifest is None:
@@ -61,16 +64,24 @@ class SoftLabels:
         if self._teacher is not None:
             logits = self._teacher.logits(inputs).clone()  # not an inference tensor: losses save it
         else:
-            logits = torch.from_numpy(self._decoded(tensors, rows))
+            logits = self._decoded(tensors, rows)
         return (logits if self._columns is None else logits[:, self._columns.to(logits.device)]).to(self._device)
 
-    def _decoded(self, tensors: Mapping[str, np.ndarray], rows: np.ndarray | None) -> np.ndarray:
-        """Decode labels on one thread: the threads of a matrix product wait actively, while images need the cores."""
-        found = []
+    def _decoded(self, tensors: Mapping[str, np.ndarray], rows: np.ndarray | None) -> Tensor:
+        """Decode labels on the GPU, where that is possible, so that only the stored bytes are copied to it.
+
+        On a CPU they are decoded on one thread: the threads of a matrix product wait actively, while images need the
+        cores.
+        """
+        if self._device.type == "cuda":
+            found = self._decoder.on_device(tensors, self._shared, self._device)
+            if found is not None:
+                return found
+        decoded: list[np.ndarray] = []
         each_on_one_thread(
-            lambda _: found.append(self._decoder.decode(tensors, self._temperature, rows)), 1, side_by_side=False
+            lambda _: decoded.append(self._decoder.decode(tensors, self._temperature, rows)), 1, side_by_side=False
         )
-        return found[0]
+        return torch.from_numpy(decoded[0])
 
     def report_cost(self, inputs: Tensor) -> None:
         """Print what labelling a batch costs, if a carried teacher computes the labels.

@@ -323,13 +323,18 @@ class Source:
 def _side_by_side(work: Callable[[int], Result], n: int, title: str) -> Iterator[Result]:
     """Yield work(0) … work(n-1) in order, computed on all cores, with progress if there are many.
 
-    Submits a few thousand at a time, which bounds the number of queued tasks.
+    A thread takes several images at a time: handing over one small image takes as long as decoding it. A few thousand
+    are submitted at a time, which bounds the number of queued tasks.
     """
-    with ThreadPoolExecutor(cores()) as pool, progress(title, n if n > 5000 else 0, "images") as advance:
+    threads = cores()
+    several = min(32, -(-n // (4 * threads)) or 1)
+    with ThreadPoolExecutor(threads) as pool, progress(title, n if n > 5000 else 0, "images") as advance:
         for start in range(0, n, 4096):
-            for result in pool.map(work, range(start, min(start + 4096, n))):
-                yield result
-                advance(1)
+            stop = min(start + 4096, n)
+            tasks = [range(first, min(first + several, stop)) for first in range(start, stop, several)]
+            for results in pool.map(lambda task: [work(i) for i in task], tasks):
+                yield from results
+                advance(len(results))
 
 
 def open_ref(ref: SourceRef) -> Source:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ddkit.format.codecs.interface import FLOAT16, LARGEST, Codec, Layout, Tensors, not_finite
 
@@ -33,6 +35,9 @@ class Fp16(Codec):
 
     def decode(self, tensors: Tensors, classes: int, temperature: float, shared: Tensors) -> np.ndarray:
         return tensors["logits"].astype(np.float32)
+
+    def decode_on_device(self, tensors: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> Tensor:
+        return tensors["logits"].float()
 
     def agree(self, stored: np.ndarray, computed: np.ndarray) -> np.ndarray:
         largest = np.abs(computed).max(axis=-1)

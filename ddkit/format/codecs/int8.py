@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
 from ddkit.format.codecs.interface import FLOAT16, Codec, Layout, Tensors, not_finite
 
@@ -36,6 +38,9 @@ class Int8(Codec):
     def decode(self, tensors: Tensors, classes: int, temperature: float, shared: Tensors) -> np.ndarray:
         found: np.ndarray = tensors["logits"].astype(np.float32) * tensors["scale"].astype(np.float32)[..., None]
         return found
+
+    def decode_on_device(self, tensors: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> Tensor:
+        return tensors["logits"].float() * tensors["scale"].float()[..., None]
 
     def problem(self, tensors: Tensors, classes: int, thorough: bool) -> str | None:
         scale = tensors["scale"]

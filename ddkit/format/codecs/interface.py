@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import ClassVar, Self
 
 import numpy as np
+from torch import Tensor
 
 from ddkit.errors import OptionError
 
@@ -91,6 +92,15 @@ class Codec(ABC):
         Raises:
             OptionError: The codec has no labels for this temperature, or none at all.
         """
+
+    def decode_on_device(self, tensors: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> Tensor | None:
+        """Decode on a CUDA GPU, to the values of `decode`; None: this codec decodes on a CPU only, as most need not.
+
+        Args:
+            tensors: The tensors of some views on the device, indices as int64.
+            shared: The result of `prepared` on the device.
+        """
+        return None
 
     @abstractmethod
     def problem(self, tensors: Tensors, classes: int, thorough: bool) -> str | None:

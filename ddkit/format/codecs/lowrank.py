@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Self
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ddkit.format.codecs.interface import (
     FLOAT16,
@@ -19,7 +21,7 @@ from ddkit.format.codecs.interface import (
     number,
     require_classes,
 )
-from ddkit.format.codecs.top import largest, put_top, top_layout, top_problem
+from ddkit.format.codecs.top import largest, put_top, put_top_on_device, top_layout, top_problem
 
 _NAME = re.compile(r":(\d+)(?::(i4|i8|f16))?(?:\+top(\d+))?")
 LEVELS = {"i4": 7, "i8": 127}  # largest integer of a coordinate
@@ -133,6 +135,14 @@ class LowRank(Codec):
         if self.k:
             put_top(logits, tensors)
         return logits
+
+    def decode_on_device(self, tensors: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> Tensor:
+        code = tensors["code"]
+        if self.code == "i4":
+            bits = torch.stack([code & 15, code >> 4], -1).flatten(-2)[..., : self.rank].to(torch.int8)
+            code = torch.where(bits > 7, bits - 16, bits)
+        logits = ((code.double() * shared["scale"]) @ shared["basis"] + shared["offset"]).float()
+        return put_top_on_device(logits, tensors) if self.k else logits
 
     def problem(self, tensors: Tensors, classes: int, thorough: bool) -> str | None:
         if self.code == "f16" and not_finite(tensors["code"]):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
+from torch import Tensor
 
 import ddkit.format.codecs
 from ddkit.errors import FormatVersion, OptionError, unknown
@@ -94,6 +96,24 @@ class LabelDecoder:
             part = {name: tensor[mine] for name, tensor in tensors.items()}
             found[mine] = self.codec.decode(part, self.classes, temperature, shared)
         return found
+
+    def on_device(self, tensors: Tensors, shared: Mapping[str, Tensor], device: torch.device) -> Tensor | None:
+        """Return the logits of `decode` at any temperature, float32 [...,C], on a CUDA GPU.
+
+        None: the codec decodes on a CPU only, or sets are joined.
+
+        Args:
+            tensors: The codec's tensors of some views.
+            shared: The attribute `shared` on the device.
+            device: The device.
+        """
+        if self.others:
+            return None
+        there = {
+            name: torch.from_numpy(array.astype(np.int64) if name == "index" else array).to(device, non_blocking=True)
+            for name, array in tensors.items()
+        }
+        return self.codec.decode_on_device(there, shared)
 
     def joined(self, others: Sequence[tuple[int, LabelDecoder]]) -> LabelDecoder:
         """Return the decoder of this set and others behind it.

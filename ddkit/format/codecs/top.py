@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
+import torch
+from torch import Tensor
 
 from ddkit.format.codecs.interface import FLOAT16, Layout, Tensors, not_finite
 
@@ -64,6 +68,18 @@ def put_top(logits: np.ndarray, tensors: Tensors) -> None:
     least = top[..., -1:]
     np.minimum(logits, least - np.abs(least) * np.float32(BELOW), out=logits)
     np.put_along_axis(logits, tensors["index"].astype(np.int64), top, axis=-1)
+
+
+def put_top_on_device(logits: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
+    """Write stored logits into decoded ones as `put_top` does, on a device; returns the result.
+
+    Args:
+        logits: float32 [...,C].
+        tensors: `top` [...,K], and `index` int64 [...,K].
+    """
+    top = tensors["top"].float()
+    least = top[..., -1:]
+    return torch.minimum(logits, least - least.abs() * BELOW).scatter_(-1, tensors["index"], top)
 
 
 def top_problem(tensors: Tensors, classes: int) -> str | None:
