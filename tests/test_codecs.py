@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -14,6 +15,7 @@ from ddkit.pipeline.describing import fidelity
 
 values = st.floats(-60, 60, width=32)
 logits = arrays(np.float32, st.tuples(st.integers(1, 5), st.integers(8, 12)), elements=values).map(centred)
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 NAMES = ("fp16", "int8", "topk:3", "lowrank:4", "lowrank:5:i4+top2", "lowrank:3:f16", "sampled:40")
 
 
@@ -56,6 +58,20 @@ def test_a_view_decodes_to_the_same_bits_whatever_is_decoded_with_it(name, z, da
     for i, place in enumerate(order):
         alone = decoder.decode({key: array[place] for key, array in tensors.items()}, t)
         assert alone.tobytes() == whole[place].tobytes() == shuffled[i].tobytes()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(logits)
+@settings(deadline=None, max_examples=30)
+def test_a_gpu_decodes_to_the_same_values(name, z):
+    decoder, tensors = encoded(name, z)
+    prepared = decoder.codec.prepared(decoder.shared)
+    shared = {key: torch.from_numpy(array).to(DEVICE) for key, array in prepared.items()}
+    found = LabelDecoder(decoder.codec, decoder.classes, prepared).on_device(tensors, shared, DEVICE)
+    if found is None:
+        assert name in ("topk:3", "sampled:40")
+    else:
+        assert np.array_equal(found.cpu().numpy(), decoder.decode(tensors, temperature_of(decoder)))
 
 
 def test_a_large_basis_decodes_to_the_same_bits_for_any_batch():

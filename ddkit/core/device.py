@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib.metadata
 import importlib.util
 import os
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddkit import __version__
+from ddkit.core.worker_state import STATE
 from ddkit.errors import OptionError
 
 if TYPE_CHECKING:
@@ -204,14 +204,14 @@ def has_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())
 
 
-@functools.cache
 def has_triton(device: torch.device) -> bool:
     """Return whether Triton kernels run on `device`: a CUDA GPU of compute capability 7 or above, with Triton."""
     import torch
 
-    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
-        return False
-    return torch.cuda.get_device_capability(device)[0] >= 7
+    def found() -> bool:
+        return importlib.util.find_spec("triton") is not None and torch.cuda.get_device_capability(device)[0] >= 7
+
+    return device.type == "cuda" and STATE.keep("triton", str(device), found, most=8)
 
 
 def hardware(device: torch.device) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +29,6 @@ class ResizeTables:
     taps: np.ndarray
 
 
-@functools.lru_cache(maxsize=8)
 def resize_tables(side: int, size: int) -> ResizeTables:
     """Compute the weights of all passes to `size` pixels.
 

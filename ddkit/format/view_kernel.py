@@ -8,7 +8,6 @@ It computes the integers of docs/format.md, so the pixels equal those of a CPU.
 
 from __future__ import annotations
 
-import functools
 import math
 from dataclasses import dataclass
 
@@ -18,6 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ddkit.core.worker_state import STATE
 from ddkit.format.resize_tables import resize_tables
 
 BLOCK = 1024  # output pixels of a program
@@ -68,7 +68,8 @@ def _launch(views: KernelViews, values: Tensor | None) -> Tensor:
     height, width = images.shape[2:]
     device, kind = images.device, torch.uint8 if values is None else torch.float32
     out = torch.empty((count, 3, size, size), dtype=kind, device=device)
-    first, weight, bits, taps = _tables(max(height, width), size, device)
+    key = max(height, width), size, str(device)
+    first, weight, bits, taps = STATE.keep("resize tables", key, lambda: _tables(*key), most=8)
     table = torch.from_numpy(views.table).to(device, non_blocking=True)
     orders = table if views.orders is None else torch.from_numpy(views.orders).to(device, non_blocking=True)
     grid = (count, triton.cdiv(size * size, BLOCK))
@@ -86,8 +87,7 @@ def _side(orders: np.ndarray) -> int:
     return math.isqrt(orders.shape[2])
 
 
-@functools.lru_cache(maxsize=8)
-def _tables(side: int, size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _tables(side: int, size: int, device: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The tables of `resize_tables` on a device."""
     made = resize_tables(side, size)
     first, weight, bits, taps = (

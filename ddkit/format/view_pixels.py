@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ddkit.core.device import each_on_one_thread, has_triton
+from ddkit.core.worker_state import STATE
 from ddkit.format.resampling import resample_array, resample_banded, unshuffle
 from ddkit.format.views import Views
 
@@ -154,7 +155,7 @@ class ViewPixels:
         if has_triton(self.device):
             from ddkit.format.view_kernel import network_input_on_gpu
 
-            return network_input_on_gpu(self.for_kernel(), _values(tuple(mean), tuple(std), self.device))
+            return network_input_on_gpu(self.for_kernel(), _values(mean, std, self.device))
         if self.device.type != "cpu":
             return self._input_on_device(mean, std)
         inputs = torch.empty((len(self), 3, self.size, self.size)) if out is None else out
@@ -351,11 +352,14 @@ def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     return (pixels.float() / 255 - constants[0]) / constants[1]
 
 
-@functools.lru_cache(maxsize=8)
-def _values(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> Tensor:
+def _values(mean: Sequence[float], std: Sequence[float], device: torch.device) -> Tensor:
     """The normalised value of each pixel value, computed on a CPU: float32 [3,256] on the device."""
-    every = torch.arange(256, dtype=torch.uint8).expand(1, 3, 1, 256)
-    return normalise(every, mean, std).view(3, 256).to(device)
+
+    def made() -> Tensor:
+        every = torch.arange(256, dtype=torch.uint8).expand(1, 3, 1, 256)
+        return normalise(every, mean, std).view(3, 256).to(device)
+
+    return STATE.keep("pixel values", (*mean, *std, str(device)), made, most=8)
 
 
 def _normalise_into(target: Tensor, pixels: Tensor, constants: Constants) -> None:
