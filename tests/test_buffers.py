@@ -1,7 +1,10 @@
 """Buffers: a batch that anything still refers to is never overwritten; one that nothing refers to is used again."""
 
+import multiprocessing
+import os
 import pickle
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -64,3 +67,15 @@ def test_batches_of_a_loader_can_be_kept(random_set):
     kept = [(images, images.clone()) for _ in range(4) for images, _, _ in loader]
     assert all(torch.equal(a, b) for a, b in kept)
     assert len({images.data_ptr() for images, _ in kept}) == len(kept)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_process_does_not_wait_for_a_thread_of_its_parent():
+    buffers = BatchBuffers(2)
+    with buffers._lock:  # as a thread of the parent may hold it
+        fork = multiprocessing.get_context("fork").Process(target=lambda: buffers.take((2,)).fill_(7))
+        fork.start()
+        fork.join(60)
+    stuck = fork.is_alive()
+    fork.kill()
+    assert not stuck and fork.exitcode == 0

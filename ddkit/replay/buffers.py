@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Sequence
@@ -25,8 +26,11 @@ class BatchBuffers:
     """
 
     def __init__(self, most: int) -> None:
-        self._most, self._arrays = most, list[np.ndarray]()
-        self._lock = threading.Lock()
+        self._most = most
+        self._start()
+
+    def _start(self) -> None:
+        self._arrays, self._lock, self._process = list[np.ndarray](), threading.Lock(), os.getpid()
 
     def __reduce__(self) -> Any:
         return type(self), (self._most,)  # in another process: without the arrays
@@ -38,6 +42,8 @@ class BatchBuffers:
             shape: Shape of the tensor.
         """
         size = int(np.prod(shape))
+        if self._process != os.getpid():  # forked, possibly while a thread of the parent held the lock
+            self._start()
         with self._lock:
             for i in range(len(self._arrays)):
                 if _references(self._arrays, i) == _UNUSED:
