@@ -46,7 +46,7 @@ def check_tar(path: Path) -> None:
             for info in tar:
                 if problem := _problem(info, size):
                     raise SourceError(f"{path}: {info.name[:200]!r} is {problem}; remove it and pack the rest again")
-    except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError, OSError) as error:
+    except (tarfile.TarError, EOFError, ValueError, IndexError, OverflowError, RecursionError, OSError) as error:
         raise SourceError(
             f"{path} is not a complete, uncompressed tar file ({error}); fetch it again, or unpack it first"
         ) from error
