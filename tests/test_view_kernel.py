@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from test_views import views_of
 from torch.nn.functional import interpolate
 
+from ddkit.core.worker_state import STATE
 from ddkit.format.resize_tables import resize_tables
 from ddkit.format.view_pixels import _values, view_pixels
 from ddkit.specs import ViewSpec
@@ -20,7 +21,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 if DEVICE.type == "cpu":
     os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined
 
-from ddkit.format.view_kernel import network_input_on_gpu, view_pixels_on_gpu  # noqa: E402
+from ddkit.format.view_kernel import network_input_on_gpu, runs_on, view_pixels_on_gpu  # noqa: E402
 
 MEAN, STD = (0.1, 0.45, 0.7), (0.2, 0.3, 0.123)
 
@@ -61,3 +62,13 @@ def test_images_of_a_mapped_store_give_the_same():
     mapped = view_pixels(list(arrays), views, rows, numbers, 16, DEVICE)
     want = view_pixels(torch.from_numpy(arrays).permute(0, 3, 1, 2), views, rows, numbers, 16).pixels()
     assert torch.equal(view_pixels_on_gpu(mapped.for_kernel()).cpu(), want)
+
+
+def test_where_the_kernel_does_not_run_a_note_says_so_once(monkeypatch, capsys):
+    STATE.drop("view kernel")
+    assert runs_on(DEVICE) and capsys.readouterr().err == ""
+    STATE.drop("view kernel")
+    monkeypatch.setattr("ddkit.format.view_kernel._views", {})  # no grid: a KeyError instead of Triton's errors
+    assert not runs_on(DEVICE) and not runs_on(DEVICE)
+    assert capsys.readouterr().err.count("does not run here") == 1
+    STATE.drop("view kernel")

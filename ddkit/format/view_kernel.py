@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ddkit.core.console import note
 from ddkit.core.worker_state import STATE
 from ddkit.format.resize_tables import resize_tables
 
@@ -42,6 +43,28 @@ class KernelViews:
     orders: np.ndarray | None
     size: int
     mix: int
+
+
+def runs_on(device: torch.device) -> bool:
+    """Return whether the kernel runs on a device, after trying it once; if not, a note gives the reason.
+
+    Args:
+        device: The device.
+    """
+
+    def tried() -> bool:
+        table = np.zeros((1, 17), np.int32)
+        table[0, 3:5], table[0, 6] = 2, -1
+        images = torch.zeros((1, 3, 2, 2), dtype=torch.uint8, device=device)
+        try:
+            view_pixels_on_gpu(KernelViews(images, table, None, 2, NO_MIX))
+        except Exception as error:  # of Triton, of the C compiler that it calls, or of the driver
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            note(f"views are computed without Triton's kernel, which does not run here ({reason:.200}); this is slower")
+            return False
+        return True
+
+    return STATE.keep("view kernel", str(device), tried, most=8)
 
 
 def view_pixels_on_gpu(views: KernelViews) -> Tensor:
@@ -74,11 +97,12 @@ def _launch(views: KernelViews, values: Tensor | None) -> Tensor:
     orders = table if views.orders is None else torch.from_numpy(views.orders).to(device, non_blocking=True)
     grid = (count, triton.cdiv(size * size, BLOCK))
     if count:
-        _views[grid](
-            images, table, orders, first, weight, bits, taps, table if values is None else values, out,
-            height, width, size, weight.shape[2], SIDE=0 if views.orders is None else _side(views.orders),
-            MIX=views.mix, NORMALISED=values is not None, BLOCK=BLOCK, enable_fp_fusion=False,
-        )  # fmt: skip
+        with torch.cuda.device_of(images):  # Triton launches on the current device
+            _views[grid](
+                images, table, orders, first, weight, bits, taps, table if values is None else values, out,
+                height, width, size, weight.shape[2], SIDE=0 if views.orders is None else _side(views.orders),
+                MIX=views.mix, NORMALISED=values is not None, BLOCK=BLOCK, enable_fp_fusion=False,
+            )  # fmt: skip
     return out
 
 

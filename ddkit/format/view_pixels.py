@@ -128,7 +128,7 @@ class ViewPixels:
 
     def pixels(self) -> Tensor:
         """Return the pixels with CutMix but without Mixup: uint8 [B,3,S,S]."""
-        if has_triton(self.device):
+        if _has_kernel(self.device):
             from ddkit.format.view_kernel import view_pixels_on_gpu
 
             return view_pixels_on_gpu(self.for_kernel())
@@ -152,7 +152,7 @@ class ViewPixels:
             std: Standard deviation per channel of the teacher's normalisation.
             out: On a CPU: the contiguous tensor to write to.
         """
-        if has_triton(self.device):
+        if _has_kernel(self.device):
             from ddkit.format.view_kernel import network_input_on_gpu
 
             return network_input_on_gpu(self.for_kernel(), _values(mean, std, self.device))
@@ -257,6 +257,15 @@ class ViewPixels:
             index = torch.as_tensor(self.mixed, device=self.device)
             inputs[index] = lam * inputs[index] + (1 - lam) * other
         return inputs
+
+
+def _has_kernel(device: torch.device) -> bool:
+    """Whether the kernel of view_kernel.py computes views on a device."""
+    if not has_triton(device):
+        return False
+    from ddkit.format.view_kernel import runs_on
+
+    return runs_on(device)
 
 
 def _between(line: Tensor, start: Tensor, length: Tensor) -> Tensor:
