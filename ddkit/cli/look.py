@@ -48,7 +48,7 @@ def plan(
     device_speed: Annotated[
         str | None,
         typer.Option(
-            "--device-speed", help="h100, a100, 4090 or peak bfloat16 TFLOP/s (default: this machine, measured)"
+            "--device-speed", help="h200, h100, a100, 4090 or peak bfloat16 TFLOP/s (default: this machine, measured)"
         ),
     ] = None,
 ) -> None:

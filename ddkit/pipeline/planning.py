@@ -110,8 +110,8 @@ def plan(*, dataset: str | None = None, devices: int = 1, device_speed: str | No
         dataset: Instead of `data`, a dataset of the papers that need not be at hand: cifar10, cifar100, tinyimagenet,
             imagenet-1k or imagenet-21k-p.
         devices: Number of devices that share the units of a stage.
-        device_speed: "h100", "a100", "4090", or a device's peak of dense bfloat16 operations in TFLOP/s. Default: this
-            machine, measured on 20 steps.
+        device_speed: "h200", "h100", "a100", "4090", or a device's peak of dense bfloat16 operations in TFLOP/s.
+            Default: this machine, measured on 20 steps.
         options: As in `distill`.
 
     Raises:

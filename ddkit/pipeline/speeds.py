@@ -36,7 +36,7 @@ class DeviceSpeed:
         """Return the speed of a device, by its name or by its peak.
 
         Args:
-            text: h100, a100, 4090, or the peak of dense bfloat16 operations in TFLOP/s.
+            text: h200, h100, a100, 4090, or the peak of dense bfloat16 operations in TFLOP/s.
 
         Raises:
             OptionError: It is neither.
@@ -66,9 +66,12 @@ class DeviceSpeed:
 
 
 # Peaks: NVIDIA's data sheets, without sparsity. Shares: ResNet-18, 224 pixels, channels last, not compiled, 18,200
-# images a second (timm's benchmark tables); airbench94_muon, 112 TFLOP/s (KellerJordan/cifar10-airbench).
+# images a second (timm's benchmark tables); airbench94_muon, 112 TFLOP/s (KellerJordan/cifar10-airbench). On an H200,
+# steps that make images with ResNet-18 reach 68 TFLOP/s at 224 pixels and 69 at 32 (benchmarks/README.md): memory and
+# launches, which a larger peak does not shorten, take most of the time.
 SPEEDS = {
-    "h100": DeviceSpeed("h100", 989, USUAL_SHARE, "as on an RTX 4090, not measured on an H100"),
+    "h200": DeviceSpeed("h200", 989, 0.07, "as measured on one: images made with ResNet-18"),
+    "h100": DeviceSpeed("h100", 989, 0.07, "as measured on an H200, which has a faster memory"),
     "a100": DeviceSpeed("a100", 312, 0.36, "as cifar10-airbench measured it"),
     "4090": DeviceSpeed("4090", 165, USUAL_SHARE, "as timm measured it for ResNet-18"),
 }
