@@ -191,7 +191,7 @@ def test_a_holdout_is_left_out(photographs):
         (dict(dataset="imagenet21k"), OptionError, "unknown dataset 'imagenet21k'.*valid: .*imagenet-21k-p"),
         (dict(dataset="cifar10", classes="a,b"), OptionError, "classes is for a source at hand"),
         (dict(dataset="cifar10", ipc=6000), InputError, "needs 6000 images in each class"),
-        (dict(dataset="cifar10", device_speed="-3"), OptionError, "device_speed is '-3'; give h100"),
+        (dict(dataset="cifar10", device_speed="-3"), OptionError, "device_speed is '-3'; give h200"),
         (dict(dataset="cifar10", devices=1.5), OptionError, "devices is 1.5"),
         (dict(dataset="cifar10", teacher="nowhere.safetensors"), TeacherError, "nowhere"),
         (dict(dataset="cifar100", teacher="TEACHER"), TeacherError, "knows 10 classes, uoft-cs/cifar100 has 100"),
