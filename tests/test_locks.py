@@ -72,12 +72,3 @@ def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch, error):
     monkeypatch.setattr(fcntl, "flock", refuse)
     with pytest.raises(EnvironmentFailure, match=f"file system of {tmp_path} has no locks"):
         locked(tmp_path / "out", "x").__enter__()
-
-
-def test_folders_for_a_lock_alone_are_removed_again(tmp_path):
-    with locked(tmp_path / "a" / "b" / "set", "reading"):
-        assert (tmp_path / "a" / "b").is_dir()
-    assert list(tmp_path.iterdir()) == []
-    with locked(tmp_path / "a" / "b" / "set", "writing"):
-        (tmp_path / "a" / "b" / "set").write_text("kept")
-    assert [file.name for file in (tmp_path / "a" / "b").iterdir()] == ["set"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,14 +16,17 @@ from torch.nn.functional import interpolate
 from ddkit.core.worker_state import STATE
 from ddkit.format.resize_tables import resize_tables
 from ddkit.format.view_pixels import _values, view_pixels
+from ddkit.replay.loader import ReplayLoader
 from ddkit.specs import ViewSpec
 
+pytest.importorskip("triton")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 if DEVICE.type == "cpu":
     os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined
 
 from ddkit.format.view_kernel import network_input_on_gpu, runs_on, view_pixels_on_gpu  # noqa: E402
 
+GOLDEN = Path(__file__).parent / "golden" / "rded"
 MEAN, STD = (0.1, 0.45, 0.7), (0.2, 0.3, 0.123)
 
 
@@ -62,6 +66,20 @@ def test_images_of_a_mapped_store_give_the_same():
     mapped = view_pixels(list(arrays), views, rows, numbers, 16, DEVICE)
     want = view_pixels(torch.from_numpy(arrays).permute(0, 3, 1, 2), views, rows, numbers, 16).pixels()
     assert torch.equal(view_pixels_on_gpu(mapped.for_kernel()).cpu(), want)
+
+
+@pytest.mark.parametrize("store", ["memory", "mapped"])
+def test_a_loader_has_the_batches_of_a_cpu(monkeypatch, store):
+    wanted = ReplayLoader(GOLDEN, batch_size=4, device="cpu").peek()
+    monkeypatch.setattr("ddkit.format.view_pixels.has_triton", lambda device: True)
+    found = ReplayLoader(GOLDEN, batch_size=4, device=DEVICE, store=store).peek()
+    assert all(torch.equal(mine.cpu(), theirs) for mine, theirs in zip(found, wanted, strict=True))
+
+
+def test_no_views_of_a_mapped_store_are_an_empty_batch():
+    views = views_of(ViewSpec(count=2), rows=5, side=20, size=16)
+    none = view_pixels([], views, np.arange(0), np.arange(0), 16, DEVICE)
+    assert view_pixels_on_gpu(none.for_kernel()).shape == (0, 3, 16, 16)
 
 
 def test_where_the_kernel_does_not_run_a_note_says_so_once(monkeypatch, capsys):

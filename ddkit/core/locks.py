@@ -22,8 +22,7 @@ NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # errors of a file sy
 def locked(path: Path, what: str, run: Mapping[str, Any] | None = None, *, wait: bool = True) -> Iterator[None]:
     """Hold a lock on a path while the block runs.
 
-    The lock is the file `.NAME.lock` beside `path`; it records host, process and `run`. Folders that are made for it
-    and stay empty are removed again.
+    The lock is the file `.NAME.lock` beside `path`; it records host, process and `run`.
 
     Args:
         path: The file or folder to lock.
@@ -41,7 +40,6 @@ def locked(path: Path, what: str, run: Mapping[str, Any] | None = None, *, wait:
 
     named = path if path.name not in ("", "..") else path.resolve()
     place = named.with_name(f".{named.name}.lock")
-    made = [folder for folder in (place.parent, *place.parent.parents) if not folder.exists()]
     with disk_errors(place):
         place.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(place, thread_local=False, fallback_to_soft=False)
@@ -76,9 +74,6 @@ def locked(path: Path, what: str, run: Mapping[str, Any] | None = None, *, wait:
         with contextlib.suppress(OSError):
             place.unlink()  # before the release: waiting processes see that the name is gone, and retry
         lock.release()
-        with contextlib.suppress(OSError):
-            for folder in made:  # that nothing came into, as of a command that failed
-                folder.rmdir()
 
 
 def _holder(place: Path) -> dict[str, Any]:

@@ -93,8 +93,8 @@ def _launch(views: KernelViews, values: Tensor | None) -> Tensor:
     out = torch.empty((count, 3, size, size), dtype=kind, device=device)
     key = max(height, width), size, str(device)
     first, weight, bits, taps = STATE.keep("resize tables", key, lambda: _tables(*key), most=8)
-    table = torch.from_numpy(views.table).to(device, non_blocking=True)
-    orders = table if views.orders is None else torch.from_numpy(views.orders).to(device, non_blocking=True)
+    table = torch.from_numpy(views.table).to(device)
+    orders = table if views.orders is None else torch.from_numpy(views.orders).to(device)
     grid = (count, triton.cdiv(size * size, BLOCK))
     if count:
         with torch.cuda.device_of(images):  # Triton launches on the current device

@@ -86,6 +86,8 @@ class Unmixed:
         """Return the images of the views, one for each, on a device: uint8 [B,3,H,W]."""
         if isinstance(self.images, Tensor):
             return self.images[torch.as_tensor(self.rows, device=device)]
+        if not len(self.rows):
+            return torch.empty((0, 3, 1, 1), dtype=torch.uint8, device=device)
         return torch.from_numpy(np.stack([self.images[row].transpose(2, 0, 1) for row in self.rows])).to(device)
 
     def on_device(self, size: int, device: torch.device) -> Tensor:
@@ -365,7 +367,7 @@ def _values(mean: Sequence[float], std: Sequence[float], device: torch.device) -
     """The normalised value of each pixel value, computed on a CPU: float32 [3,256] on the device."""
 
     def made() -> Tensor:
-        every = torch.arange(256, dtype=torch.uint8).expand(1, 3, 1, 256)
+        every = torch.arange(256, dtype=torch.uint8, device="cpu").expand(1, 3, 1, 256)
         return normalise(every, mean, std).view(3, 256).to(device)
 
     return STATE.keep("pixel values", (*mean, *std, str(device)), made, most=8)

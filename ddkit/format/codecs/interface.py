@@ -94,7 +94,7 @@ class Codec(ABC):
         """
 
     def decode_on_device(self, tensors: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> Tensor | None:
-        """Decode on a CUDA GPU, to the values of `decode`; None: this codec decodes on a CPU only, as most need not.
+        """Decode on a CUDA GPU, to the values of `decode`; None: this codec is decoded on a CPU.
 
         Args:
             tensors: The tensors of some views on the device, indices as int64.

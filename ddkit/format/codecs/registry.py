@@ -110,7 +110,7 @@ class LabelDecoder:
         if self.others:
             return None
         there = {
-            name: torch.from_numpy(array.astype(np.int64) if name == "index" else array).to(device, non_blocking=True)
+            name: torch.from_numpy(array.astype(np.int64) if name == "index" else array).to(device)
             for name, array in tensors.items()
         }
         return self.codec.decode_on_device(there, shared)
