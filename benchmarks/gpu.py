@@ -164,7 +164,8 @@ def main(argv: list[str] | None = None) -> int:
     for name, work, _ in steps:
         if name in bench.done:
             continue
-        signal.setitimer(signal.ITIMER_REAL, max(until - time.monotonic(), 0.001))
+        # again every second: Python drops an exception that is raised within a callback of a weak reference
+        signal.setitimer(signal.ITIMER_REAL, max(until - time.monotonic(), 0.001), 1)
         try:
             row = work()
         except KeyboardInterrupt:

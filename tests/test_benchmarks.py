@@ -45,6 +45,7 @@ def test_stock_readers_open_an_export(tmp_path):
     assert len(rows) == 355 and rows[0]["cls"] in range(10) and rows[0]["png"].size == (32, 32)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # where the alarm hits a callback
 def test_the_gpu_benchmark_runs_tiny_and_continues(toy_source, tmp_path, monkeypatch):
     import gpu
 
