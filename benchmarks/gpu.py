@@ -160,7 +160,8 @@ def main(argv: list[str] | None = None) -> int:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGALRM, stop)
-    command = "python benchmarks/gpu.py " + " ".join(argv if argv is not None else sys.argv[1:])
+    words = argv if argv is not None else sys.argv[1:]
+    command = " ".join(["python benchmarks/gpu.py", *(Path(w).name if Path(w).is_absolute() else w for w in words)])
     for name, work, _ in steps:
         if name in bench.done:
             continue

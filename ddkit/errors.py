@@ -49,7 +49,7 @@ class DdkitError(Exception):
     LONGEST = 3900
 
     def __init__(self, message: str) -> None:
-        line = one_printable_line(message)
+        line = "".join(c if c.isprintable() else " " * c.isspace() for c in one_printable_line(message))
         self.command_line = line if len(line) <= self.LONGEST else f"{line[: self.LONGEST - 1]}…"
         super().__init__(python_wording(self.command_line))
 
