@@ -4,10 +4,11 @@
 
 content: one small CUDD run of digits, stage students included, by one process, by one with OMP_NUM_THREADS 1 and 2 and
 beside busy processes, by 2 and 4 ranks, by a SLURM array of 4 tasks (where sbatch works) and by a Ray cluster of three
-nodes of which one is killed. efficiency: the time of a run of SRe2L by 2 ranks of one thread against one. ranks: 64
-processes share units that sleep; how much of the time do they work, and how many units run twice, also when 8 of them
-are killed? claims: what a claim costs among 10,000 units. waiting: a step of two threads with OpenMP's default and with
-the command line's GOMP_SPINCOUNT, alone and beside busy processes. Writes benchmarks/results/engines.json.
+nodes of which one is killed, with and without a folder that they share. efficiency: the time of a run of SRe2L by 2
+ranks of one thread against one. ranks: 64 processes share units that sleep; how much of the time do they work, and how
+many units run twice, also when 8 of them are killed? claims: what a claim costs among 10,000 units. waiting: a step of
+two threads with OpenMP's default and with the command line's GOMP_SPINCOUNT, alone and beside busy processes. Writes
+benchmarks/results/engines.json.
 """
 
 from __future__ import annotations
@@ -113,6 +114,7 @@ def content(root: Path) -> dict[str, Any]:
         "ranks4": lambda: runner.ranks("ranks4", 4),
         "slurm4": lambda: slurm(runner, "slurm4", 4),
         "ray3": lambda: ray_nodes(runner, "ray3"),
+        "ray3-hidden": lambda: ray_nodes(runner, "ray3-hidden", hidden=True),
     }
     for name, run in ways.items():
         if not available(name):
@@ -127,6 +129,8 @@ def content(root: Path) -> dict[str, Any]:
 def available(name: str) -> bool:
     if name.startswith("slurm"):
         return shutil.which("sbatch") is not None and subprocess.run(["sinfo"], capture_output=True).returncode == 0
+    if name.endswith("hidden") and subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
+        return False
     return not name.startswith("ray") or shutil.which("ray", path=str(Path(sys.executable).parent)) is not None
 
 
@@ -137,18 +141,43 @@ def slurm(runner: Runner, name: str, tasks: int) -> None:
         time.sleep(2)
 
 
-def ray_nodes(runner: Runner, name: str) -> None:
-    """Run on a Ray cluster of three nodes; one is killed once the first images are made."""
+def ray_nodes(runner: Runner, name: str, hidden: bool = False) -> None:
+    """Run on a Ray cluster of three nodes; one is killed once the first images are made.
+
+    Args:
+        runner: Starts the run.
+        name: Name of the set.
+        hidden: Whether the two nodes without the command see an empty folder in the place of the sets.
+    """
+    import ray
     from ray.cluster_utils import Cluster
 
     os.environ["PYTHONPATH"] = str(ROOT)
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    lost = [nodes.add_node(num_cpus=1) for _ in range(2)][-1]
+    hide = ["unshare", "-rm", "bash", "-c", f'mount -t tmpfs none "{runner.root.absolute()}" && exec "$@"', "-"]
+    start = [
+        sys.executable,
+        "-m",
+        "ray.scripts.scripts",
+        "start",
+        "--address",
+        nodes.address,
+        "--num-cpus=1",
+        "--block",
+    ]
+    others = [
+        subprocess.Popen([*(hide if hidden else []), *start], start_new_session=True, stdout=subprocess.DEVNULL)
+        for _ in range(2)
+    ]
+    with ray.init(nodes.address, log_to_driver=False, logging_level="ERROR"):
+        while sum(node["Alive"] for node in ray.nodes()) < 3:
+            time.sleep(0.2)
     process = runner.start(name, {"RAY_ADDRESS": nodes.address}, "--engine", "ray")
     while process.poll() is None and not list((runner.root / f"{name}.work" / "units").glob("recover-1-*.unit")):
         time.sleep(0.1)
-    nodes.remove_node(lost, allow_graceful=False)
+    os.killpg(others[0].pid, signal.SIGKILL)
     ended(process)
+    os.killpg(others[1].pid, signal.SIGTERM)
     nodes.shutdown()
 
 

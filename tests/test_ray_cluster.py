@@ -1,6 +1,9 @@
 """Units on a real Ray cluster of several nodes on this machine, one of which is killed."""
 
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -44,6 +47,53 @@ def test_units_run_on_all_nodes_and_move_on_when_one_dies(cluster, tmp_path):
     assert set(runs(tmp_path)) == {job.id for job in jobs}
     assert jobs[-1].file.read_json()["before"] == ["0", "5"]
     assert list(engine.run([])) == [] and not list(tmp_path.glob("*.tmp"))
+
+
+HIDDEN = """
+mount -t tmpfs none $0
+exec $1 -m ray.scripts.scripts start --address=$2 --num-cpus=1 --resources='{"blind": 1}' --block
+"""
+
+
+def hides_folders():
+    """Whether this machine lets a process mount a file system that only it sees."""
+    try:
+        return (
+            subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True).returncode
+            == 0
+        )
+    except OSError:
+        return False
+
+
+@pytest.fixture
+def blind(cluster, tmp_path):
+    """A node that does not see tmp_path; units that take no other node's CPU run there."""
+    import ray
+
+    there = ["unshare", "-rm", "bash", "-c", HIDDEN, tmp_path, sys.executable, cluster.address]
+    process = subprocess.Popen(there, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    ray.is_initialized() or ray.init(log_to_driver=False)
+    while not any("blind" in node["Resources"] for node in ray.nodes() if node["Alive"]):
+        assert process.poll() is None
+        time.sleep(0.2)
+    yield
+    process.terminate()
+    process.wait()
+
+
+@pytest.mark.skipif(not hides_folders(), reason="needs the right to mount a file system for one process")
+def test_files_travel_to_a_node_that_does_not_see_the_folder(cluster, blind, tmp_path, capsys):
+    (tmp_path / "input.txt").write_text("from afar")
+    jobs = [Record(str(tmp_path), str(i), reads=str(tmp_path / "input.txt"), seconds=0.3) for i in range(6)]
+    jobs.append(Record(str(tmp_path), "after", frozenset(map(str, range(6)))))
+    list(RayCluster(tmp_path, on_gpu=False).run(jobs))
+    assert "do not see" in capsys.readouterr().err
+    assert {job.file.read_json()["text"] for job in jobs[:-1]} == {"from afar"}
+    assert jobs[-1].file.read_json()["before"] == list(map(str, range(6)))
+    here = runs(tmp_path)  # the log of the blind node stays there
+    assert 0 < len(here) < len(jobs)
+    assert not list(Path("/tmp").glob("ddkit-????????????????"))
 
 
 def test_an_error_of_a_unit_is_the_callers(cluster, tmp_path):

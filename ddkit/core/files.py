@@ -118,6 +118,16 @@ def write_bytes(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
+def below(root: Path, path: str | Path) -> Path:
+    """Return where a file lies in a copy of the file system under `root`.
+
+    Args:
+        root: The directory of the copy; `/` makes `path` absolute.
+        path: The file; a relative path is of the working directory.
+    """
+    return root / Path(path).absolute().relative_to("/")
+
+
 def host() -> str:
     """Return a name of this machine, or of this container on it, as part of a file name: its process ids are unique.
 

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from ddkit.core.console import set_quiet
@@ -43,6 +44,29 @@ class Job(Protocol):
     def gpu_share(self) -> float: ...
 
     def run(self) -> object: ...
+
+
+class PortableJob(Job, Protocol):
+    """A job that can run where the folder of the set is not seen, from copies of files.
+
+    Attributes:
+        inputs: The files that it may read, also such as do not exist. Read before it starts.
+        outputs: The files that it wrote, in the order in which they are to be published. Read after it ran.
+    """
+
+    @property
+    def inputs(self) -> tuple[Path, ...]: ...
+
+    @property
+    def outputs(self) -> tuple[Path, ...]: ...
+
+    def below(self, root: Path) -> PortableJob:
+        """Return the same job on a copy of the file system.
+
+        Args:
+            root: Directory of the copy; see core.files.below.
+        """
+        ...
 
 
 AnyJob = TypeVar("AnyJob", bound=Job)

@@ -1,10 +1,11 @@
 """Runs jobs on a Ray cluster: Ray places them on nodes and GPUs, repeats those of a lost node, and moves on.
 
-The set's folder must be one that every node sees. Results are files there, so nothing large travels through Ray.
+Results are files. Nodes that see the set's folder write them there; those of other nodes travel through Ray.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import secrets
@@ -15,26 +16,25 @@ from pathlib import Path
 from typing import Any
 
 from ddkit.core.console import note
-from ddkit.core.files import write_bytes
-from ddkit.engine.jobs import AnyJob, Job, prepare_worker, run_jobs
+from ddkit.core.files import below, write_bytes
+from ddkit.core.worker_state import STATE
+from ddkit.engine.jobs import AnyJob, PortableJob, prepare_worker, run_jobs
+from ddkit.engine.ray_files import FileServer, SharedFolder
 from ddkit.errors import EnvironmentFailure, OptionError
 
 RETRIES = 5  # of a job whose node or process is lost
 AHEAD = 2  # jobs submitted for each slot of the cluster
+LONGEST_ANSWER_S = 60.0  # of a node, for a question about its folders
+ROOT = Path("/")
 
 
-def _run_there(function: Callable[..., Any], *args: Any) -> None:
+def _run_there(function: Callable[..., Any], folder: str, job: PortableJob, files: SharedFolder, inputs: Any) -> None:
     """Run a job in a worker process of the cluster."""
     prepare_worker()
-    function(*args)
-
-
-def _sees(path: str, text: str) -> bool:
-    """Whether this node reads `text` in a file."""
-    try:
-        return Path(path).read_text() == text
-    except OSError:
-        return False
+    if files.is_seen():
+        function(folder, job)
+    else:
+        files.run_on_copies(job, inputs)
 
 
 class _RayExecutor:
@@ -43,22 +43,24 @@ class _RayExecutor:
     Args:
         cpus: CPUs that each job takes, at most those of the largest node.
         on_gpu: Whether jobs take their share of a GPU.
+        files: The set's files.
     """
 
-    def __init__(self, cpus: int, on_gpu: bool) -> None:
+    def __init__(self, cpus: int, on_gpu: bool, files: SharedFolder) -> None:
         import ray
 
-        self._cpus, self._on_gpu = cpus, on_gpu
+        self._cpus, self._on_gpu, self._files = cpus, on_gpu, files
         self._remote = ray.remote(_run_there)
 
     def submit(self, function: Callable[..., Any], /, *args: Any) -> Future[Any]:
-        """Run `function` with a folder and a job, `args`, on some node."""
-        job: Job = args[-1]
+        """Run `function` with a folder and a portable job, `args`, on some node."""
+        folder, job = args
+        inputs = tuple(below(ROOT, path) for path in job.inputs)
         task = self._remote.options(
             name=job.id, num_cpus=self._cpus, num_gpus=job.gpu_share if self._on_gpu else 0, max_retries=RETRIES,
             scheduling_strategy="SPREAD",
         )  # fmt: skip
-        future: Future[Any] = task.remote(function, *args).future()
+        future: Future[Any] = task.remote(function, folder, job.below(ROOT), self._files, inputs).future()
         return future
 
 
@@ -67,7 +69,7 @@ class RayCluster:
     """The engine of a Ray cluster: the running one that RAY_ADDRESS or this machine knows, else a new local one.
 
     Attributes:
-        folder: A folder that every node has to see.
+        folder: A folder of the set; nodes that do not see it work on copies of files.
         on_gpu: Whether jobs run on GPUs.
     """
 
@@ -84,54 +86,90 @@ class RayCluster:
         return max(1, int(ray.cluster_resources().get("GPU" if self.on_gpu else "CPU", 1)))
 
     def run(self, jobs: Iterable[AnyJob], cpu_threads: int = 1) -> Iterator[AnyJob]:
-        """Run jobs and yield them in the order of finishing; see Engine.run.
+        """Run portable jobs and yield them in the order of finishing; see Engine.run.
 
         Raises:
-            EnvironmentFailure: A node does not see the folder, or jobs were lost more than RETRIES times.
+            EnvironmentFailure: Jobs were lost more than RETRIES times.
         """
         import ray
-        from ray.exceptions import RayError, RayTaskError
+        from ray.exceptions import RayError
 
         listed = list(jobs)
         if not listed:
             return
         _connect()
-        self._check_nodes()
         gpus = int(ray.cluster_resources().get("GPU", 0))
         if gpus and not self.on_gpu:
             note(f"Ray: units run on CPUs although the cluster has {gpus} GPUs; run the command on a node with a GPU")
         cpus = min(cpu_threads, max(int(node["Resources"].get("CPU", 0)) for node in _nodes()))
         most = AHEAD * max(1, self.workers // cpus)
         try:
-            yield from run_jobs(listed, _RayExecutor(cpus, self.on_gpu), most=most)
+            with self._files() as files:
+                yield from run_jobs(listed, _RayExecutor(cpus, self.on_gpu, files), most=most)
         except RayError as error:
-            cause = error.cause if isinstance(error, RayTaskError) else error
+            cause = _cause(error)
             if not isinstance(cause, RayError):
                 raise cause from error  # as the job raised it
             raise EnvironmentFailure(f"Ray: {_first_line(cause)}; run the same command again to continue") from error
 
-    def _check_nodes(self) -> None:
-        """Raise EnvironmentFailure if a node does not see the folder."""
-        import ray
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
+    @contextlib.contextmanager
+    def _files(self) -> Iterator[SharedFolder]:
+        """Serve the set's files to nodes that do not see the folder while the block runs."""
         token, probe = secrets.token_hex(8), self.folder.absolute() / f".{os.getpid()}.probe.tmp"
         write_bytes(probe, token.encode())
+        files = SharedFolder(str(probe), token, _server())
         try:
-            sees = ray.remote(_sees)
-            asked = {
-                node["NodeManagerAddress"]: sees.options(
-                    num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=True)
-                ).remote(str(probe), token)
-                for node in _nodes()
-            }
-            if blind := [address for address, answer in asked.items() if not ray.get(answer)]:
-                raise EnvironmentFailure(
-                    f"the Ray node {blind[0]} does not see {self.folder.absolute()}; put OUT on a folder that "
-                    "all nodes share"
-                )
+            seen = _on_each_node(SharedFolder.is_seen, files)
+            if blind := [address for address, answer in seen if not answer]:
+                text = f"{len(blind)} of {len(seen)} Ray nodes do not see {self.folder.absolute()} ({blind[0]})"
+                STATE.keep("Ray nodes noted", text, lambda: note(f"{text}; files are copied to them and back"))
+            yield files
         finally:
             probe.unlink(missing_ok=True)
+            _on_each_node(SharedFolder.remove_copies, files)
+
+
+def _server() -> Any:
+    """The handle of this process's file server, on its node."""
+    import ray
+
+    here = ray.get_runtime_context()
+    server = ray.remote(FileServer).options(
+        num_cpus=0, max_restarts=RETRIES, max_task_retries=RETRIES, scheduling_strategy=_on(here.get_node_id())
+    )  # fmt: skip
+    return STATE.keep("Ray file server", (here.get_node_id(), here.get_job_id()), server.remote)
+
+
+def _on_each_node(function: Callable[[SharedFolder], Any], files: SharedFolder) -> list[tuple[str, Any]]:
+    """Run `function` on each living node; return (address, result) of each node that answered."""
+    import ray
+
+    remote, asked = ray.remote(function), {}
+    for node in _nodes():
+        options = remote.options(num_cpus=0, max_retries=0, scheduling_strategy=_on(node["NodeID"]))
+        asked[options.remote(files)] = node["NodeManagerAddress"]
+    done, _ = ray.wait(list(asked), num_returns=len(asked), timeout=LONGEST_ANSWER_S)
+    found = []
+    for answer in done:
+        with contextlib.suppress(ray.exceptions.RayError):
+            found.append((asked[answer], ray.get(answer)))
+    return found
+
+
+def _on(node: str) -> Any:
+    """The scheduling strategy for a node."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(node, soft=False)
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The error that a task raised, also in an actor that it asked."""
+    from ray.exceptions import RayTaskError
+
+    while isinstance(error, RayTaskError) and isinstance(error.cause, BaseException):
+        error = error.cause
+    return error
 
 
 def _connect() -> None:

@@ -171,6 +171,10 @@ class UnitStore:
         """
         return UnitFile(Path(self.work) / "once" / f"{name}-{key[:12]}.unit", key)
 
+    def passes(self) -> tuple[Path, ...]:
+        """Return the existing files of passes over the source."""
+        return tuple(sorted((Path(self.work) / "once").glob("*.unit")))
+
     def synthesised(self) -> list[UnitFile]:
         """Return the files of synthesised images and their initialisations, by prefix, for inspection."""
         return [UnitFile(path, None) for path in _by_numbers(Path(self.work) / "units", "recover-*.unit")]

@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ddkit.core.device import device_class
+from ddkit.core.files import below
 from ddkit.core.serialization import later
 from ddkit.core.worker_state import STATE
 from ddkit.engine.units import UnitFile, UnitStore
@@ -81,6 +83,15 @@ class Labelling:
     def store(self) -> UnitStore:
         """The units of the set."""
         return UnitStore(self.work)
+
+    def below(self, root: Path) -> Labelling:
+        """Return the same settings on a copy of the file system.
+
+        Args:
+            root: Directory of the copy; see core.files.below.
+        """
+        out, work, teacher = (str(below(root, path)) for path in (self.out, self.work, self.teacher))
+        return replace(self, out=out, work=work, teacher=teacher)
 
     @property
     def backend(self) -> str:
@@ -322,6 +333,27 @@ class LabelGroup:
     def views(self) -> int:
         """Number of views to label."""
         return sum(job.views for job in self.jobs)
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """The teacher and the images."""
+        how = self.jobs[0].how
+        shards = dict.fromkeys(job.shard for job in self.jobs)
+        return (Path(how.teacher), *(shard.encoded(how.store).path for shard in shards))
+
+    @property
+    def outputs(self) -> tuple[Path, ...]:
+        """The files that it wrote."""
+        return tuple(file.path for file in self.files)
+
+    def below(self, root: Path) -> LabelGroup:
+        """Return the same units on a copy of the file system.
+
+        Args:
+            root: Directory of the copy.
+        """
+        how = self.jobs[0].how.below(root)
+        return replace(self, jobs=tuple(replace(job, how=how) for job in self.jobs))
 
     def run(self) -> None:
         """Label the views that are not labelled and write the results; raises as LabelJob.run."""

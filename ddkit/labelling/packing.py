@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +16,11 @@ from ddkit.engine.units import UnitFile
 from ddkit.errors import IntegrityError
 from ddkit.format.codecs.fidelity import fidelity_sums
 from ddkit.format.codecs.interface import layout_bytes
-from ddkit.format.entries import LabelFile, RowMetadata, ShardEntry, files_of
+from ddkit.format.entries import LabelFile, RowMetadata, ShardEntry, files_of, images_path, rows_path
 from ddkit.format.shards import Sample, labels_outweigh, write_shard
 from ddkit.format.views_member import pack_views
 from ddkit.labelling.encoded import ShardPlan, load_encoded
-from ddkit.labelling.labels import LabelJob, Labelling, label_jobs, shard_views
+from ddkit.labelling.labels import LabelJob, Labelling, label_jobs, shard_views, views_unit
 from ddkit.labelling.shared import SharedJob, shared_tensors
 from ddkit.specs import TeacherSpec
 
@@ -86,6 +86,29 @@ class PackJob:
     def labels(self) -> list[LabelJob]:
         """The labelling jobs of its rows."""
         return label_jobs(self.how, [self.shard])
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """Images, published views, logits, labels that all rows share, and the teacher if its metadata are needed."""
+        how, out = self.how, Path(self.how.out)
+        found = [self.shard.encoded(how.store).path, *(unit.file.path for unit in self.labels)]
+        found += [views_unit(how, self.shard).path] if how.published is not None else []
+        found += [out / self.shared.path] if self.shared is not None else []
+        return (*found, *([] if self.teacher else [Path(how.teacher)]))
+
+    @property
+    def outputs(self) -> tuple[Path, ...]:
+        """The files that it wrote, the record last."""
+        out, path = Path(self.how.out), self.shard.path
+        return (*(out / name for name in (path, rows_path(path), images_path(path))), self.file.path)
+
+    def below(self, root: Path) -> PackJob:
+        """Return the same job on a copy of the file system.
+
+        Args:
+            root: Directory of the copy.
+        """
+        return replace(self, how=self.how.below(root))
 
     def record(self) -> PackRecord | None:
         """Return the record of the packed shard, or None if there is none. The shard itself is not read."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from ddkit.core.worker_state import STATE
 from ddkit.engine.units import UnitFile
 from ddkit.errors import IntegrityError
 from ddkit.format.entries import LabelFile
-from ddkit.format.label_file import SHARED_LABELS, parse_shared, write_shared
+from ddkit.format.label_file import CARRIED_TEACHER, SHARED_LABELS, parse_shared, write_shared
 from ddkit.labelling.encoded import ShardPlan
 from ddkit.labelling.labels import LabelJob, Labelling, label_jobs
 from ddkit.teachers.carried import write_carried
@@ -51,6 +51,27 @@ class SharedJob:
     def files(self) -> tuple[UnitFile, ...]:
         """The file of the result."""
         return (self.file,)
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """The teacher if the set carries it, else the logits of the first increment; and an earlier result."""
+        if self.how.label_codec.FROM_PIXELS:
+            return (Path(self.how.teacher), self.file.path)
+        return (*(job.file.path for job in label_jobs(self.how, self.shards)), self.file.path)
+
+    @property
+    def outputs(self) -> tuple[Path, ...]:
+        """The files that it wrote, the result last."""
+        name = CARRIED_TEACHER if self.how.label_codec.FROM_PIXELS else SHARED_LABELS
+        return (Path(self.how.out) / name, self.file.path)
+
+    def below(self, root: Path) -> SharedJob:
+        """Return the same job on a copy of the file system.
+
+        Args:
+            root: Directory of the copy.
+        """
+        return replace(self, how=self.how.below(root))
 
     def entry(self) -> LabelFile | None:
         """Return the entry of the file if it is finished and has the recorded hash, else None."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-import math
+import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -14,28 +14,27 @@ from typing import Any
 import numpy as np
 import torch
 
-from ddkit.core.console import note
 from ddkit.core.device import device_class, peak_memory
-from ddkit.core.files import read_sealed
+from ddkit.core.files import below, read_sealed
 from ddkit.core.serialization import fingerprint, to_plain
 from ddkit.core.worker_state import STATE
 from ddkit.distillers import find_distiller, make_config
-from ddkit.engine.interleaving import PIXELS_TOGETHER, Interleaved, group_jobs, interleave
+from ddkit.engine.interleaving import Interleaved
 from ddkit.engine.units import UnitFile, UnitStore
-from ddkit.errors import DdkitError, IntegrityError, OptionError
+from ddkit.errors import DdkitError, IntegrityError, OptionError, SourceError
 from ddkit.format.entries import Origin
+from ddkit.format.manifest import Manifest
 from ddkit.format.manifest_file import parse_manifest
 from ddkit.labelling.encoded import ShardPlan, load_encoded, prefix_key
 from ddkit.networks.checkpoints import tensor_hash
 from ddkit.networks.registry import check_network
 from ddkit.replay.loader import ReplayLoader
-from ddkit.sources.images import SourceRef, open_ref
-from ddkit.synthesis.interface import KINDS, Context, Distiller, Synthetic, Tensors, Unit
+from ddkit.sources.images import Source, SourceRef, open_ref
+from ddkit.synthesis.interface import Context, Distiller, Synthetic, Tensors, Unit
 from ddkit.synthesis.unit_progress import UnitProgress
 from ddkit.teachers.teacher import Teacher
 
 STAGE_MANIFEST = "stage.json"
-SMALLEST_SHARE = 0.125  # of a GPU, for a group of units
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +114,25 @@ class SynthesisInputs:
         """
         return self.store.losses(unit, self._unit_key(unit))
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that every unit may read: the teacher, passes over the source, and the set as far as it is made."""
+        encoded = (shard.encoded(self.store).path for shard in self.earlier)
+        made: list[Path] = []
+        if self.earlier:
+            stage = self._stage()
+            made = [Path(self.work) / STAGE_MANIFEST, *(Path(self.out) / path for path in stage.files())]
+        return (Path(self.teacher), *self.store.passes(), *encoded, *made)
+
+    def below(self, root: Path) -> SynthesisInputs:
+        """Return the same inputs on a copy of the file system.
+
+        Args:
+            root: Directory of the copy.
+        """
+        teacher, out, work = (str(below(root, path)) for path in (self.teacher, self.out, self.work))
+        return replace(self, teacher=teacher, out=out, work=work)
+
     def distiller(self) -> Distiller:
         """Return the method, loaded once per process."""
         return STATE.keep("method", (self.method, self.key), lambda: find_distiller(self.method))
@@ -128,7 +146,7 @@ class SynthesisInputs:
         opened = (self.source, self.fingerprint)  # files may change under the same name
         return Context(
             config=make_config(self.distiller(), json.loads(self.config)),
-            source=STATE.keep("source of units", opened, lambda: open_ref(self.source)),
+            source=STATE.keep("source of units", opened, self._open_source),
             size=self.size,
             seed=self.seed,
             device=teacher.device,
@@ -138,6 +156,15 @@ class SynthesisInputs:
             replay=self._replay,
             once=self._once,
         )
+
+    def _open_source(self) -> Source:
+        source = open_ref(self.source)
+        if source.fingerprint != self.fingerprint:
+            raise SourceError(
+                f"{self.source.data} on {platform.node()} has other images than when the run began; copy the source "
+                "there again"
+            )
+        return source
 
     def _earlier(self) -> dict[int, list[Origin]]:
         """Return the origins of the images of earlier prefixes, by class."""
@@ -150,13 +177,17 @@ class SynthesisInputs:
 
     def _replay(self, **options: Any) -> ReplayLoader:
         """Return a loader over the packed shards of all earlier prefixes."""
+        return ReplayLoader(self._stage(), **options)
+
+    def _stage(self) -> Manifest:
+        """Return the manifest of the packed shards of all earlier prefixes."""
         path = Path(self.work) / STAGE_MANIFEST
         data = read_sealed(path, self.key)
         if data is None:
             raise IntegrityError(
                 f"{path} is damaged or belongs to another run; run the same command again to recreate it"
             )
-        return ReplayLoader(parse_manifest(data, path).at(Path(self.out)), **options)
+        return parse_manifest(data, path).at(Path(self.out))
 
     def _once(self, name: str, compute: Callable[[], Tensors]) -> Tensors:
         """Return the tensors of one pass over the source, computed once and stored by name."""
@@ -286,75 +317,3 @@ def check_images(unit: Unit, images: Sequence[Synthetic], size: int) -> None:
             raise OptionError(
                 f"unit {unit.id} made an image whose origin is not a ddkit.synthesis.Origin; fix its run()"
             )
-
-
-@dataclass(frozen=True, kw_only=True)
-class UnitGroup:
-    """Units that are interleaved on one device: several on a GPU, one elsewhere.
-
-    Attributes:
-        jobs: The units; no other unit needs them if there are several.
-        gpu_share: Part of a GPU that they need.
-    """
-
-    jobs: tuple[UnitJob, ...]
-    gpu_share: float = 1.0
-
-    @property
-    def id(self) -> str:
-        """The id of the first unit."""
-        return self.jobs[0].unit.id
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """The ids of the units that have to finish first."""
-        return frozenset(need for job in self.jobs for need in job.unit.needs)
-
-    @property
-    def files(self) -> tuple[UnitFile, ...]:
-        """The result files of the units."""
-        return tuple(job.file for job in self.jobs)
-
-    def run(self) -> None:
-        """Run the units that are not finished; sequentially if the GPU runs out of memory."""
-        device = torch.device(self.jobs[0].inputs.device)
-        jobs = [job for job in self.jobs if not job.file.is_good()]
-        try:
-            interleave([job.run() for job in jobs], device)
-            return
-        except torch.OutOfMemoryError:
-            if len(jobs) == 1:
-                raise
-        note(f"the device has no memory for {len(jobs)} batches at once; continuing one by one")
-        torch.cuda.empty_cache()
-        for job in jobs:
-            if not job.file.is_good():
-                interleave([job.run()], device)
-
-
-def group_units(inputs: SynthesisInputs, units: Sequence[Unit]) -> list[UnitGroup]:
-    """Group the units of an increment for interleaving; units that others need are not grouped.
-
-    The groups do not depend on which units are finished, so that all processes that share them have the same.
-
-    Args:
-        inputs: Inputs shared by the increment.
-        units: All units of the increment.
-
-    Raises:
-        OptionError: A unit has an unknown kind.
-    """
-    if wrong := [unit.id for unit in units if unit.kind not in KINDS]:
-        raise OptionError(f"unit {wrong[0]} has an unknown kind; valid: {', '.join(KINDS)}")
-    needed = {need for unit in units for need in unit.needs}
-
-    def pixels(unit: Unit) -> float:
-        alone = unit.kind != "recover" or unit.id in needed
-        return math.inf if alone else len(unit.labels) * len(unit.ranks) * inputs.size**2
-
-    groups = []
-    for group in group_jobs(units, [pixels(unit) for unit in units], inputs.device):
-        share = sum(pixels(unit) for unit in group) / PIXELS_TOGETHER
-        jobs = tuple(UnitJob(inputs=inputs, unit=unit) for unit in group)
-        groups.append(UnitGroup(jobs=jobs, gpu_share=min(1.0, max(SMALLEST_SHARE, round(share, 3)))))
-    return groups

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ddkit.core.console import progress, watched_progress
 from ddkit.core.seeds import permutation
@@ -20,7 +23,8 @@ from ddkit.labelling.packing import PackedShards, PackRecord
 from ddkit.labelling.shared import SharedJob
 from ddkit.pipeline.costs import add_synthesis_cost
 from ddkit.pipeline.run import Increment, Run
-from ddkit.pipeline.synthesis_units import SynthesisInputs, group_units
+from ddkit.pipeline.synthesis_units import SynthesisInputs
+from ddkit.pipeline.unit_groups import group_units
 from ddkit.synthesis.interface import Unit
 from ddkit.synthesis.unit_progress import UnitProgress
 
@@ -101,7 +105,7 @@ class EncodeJob:
     """Encodes the images of one shard, in a seeded order over all classes of the increment.
 
     Attributes:
-        inputs: Inputs shared by the increment.
+        shared: Inputs shared by the increment.
         shard: The shard.
         units: The `recover` units of the increment.
         ranks: First IPC rank of the increment.
@@ -113,7 +117,7 @@ class EncodeJob:
         needs: Ids of units that have to finish first.
     """
 
-    inputs: SynthesisInputs
+    shared: SynthesisInputs
     shard: ShardPlan
     units: tuple[Unit, ...]
     ranks: int
@@ -133,35 +137,63 @@ class EncodeJob:
     @property
     def files(self) -> tuple[UnitFile, ...]:
         """The unit of the shard's encoded images."""
-        return (self.shard.encoded(self.inputs.store),)
+        return (self.shard.encoded(self.shared.store),)
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """The units that made its images."""
+        places = self._places()
+        return tuple(self.shared.unit(unit.id).path for unit in self._makers(places))
+
+    @property
+    def outputs(self) -> tuple[Path, ...]:
+        """The file that it wrote."""
+        return (self.files[0].path,)
+
+    def below(self, root: Path) -> EncodeJob:
+        """Return the same job on a copy of the file system.
+
+        Args:
+            root: Directory of the copy.
+        """
+        return replace(self, shared=self.shared.below(root))
+
+    def _order(self) -> tuple[np.ndarray, np.ndarray]:
+        """The class and the rank of each row of the shard; images are ordered by rank and class."""
+        order = permutation(self.shared.seed, self.images, "rows", self.shard.prefix)
+        mine = order[self.shard.first - self.first : self.shard.first - self.first + self.shard.rows]
+        return mine % self.classes, self.ranks + mine // self.classes
+
+    def _places(self) -> dict[tuple[int, int], int]:
+        """The row in the shard by class and rank."""
+        return {(int(label), int(rank)): i for i, (label, rank) in enumerate(zip(*self._order()))}
+
+    def _makers(self, places: Mapping[tuple[int, int], int]) -> list[Unit]:
+        """The units that made an image of the shard."""
+        return [u for u in self.units if any((label, rank) in places for label in u.labels for rank in u.ranks)]
 
     def run(self) -> None:
         """Read the method's units one by one and write the shard's encoded images."""
-        order = permutation(self.inputs.seed, self.images, "rows", self.shard.prefix)
-        mine = order[self.shard.first - self.first : self.shard.first - self.first + self.shard.rows]
-        ranks, labels = self.ranks + mine // self.classes, mine % self.classes  # images are ordered by rank, class
-        place = {(int(label), int(rank)): i for i, (label, rank) in enumerate(zip(labels, ranks))}
+        (labels, ranks), place = self._order(), self._places()
         images: dict[int, bytes] = {}
         origins: dict[int, Origin] = {}
-        for unit in self.units:
-            if not any((label, rank) in place for label in unit.labels for rank in unit.ranks):
-                continue
-            tensors, metadata = self.inputs.unit(unit.id).read()
+        for unit in self._makers(place):
+            tensors, metadata = self.shared.unit(unit.id).read()
             if (found := int(tensors["patches"].max())) != self.patches:
-                name = self.inputs.distiller().name
+                name = self.shared.distiller().name
                 raise OptionError(f"{name} made images of {found} patches, but its patches() says {self.patches}")
             for i, key in enumerate(zip(tensors["label"].tolist(), tensors["rank"].tolist())):
                 if key in place:
                     images[place[key]] = encode_image(tensors["pixels"][i], self.image_format)
                     origins[place[key]] = Origin.from_json(metadata["origins"][i])
-        if missing := sorted(set(range(len(mine))) - images.keys()):
+        if missing := sorted(set(range(len(labels))) - images.keys()):
             label, rank = labels[missing[0]], ranks[missing[0]]
             raise OptionError(
-                f"{self.inputs.distiller().name}: no unit makes rank {rank} of class {label}; fix units()"
+                f"{self.shared.distiller().name}: no unit makes rank {rank} of class {label}; fix units()"
             )
-        rows = range(len(mine))
+        rows = range(len(labels))
         save_encoded(
-            self.inputs.store, self.shard,
+            self.shared.store, self.shard,
             EncodedRows([images[i] for i in rows], labels, ranks, [origins[i] for i in rows]),
         )  # fmt: skip
 
@@ -178,7 +210,7 @@ def encoding_units(run: Run, increment: Increment) -> Units:
     recover = tuple(unit for unit in units if unit.kind == "recover")
     jobs = unfinished(
         EncodeJob(
-            inputs=inputs, shard=shard, units=recover, ranks=plan.first, classes=len(plan.classes), images=plan.images,
+            shared=inputs, shard=shard, units=recover, ranks=plan.first, classes=len(plan.classes), images=plan.images,
             first=increment.shards[0].first, patches=run.patches, image_format=run.record.image_format,
         )
         for shard in increment.shards
