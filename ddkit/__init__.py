@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-__version__ = "0.9.1"
+__version__ = "0.9.2"
 
 _PUBLIC = {
     "DdkitError": "ddkit.errors",

@@ -183,15 +183,34 @@ def device_class(device: torch.device) -> str:
         device: The device that computes.
 
     Returns:
-        The vector instruction set of a CPU, or the compute capability of a GPU.
+        The vector instruction set and vendor of a CPU (its libraries choose other kernels by both), or the compute
+        capability of a GPU.
     """
     import torch
 
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
         return f"cuda sm_{major}{minor}"
+    if device.type != "cpu":
+        return f"{device.type} {platform.machine()}"
+    amx = " amx" if getattr(torch.cpu, "_is_amx_tile_supported", bool)() else ""
     bfloat16 = " bf16" if has_bfloat16(device) else ""
-    return f"{device.type} {torch.backends.cpu.get_cpu_capability()}{bfloat16}"
+    return f"cpu {torch.backends.cpu.get_cpu_capability()}{bfloat16}{amx} {_vendor()}"
+
+
+def _vendor() -> str:
+    """The vendor of the processor, else its architecture."""
+    vendors = {"GenuineIntel": "Intel", "AuthenticAMD": "AMD"}
+
+    def read() -> str:
+        with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:  # Linux
+            for line in file:
+                if line.startswith("vendor_id"):
+                    name = line.partition(":")[2].strip()
+                    return vendors.get(name, name)
+        return platform.machine()
+
+    return STATE.keep("processor's vendor", "", read)
 
 
 def has_bfloat16(device: torch.device) -> bool:
