@@ -1,4 +1,4 @@
-"""CIFAR-10 on one GPU: teacher, CUDD and random at IPC 10 and 50, the other methods, and the speed of each part.
+"""CIFAR-10 on one GPU: teacher, CUDD and random at IPC 10 (two sets) and 50, other methods, the speed of each part.
 
     ddkit export CIFAR10_FOLDER shards --as shards          # where `datasets` is installed
     python benchmarks/gpu.py --data shards [--minutes 9]    # on the GPU: torch, torchvision and timm are enough
@@ -11,6 +11,7 @@ and command. --tiny runs the same path on any CPU in a minute, with values that 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import signal
 import sys
@@ -76,12 +77,15 @@ class Bench:
         """(name, work, expected minutes)"""
         scale = self.scale
         low, high = scale.ipcs
-        sets = [("cudd", low), ("random", low), *((m, low) for m in scale.others), ("cudd", high), ("random", high)]
+        compared = ("cudd", "random")
+        sets = [*((m, low, 0) for m in (*compared, *scale.others)), *((m, low, 1) for m in compared)]
+        sets += [(m, high, 0) for m in compared]
         minutes = scale.minutes
         steps: list[tuple[str, Callable[[], dict[str, Any]], float]] = []
-        for method, ipc in sets:
+        for method, ipc, seed in sets:
             each = minutes.get(f"set-{ipc}", 0.2), minutes.get(f"students-{ipc}", 0.2)
-            steps.append((f"{method}-{ipc}", lambda m=method, n=ipc: self.measure(m, n), sum(each)))  # type: ignore[misc]
+            name = f"{method}-{ipc}" + (f"-seed{seed}" if seed else "")
+            steps.append((name, functools.partial(self.measure, name, method, ipc, seed), sum(each)))
         steps.insert(-2, ("speed", self.speed, minutes["speed"]))
         return [("teacher", self.teach, minutes["teacher"]), *steps]
 
@@ -91,23 +95,23 @@ class Bench:
         )
         return {"accuracy": spec.accuracy, "measured_on": spec.measured_on, "wanted": 94.0}
 
-    def measure(self, method: str, ipc: int) -> dict[str, Any]:
+    def measure(self, name: str, method: str, ipc: int, seed: int) -> dict[str, Any]:
         """A set and its students; for cudd its cost beside Table XI's."""
-        out = self.work / f"{method}-{ipc}"
+        out = self.work / name
         settings = self.scale.settings if method in ("cudd", "sre2l", "cda") else {}
         settings = {k: v for k, v in settings.items() if method == "cudd" or not k.startswith("student.")}
         ddkit.distill(
             out, data=self.data, method=method, recipe=f"{method}-cifar10" if method in OF_CIFAR10 else None, ipc=ipc,
             teacher=self.teacher, protocol="cudd", settings=settings, views=self.scale.views, device=self.device,
-            yes=True,
+            seed=seed, yes=True,
         )  # fmt: skip
         (result,) = ddkit.evaluate(
             [out], val=self.data, runs=self.scale.runs, epochs=self.scale.epochs, baseline=None, device=self.device,
             command="benchmarks/gpu.py",
         )  # fmt: skip
         cost = to_plain(read_manifest(out).cost)
-        row = to_plain(result) | {"cost": cost, "paper": PAPER.get(f"{method}-{ipc}")}
-        if method == "cudd" and ipc == 10:
+        row = to_plain(result) | {"cost": cost, "paper": PAPER.get(name)}
+        if name == "cudd-10":
             minutes = {part: cost[part] / 60 for part in TABLE_XI}
             whole = sum(TABLE_XI.values()) / max(sum(minutes.values()), 1e-9)
             row["table_xi"] = {"paper_minutes": TABLE_XI, "minutes": minutes, "times_faster": whole}
