@@ -6,6 +6,7 @@ Results are files. Nodes that see the set's folder write them there; those of ot
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import secrets
@@ -31,10 +32,11 @@ ROOT = Path("/")
 def _run_there(function: Callable[..., Any], folder: str, job: PortableJob, files: SharedFolder, inputs: Any) -> None:
     """Run a job in a worker process of the cluster."""
     prepare_worker()
+    run = functools.partial(function, folder if Path(folder).is_dir() else os.getcwd())  # the source may be relative
     if files.is_seen():
-        function(folder, job)
+        run(job)
     else:
-        files.run_on_copies(job, inputs)
+        files.run_on_copies(run, job, inputs)
 
 
 class _RayExecutor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,10 +76,11 @@ class SharedFolder:
         except OSError:
             return False
 
-    def run_on_copies(self, job: PortableJob, inputs: tuple[Path, ...]) -> None:
+    def run_on_copies(self, run: Callable[[PortableJob], Any], job: PortableJob, inputs: tuple[Path, ...]) -> None:
         """Run a job where the folder is not seen.
 
         Args:
+            run: Runs the job.
             job: The job, its paths absolute.
             inputs: The files that it may read; absolute paths.
 
@@ -90,7 +91,7 @@ class SharedFolder:
         there = job.below(self.copies)
         self._fetch(inputs)
         before = {path: stamp(path) for path in there.outputs if path.is_file()}
-        there.run()
+        run(there)
         self._publish([path for path in there.outputs if path.is_file()], before)
 
     def _fetch(self, inputs: tuple[Path, ...]) -> None:
