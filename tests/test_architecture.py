@@ -66,7 +66,7 @@ ROOMS = {
     ],
     "sources": [
         *("decoding", "classes", "packed", "archives", "torch_files", "published_labels", "tar_checks", "online"),
-        *("tables", "images", "outlines", "validation", "exporting"),
+        *("tables", "reading", "images", "outlines", "validation", "exporting"),
     ],
     "sets": ["opening", "copies"],
     "networks": ["registry", "checkpoints", "pretrained", "batch_norm", "steps", "training_state", "training"],

@@ -5,11 +5,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import PIL
@@ -17,8 +15,7 @@ import torch
 from torch import Tensor
 
 from ddkit import hub
-from ddkit.core.console import note, progress
-from ddkit.core.device import cores
+from ddkit.core.console import note
 from ddkit.core.files import cache_dir, read_sealed, read_sealed_json, stamp, write_sealed
 from ddkit.core.worker_state import STATE
 from ddkit.errors import ClassesError, ImagesUnreadable, first_few
@@ -26,10 +23,9 @@ from ddkit.format.images import LARGEST_PIXELS
 from ddkit.sources.classes import class_subset, name_classes
 from ddkit.sources.decoding import LARGEST_BYTES, Unreadable, centre_square, decode_rgb, image_extent, whole_image
 from ddkit.sources.online import is_online, look_up
+from ddkit.sources.reading import KEPT_BYTES, Squares, side_by_side
 from ddkit.sources.tables import Table, open_table, splits_of
 from ddkit.specs import ClassName, DatasetSpec, EvalTransform
-
-Result = TypeVar("Result")
 
 SIZES = (32, 64, 128, 224)
 NAMED = 20  # images that an error message names
@@ -146,25 +142,32 @@ class Source:
         """Resize and crop some images; returns uint8 [n, 3, crop, crop].
 
         Args:
-            images: Indices of the images.
+            images: Indices of the images, int64 [n].
             transform: Sizes of resize and centre crop.
         """
-        with ThreadPoolExecutor(cores()) as pool:
-            read = pool.map(
-                lambda i: centre_square(torch.from_numpy(self.read(int(i))), transform.resize, transform.crop), images
-            )
-            return torch.stack(list(read))
+        if (kept := self._kept(transform)) is not None:
+            return kept.take(images)
+        read = self._read_square(transform)
+        return torch.stack(list(side_by_side(lambda i: read(int(images[i])), len(images), None)))
 
     def resident(self, transform: EvalTransform) -> Tensor:
-        """Resize and crop all images by `transform`; returns uint8 [n, 3, crop, crop], in memory."""
-        result = torch.empty((len(self), 3, transform.crop, transform.crop), dtype=torch.uint8)
+        """Resize and crop all images by `transform`; returns uint8 [n, 3, crop, crop], in memory, not to be changed."""
+        squares = self._kept(transform) or Squares(len(self), transform.crop, self._read_square(transform))
+        return squares.all(f"reading {self.ref.split}")
 
-        def fill(i: int) -> None:
-            result[i] = centre_square(torch.from_numpy(self.read(i)), transform.resize, transform.crop)
+    def _read_square(self, transform: EvalTransform) -> Callable[[int], Tensor]:
+        return lambda i: centre_square(torch.from_numpy(self.read(i)), transform.resize, transform.crop)
 
-        for _ in _side_by_side(fill, len(self), f"reading {self.ref.split}"):
-            pass
-        return result
+    def _kept(self, transform: EvalTransform) -> Squares | None:
+        """Return the squares that this process keeps of a small source, for several networks read the same images.
+
+        None without files: nothing would show that an image has changed.
+        """
+        if len(self) * 3 * transform.crop**2 > KEPT_BYTES or not self._table.files:
+            return None
+        read = self._read_square(transform)
+        key = (self.ref, tuple(self._stamps), transform)
+        return STATE.keep("squares", key, lambda: Squares(len(self), transform.crop, read), most=2)
 
     # -------------------------------------------------------------- content
 
@@ -186,7 +189,7 @@ class Source:
                 raw = b""
             return hashlib.sha256(raw.tobytes() if isinstance(raw, np.ndarray) else raw).digest()
 
-        joined = b"".join(_side_by_side(digest, n, "fingerprinting"))
+        joined = b"".join(side_by_side(digest, n, "fingerprinting"))
         if self._table.files:
             write_sealed(cached, joined, key)
         return np.frombuffer(joined, np.uint8).reshape(n, 32)
@@ -270,7 +273,7 @@ class Source:
                 return row, str(error)
             return None
 
-        problems = _side_by_side(check, len(self._table.labels), "checking that all decode")
+        problems = side_by_side(check, len(self._table.labels), "checking that all decode")
         bad = dict(problem for problem in problems if problem)
         if self._table.files:
             write_sealed(cached, json.dumps(bad, indent=0).encode(), key)
@@ -318,23 +321,6 @@ class Source:
     def part(self, name: str, share: float) -> Source:
         """Return what a holdout of `share` leaves (`name` is `train`) or takes (`holdout`)."""
         return Source(replace(self.ref, part=name, holdout=share), self._table)
-
-
-def _side_by_side(work: Callable[[int], Result], n: int, title: str) -> Iterator[Result]:
-    """Yield work(0) … work(n-1) in order, computed on all cores, with progress if there are many.
-
-    A thread takes several images at a time: handing over one small image takes as long as decoding it. A few thousand
-    are submitted at a time, which bounds the number of queued tasks.
-    """
-    threads = cores()
-    several = min(32, -(-n // (4 * threads)) or 1)
-    with ThreadPoolExecutor(threads) as pool, progress(title, n if n > 5000 else 0, "images") as advance:
-        for start in range(0, n, 4096):
-            stop = min(start + 4096, n)
-            tasks = [range(first, min(first + several, stop)) for first in range(start, stop, several)]
-            for results in pool.map(lambda task: [work(i) for i in task], tasks):
-                yield from results
-                advance(len(results))
 
 
 def open_ref(ref: SourceRef) -> Source:
