@@ -11,6 +11,7 @@ from PIL import Image
 
 from ddkit.core.worker_state import STATE
 from ddkit.errors import ImagesUnreadable
+from ddkit.format.manifest import EvalInfo
 from ddkit.sources import images as images_module
 from ddkit.sources.images import open_source
 from ddkit.sources.reading import Squares, side_by_side
@@ -65,6 +66,8 @@ def test_squares_of_a_source_are_those_of_its_images(toy_source, monkeypatch, ke
     chosen = np.array([5, 0, 5, 35])
     assert torch.equal(source.squares(chosen, transform), alone[chosen])
     assert torch.equal(source.resident(transform), alone)
+    of_a_set = EvalInfo(resize=12, crop=8)
+    assert torch.equal(source.resident(of_a_set), alone)
     smaller = EvalTransform(resize=8, crop=8)
     assert not torch.equal(source.squares(chosen, smaller), alone[chosen])
 

@@ -166,7 +166,7 @@ class Source:
         if len(self) * 3 * transform.crop**2 > KEPT_BYTES or not self._table.files:
             return None
         read = self._read_square(transform)
-        key = (self.ref, tuple(self._stamps), transform)
+        key = (self.ref, tuple(self._stamps), transform.resize, transform.crop)
         return STATE.keep("squares", key, lambda: Squares(len(self), transform.crop, read), most=2)
 
     # -------------------------------------------------------------- content
