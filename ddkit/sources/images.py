@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ddkit import hub
 from ddkit.core.console import note
+from ddkit.core.device import available_memory
 from ddkit.core.files import cache_dir, read_sealed, read_sealed_json, stamp, write_sealed
 from ddkit.core.worker_state import STATE
 from ddkit.errors import ClassesError, ImagesUnreadable, first_few
@@ -23,7 +24,7 @@ from ddkit.format.images import LARGEST_PIXELS
 from ddkit.sources.classes import class_subset, name_classes
 from ddkit.sources.decoding import LARGEST_BYTES, Unreadable, centre_square, decode_rgb, image_extent, whole_image
 from ddkit.sources.online import is_online, look_up
-from ddkit.sources.reading import KEPT_BYTES, Squares, side_by_side
+from ddkit.sources.reading import KEPT_BYTES, KEPT_PART, Squares, side_by_side
 from ddkit.sources.tables import Table, open_table, splits_of
 from ddkit.specs import ClassName, DatasetSpec, EvalTransform
 
@@ -163,11 +164,16 @@ class Source:
 
         None without files: nothing would show that an image has changed.
         """
-        if len(self) * 3 * transform.crop**2 > KEPT_BYTES or not self._table.files:
+        size_bytes = len(self) * 3 * transform.crop**2
+        if size_bytes > KEPT_BYTES or not self._table.files:
             return None
-        read = self._read_square(transform)
+
+        def room() -> Squares | None:
+            fits = size_bytes <= available_memory() // KEPT_PART
+            return Squares(len(self), transform.crop, self._read_square(transform)) if fits else None
+
         key = (self.ref, tuple(self._stamps), transform.resize, transform.crop)
-        return STATE.keep("squares", key, lambda: Squares(len(self), transform.crop, read), most=2)
+        return STATE.keep("squares", key, room, most=2)
 
     # -------------------------------------------------------------- content
 

@@ -15,7 +15,8 @@ from ddkit.core.device import cores
 
 Result = TypeVar("Result")
 
-KEPT_BYTES = 2**30  # larger sources are decoded again by every network that reads them
+KEPT_BYTES = 2**30  # larger sources are decoded again by every network that reads them,
+KEPT_PART = 32  # and so are those that take more than this part of the free memory: every worker process may keep one
 
 
 class Squares:

@@ -113,10 +113,12 @@ class Validation:
             transform: Sizes of resize and centre crop.
 
         Returns:
-            (images, uint8 [n, 3, crop, crop]; labels, int64 [n]).
+            (images, uint8 [n, 3, crop, crop], not to be changed; labels, int64 [n]).
         """
         used = np.flatnonzero(self.labels >= 0)
         images = self.source.resident(transform)
+        if len(used) == len(images):
+            return images, torch.from_numpy(self.labels)
         return images[torch.from_numpy(used)], torch.from_numpy(self.labels[used])
 
 
