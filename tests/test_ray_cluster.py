@@ -96,10 +96,14 @@ def test_files_travel_to_a_node_that_does_not_see_the_folder(cluster, blind, tmp
     assert not list(Path("/tmp").glob("ddkit-????????????????"))
 
 
-def test_an_error_of_a_unit_is_the_callers(cluster, tmp_path):
-    jobs = [Record(str(tmp_path), name, reads=str(tmp_path / "missing")) for name in "ab"]
+def test_an_error_of_a_unit_is_the_callers_and_ends_the_others(cluster, tmp_path):
+    jobs = [Record(str(tmp_path), "a", reads=str(tmp_path / "missing"))]
+    jobs += [Record(str(tmp_path), name, seconds=1.0) for name in "bcd"]
     with pytest.raises(FileNotFoundError):
         list(RayCluster(tmp_path, on_gpu=False).run(jobs))
+    done = sorted(path.name for path in tmp_path.iterdir())
+    time.sleep(3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == done and "d.unit" not in done
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(cluster, tmp_path):

@@ -45,12 +45,14 @@ class OnCopies:
     [
         {"method": "cudd", "prefixes": (1, 2, 3), "settings": {"steps": 2, "student.epochs": 1}, "codec": "lowrank:4"},
         {"method": "rded", "prefixes": (1, 2), "codec": "teacher"},
-        {"method": "herding", "ipc": 2, "codec": "topk:3"},
+        {"method": "herding", "ipc": 2, "codec": "topk:3", "classes": "names.txt"},
     ],
     ids=lambda options: options["method"],
 )
 def test_units_run_on_copies_of_their_inputs_and_make_the_same_set(tmp_path, monkeypatch, small_teacher, options):
+    (tmp_path / "names.txt").write_text("\n".join("0123456789"))
     options = {"data": "digits", "teacher": small_teacher, "protocol": "demo", "views": 3, "size": 16} | options
+    monkeypatch.chdir(tmp_path)
     here = distill(tmp_path / "here", workers=1, **options)
     (tmp_path / "copies").mkdir()
     for module in (options_module, relabelling):

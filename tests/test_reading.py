@@ -72,6 +72,24 @@ def test_squares_of_a_source_are_those_of_its_images(toy_source, monkeypatch, ke
     assert not torch.equal(source.squares(chosen, smaller), alone[chosen])
 
 
+def test_squares_first_read_in_inference_mode_are_read_on_out_of_it(toy_source):
+    STATE.drop()
+    source, transform = open_source(str(toy_source)), EvalTransform(resize=8, crop=8)
+    with torch.inference_mode():
+        source.squares(np.arange(4), transform)
+    assert source.resident(transform).float().requires_grad_().sum() > 0
+
+
+def test_squares_are_those_of_the_classes_in_a_list(toy_source, tmp_path):
+    STATE.drop()
+    names, transform = tmp_path / "names.txt", EvalTransform(resize=8, crop=8)
+    names.write_text("class 0\nclass 1\n")
+    before = open_source(str(toy_source), classes=str(names)).resident(transform).clone()
+    names.write_text("class 1\nclass 2\n")
+    after = open_source(str(toy_source), classes=str(names)).resident(transform)
+    assert torch.equal(after[:12], before[12:]) and not torch.equal(after[12:], before[:12])
+
+
 def test_a_changed_file_is_read_again(toy_source):
     transform = EvalTransform(resize=8, crop=8)
     before = open_source(str(toy_source)).resident(transform).clone()

@@ -125,7 +125,9 @@ def below(root: Path, path: str | Path) -> Path:
         root: The directory of the copy; `/` makes `path` absolute.
         path: The file; a relative path is of the working directory.
     """
-    return root / Path(path).absolute().relative_to("/")
+    path = Path(path)
+    absolute = path.resolve() if ".." in path.parts else path.absolute()
+    return root / absolute.relative_to("/")
 
 
 def host() -> str:

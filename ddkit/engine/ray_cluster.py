@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ddkit.core.console import note
-from ddkit.core.files import below, write_bytes
+from ddkit.core.files import below, host, write_bytes
 from ddkit.core.worker_state import STATE
 from ddkit.engine.jobs import AnyJob, PortableJob, prepare_worker, run_jobs
 from ddkit.engine.ray_files import FileServer, SharedFolder
@@ -33,7 +33,7 @@ def _run_there(function: Callable[..., Any], folder: str, job: PortableJob, file
     """Run a job in a worker process of the cluster."""
     prepare_worker()
     run = functools.partial(function, folder if Path(folder).is_dir() else os.getcwd())  # the source may be relative
-    if files.is_seen():
+    if files.are_seen(inputs):
         run(job)
     else:
         files.run_on_copies(run, job, inputs)
@@ -53,6 +53,7 @@ class _RayExecutor:
 
         self._cpus, self._on_gpu, self._files = cpus, on_gpu, files
         self._remote = ray.remote(_run_there)
+        self._submitted: dict[Future[Any], Any] = {}
 
     def submit(self, function: Callable[..., Any], /, *args: Any) -> Future[Any]:
         """Run `function` with a folder and a portable job, `args`, on some node."""
@@ -62,8 +63,20 @@ class _RayExecutor:
             name=job.id, num_cpus=self._cpus, num_gpus=job.gpu_share if self._on_gpu else 0, max_retries=RETRIES,
             scheduling_strategy="SPREAD",
         )  # fmt: skip
-        future: Future[Any] = task.remote(function, folder, job.below(ROOT), self._files, inputs).future()
+        reference = task.remote(function, folder, job.below(ROOT), self._files, inputs)
+        future: Future[Any] = reference.future()
+        self._submitted = {one: ref for one, ref in self._submitted.items() if not one.done()} | {future: reference}
         return future
+
+    def close(self) -> None:
+        """Stop the tasks that have not finished, and wait until they have ended."""
+        import ray
+
+        running = [reference for future, reference in self._submitted.items() if not future.done()]
+        for reference in running:
+            ray.cancel(reference, force=True)
+        if running:
+            ray.wait(running, num_returns=len(running), timeout=LONGEST_ANSWER_S)
 
 
 @dataclass(frozen=True)
@@ -103,11 +116,13 @@ class RayCluster:
         gpus = int(ray.cluster_resources().get("GPU", 0))
         if gpus and not self.on_gpu:
             note(f"Ray: units run on CPUs although the cluster has {gpus} GPUs; run the command on a node with a GPU")
-        cpus = min(cpu_threads, max(int(node["Resources"].get("CPU", 0)) for node in _nodes()))
+        cpus = min(cpu_threads, max((int(node["Resources"]["CPU"]) for node in _nodes()), default=0))
+        if not cpus:
+            raise EnvironmentFailure("Ray: no node of the cluster has CPUs; start one: ray start --address=…")
         most = AHEAD * max(1, self.workers // cpus)
         try:
-            with self._files() as files:
-                yield from run_jobs(listed, _RayExecutor(cpus, self.on_gpu, files), most=most)
+            with self._files() as files, contextlib.closing(_RayExecutor(cpus, self.on_gpu, files)) as executor:
+                yield from run_jobs(listed, executor, most=most)
         except RayError as error:
             cause = _cause(error)
             if not isinstance(cause, RayError):
@@ -117,10 +132,17 @@ class RayCluster:
     @contextlib.contextmanager
     def _files(self) -> Iterator[SharedFolder]:
         """Serve the set's files to nodes that do not see the folder while the block runs."""
-        token, probe = secrets.token_hex(8), self.folder.absolute() / f".{os.getpid()}.probe.tmp"
+        import ray
+
+        token, probe = secrets.token_hex(8), self.folder.absolute() / f".probe.{host()}.{os.getpid()}.tmp"
         write_bytes(probe, token.encode())
         files = SharedFolder(str(probe), token, _server())
         try:
+            if ray.get(files.server.sizes.remote([str(probe)])) == [None]:
+                raise EnvironmentFailure(
+                    f"the Ray node that this command uses does not see {self.folder.absolute()}; run the command on a "
+                    "machine of the cluster"
+                )
             seen = _on_each_node(SharedFolder.is_seen, files)
             if blind := [address for address, answer in seen if not answer]:
                 text = f"{len(blind)} of {len(seen)} Ray nodes do not see {self.folder.absolute()} ({blind[0]})"

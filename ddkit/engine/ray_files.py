@@ -7,8 +7,10 @@ copies in a directory for temporary files, under the paths that they have here, 
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +52,10 @@ class FileServer:
         write_bytes(Path(path), data)
 
 
+COPIES = "ddkit-"  # and a token: name of the directory of a node's copies
+ABANDONED_S = 7 * 86400.0  # copies of a command that was killed are removed after this time
+
+
 @dataclass(frozen=True)
 class SharedFolder:
     """How a process of the cluster reaches the files of a set.
@@ -67,7 +73,7 @@ class SharedFolder:
     @property
     def copies(self) -> Path:
         """The directory of a node's copies."""
-        return Path(tempfile.gettempdir()) / f"ddkit-{self.token}"
+        return Path(tempfile.gettempdir()) / f"{COPIES}{self.token}"
 
     def is_seen(self) -> bool:
         """Return whether this process sees the folder itself."""
@@ -75,6 +81,17 @@ class SharedFolder:
             return Path(self.probe).read_text() == self.token
         except OSError:
             return False
+
+    def are_seen(self, inputs: tuple[Path, ...]) -> bool:
+        """Return whether this process sees the folder, and the files that a job reads from elsewhere.
+
+        Args:
+            inputs: The files that it may read; absolute paths.
+        """
+        folder = Path(self.probe).parent  # OUT.work, which lies beside OUT
+        made = (folder, folder.with_suffix(""))
+        elsewhere = (path for path in inputs if not any(path.is_relative_to(one) for one in made))
+        return self.is_seen() and all(path.is_file() for path in elsewhere)
 
     def run_on_copies(self, run: Callable[[PortableJob], Any], job: PortableJob, inputs: tuple[Path, ...]) -> None:
         """Run a job where the folder is not seen.
@@ -91,14 +108,18 @@ class SharedFolder:
         there = job.below(self.copies)
         self._fetch(inputs)
         before = {path: stamp(path) for path in there.outputs if path.is_file()}
-        run(there)
-        self._publish([path for path in there.outputs if path.is_file()], before)
+        try:
+            run(there)
+        finally:  # of several units those that are done are kept
+            self._publish([path for path in there.outputs if path.is_file()], before)
 
     def _fetch(self, inputs: tuple[Path, ...]) -> None:
         """Copy the files to this node, except those that are here."""
         import ray
 
+        _remove_abandoned(self.copies)
         self.copies.mkdir(mode=0o700, exist_ok=True)
+        os.utime(self.copies)
         for path, size in zip(inputs, self._sizes(inputs)):
             copy = below(self.copies, path)
             if size is not None and not (copy.is_file() and copy.stat().st_size == size):
@@ -123,3 +144,13 @@ class SharedFolder:
         """Delete what this node has copied."""
         with contextlib.suppress(OSError):
             shutil.rmtree(self.copies)
+
+
+def _remove_abandoned(copies: Path) -> None:
+    """Delete copies of commands that were killed long ago, when this node makes its first ones for another command."""
+    if copies.exists():
+        return
+    for other in copies.parent.glob(f"{COPIES}{'?' * 16}"):
+        with contextlib.suppress(OSError):
+            if other.stat().st_uid == os.getuid() and time.time() - other.stat().st_mtime > ABANDONED_S:
+                shutil.rmtree(other)

@@ -99,8 +99,8 @@ class Labelling:
         return self.device.partition(":")[0]
 
     def open_teacher(self) -> Teacher:
-        """Return the teacher on its device; it is loaded once per process."""
-        return Teacher.shared(self.teacher, torch.device(self.device), self.order)
+        """Return the teacher on its device; it is loaded once per process. Raises TeacherError if it is another one."""
+        return Teacher.of_run(self.teacher, self.teacher_hash, torch.device(self.device), self.order)
 
 
 def shard_pixels(how: Labelling, shard: ShardPlan) -> Tensor:
@@ -336,10 +336,11 @@ class LabelGroup:
 
     @property
     def inputs(self) -> tuple[Path, ...]:
-        """The teacher and the images."""
+        """The teacher, the images, and finished results."""
         how = self.jobs[0].how
         shards = dict.fromkeys(job.shard for job in self.jobs)
-        return (Path(how.teacher), *(shard.encoded(how.store).path for shard in shards))
+        mine = (file.path for file in self.files)  # those that are done are not run again
+        return (Path(how.teacher), *(shard.encoded(how.store).path for shard in shards), *mine)
 
     @property
     def outputs(self) -> tuple[Path, ...]:

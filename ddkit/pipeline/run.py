@@ -123,7 +123,8 @@ class Run:
         earlier = tuple(shard for s in range(1, increment.stage) for shard in self.increment(s).shards)
         return SynthesisInputs(
             method=self.method, config=canonical(self.record.config), source=self.source.ref,
-            fingerprint=self.source.fingerprint, size=self.record.size, seed=self.record.seed,
+            fingerprint=self.source.fingerprint, classes=tuple(self.source.class_names), size=self.record.size,
+            seed=self.record.seed,
             teacher=str(self.teacher.path), teacher_hash=self.teacher.spec.hash, order=self.teacher.order,
             device=str(self.device), out=str(self.out), work=str(self.work), key=self.record.key,
             prefixes=increment.plan.prefixes, earlier=earlier,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -46,6 +47,7 @@ class SynthesisInputs:
         config: The method's settings, canonical JSON.
         source: Reference to the source.
         fingerprint: Fingerprint of the source.
+        classes: Names of its classes.
         size: Side of the images, pixels.
         seed: Seed of the run.
         teacher: Path of the teacher's checkpoint.
@@ -63,6 +65,7 @@ class SynthesisInputs:
     config: str
     source: SourceRef
     fingerprint: str
+    classes: tuple[str, ...]
     size: int
     seed: int
     teacher: str
@@ -116,13 +119,18 @@ class SynthesisInputs:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The files that every unit may read: the teacher, passes over the source, and the set as far as it is made."""
+        """The files that every unit may read, beside the source: teacher, passes over the source, earlier images."""
         encoded = (shard.encoded(self.store).path for shard in self.earlier)
-        made: list[Path] = []
-        if self.earlier:
-            stage = self._stage()
-            made = [Path(self.work) / STAGE_MANIFEST, *(Path(self.out) / path for path in stage.files())]
-        return (Path(self.teacher), *self.store.passes(), *encoded, *made)
+        given = [Path(name) for name in (self.method, self.source.classes or "") if os.path.isfile(name)]
+        return (Path(self.teacher), *self.store.passes(), *encoded, *given)
+
+    @property
+    def made(self) -> tuple[Path, ...]:
+        """The files of the shards of earlier prefixes, which `student` units read."""
+        if not self.earlier:
+            return ()
+        stage = Path(self.work) / STAGE_MANIFEST
+        return (stage, *(Path(self.out) / path for path in self._stage().files(images=False)))
 
     def below(self, root: Path) -> SynthesisInputs:
         """Return the same inputs on a copy of the file system.
@@ -131,7 +139,12 @@ class SynthesisInputs:
             root: Directory of the copy.
         """
         teacher, out, work = (str(below(root, path)) for path in (self.teacher, self.out, self.work))
-        return replace(self, teacher=teacher, out=out, work=work)
+        method, classes = (
+            str(below(root, name)) if name and os.path.isfile(name) else name
+            for name in (self.method, self.source.classes)
+        )
+        source = replace(self.source, classes=classes)
+        return replace(self, method=method or "", source=source, teacher=teacher, out=out, work=work)
 
     def distiller(self) -> Distiller:
         """Return the method, loaded once per process."""
@@ -139,7 +152,7 @@ class SynthesisInputs:
 
     def context(self) -> Context:
         """Return the context shared by all units of the increment, opened once per process."""
-        teacher = Teacher.shared(self.teacher, torch.device(self.device), self.order)
+        teacher = Teacher.of_run(self.teacher, self.teacher_hash, torch.device(self.device), self.order)
         return STATE.keep("context", (fingerprint(asdict(self)), teacher), lambda: self._open(teacher))
 
     def _open(self, teacher: Teacher) -> Context:
@@ -159,10 +172,10 @@ class SynthesisInputs:
 
     def _open_source(self) -> Source:
         source = open_ref(self.source)
-        if source.fingerprint != self.fingerprint:
+        if (source.fingerprint, tuple(source.class_names)) != (self.fingerprint, self.classes):
             raise SourceError(
-                f"{self.source.data} on {platform.node()} has other images than when the run began; copy the source "
-                "there again"
+                f"{self.source.data} on {platform.node()} has other images or classes than when the run began; copy "
+                "the source there again"
             )
         return source
 
@@ -191,7 +204,9 @@ class SynthesisInputs:
 
     def _once(self, name: str, compute: Callable[[], Tensors]) -> Tensors:
         """Return the tensors of one pass over the source, computed once and stored by name."""
-        key = fingerprint([self.key, self.fingerprint, to_plain(self.source) | {"data": ""}, self.size])
+        classes = list(self.classes) if self.source.classes else None
+        source = to_plain(self.source) | {"data": "", "classes": classes}
+        key = fingerprint([self.key, self.fingerprint, source, self.size])
         file = self.store.pass_over_source(name, key)
         if not file.is_good():
             file.write(compute(), {})

@@ -49,8 +49,9 @@ class UnitGroup:
     @property
     def inputs(self) -> tuple[Path, ...]:
         """The files that the units read."""
-        shared = self.jobs[0].inputs
-        return (*shared.files, *(shared.unit(need).path for need in sorted(self.needs)))
+        shared, mine = self.jobs[0].inputs, (file.path for file in self.files)  # those that are done are not run again
+        made = shared.made if any(job.unit.kind == "student" for job in self.jobs) else ()
+        return (*shared.files, *made, *(shared.unit(need).path for need in sorted(self.needs)), *mine)
 
     @property
     def outputs(self) -> tuple[Path, ...]:

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -172,8 +172,12 @@ class Source:
             fits = size_bytes <= available_memory() // KEPT_PART
             return Squares(len(self), transform.crop, self._read_square(transform)) if fits else None
 
-        key = (self.ref, tuple(self._stamps), transform.resize, transform.crop)
-        return STATE.keep("squares", key, room, most=2)
+        return STATE.keep("squares", (self._identity, transform.resize, transform.crop), room, most=2)
+
+    @functools.cached_property
+    def _identity(self) -> str:
+        """A hash of what determines the images: the files, and the rows that are chosen."""
+        return hashlib.sha256(json.dumps([asdict(self.ref), self._stamps, self.rows.tolist()]).encode()).hexdigest()
 
     # -------------------------------------------------------------- content
 
@@ -370,6 +374,7 @@ def open_source(
     if split is None:
         split = "train" if "train" in splits else next(iter(splits))
     if rehash:
+        STATE.drop("squares")
         open_table(data, split, image_column, label_column, again=True)
     source = reopen(
         SourceRef(data=data, split=split, image_column=image_column, label_column=label_column, classes=classes)

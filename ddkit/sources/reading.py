@@ -31,7 +31,8 @@ class Squares:
     """
 
     def __init__(self, images: int, size: int, read: Callable[[int], Tensor]) -> None:
-        self._pixels = torch.empty((images, 3, size, size), dtype=torch.uint8)
+        with torch.inference_mode(False):  # the first network that reads them may be in that mode, the next not
+            self._pixels = torch.empty((images, 3, size, size), dtype=torch.uint8)
         self._is_read = np.zeros(images, bool)
         self._read = read
 

@@ -190,7 +190,7 @@ class Context:
         teacher: The teacher.
         earlier: Origins of the images of earlier prefixes, by class.
         result: Id of a unit -> its result.
-        replay: Opens a ReplayLoader over the packed shards of all earlier prefixes.
+        replay: Opens a ReplayLoader over the packed shards of all earlier prefixes. For units of kind `student`.
         once: (name, compute) -> tensors, computed once for the source and cached.
         student: The network of the `student` unit that this unit needs; None if it needs none.
         progress: Progress, checkpoints and losses of the unit.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -71,6 +72,26 @@ class Teacher:
         file = Path(path)
         key = (stamp(file) if file.is_file() else str(path), str(device), order)
         return STATE.keep("teacher", key, lambda: cls.load(path, device, order))
+
+    @classmethod
+    def of_run(cls, path: str, weights: str, device: torch.device, order: tuple[int, ...] | None) -> Teacher:
+        """Return the teacher that a run began with; see `shared`.
+
+        Args:
+            path: The checkpoint.
+            weights: Hash of its weights.
+            device: The device.
+            order: Output column of each class of the source.
+
+        Raises:
+            TeacherError: The checkpoint cannot be loaded, or has other weights.
+        """
+        teacher = cls.shared(path, device, order)
+        if teacher.spec.hash != weights:
+            raise TeacherError(
+                f"{path} on {platform.node()} has other weights than when the run began; copy the teacher there again"
+            )
+        return teacher
 
     @property
     def classes(self) -> int:
