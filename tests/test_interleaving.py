@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ddkit import ReplayLoader, distill
 from ddkit.engine.interleaving import MOST, PIXELS_TOGETHER, group_jobs, interleave
 from ddkit.format.manifest_file import read_manifest
-from ddkit.pipeline import synthesis_units
+from ddkit.pipeline import unit_groups
 from ddkit.synthesis.unit_progress import UnitProgress
 
 CPU = torch.device("cpu")
@@ -73,7 +73,7 @@ def as_on_a_gpu(monkeypatch):
         stages.append(group_jobs(jobs, pixels, "cuda"))
         return stages[-1]
 
-    monkeypatch.setattr(synthesis_units, "group_jobs", grouped)
+    monkeypatch.setattr(unit_groups, "group_jobs", grouped)
     return stages
 
 
