@@ -155,16 +155,7 @@ def ray_nodes(runner: Runner, name: str, hidden: bool = False) -> None:
     os.environ["PYTHONPATH"] = str(ROOT)
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     hide = ["unshare", "-rm", "bash", "-c", f'mount -t tmpfs none "{runner.root.absolute()}" && exec "$@"', "-"]
-    start = [
-        sys.executable,
-        "-m",
-        "ray.scripts.scripts",
-        "start",
-        "--address",
-        nodes.address,
-        "--num-cpus=1",
-        "--block",
-    ]
+    start = f"{sys.executable} -m ray.scripts.scripts start --address {nodes.address} --num-cpus=1 --block".split()
     others = [
         subprocess.Popen([*(hide if hidden else []), *start], start_new_session=True, stdout=subprocess.DEVNULL)
         for _ in range(2)

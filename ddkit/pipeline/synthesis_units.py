@@ -218,31 +218,31 @@ class UnitJob:
     """One unit of a method as a job.
 
     Attributes:
-        inputs: Inputs shared by the increment.
+        shared: Inputs shared by the increment.
         unit: The unit.
     """
 
-    inputs: SynthesisInputs
+    shared: SynthesisInputs
     unit: Unit
 
     @property
     def file(self) -> UnitFile:
         """The result file of the unit."""
-        return self.inputs.unit(self.unit.id)
+        return self.shared.unit(self.unit.id)
 
     def context(self) -> Context:
         """Return the unit's context: the shared one with the unit's progress, and the stage student if it needs one."""
-        shared, progress = self.inputs.context(), UnitProgress(self.file)
+        context = replace(self.shared.context(), progress=UnitProgress(self.file))
         students = [unit for unit in self.unit.needs if unit.startswith("student-")]
         if not students or self.unit.kind == "student":
-            return replace(shared, progress=progress)
-        key = (self.inputs.work, self.inputs.unit(students[-1]), shared.teacher.spec.hash)
-        student = STATE.keep("student", key, functools.partial(_student, self.inputs, students[-1], shared.teacher))
-        return replace(shared, progress=progress, student=student)
+            return context
+        key = (self.shared.work, self.shared.unit(students[-1]), context.teacher.spec.hash)
+        student = STATE.keep("student", key, functools.partial(_student, self.shared, students[-1], context.teacher))
+        return replace(context, student=student)
 
     def run(self) -> Interleaved[None]:
         """Run the unit and write its result: synthetic images, or the tensors it returns."""
-        distiller, context = self.inputs.distiller(), self.context()
+        distiller, context = self.shared.distiller(), self.context()
         progress, images = context.progress, list[Synthetic]()
         tensors: Tensors = {}
         with _named_errors(distiller, self.unit):
@@ -258,7 +258,7 @@ class UnitJob:
                         images.append(image)
         if self.unit.kind == "recover":
             images.sort(key=lambda image: (image.rank, image.label))
-            check_images(self.unit, images, self.inputs.size)
+            check_images(self.unit, images, self.shared.size)
             tensors = _image_tensors(images)
         metadata = {
             "origins": [image.origin.to_json() for image in images],
@@ -268,7 +268,7 @@ class UnitJob:
         }
         if progress.losses:
             losses = {name: np.asarray(values, np.float32) for name, values in progress.losses.items()}
-            self.inputs.losses(self.unit.id).write(losses, {})
+            self.shared.losses(self.unit.id).write(losses, {})
         self.file.write(tensors, metadata)
         progress.clear()
 

@@ -49,14 +49,14 @@ class UnitGroup:
     @property
     def inputs(self) -> tuple[Path, ...]:
         """The files that the units read."""
-        shared, mine = self.jobs[0].inputs, (file.path for file in self.files)  # those that are done are not run again
+        shared, mine = self.jobs[0].shared, (file.path for file in self.files)  # those that are done are not run again
         made = shared.made if any(job.unit.kind == "student" for job in self.jobs) else ()
         return (*shared.files, *made, *(shared.unit(need).path for need in sorted(self.needs)), *mine)
 
     @property
     def outputs(self) -> tuple[Path, ...]:
         """The files that the units wrote."""
-        shared = self.jobs[0].inputs
+        shared = self.jobs[0].shared
         losses = (shared.losses(job.unit.id).path for job in self.jobs)
         return (*shared.store.passes(), *losses, *(file.path for file in self.files))
 
@@ -66,12 +66,12 @@ class UnitGroup:
         Args:
             root: Directory of the copy.
         """
-        shared = self.jobs[0].inputs.below(root)
-        return replace(self, jobs=tuple(replace(job, inputs=shared) for job in self.jobs))
+        shared = self.jobs[0].shared.below(root)
+        return replace(self, jobs=tuple(replace(job, shared=shared) for job in self.jobs))
 
     def run(self) -> None:
         """Run the units that are not finished; sequentially if the GPU runs out of memory."""
-        device = torch.device(self.jobs[0].inputs.device)
+        device = torch.device(self.jobs[0].shared.device)
         jobs = [job for job in self.jobs if not job.file.is_good()]
         try:
             interleave([job.run() for job in jobs], device)
@@ -109,6 +109,6 @@ def group_units(inputs: SynthesisInputs, units: Sequence[Unit]) -> list[UnitGrou
     groups = []
     for group in group_jobs(units, [pixels(unit) for unit in units], inputs.device):
         share = sum(pixels(unit) for unit in group) / PIXELS_TOGETHER
-        jobs = tuple(UnitJob(inputs=inputs, unit=unit) for unit in group)
+        jobs = tuple(UnitJob(shared=inputs, unit=unit) for unit in group)
         groups.append(UnitGroup(jobs=jobs, gpu_share=min(1.0, max(SMALLEST_SHARE, round(share, 3)))))
     return groups

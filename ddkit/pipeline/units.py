@@ -142,8 +142,7 @@ class EncodeJob:
     @property
     def inputs(self) -> tuple[Path, ...]:
         """The units that made its images."""
-        places = self._places()
-        return tuple(self.shared.unit(unit.id).path for unit in self._makers(places))
+        return tuple(self.shared.unit(unit.id).path for unit in self._makers(self._places()))
 
     @property
     def outputs(self) -> tuple[Path, ...]:
@@ -158,15 +157,12 @@ class EncodeJob:
         """
         return replace(self, shared=self.shared.below(root))
 
-    def _order(self) -> tuple[np.ndarray, np.ndarray]:
-        """The class and the rank of each row of the shard; images are ordered by rank and class."""
+    def _places(self) -> dict[tuple[int, int], int]:
+        """The row in the shard by class and rank, in the order of rows; images are ordered by rank and class."""
         order = permutation(self.shared.seed, self.images, "rows", self.shard.prefix)
         mine = order[self.shard.first - self.first : self.shard.first - self.first + self.shard.rows]
-        return mine % self.classes, self.ranks + mine // self.classes
-
-    def _places(self) -> dict[tuple[int, int], int]:
-        """The row in the shard by class and rank."""
-        return {(int(label), int(rank)): i for i, (label, rank) in enumerate(zip(*self._order()))}
+        labels, ranks = mine % self.classes, self.ranks + mine // self.classes
+        return {place: i for i, place in enumerate(zip(labels.tolist(), ranks.tolist()))}
 
     def _makers(self, places: Mapping[tuple[int, int], int]) -> list[Unit]:
         """The units that made an image of the shard."""
@@ -174,7 +170,7 @@ class EncodeJob:
 
     def run(self) -> None:
         """Read the method's units one by one and write the shard's encoded images."""
-        (labels, ranks), place = self._order(), self._places()
+        place = self._places()
         images: dict[int, bytes] = {}
         origins: dict[int, Origin] = {}
         for unit in self._makers(place):
@@ -186,12 +182,13 @@ class EncodeJob:
                 if key in place:
                     images[place[key]] = encode_image(tensors["pixels"][i], self.image_format)
                     origins[place[key]] = Origin.from_json(metadata["origins"][i])
-        if missing := sorted(set(range(len(labels))) - images.keys()):
-            label, rank = labels[missing[0]], ranks[missing[0]]
+        rows, keys = range(len(place)), list(place)
+        if missing := [i for i in rows if i not in images]:
+            label, rank = keys[missing[0]]
             raise OptionError(
                 f"{self.shared.distiller().name}: no unit makes rank {rank} of class {label}; fix units()"
             )
-        rows = range(len(labels))
+        labels, ranks = np.array(keys, np.int64).T
         save_encoded(
             self.shared.store, self.shard,
             EncodedRows([images[i] for i in rows], labels, ranks, [origins[i] for i in rows]),
