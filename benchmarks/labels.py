@@ -3,16 +3,23 @@
     python benchmarks/labels.py --data TINYIMAGENET100_FOLDER --teacher CONVNET3.safetensors [--work DIR]
         [--variants fp16@300,lowrank:32:i4+top1@100,...] [--runs 10] [--ipc 2] [--epochs 300]
 
-Makes a set of random images with half-precision labels of 300 views, then the same set with other codecs and fewer
-views (CODEC@VIEWS; LPLD's random pruning is fp16 with fewer views), and trains the same students on each: equal
-initialisation, order of rows and views. Writes the accuracies, the bytes, and each variant's paired difference to the
-first one with its 95 % interval to --out, and a picture beside it. Finished students are loaded, not trained again.
+Makes a set of random images with half-precision labels of 300 views, then the same set with other codecs and other
+numbers of views (CODEC@VIEWS; LPLD's random pruning is fp16 with fewer views, `renorm:K` is FKD's cut, fkd_codec.py),
+and trains the same students on each: equal initialisation, order of rows and views. A student of fewer epochs than
+views sees only the first of them. Writes the accuracies, the bytes, and each variant's paired difference to the first
+one with its 95 % interval to --out, and a picture beside it. Finished students are loaded, not trained again.
 """
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # a bare machine has the checkout, and nothing to install it with
+sys.path.insert(0, str(Path(__file__).parent))
+
+import fkd_codec
 
 import ddkit
 from ddkit.core.console import note, size_words
@@ -24,14 +31,9 @@ from ddkit.format.codecs.registry import find_codec
 from ddkit.format.manifest import Manifest
 
 VARIANTS = (
-    *("fp16@300", "fp16@100", "fp16@50", "fp16@20", "int8@300", "topk:10@300", "topk:5@300", "lowrank:8+top2@300"),
-    *(
-        "lowrank:16:i4+top2@300",
-        "lowrank:48:i4+top2@100",
-        "lowrank:32:i4+top1@100",
-        "lowrank:32:i4+top1@50",
-        "teacher@300",
-    ),
+    *("fp16@300", "fp16@1000", "fp16@100", "fp16@50", "fp16@20", "int8@300", "topk:10@300", "topk:5@300"),
+    *("renorm:10@300", "renorm:5@300", "sampled:20@300", "lowrank:8+top2@300", "lowrank:16:i4+top2@300"),
+    *("lowrank:48:i4+top2@100", "lowrank:32:i4+top1@100", "lowrank:32:i4+top1@50", "teacher@300", "teacher@47"),
 )
 
 
@@ -48,6 +50,7 @@ def main() -> None:
     parser.add_argument("--protocol", default=str(Path(__file__).parent / "labels-study.toml"))
     parser.add_argument("--workers", type=int, default=None)
     args = parser.parse_args()
+    fkd_codec.register()
     work, table = Path(args.work), dict[str, Any]()
     base = ddkit.distill(
         work / "base", data=args.data, teacher=args.teacher, method="random", ipc=args.ipc, codec="fp16",
@@ -56,8 +59,8 @@ def main() -> None:
     for name in args.variants.split(","):
         made = variant(base, name, work, args)
         (result,) = ddkit.evaluate(
-            made.root, val=args.data, epochs=args.epochs, runs=args.runs, baseline=None, workers=args.workers,
-            command="benchmarks/labels.py",
+            made.root, val=args.data, epochs=args.epochs, runs=args.runs, baseline=None, command="benchmarks/labels.py",
+            workers=processes(name, args.workers),
         )  # fmt: skip
         values = [value for one in result.values or () for value in one]
         table[name] = row(made, values)
@@ -76,7 +79,14 @@ def variant(base: Manifest, name: str, work: Path, args: argparse.Namespace) -> 
     if (codec, int(views)) == (base.labels.codec, base.views.count):
         return base
     out = work / name.replace(":", "-").replace("@", "-")
-    return ddkit.relabel(base.root, out, teacher=args.teacher, codec=codec, views=int(views), workers=args.workers)
+    return ddkit.relabel(
+        base.root, out, teacher=args.teacher, codec=codec, views=int(views), workers=processes(name, args.workers)
+    )
+
+
+def processes(name: str, workers: int | None) -> int | None:
+    """Return the number of worker processes for a variant; a codec of this folder is known in this one alone."""
+    return 1 if name.startswith(fkd_codec.NAME) else workers
 
 
 def row(made: Manifest, values: list[float]) -> dict[str, Any]:

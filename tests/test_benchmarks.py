@@ -6,12 +6,17 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
+from scipy.special import softmax
 
 from ddkit import ReplayLoader
-from ddkit.errors import IntegrityError, OtherRun
+from ddkit.errors import IntegrityError, OptionError, OtherRun
+from ddkit.format.codecs.interface import centred
 from ddkit.format.resampling import resample
 from ddkit.format.view_pixels import normalise
 from ddkit.sources.exporting import export
@@ -102,3 +107,20 @@ def test_the_benchmark_of_bytes_runs_tiny_and_continues(teacher, tmp_path, monke
         assert picture.width > 500
     run([*args, "--steps", "1", "--out", "bytes.json"])  # reads everything back
     assert json.loads(Path("bytes.json").read_text()) == found
+
+
+@given(st.integers(1, 6), st.integers(0, 2**32 - 1))
+@settings(deadline=None)
+def test_labels_that_are_cut_as_fkd_does_are_the_largest_probabilities_divided_by_their_sum(k, seed):
+    import fkd_codec
+
+    codec = fkd_codec.Renormalised(k)
+    logits = centred(np.random.default_rng(seed).normal(size=(5, 6)).astype(np.float32) * 3)
+    stored = codec.encode(logits, {}, np.random.default_rng(0))
+    found = softmax(codec.decode(stored, 6, 1.0, {}).astype(np.float64), axis=-1)
+    p = softmax(logits.astype(np.float64), axis=-1)
+    kept = np.where(p >= np.sort(p, axis=-1)[:, [-k]], p, 0)
+    assert np.allclose(found, kept / kept.sum(-1, keepdims=True), atol=2e-3)
+    assert codec.bytes_per_view(6) == 4 * k and codec.problem({n: t[None] for n, t in stored.items()}, 6, True) is None
+    with pytest.raises(OptionError, match="temperature 1"):
+        codec.decode(stored, 6, 20.0, {})

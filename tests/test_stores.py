@@ -21,11 +21,12 @@ from ddkit.pipeline.relabelling import relabel
 from ddkit.publishing.pushing import push
 from ddkit.replay import opening
 from ddkit.replay.stores.mapped import MappedStore
-from ddkit.replay.stores.memory import MemoryStore
+from ddkit.replay.stores.memory import MemoryStore, load_set
 from ddkit.replay.stores.shard_files import OPEN_SHARDS
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 SMALL = 3  # rows of a shard in these tests, so that a set has more shards than a group of the replay order
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 RULES = (ddkit.format.consistency, ddkit.labelling.encoded, ddkit.pipeline.describing)
 
 
@@ -339,3 +340,28 @@ def test_sets_that_cannot_be_joined_name_the_difference(many, grouped, tmp_path)
         ReplayLoader([], batch_size=4)
     with pytest.raises(SetError, match="list that holds 7"):
         ReplayLoader([grouped[0].root, 7], batch_size=4)
+
+
+@pytest.mark.parametrize("codec", ["fp16", "int8", "lowrank:4:i4+top2"])
+def test_labels_that_a_device_holds_are_decoded_there_to_the_stored_ones(many, teacher, tmp_path, codec):
+    manifest = many
+    if codec != "fp16":
+        manifest = relabel(many.root, tmp_path / "set", codec=codec, teacher=teacher, workers=1)
+    store = load_set(manifest).to(DEVICE)
+    placed = store.with_labels_placed()
+    shared = placed.decoder.placed(placed.decoder.shared, DEVICE)
+    rng = np.random.default_rng(0)
+    rows, views = rng.integers(len(store), size=50), rng.integers(store.views, size=50)
+    found = placed.decoder.decode_on_device(placed.batch(rows, views).labels, shared)
+    assert np.array_equal(found.cpu().numpy(), store.logits(rows, views))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("room", [0.0, 0.125])
+def test_a_gpu_replays_the_same_whether_or_not_it_holds_the_labels(many, monkeypatch, room):
+    monkeypatch.setattr("ddkit.replay.stores.memory.LABELS_PART", room)
+    there = ReplayLoader(many.root, batch_size=8, batch="dict", device="cuda", store="memory")
+    assert (there._store.placed is not None) == (room > 0)
+    here = ReplayLoader(many.root, batch_size=8, batch="dict", device="cpu", store="memory", prefetch=0)
+    for batch, other in zip(epochs(there, 2), epochs(here, 2), strict=True):
+        assert same({key: tensor.cpu() for key, tensor in batch.items()}, other)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from ddkit.core.device import each_on_one_thread
 from ddkit.errors import SetError
 from ddkit.format.codecs.registry import LabelDecoder
 from ddkit.format.manifest import Manifest
+from ddkit.replay.stores.interface import StoredLabels
 from ddkit.teachers.carried import load_carried
 
 
@@ -53,11 +53,11 @@ class SoftLabels:
                 raise SetError("the set stores its teacher instead of labels; pass manifest=, its directory or Hub id")
             self._teacher = load_carried(manifest, device)
 
-    def logits(self, tensors: Mapping[str, np.ndarray], inputs: Tensor, rows: np.ndarray | None = None) -> Tensor:
+    def logits(self, tensors: StoredLabels, inputs: Tensor, rows: np.ndarray | None = None) -> Tensor:
         """Return the logits of some views, float32 [B,C], on the device.
 
         Args:
-            tensors: The codec's tensors [B,...].
+            tensors: The codec's tensors [B,...]; on the device where the store keeps them there.
             inputs: The normalised views, float32 [B,3,S,S]; a carried teacher computes the logits from them.
             rows: Positions of their rows, int [B]; needed only of joined sets.
         """
@@ -67,16 +67,16 @@ class SoftLabels:
             logits = self._decoded(tensors, rows)
         return (logits if self._columns is None else logits[:, self._columns.to(logits.device)]).to(self._device)
 
-    def _decoded(self, tensors: Mapping[str, np.ndarray], rows: np.ndarray | None) -> Tensor:
+    def _decoded(self, stored: StoredLabels, rows: np.ndarray | None) -> Tensor:
         """Decode labels on the GPU, where that is possible, so that only the stored bytes are copied to it.
 
         On a CPU they are decoded on one thread: the threads of a matrix product wait actively, while images need the
         cores.
         """
-        if self._device.type == "cuda":
-            found = self._decoder.on_device(tensors, self._shared, self._device)
-            if found is not None:
-                return found
+        tensors = {name: tensor for name, tensor in stored.items() if isinstance(tensor, np.ndarray)}
+        there = {name: tensor for name, tensor in stored.items() if isinstance(tensor, Tensor)}
+        if self._device.type == "cuda" and self._decoder.on_gpu:
+            return self._decoder.decode_on_device(there or self._decoder.placed(tensors, self._device), self._shared)
         decoded: list[np.ndarray] = []
         each_on_one_thread(
             lambda _: decoded.append(self._decoder.decode(tensors, self._temperature, rows)), 1, side_by_side=False

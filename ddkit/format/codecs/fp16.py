@@ -26,6 +26,7 @@ class Fp16(Codec):
     USAGE = "fp16"
     ABOUT = "every logit in half precision: 2 bytes a class and view, error at most 0.05 % of the logit"
     NAMES_CLASSES = False
+    ON_GPU = True
 
     def layout(self, views: int, classes: int) -> Layout:
         return {"logits": (FLOAT16, (views, classes))}

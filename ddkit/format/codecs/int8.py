@@ -24,6 +24,7 @@ class Int8(Codec):
     FAMILY = "int8"
     USAGE = "int8"
     ABOUT = "every logit as an 8-bit integer: 1 byte a class and view, error at most 0.4 % of the view's largest logit"
+    ON_GPU = True
 
     def layout(self, views: int, classes: int) -> Layout:
         return {"logits": (np.dtype(np.int8), (views, classes)), "scale": (FLOAT16, (views,))}

@@ -54,6 +54,7 @@ class LowRank(Codec):
     FAMILY = "lowrank"
     USAGE = "lowrank:R[:i4|i8|f16][+topK]"
     ABOUT = "coordinates in a basis of R components shared by the set, the K largest exactly: R/2, R or 2 R + 4 K bytes"
+    ON_GPU = True
 
     rank: int
     code: Literal["i4", "i8", "f16"] = "i8"

@@ -97,23 +97,29 @@ class LabelDecoder:
             found[mine] = self.codec.decode(part, self.classes, temperature, shared)
         return found
 
-    def on_device(self, tensors: Tensors, shared: Mapping[str, Tensor], device: torch.device) -> Tensor | None:
-        """Return the logits of `decode` at any temperature, float32 [...,C], on a CUDA GPU.
+    @property
+    def on_gpu(self) -> bool:
+        """Whether labels can be decoded on a CUDA GPU."""
+        return self.codec.ON_GPU and not self.others
 
-        None: the codec decodes on a CPU only, or sets are joined.
+    def placed(self, tensors: Tensors, device: torch.device) -> dict[str, Tensor]:
+        """Copy stored labels to a device, for `decode_on_device`.
 
         Args:
-            tensors: The codec's tensors of some views.
-            shared: The attribute `shared` on the device.
+            tensors: The codec's tensors, of any number of views.
             device: The device.
         """
-        if self.others:
-            return None
-        there = {
-            name: torch.from_numpy(array.astype(np.int64) if name == "index" else array).to(device)
-            for name, array in tensors.items()
-        }
-        return self.codec.decode_on_device(there, shared)
+        signed = {name: tensor.astype(np.int32) if name == "index" else tensor for name, tensor in tensors.items()}
+        return {name: torch.from_numpy(tensor).to(device) for name, tensor in signed.items()}
+
+    def decode_on_device(self, tensors: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> Tensor:
+        """Return the logits of `decode` at any temperature, float32 [...,C], on a CUDA GPU, where `on_gpu` is true.
+
+        Args:
+            tensors: Some views of what `placed` returned.
+            shared: The attribute `shared` on the device.
+        """
+        return self.codec.decode_on_device(tensors, shared)
 
     def joined(self, others: Sequence[tuple[int, LabelDecoder]]) -> LabelDecoder:
         """Return the decoder of this set and others behind it.

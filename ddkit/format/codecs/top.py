@@ -75,11 +75,11 @@ def put_top_on_device(logits: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
 
     Args:
         logits: float32 [...,C].
-        tensors: `top` [...,K], and `index` int64 [...,K].
+        tensors: `top` [...,K], and `index` int32 [...,K].
     """
     top = tensors["top"].float()
     least = top[..., -1:]
-    return torch.minimum(logits, least - least.abs() * BELOW).scatter_(-1, tensors["index"], top)
+    return torch.minimum(logits, least - least.abs() * BELOW).scatter_(-1, tensors["index"].long(), top)
 
 
 def top_problem(tensors: Tensors, classes: int) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,6 +13,8 @@ from ddkit.format.codecs.registry import LabelDecoder
 from ddkit.format.view_pixels import ViewPixels
 from ddkit.specs import ClassName
 
+StoredLabels = Mapping[str, np.ndarray | torch.Tensor]  # a codec's tensors; on a GPU those of `LabelDecoder.placed`
+
 
 @dataclass(frozen=True)
 class RowBatch:
@@ -20,13 +22,13 @@ class RowBatch:
 
     Attributes:
         pixels: The views before normalisation, with their mixing partners, on the store's device.
-        labels: The codec's tensors [B,...].
+        labels: The codec's tensors [B,...]; on a GPU where the store keeps them there.
         classes: Class indices, int64 [B].
         rows: Row numbers in the set, int64 [B].
     """
 
     pixels: ViewPixels
-    labels: dict[str, np.ndarray]
+    labels: StoredLabels
     classes: np.ndarray
     rows: np.ndarray
 

@@ -17,8 +17,10 @@ from ddkit.format.reading import read_set
 from ddkit.format.view_pixels import view_pixels
 from ddkit.format.views import UNMIXED, Views
 from ddkit.replay.order import epoch_order
-from ddkit.replay.stores.interface import RowBatch
+from ddkit.replay.stores.interface import RowBatch, StoredLabels
 from ddkit.specs import ClassName
+
+LABELS_PART = 1 / 8  # most of a GPU's free memory that labels take
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class MemoryStore:
         mean: Mean per channel of the teacher's normalisation.
         std: Standard deviation per channel of the teacher's normalisation.
         classes: The classes, in label order.
+        placed: The codec's tensors on the device of the images, where views take them from there.
     """
 
     images: Tensor
@@ -50,6 +53,7 @@ class MemoryStore:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     classes: Sequence[ClassName]
+    placed: dict[str, Tensor] | None = None
     columns: None = None
 
     def __len__(self) -> int:
@@ -63,12 +67,22 @@ class MemoryStore:
     def to(self, device: torch.device) -> MemoryStore:
         """Return the same store with its images on another device.
 
+        A GPU gets the labels as well, if it can decode them and they are small beside its free memory.
+
         Args:
             device: Device for the images.
         """
         if device == self.images.device:
             return self
-        return replace(self, images=self.images.to(device).contiguous())
+        moved = replace(self, images=self.images.to(device).contiguous(), placed=None)
+        needed = sum(tensor.nbytes for tensor in self.soft.values())
+        if device.type == "cuda" and self.decoder.on_gpu and needed <= LABELS_PART * torch.cuda.mem_get_info(device)[0]:
+            return moved.with_labels_placed()
+        return moved
+
+    def with_labels_placed(self) -> MemoryStore:
+        """Return the same store with its labels, too, on the device of the images, for `decode_on_device`."""
+        return replace(self, placed=self.decoder.placed(self.soft, self.images.device))
 
     def order(self, seed: int, epoch: int) -> np.ndarray:
         """Return the positions of all rows in replay order, int64 [n].
@@ -90,9 +104,15 @@ class MemoryStore:
             view_indices: View index of each row, int [B].
         """
         assert self.all_views is not None
+        labels: StoredLabels
+        if self.placed is None:
+            labels = {name: tensor[rows, view_indices] for name, tensor in self.soft.items()}
+        else:
+            at = torch.from_numpy(np.stack([rows, view_indices])).to(self.images.device)
+            labels = {name: tensor[at[0], at[1]] for name, tensor in self.placed.items()}
         return RowBatch(
             pixels=view_pixels(self.images, self.all_views, rows, view_indices, self.size),
-            labels={name: tensor[rows, view_indices] for name, tensor in self.soft.items()},
+            labels=labels,
             classes=self.labels[rows],
             rows=self.rows[rows],
         )
