@@ -4,19 +4,23 @@
     python benchmarks/bytes.py --data CIFAR10_FOLDER --teacher CONVNET3.safetensors --ipc 1,10,50 --runs 3
 
 Makes a set of each method and IPC with the views of protocol `common`, evaluates it with all baselines, and writes
-benchmarks/results/bytes-NAME.json and .png after every set. Sets, baselines and students stay in --work, so a stopped
-run continues where it stood. Students follow `common` with --epochs and at least --steps steps, the baselines like the
-sets: twice the images are twice the steps of an epoch.
+benchmarks/results/bytes-NAME.json and .png after every set. Points of other sets that stand there, under the same
+conditions, are kept. Sets, baselines and students stay in --work, so a stopped run continues where it stood. Students
+follow `common` with --epochs and at least --steps steps, the baselines like the sets: twice the images are twice the
+steps of an epoch.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # a bare machine has the checkout, and nothing to install it with
 
 import ddkit
 from ddkit.core.console import note, size_words
@@ -57,8 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         common, name=f"common-{args.epochs}-{args.steps}-{flip:g}", views=common.views | {"flip": flip},
         train=common.train | {"epochs": args.epochs, "min_steps": args.steps},
     )  # fmt: skip
-    points: list[dict[str, Any]] = []
-    conditions = vars(args) | {"data": name, "teacher": Path(args.teacher).name, "protocol": to_plain(protocol)}
+    conditions = {key: getattr(args, key) for key in ("views", "codec", "runs", "epochs", "steps", "flip")}
+    conditions |= {"data": name, "teacher": Path(args.teacher).name, "protocol": to_plain(protocol)}
+    points = _kept(out, conditions, args.methods.split(","), set(map(int, args.ipc.split(","))))
     for method in args.methods.split(","):
         for ipc in map(int, args.ipc.split(",")):
             made = Path(args.work) / f"{name}-{method}-{ipc}-{args.views}-{args.codec}-{protocol.name}".replace(
@@ -80,6 +85,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for point in sorted(points, key=lambda p: (p["bytes"], p["mean"])):
         note(f"{size_words(point['bytes']):>10}  {point['mean']:6.2f} ± {point['std']:.2f}  {_title(point)}")
     note(f"{out}, {out.with_suffix('.png')}")
+
+
+def _kept(out: Path, conditions: dict[str, Any], methods: Sequence[str], ipcs: set[int]) -> list[dict[str, Any]]:
+    """The points of `out` that are of other methods or sizes, if its conditions are the same."""
+    if not out.is_file():
+        return []
+    found = json.loads(out.read_text())
+    if {key: found["conditions"].get(key) for key in conditions} != conditions:
+        return []
+    return [point for point in found["points"] if point["method"] not in methods or point["ipc"] not in ipcs]
 
 
 def _points(method: str, report: Sequence[ResultEntry]) -> Iterable[dict[str, Any]]:

@@ -69,8 +69,8 @@ def main() -> None:
         conditions |= {"protocol": Path(args.protocol).stem, "data": Path(args.data).name}
         head = conditions | {"hardware": result.hardware, "val": result.val, "versions": versions()}
         write_bytes(Path(args.out), (json.dumps(head | {"rows": table}, indent=1) + "\n").encode())
+        picture(table, Path(args.out).with_suffix(".png"))
         note(f"{name}: {json.dumps(table[name])}")
-    picture(table, Path(args.out).with_suffix(".png"))
 
 
 def variant(base: Manifest, name: str, work: Path, args: argparse.Namespace) -> Manifest:

@@ -107,6 +107,12 @@ def test_the_benchmark_of_bytes_runs_tiny_and_continues(teacher, tmp_path, monke
         assert picture.width > 500
     run([*args, "--steps", "1", "--out", "bytes.json"])  # reads everything back
     assert json.loads(Path("bytes.json").read_text()) == found
+    other = found["points"][0] | {"method": "herding"}
+    for views, kept in ((2, [other]), (3, [])):
+        conditions = found["conditions"] | {"views": views}
+        Path("bytes.json").write_text(json.dumps({"conditions": conditions, "points": [other]}))
+        run([*args, "--steps", "1", "--out", "bytes.json"])
+        assert json.loads(Path("bytes.json").read_text())["points"] == kept + found["points"]
 
 
 @given(st.integers(1, 6), st.integers(0, 2**32 - 1))

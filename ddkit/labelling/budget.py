@@ -22,8 +22,8 @@ LARGEST_TABLE = 12  # considered ways that are shown and recorded
 
 # Expected loss in points: what students lose to the error of labels, and to seeing a view again. A rough fit to a few
 # measurements; docs/labels.md names them.
-ERROR_POINTS = 40.0  # points at a relative error of 1, growing with its square
-REUSE_POINTS = 0.1  # a view seen r times costs REUSE_POINTS * (r - 1)
+ERROR_POINTS = 80.0  # points at a relative error of 1, growing with its square
+REUSE_POINTS = 0.13  # a view seen r times costs REUSE_POINTS * (r - 1)
 LOSSY_IMAGE_POINTS = 0.5  # JPEG instead of a lossless format
 
 

@@ -25,7 +25,7 @@ from ddkit.replay.prefetching import made_ahead
 from ddkit.replay.soft_labels import SoftLabels
 from ddkit.replay.stores.interface import RowBatch
 
-AHEAD = {"cpu": 0, "cuda": 2**24}  # pixels of views computed together, where labels are stored
+AHEAD = {"cpu": 0, "cuda": 2**25}  # pixels of views computed together, where labels are stored
 
 
 class ReplayBatch(tuple[Tensor, ...]):
