@@ -31,6 +31,7 @@ from hostile.fixtures import base, outside, runner  # noqa: E402, F401
 from PIL import Image  # noqa: E402
 
 from ddkit.core.console import set_quiet  # noqa: E402
+from ddkit.engine.local import stop  # noqa: E402
 from ddkit.format.manifest import Manifest  # noqa: E402
 from ddkit.pipeline import distill  # noqa: E402
 from ddkit.testing import untrained_teacher  # noqa: E402
@@ -144,3 +145,8 @@ def photographs(tmp_path: Path) -> Path:
             image = photograph(10 * label + i, 40 + 7 * i, 70 - 5 * i)
             image.save(root / name / f"{i}.jpg", quality=92)
     return root
+
+
+def pytest_sessionfinish():
+    """Stop the worker processes while loky can still do so; at the interpreter's exit it prints an error."""
+    stop(kill=True)
