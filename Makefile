@@ -21,7 +21,7 @@ demo: $(READY)  ## distil digits, train from the result, show a table and a pict
 	@$(BIN)/ddkit demo
 
 test: $(READY)  ## the test suite, in two processes
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --durations=15
 
 check: $(READY)  ## ruff and mypy
 	@$(BIN)/ruff check .

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-__version__ = "0.9.2"
+__version__ = "0.9.3"
 
 _PUBLIC = {
     "DdkitError": "ddkit.errors",
