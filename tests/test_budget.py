@@ -11,10 +11,12 @@ import ddkit
 from ddkit.errors import OptionError, OtherRun
 from ddkit.format.codecs.interface import centred
 from ddkit.format.codecs.registry import find_codec
+from ddkit.format.label_info import BudgetRow
 from ddkit.labelling.budget import (
     BudgetGoal,
     BudgetSample,
     candidates,
+    carried_instead,
     check_reachable,
     choose,
     expected_loss,
@@ -113,6 +115,16 @@ def test_expected_loss_grows_with_error_and_reuse():
     assert expected_loss(0, 1, "png") == 0
     assert expected_loss(0.3, 2, "png") > expected_loss(0.1, 2, "png") > expected_loss(0.1, 1, "png") > 0
     assert expected_loss(0, 1, "jpg") > 0
+
+
+@given(st.floats(0, 20), st.floats(0, 20))
+def test_a_carried_teacher_is_named_where_it_loses_clearly_less(loss, exact):
+    ways = [
+        BudgetRow(image="png", views=300, codec=codec, bytes=1.0, label_bytes=1.0, error=0.1, loss=points)
+        for codec, points in (("lowrank:8", loss), ("int8", 30.0), ("teacher", exact))
+    ]
+    assert (carried_instead(ways) is not None) == (loss - exact >= 1)
+    assert carried_instead(ways[:2]) is None and carried_instead(ways[2:]) is None
 
 
 OPTIONS = {"data": "digits", "method": "random", "views": 20, "protocol": "demo", "workers": 1}

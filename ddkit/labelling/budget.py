@@ -25,6 +25,7 @@ LARGEST_TABLE = 12  # considered ways that are shown and recorded
 ERROR_POINTS = 80.0  # points at a relative error of 1, growing with its square
 REUSE_POINTS = 0.13  # a view seen r times costs REUSE_POINTS * (r - 1)
 LOSSY_IMAGE_POINTS = 0.5  # JPEG instead of a lossless format
+CLEARLY_LESS = 1.0  # points
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,16 @@ def choose(goal: BudgetGoal, sample: BudgetSample) -> list[BudgetRow]:
     kinds.pop(find_codec(chosen.codec).FAMILY, None)
     shown = [*kinds.values(), *(way for way in rest if way not in kinds.values())][: LARGEST_TABLE - 1]
     return [chosen, *sorted(shown, key=_by_loss)]
+
+
+def carried_instead(table: Sequence[BudgetRow]) -> BudgetRow | None:
+    """Return the way that carries the teacher, where it is expected to lose clearly less than the chosen one.
+
+    Args:
+        table: What `choose` returned.
+    """
+    carried = next((way for way in table if find_codec(way.codec).FROM_PIXELS), None)
+    return carried if carried is not None and table[0].loss - carried.loss >= CLEARLY_LESS else None
 
 
 def check_reachable(goal: BudgetGoal, *, views: int, view_layout: int, classes: int) -> None:

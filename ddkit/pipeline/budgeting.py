@@ -13,7 +13,7 @@ from ddkit.format.codecs.interface import centred
 from ddkit.format.images import WRITTEN, encode_image
 from ddkit.format.label_info import Budget
 from ddkit.format.views import draw
-from ddkit.labelling.budget import BudgetGoal, BudgetSample, choose
+from ddkit.labelling.budget import BudgetGoal, BudgetSample, carried_instead, choose
 from ddkit.labelling.labels import label_views
 from ddkit.pipeline.record import RunRecord, load_record
 from ddkit.pipeline.run import Increment, Run
@@ -64,6 +64,11 @@ def _chosen(run: Run, first: Increment) -> RunRecord:
         note(
             f"  {row.codec:24} {row.views:5} views {row.image:5} {size_words(row.label_bytes):>9} labels, error "
             f"{row.error:.3f}, expected loss {row.loss:.2f} points"
+        )
+    if (carried := carried_instead(table)) is not None:
+        note(
+            f"  next: with --codec teacher instead of --budget, labels are as exact as the teacher and take "
+            f"{size_words(carried.label_bytes)}; every step of a training then runs the teacher"
         )
     spent = Budget(asked=goal.text, views=record.views, table=tuple(table))
     return replace(record, codec=chosen.codec, views=chosen.views, image_format=chosen.image, spent=spent)
