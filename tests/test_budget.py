@@ -1,6 +1,7 @@
 """A budget: how it is written, what it allows, and that the best way within it is chosen."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -28,8 +29,8 @@ LOGITS = centred((np.random.default_rng(0).normal(size=(300, 30)) * np.linspace(
 
 def sample(views=60, rows=50):
     return BudgetSample(
-        rows=rows, views=views, logits=LOGITS, view_layout=11, image_bytes={"png": 20000.0, "jpg": 5000.0},
-        temperature=20.0, teacher_bytes=600_000,
+        rows=rows, views=views, epochs=views, logits=LOGITS, view_layout=11, temperature=20.0, teacher_bytes=600_000,
+        image_bytes={"png": 20000.0, "jpg": 5000.0},
     )  # fmt: skip
 
 
@@ -112,9 +113,17 @@ def test_every_candidate_suits_the_classes():
 
 
 def test_expected_loss_grows_with_error_and_reuse():
-    assert expected_loss(0, 1, "png") == 0
+    assert expected_loss(0, 0, "png") == 0
     assert expected_loss(0.3, 2, "png") > expected_loss(0.1, 2, "png") > expected_loss(0.1, 1, "png") > 0
-    assert expected_loss(0, 1, "jpg") > 0
+    assert expected_loss(0, 0, "jpg") > 0
+
+
+def test_fewer_views_cost_more_where_the_training_is_longer():
+    goal = BudgetGoal.parse("4x")
+    short, long = (choose(goal, replace(sample(), epochs=epochs)) for epochs in (60, 6000))
+    assert long[0].views > short[0].views and long[0].loss > short[0].loss
+    few = choose(goal, replace(sample(), epochs=1))
+    assert few[0].loss == pytest.approx(80 * few[0].error ** 2, abs=1e-2)
 
 
 @given(st.floats(0, 20), st.floats(0, 20))

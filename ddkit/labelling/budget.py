@@ -23,7 +23,7 @@ LARGEST_TABLE = 12  # considered ways that are shown and recorded
 # Expected loss in points: what students lose to the error of labels, and to seeing a view again. A rough fit to a few
 # measurements; docs/labels.md names them.
 ERROR_POINTS = 80.0  # points at a relative error of 1, growing with its square
-REUSE_POINTS = 0.13  # a view seen r times costs REUSE_POINTS * (r - 1)
+REUSE_POINTS = 0.13  # each further time that a view is seen
 LOSSY_IMAGE_POINTS = 0.5  # JPEG instead of a lossless format
 CLEARLY_LESS = 1.0  # points
 
@@ -93,6 +93,7 @@ class BudgetSample:
     Attributes:
         rows: Rows of the set.
         views: View count to start from: the protocol's.
+        epochs: Epochs of the protocol for a set of this size.
         logits: Centred logits of a sample of views, float32 [N,C].
         view_layout: Bytes of one view's integers.
         image_bytes: Mean bytes of an image by image format.
@@ -102,11 +103,20 @@ class BudgetSample:
 
     rows: int
     views: int
+    epochs: int
     logits: np.ndarray
     view_layout: int
     image_bytes: Mapping[str, float]
     temperature: float
     teacher_bytes: int
+
+    def reuse(self, views: int) -> float:
+        """Return how often a student sees each view, at least 1.
+
+        Args:
+            views: Number of views.
+        """
+        return max(self.epochs / views, 1.0)
 
 
 def candidates(classes: int, temperature: float) -> Iterator[str]:
@@ -241,11 +251,11 @@ def expected_loss(error: float, reuse: float, image: str) -> float:
 
     Args:
         error: Relative error of the labels.
-        reuse: How often each view is seen, at least 1.
+        reuse: How many times more often each view is seen than with all views of the protocol.
         image: Image format.
     """
     lossy = LOSSY_IMAGE_POINTS if image == "jpg" else 0.0
-    return ERROR_POINTS * error**2 + REUSE_POINTS * (reuse - 1) + lossy
+    return ERROR_POINTS * error**2 + REUSE_POINTS * reuse + lossy
 
 
 def _way(sample: BudgetSample, image: str, views: int, codec: Codec, error: float) -> BudgetRow:
@@ -258,7 +268,7 @@ def _way(sample: BudgetSample, image: str, views: int, codec: Codec, error: floa
     return BudgetRow(
         image=image, views=views, codec=codec.name, bytes=float(round(shared + stored.shards + stored.image_tars)),
         label_bytes=float(label_bytes), error=round(error, 4),
-        loss=round(expected_loss(error, max(sample.views / views, 1), image), 3),
+        loss=round(expected_loss(error, sample.reuse(views) - sample.reuse(sample.views), image), 3),
     )  # fmt: skip
 
 

@@ -87,8 +87,9 @@ def _sample(run: Run, first: Increment) -> BudgetSample:
     logits = label_views(run.labelling, teacher, images, views, rows, indices, run.record.precision)
     train = run.protocol.train_spec(ipc=run.record.prefixes[-1], arch=teacher.spec.arch, dataset=run.record.dataset)
     numbers = sum(tensor.numel() for tensor in teacher.network.state_dict().values())
+    rows_in_all = run.record.ipc * classes
     return BudgetSample(
-        rows=run.record.ipc * classes, views=run.policy.count, logits=centred(logits),
+        rows=rows_in_all, views=run.policy.count, epochs=train.epochs_for(rows_in_all), logits=centred(logits),
         view_layout=sum(array[0, 0].nbytes for array in views.tensors().values()),
         image_bytes={name: float(np.mean([len(encode_image(image, name)) for image in pixels])) for name in WRITTEN},
         temperature=train.temperature, teacher_bytes=2 * numbers,
