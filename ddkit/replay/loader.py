@@ -57,7 +57,8 @@ class ReplayLoader(IterableDataset[Any]):
             is joined: sets of the same classes, teacher and kind of views follow one another, and rows are numbered by
             position.
         batch_size: Rows per batch, over all ranks.
-        device: Device that holds the images and the batches. Default: a GPU if there is one.
+        device: Device that holds the images, on a GPU also labels that are small beside its memory, and the batches.
+            Default: a GPU if there is one.
         ipc: Replay only this prefix; of a set on the Hub only its shards are fetched.
         seed: Seed of the order of rows.
         temperature: Passed to the codec. Default: the set's.
