@@ -1,5 +1,8 @@
 """The cache of a process keeps the newest values of each kind, and no more."""
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,6 +28,22 @@ def test_kinds_do_not_replace_each_other_and_are_dropped_by_name():
     assert state.keep("source", 1, object) is first[1] and state.keep("teacher", 1, object) is not first[0]
     state.drop()
     assert state.keep("source", 1, object) is not first[1]
+
+
+def test_threads_get_the_values_of_their_keys_and_agree_on_them():
+    state, switch = WorkerState(), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # threads take turns within `keep`
+
+    def work(number):
+        found = [state.keep("kind", key % 3, lambda key=key: [key % 3], most=2) for key in range(number, number + 3000)]
+        assert [value for (value,) in found] == [key % 3 for key in range(number, number + 3000)]
+        return state.keep("other", 1, object)
+
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            assert len({id(value) for value in list(threads.map(work, range(4)))}) == 1
+    finally:
+        sys.setswitchinterval(switch)
 
 
 def test_a_value_that_cannot_be_made_is_not_kept():

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+MISSING: Any = object()
 
 
 class WorkerState:
@@ -20,7 +22,7 @@ class WorkerState:
         self._kept: dict[str, OrderedDict[Hashable, Any]] = {}
 
     def keep(self, kind: str, key: Hashable, make: Callable[[], T], most: int = 1) -> T:
-        """Return the cached value, or create and cache it.
+        """Return the cached value, or create and cache it. Threads may call it at the same time; they get one value.
 
         Args:
             kind: Kind of value, as in "teacher".
@@ -29,13 +31,13 @@ class WorkerState:
             most: Number of values of this kind that are kept.
         """
         values = self._kept.setdefault(kind, OrderedDict())
-        if key not in values:
-            made = make()
-            values[key] = made
-        values.move_to_end(key)
-        while len(values) > most:
-            values.popitem(last=False)
-        found: T = values[key]
+        found: T = values.get(key, MISSING)
+        if found is MISSING:
+            found = values.setdefault(key, make())
+        with suppress(KeyError):  # of a value that another thread has replaced meanwhile
+            values.move_to_end(key)
+            while len(values) > most:
+                values.popitem(last=False)
         return found
 
     def drop(self, *kinds: str) -> None:
