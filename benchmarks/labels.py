@@ -5,7 +5,8 @@
 
 Makes a set of random images with half-precision labels of 300 views, then the same set with other codecs and other
 numbers of views (CODEC@VIEWS; LPLD's random pruning is fp16 with fewer views, `renorm:K` is FKD's cut, fkd_codec.py),
-and trains the same students on each: equal initialisation, order of rows and views. A student of fewer epochs than
+and trains the same students on each: equal initialisation, order of rows and views; those of `renorm` and `sampled`,
+which are for it alone, at temperature 1. A student of fewer epochs than
 views sees only the first of them. Writes the accuracies, the bytes, and each variant's paired difference to the first
 one with its 95 % interval to --out, and a picture beside it. Finished students are loaded, not trained again.
 """
@@ -20,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # a bare machine has the 
 sys.path.insert(0, str(Path(__file__).parent))
 
 import fkd_codec
+import torch
 
 import ddkit
 from ddkit.core.console import note, size_words
@@ -52,15 +54,16 @@ def main() -> None:
     args = parser.parse_args()
     fkd_codec.register()
     work, table = Path(args.work), dict[str, Any]()
+    views = int(args.variants.split(",")[0].split("@")[1])
     base = ddkit.distill(
         work / "base", data=args.data, teacher=args.teacher, method="random", ipc=args.ipc, codec="fp16",
-        protocol=args.protocol, views=int(args.variants.split(",")[0].split("@")[1]), yes=True, workers=args.workers,
+        protocol=args.protocol, views=views, yes=True, **place("", args.workers),
     )  # fmt: skip
     for name in args.variants.split(","):
         made = variant(base, name, work, args)
         (result,) = ddkit.evaluate(
             made.root, val=args.data, epochs=args.epochs, runs=args.runs, baseline=None, command="benchmarks/labels.py",
-            workers=processes(name, args.workers),
+            **place(name, args.workers),
         )  # fmt: skip
         values = [value for one in result.values or () for value in one]
         table[name] = row(made, values)
@@ -79,14 +82,14 @@ def variant(base: Manifest, name: str, work: Path, args: argparse.Namespace) -> 
     if (codec, int(views)) == (base.labels.codec, base.views.count):
         return base
     out = work / name.replace(":", "-").replace("@", "-")
-    return ddkit.relabel(
-        base.root, out, teacher=args.teacher, codec=codec, views=int(views), workers=processes(name, args.workers)
-    )
+    where = place(name, args.workers)
+    return ddkit.relabel(base.root, out, teacher=args.teacher, codec=codec, views=int(views), **where)
 
 
-def processes(name: str, workers: int | None) -> int | None:
-    """Return the number of worker processes for a variant; a codec of this folder is known in this one alone."""
-    return 1 if name.startswith(fkd_codec.NAME) else workers
+def place(name: str, workers: int | None) -> dict[str, Any]:
+    """Return where a variant is computed: on one GPU, or on a CPU; a codec of this folder is known in this process."""
+    alone = name.startswith(fkd_codec.NAME)
+    return {"device": "cuda:0"} if torch.cuda.is_available() else {"device": "cpu", "workers": 1 if alone else workers}
 
 
 def row(made: Manifest, values: list[float]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from ddkit.labelling.budget import (
     expected_loss,
     is_reachable,
 )
+from ddkit.specs import Protocol
 
 LOGITS = centred((np.random.default_rng(0).normal(size=(300, 30)) * np.linspace(3, 0.3, 30)).astype(np.float32))
 
@@ -145,6 +146,10 @@ def test_a_run_within_a_budget_is_repeated_grown_and_recorded(small_teacher, tmp
     assert budget.asked == "3x" and budget.views == 20
     chosen = budget.table[0]
     assert (chosen.codec, chosen.views, chosen.image) == (made.labels.codec, made.views.count, made.image.codec)
+    epochs = Protocol.load("demo").train_spec(ipc=2, arch="convnet3", dataset="digits").epochs_for(20)
+    for way in budget.table:
+        reuse = max(epochs / way.views, 1) - max(epochs / 20, 1)
+        assert way.loss == pytest.approx(expected_loss(way.error, reuse, way.image), abs=0.02)
     assert ddkit.distill(tmp_path / "set").content == made.content
     assert "Budget" in (tmp_path / "set" / "README.md").read_text()
     grown = ddkit.distill(tmp_path / "set", ipc=3, budget="3x", views=20)

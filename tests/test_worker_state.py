@@ -1,6 +1,7 @@
 """The cache of a process keeps the newest values of each kind, and no more."""
 
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 from hypothesis import given
@@ -37,8 +38,9 @@ def test_threads_get_the_values_of_their_keys_and_agree_on_them():
     def work(number):
         found = [state.keep("kind", key % 3, lambda key=key: [key % 3], most=2) for key in range(number, number + 3000)]
         assert [value for (value,) in found] == [key % 3 for key in range(number, number + 3000)]
-        return state.keep("other", 1, object)
+        return state.keep("other", 1, lambda: [together.wait(60)])
 
+    together = threading.Barrier(4)  # all make a value before one is kept
     try:
         with ThreadPoolExecutor(4) as threads:
             assert len({id(value) for value in list(threads.map(work, range(4)))}) == 1

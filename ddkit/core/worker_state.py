@@ -22,7 +22,8 @@ class WorkerState:
         self._kept: dict[str, OrderedDict[Hashable, Any]] = {}
 
     def keep(self, kind: str, key: Hashable, make: Callable[[], T], most: int = 1) -> T:
-        """Return the cached value, or create and cache it. Threads may call it at the same time; they get one value.
+        """Return the cached value, or create and cache it. Threads may call it at the same time: each that finds no
+        value makes one, and all get the one that was there first.
 
         Args:
             kind: Kind of value, as in "teacher".

@@ -251,7 +251,7 @@ def expected_loss(error: float, reuse: float, image: str) -> float:
 
     Args:
         error: Relative error of the labels.
-        reuse: How many times more often each view is seen than with all views of the protocol.
+        reuse: How many more times a student sees each view than with all views of the protocol.
         image: Image format.
     """
     lossy = LOSSY_IMAGE_POINTS if image == "jpg" else 0.0

@@ -66,10 +66,9 @@ def _chosen(run: Run, first: Increment) -> RunRecord:
             f"{row.error:.3f}, expected loss {row.loss:.2f} points"
         )
     if (carried := carried_instead(table)) is not None:
-        note(
-            f"  next: with --codec teacher instead of --budget, labels are as exact as the teacher and take "
-            f"{size_words(carried.label_bytes)}; every step of a training then runs the teacher"
-        )
+        size, options = size_words(carried.label_bytes), f"--views {carried.views} --image-format {carried.image}"
+        note(f"  next: exact labels in {size}: another OUT with `--codec teacher {options}`, without --budget")
+        note("  (every step of a training then runs the teacher)")
     spent = Budget(asked=goal.text, views=record.views, table=tuple(table))
     return replace(record, codec=chosen.codec, views=chosen.views, image_format=chosen.image, spent=spent)
 

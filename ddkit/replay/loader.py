@@ -25,7 +25,7 @@ from ddkit.replay.prefetching import made_ahead
 from ddkit.replay.soft_labels import SoftLabels
 from ddkit.replay.stores.interface import RowBatch
 
-AHEAD = {"cpu": 0, "cuda": 2**25}  # pixels of views computed together, where labels are stored
+AHEAD = {"cpu": 0, "cuda": 2**25}  # pixels of views, and logits, computed together where labels are stored
 
 
 class ReplayBatch(tuple[Tensor, ...]):
@@ -311,7 +311,7 @@ class ReplayLoader(IterableDataset[Any]):
         depth = self.prefetch if prefetch is None else prefetch
         order = self._store.order(self.seed, epoch)
         pixels = 0 if self._store.decoder.codec.FROM_PIXELS else AHEAD.get(self.device.type, 0)
-        ahead = max(1, pixels // (self.batch_size * self._store.size**2))
+        ahead = max(1, pixels // (self.batch_size * max(self._store.size**2, self._store.decoder.classes)))
 
         def make(start: int) -> list[ReplayBatch | ReplayDict]:
             parts = [self._rows(order, step) for step in steps[start : start + ahead]]

@@ -73,10 +73,12 @@ class SoftLabels:
         On a CPU they are decoded on one thread: the threads of a matrix product wait actively, while images need the
         cores.
         """
-        tensors = {name: tensor for name, tensor in stored.items() if isinstance(tensor, np.ndarray)}
         there = {name: tensor for name, tensor in stored.items() if isinstance(tensor, Tensor)}
+        if there:
+            return self._decoder.decode_on_device(there, self._shared)
+        tensors = {name: tensor for name, tensor in stored.items() if not isinstance(tensor, Tensor)}
         if self._device.type == "cuda" and self._decoder.on_gpu:
-            return self._decoder.decode_on_device(there or self._decoder.placed(tensors, self._device), self._shared)
+            return self._decoder.decode_on_device(self._decoder.placed(tensors, self._device), self._shared)
         decoded: list[np.ndarray] = []
         each_on_one_thread(
             lambda _: decoded.append(self._decoder.decode(tensors, self._temperature, rows)), 1, side_by_side=False

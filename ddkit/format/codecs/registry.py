@@ -112,6 +112,14 @@ class LabelDecoder:
         signed = {name: tensor.astype(np.int32) if name == "index" else tensor for name, tensor in tensors.items()}
         return {name: torch.from_numpy(tensor).to(device) for name, tensor in signed.items()}
 
+    def placed_bytes(self, tensors: Tensors) -> int:
+        """Return the bytes that `placed` takes on the device.
+
+        Args:
+            tensors: The codec's tensors, of any number of views.
+        """
+        return sum(tensor.size * 4 if name == "index" else tensor.nbytes for name, tensor in tensors.items())
+
     def decode_on_device(self, tensors: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> Tensor:
         """Return the logits of `decode` at any temperature, float32 [...,C], on a CUDA GPU, where `on_gpu` is true.
 

@@ -75,10 +75,10 @@ class MemoryStore:
         if device == self.images.device:
             return self
         moved = replace(self, images=self.images.to(device).contiguous(), placed=None)
-        needed = sum(tensor.nbytes for tensor in self.soft.values())
-        if device.type == "cuda" and self.decoder.on_gpu and needed <= LABELS_PART * torch.cuda.mem_get_info(device)[0]:
-            return moved.with_labels_placed()
-        return moved
+        if device.type != "cuda" or not self.decoder.on_gpu:
+            return moved
+        fits = self.decoder.placed_bytes(self.soft) <= LABELS_PART * torch.cuda.mem_get_info(device)[0]
+        return moved.with_labels_placed() if fits else moved
 
     def with_labels_placed(self) -> MemoryStore:
         """Return the same store with its labels, too, on the device of the images, for `decode_on_device`."""
@@ -104,18 +104,18 @@ class MemoryStore:
             view_indices: View index of each row, int [B].
         """
         assert self.all_views is not None
-        labels: StoredLabels
-        if self.placed is None:
-            labels = {name: tensor[rows, view_indices] for name, tensor in self.soft.items()}
-        else:
-            at = torch.from_numpy(np.stack([rows, view_indices])).to(self.images.device)
-            labels = {name: tensor[at[0], at[1]] for name, tensor in self.placed.items()}
         return RowBatch(
             pixels=view_pixels(self.images, self.all_views, rows, view_indices, self.size),
-            labels=labels,
+            labels=self._labels_of_views(rows, view_indices),  # after the pixels, for which NumPy checks the positions
             classes=self.labels[rows],
             rows=self.rows[rows],
         )
+
+    def _labels_of_views(self, rows: np.ndarray, view_indices: np.ndarray) -> StoredLabels:
+        if self.placed is None:
+            return {name: tensor[rows, view_indices] for name, tensor in self.soft.items()}
+        at = torch.from_numpy(np.stack([rows, view_indices])).to(self.images.device)
+        return {name: tensor[at[0], at[1]] for name, tensor in self.placed.items()}
 
     def stored(self, row: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the stored image of a row, uint8 [3,H,W], and the crop boxes of its views, [V,4].
