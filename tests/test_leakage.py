@@ -8,7 +8,12 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
 from ddkit.core.device import threads
+from ddkit.evaluation.measures import find_measure, leakage, measure_config
+from ddkit.evaluation.measures.interface import Context, MeasuredNetwork, MeasuredSet, Row
 from ddkit.evaluation.membership import attack_quality, rmia
+from ddkit.sources.images import open_source
+from ddkit.specs import EvalTransform
+from ddkit.teachers.teacher import Teacher
 from ddkit.testing import check_measure
 
 seeds = st.integers(0, 2**32 - 1).map(np.random.default_rng)
@@ -82,3 +87,24 @@ def test_leakage():
     by_temperature = [value["this", "label-auc", f"temperature {t}"].mean for t in (1, 4, 20)]
     assert value["this", "label-auc", ""].mean == max(by_temperature)
     assert [figure.kind for figure in found.figures if figure.of == "this"] == ["png"]
+
+
+def test_students_of_other_labels_do_not_measure_the_same_images_again(random_set, rded_set, teacher, monkeypatch):
+    measure, source, held_out = find_measure("leakage"), open_source("digits"), open_source("digits", split="test")
+    images = held_out.resident(EvalTransform.for_size(32)), torch.from_numpy(held_out.labels).long()
+    context = Context(
+        config=measure_config(measure, {"leakage.per_class": 5, "leakage.most": 20}), device=torch.device("cpu"),
+        classes=tuple(source.class_names), validation_key="digits", load_validation=lambda: images,
+        load_teacher=lambda: Teacher.shared(teacher, torch.device("cpu")), load_source=lambda: source,
+    )  # fmt: skip
+    asked, nearest = [], leakage.nearest
+    monkeypatch.setattr(leakage, "nearest", lambda *given: asked.append(len(given[0])) or nearest(*given))
+
+    def rows(manifest, labels):
+        student = MeasuredNetwork(of="this", arch="convnet3", seed=0, checkpoint=teacher, labels=labels)
+        subject = MeasuredSet(of="this", manifest=manifest, ipc=None, networks=(student,), total_bytes=1)
+        return [row for row in measure.run(subject, context) if isinstance(row, Row)]
+
+    stored = rows(random_set, "stored")
+    assert rows(random_set, "hard") == stored and len(asked) == 4
+    assert rows(rded_set, "hard") != stored and len(asked) == 8

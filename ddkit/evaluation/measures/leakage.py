@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddkit.core.serialization import fingerprint, to_plain
 from ddkit.evaluation.measures.interface import Context, Figure, Found, MeasuredNetwork, MeasuredSet, Metric, Row
 from ddkit.evaluation.membership import attack_quality, rmia
 from ddkit.evaluation.neighbours import as_seen, nearest, pixel_rows, sampled_source, unit_rows
@@ -78,7 +79,13 @@ def measure(subject: MeasuredSet, context: Context) -> Iterator[Found]:
     draw = context.rng("leakage")
     real, real_labels, indices = sampled_source(source, manifest.eval, config.per_class, draw, also=members)
     images, labels = subject.images()
-    yield from _distances(context, as_seen(images, manifest), real, indices, source)
+    key = (  # students of other labels have the same images
+        *(manifest.content, subject.ipc, fingerprint(to_plain(manifest.eval)), config, source.fingerprint),
+        *(context.validation_key, context.teacher().spec.hash),
+    )
+    yield from context.cached(
+        "distances", key, lambda: list(_distances(context, as_seen(images, manifest), real, indices, source))
+    )
     chosen = np.flatnonzero(np.isin(indices, members)) if len(members) else np.arange(len(indices))
     chosen = np.sort(draw.permutation(chosen)[: config.most])
     candidates = _Candidates.of(context, real[chosen], real_labels[chosen])
