@@ -114,9 +114,11 @@ def test_every_candidate_suits_the_classes():
 
 
 def test_expected_loss_grows_with_error_and_reuse():
-    assert expected_loss(0, 0, "png") == 0
-    assert expected_loss(0.3, 2, "png") > expected_loss(0.1, 2, "png") > expected_loss(0.1, 1, "png") > 0
-    assert expected_loss(0, 0, "jpg") > 0
+    assert expected_loss(0, 100, 0, "png") == 0
+    assert expected_loss(0.3, 9, 2, "png") > expected_loss(0.1, 9, 2, "png") > expected_loss(0.1, 9, 1, "png") > 0
+    assert expected_loss(0, 100, 0, "jpg") > 0
+    costs = [expected_loss(0.1, classes, 0, "png") for classes in (2, 100, 1000)]
+    assert costs[0] == costs[1] == pytest.approx(10 * costs[2])
 
 
 def test_fewer_views_cost_more_where_the_training_is_longer():
@@ -149,7 +151,7 @@ def test_a_run_within_a_budget_is_repeated_grown_and_recorded(small_teacher, tmp
     epochs = Protocol.load("demo").train_spec(ipc=2, arch="convnet3", dataset="digits").epochs_for(20)
     for way in budget.table:
         reuse = max(epochs / way.views, 1) - max(epochs / 20, 1)
-        assert way.loss == pytest.approx(expected_loss(way.error, reuse, way.image), abs=0.02)
+        assert way.loss == pytest.approx(expected_loss(way.error, 10, reuse, way.image), abs=0.02)
     assert ddkit.distill(tmp_path / "set").content == made.content
     assert "Budget" in (tmp_path / "set" / "README.md").read_text()
     grown = ddkit.distill(tmp_path / "set", ipc=3, budget="3x", views=20)

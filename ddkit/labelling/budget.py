@@ -22,7 +22,8 @@ LARGEST_TABLE = 12  # considered ways that are shown and recorded
 
 # Expected loss in points: what students lose to the error of labels, and to seeing a view again. A rough fit to a few
 # measurements; docs/labels.md names them.
-ERROR_POINTS = 80.0  # points at a relative error of 1, growing with its square
+ERROR_POINTS = 80.0  # points at a relative error of 1 and FEW_CLASSES classes, growing with the error's square
+FEW_CLASSES = 100  # with more, an error costs less in proportion: most classes are far from a view's own
 REUSE_POINTS = 0.13  # each further time that a view is seen
 LOSSY_IMAGE_POINTS = 0.5  # JPEG instead of a lossless format
 CLEARLY_LESS = 1.0  # points
@@ -246,16 +247,17 @@ def label_error(codec: Codec, logits: np.ndarray, temperature: float, known: dic
     return relative_error(others, codec.decode(tensors, logits.shape[-1], temperature, shared), temperature)
 
 
-def expected_loss(error: float, reuse: float, image: str) -> float:
+def expected_loss(error: float, classes: int, reuse: float, image: str) -> float:
     """Return the points of accuracy that a student is expected to lose.
 
     Args:
         error: Relative error of the labels.
+        classes: C, the number of classes.
         reuse: How many more times a student sees each view than with all views of the protocol.
         image: Image format.
     """
     lossy = LOSSY_IMAGE_POINTS if image == "jpg" else 0.0
-    return ERROR_POINTS * error**2 + REUSE_POINTS * reuse + lossy
+    return ERROR_POINTS * FEW_CLASSES / max(classes, FEW_CLASSES) * error**2 + REUSE_POINTS * reuse + lossy
 
 
 def _way(sample: BudgetSample, image: str, views: int, codec: Codec, error: float) -> BudgetRow:
@@ -268,7 +270,7 @@ def _way(sample: BudgetSample, image: str, views: int, codec: Codec, error: floa
     return BudgetRow(
         image=image, views=views, codec=codec.name, bytes=float(round(shared + stored.shards + stored.image_tars)),
         label_bytes=float(label_bytes), error=round(error, 4),
-        loss=round(expected_loss(error, sample.reuse(views) - sample.reuse(sample.views), image), 3),
+        loss=round(expected_loss(error, classes, sample.reuse(views) - sample.reuse(sample.views), image), 3),
     )  # fmt: skip
 
 
