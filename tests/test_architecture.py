@@ -103,6 +103,7 @@ ROOMS = {
             "licences",
             "verdicts",
             "summaries",
+            "templates",
             "rendering",
             "looking",
             "pushing",

@@ -72,7 +72,8 @@ import json, sys
 from pathlib import Path
 import ddkit
 assert ddkit.__file__.startswith(sys.argv[1]), ddkit.__file__
-from ddkit.publishing.rendering import render_card, template_folder
+from ddkit.publishing.rendering import render_card
+from ddkit.publishing.templates import template_folder
 from ddkit.format.manifest_file import read_manifest
 assert template_folder().name == "card_templates", template_folder()
 text = render_card(read_manifest(sys.argv[2]))

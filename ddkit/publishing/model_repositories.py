@@ -21,12 +21,12 @@ from ddkit.networks.checkpoints import load_checkpoint
 from ddkit.networks.registry import check_network
 from ddkit.publishing.pictures import dataset_name, title
 from ddkit.publishing.pushing import Changes, commit_changes
-from ddkit.publishing.rendering import card_text, citation, front_matter_text, render_template
+from ddkit.publishing.rendering import card_text, citation, front_matter_text
+from ddkit.publishing.templates import MODEL_CARD, render_template
 from ddkit.publishing.user_content import user_content_of
 from ddkit.specs import TeacherSpec
 from ddkit.students.training import StudentJob, StudentResult
 
-TEMPLATE = "model_card.md.j2"
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 _FRONT_KEYS = {"license", "library_name", "pipeline_tag", "tags", "datasets", "metrics", "model-index"}
 
@@ -263,4 +263,4 @@ def _card(name: str, spec: TeacherSpec, repo: str, description: ModelDescription
         "version": __version__,
         "citation": citation(description.method),
     }
-    return render_template(TEMPLATE, details)
+    return render_template(MODEL_CARD, details)

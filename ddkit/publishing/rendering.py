@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.resources
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -10,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ddkit import hub
 from ddkit.core.console import note, size_words
 from ddkit.core.files import read_limited, refuse_links, write_bytes
 from ddkit.core.front_matter import LARGEST_CARD
-from ddkit.core.serialization import PACKAGE, canonical
-from ddkit.errors import IntegrityError, SetError
+from ddkit.core.serialization import canonical
+from ddkit.errors import IntegrityError
 from ddkit.format.codecs.registry import find_codec
 from ddkit.format.entries import ImagesEntry, ShardEntry
 from ddkit.format.label_info import Fidelity
@@ -25,17 +23,18 @@ from ddkit.format.manifest import Manifest
 from ddkit.format.manifest_file import work_beside
 from ddkit.format.results import ResultEntry
 from ddkit.format.verification import stale_files
-from ddkit.publishing.escaping import code, fenced, markdown, web_address
+from ddkit.publishing.escaping import markdown, web_address
 from ddkit.publishing.pictures import preview_grid, source_name, title
 from ddkit.publishing.summaries import summary_table
-from ddkit.publishing.user_content import UserContent, digest, user_content_of, with_digest
-from ddkit.publishing.verdicts import short_name, verdicts
+from ddkit.publishing.templates import DATASET_CARD, render_template, template_folder
+from ddkit.publishing.user_content import UserContent, digest, user_content_of
+from ddkit.publishing.verdicts import verdicts
 from ddkit.sources.classes import unique_names
 from ddkit.text import plain_name, printable
 
 PREVIEW = "preview.png"
 
-TEMPLATE, REFERENCES = "dataset_card.md.j2", "references.bib"
+REFERENCES = "references.bib"
 MANY_CLASSES = 1000  # above it a card has the names once: the Hub refuses cards of a megabyte (413, Payload Too Large)
 FRONT_KEYS = {
     *("license", "license_name", "license_link", "pretty_name", "task_categories", "annotations_creators"),
@@ -44,40 +43,6 @@ FRONT_KEYS = {
 # architectures that the card's code can build; a manifest may come from anywhere, so nothing else is put into code
 _SHOWN_ARCH = re.compile(r"(timm|torchvision):[\w.-]{1,100}|resnet(18|50|101)(-small)?|convnet[3-6](-in)?")
 _OUR_TAGS = re.compile(r"dataset-(distillation|condensation)|webdataset|ipc-\d+|ddkit|arxiv:.*")
-
-
-def template_folder() -> Path:
-    """Return the folder of card templates: in an installed ddkit, else (editable install) in the checkout."""
-    installed = Path(str(importlib.resources.files("ddkit"))) / "card_templates"
-    for folder in (installed, PACKAGE.parent / "cards"):
-        if (folder / TEMPLATE).is_file():
-            return folder
-    raise SetError(f"the card template {TEMPLATE} is missing; install ddkit again: pip install --force-reinstall ddkit")
-
-
-def render_template(name: str, facts: Mapping[str, Any]) -> str:
-    """Fill in a card template.
-
-    Args:
-        name: File name of the template.
-        facts: Its variables; a missing one is an error.
-    """
-    environment = Environment(
-        loader=FileSystemLoader(template_folder()),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 (Markdown, not HTML)
-    )
-    environment.filters |= {
-        "text": markdown,
-        "code": code,
-        "fenced": fenced,
-        "size": size_words,
-        "baseline": short_name,
-    }
-    return with_digest(environment.get_template(name).render(facts))
 
 
 def user_front_matter(matter: dict[str, Any]) -> dict[str, Any]:
@@ -149,7 +114,7 @@ def render_card(manifest: Manifest, user_content: UserContent | None = None) -> 
         ),
         "citation": citation(manifest.method),
     }
-    return render_template(TEMPLATE, facts | _codec_facts(manifest))
+    return render_template(DATASET_CARD, facts | _codec_facts(manifest))
 
 
 def _codec_facts(manifest: Manifest) -> dict[str, Any]:
