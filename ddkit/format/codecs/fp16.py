@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddkit.format.codecs.interface import FLOAT16, LARGEST, Codec, Layout, Tensors, not_finite
+from ddkit.format.codecs.interface import FLOAT16, LARGEST, GpuCodec, Layout, Tensors, not_finite
 
 ONE_THREAD = 32_000  # values per torch operation: larger ones use several threads, which is slower for this check
 CENTRED = 2.0**-10  # tolerance for the mean of rounded, centred logits, relative to the largest logit
 
 
 @dataclass(frozen=True)
-class Fp16(Codec):
+class Fp16(GpuCodec):
     """Stores `logits` float16 [V,C].
 
     The error is at most 2^-11 of the centred logit (rounding), or 2^-25 below 2^-14.
@@ -26,7 +26,6 @@ class Fp16(Codec):
     USAGE = "fp16"
     ABOUT = "every logit in half precision: 2 bytes a class and view, error at most 0.05 % of the logit"
     NAMES_CLASSES = False
-    ON_GPU = True
 
     def layout(self, views: int, classes: int) -> Layout:
         return {"logits": (FLOAT16, (views, classes))}

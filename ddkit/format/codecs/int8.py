@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from ddkit.format.codecs.interface import FLOAT16, Codec, Layout, Tensors, not_finite
+from ddkit.format.codecs.interface import FLOAT16, GpuCodec, Layout, Tensors, not_finite
 
 STEPS = 127
 
 
 @dataclass(frozen=True)
-class Int8(Codec):
+class Int8(GpuCodec):
     """Stores `logits` int8 [V,C] and `scale` float16 [V]; a logit is scale * integer.
 
     The error is at most scale / 2, where the scale is the largest centred logit of the view / 127, rounded up to half
@@ -24,7 +24,6 @@ class Int8(Codec):
     FAMILY = "int8"
     USAGE = "int8"
     ABOUT = "every logit as an 8-bit integer: 1 byte a class and view, error at most 0.4 % of the view's largest logit"
-    ON_GPU = True
 
     def layout(self, views: int, classes: int) -> Layout:
         return {"logits": (np.dtype(np.int8), (views, classes)), "scale": (FLOAT16, (views,))}

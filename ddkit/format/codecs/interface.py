@@ -31,7 +31,6 @@ class Codec(ABC):
         ABOUT: One-line description that states size and error.
         NAMES_CLASSES: Whether the metadata of a row holds the number of classes, which its tensors do not show.
         BY_TEMPERATURE: Whether decoded logits depend on the temperature.
-        ON_GPU: Whether labels can be decoded on a CUDA GPU.
         FROM_PIXELS: Whether no labels are stored: the loader runs the set's own teacher on the pixels of the views.
     """
 
@@ -40,7 +39,6 @@ class Codec(ABC):
     ABOUT: ClassVar[str]
     NAMES_CLASSES: ClassVar[bool] = True
     BY_TEMPERATURE: ClassVar[bool] = False
-    ON_GPU: ClassVar[bool] = False
     FROM_PIXELS: ClassVar[bool] = False
 
     @classmethod
@@ -94,15 +92,6 @@ class Codec(ABC):
         Raises:
             OptionError: The codec has no labels for this temperature, or none at all.
         """
-
-    def decode_on_device(self, tensors: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> Tensor:
-        """Decode on a CUDA GPU, to the values of `decode`, where `ON_GPU` is true.
-
-        Args:
-            tensors: The tensors of some views on the device, class indices as int32.
-            shared: The result of `prepared` on the device.
-        """
-        raise NotImplementedError
 
     @abstractmethod
     def problem(self, tensors: Tensors, classes: int, thorough: bool) -> str | None:
@@ -207,6 +196,19 @@ class Codec(ABC):
             classes: C, the number of classes.
         """
         return layout_bytes(self.layout(1, classes))
+
+
+class GpuCodec(Codec):
+    """A codec whose labels can be decoded on a CUDA GPU as well."""
+
+    @abstractmethod
+    def decode_on_device(self, tensors: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> Tensor:
+        """Decode on a device, at any temperature, to the values of `decode`: float32 [...,C].
+
+        Args:
+            tensors: The tensors of some views on the device, class indices as int32.
+            shared: The result of `prepared` on the device.
+        """
 
 
 def _length(values: np.ndarray) -> np.ndarray:

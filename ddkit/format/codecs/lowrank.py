@@ -14,7 +14,7 @@ from torch import Tensor
 from ddkit.format.codecs.interface import (
     FLOAT16,
     LARGEST,
-    Codec,
+    GpuCodec,
     Layout,
     Tensors,
     not_finite,
@@ -36,7 +36,7 @@ LARGEST_CODE = 2.0**15  # of float16 coordinates of the sample; others may be tw
 
 
 @dataclass(frozen=True)
-class LowRank(Codec):
+class LowRank(GpuCodec):
     """Stores `code` [V,R], coordinates of the centred logits in `basis` [R,C], with +topK also `top` and `index`.
 
     The logits are code * scale @ basis + offset, then the K largest, limited to which are the others. `basis` float16
@@ -54,7 +54,6 @@ class LowRank(Codec):
     FAMILY = "lowrank"
     USAGE = "lowrank:R[:i4|i8|f16][+topK]"
     ABOUT = "coordinates in a basis of R components shared by the set, the K largest exactly: R/2, R or 2 R + 4 K bytes"
-    ON_GPU = True
 
     rank: int
     code: Literal["i4", "i8", "f16"] = "i8"

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import ddkit.format.codecs
 from ddkit.errors import FormatVersion, OptionError, unknown
-from ddkit.format.codecs.interface import Codec, Tensors
+from ddkit.format.codecs.interface import Codec, GpuCodec, Tensors
 
 
 def _families() -> dict[str, type[Codec]]:
@@ -100,7 +100,7 @@ class LabelDecoder:
     @property
     def on_gpu(self) -> bool:
         """Whether labels can be decoded on a CUDA GPU."""
-        return self.codec.ON_GPU and not self.others
+        return isinstance(self.codec, GpuCodec) and not self.others
 
     def placed(self, tensors: Tensors, device: torch.device) -> dict[str, Tensor]:
         """Copy stored labels to a device, for `decode_on_device`.
@@ -127,6 +127,7 @@ class LabelDecoder:
             tensors: Some views of what `placed` returned.
             shared: The attribute `shared` on the device.
         """
+        assert isinstance(self.codec, GpuCodec)
         return self.codec.decode_on_device(tensors, shared)
 
     def joined(self, others: Sequence[tuple[int, LabelDecoder]]) -> LabelDecoder:
