@@ -63,7 +63,7 @@ class Runner:
     options: str
 
     def command(self, name: str, *more: str) -> list[str]:
-        teacher = untrained_teacher(self.root / "teacher.safetensors")
+        teacher = untrained_teacher(self.root / "teacher.safetensors", arch="convnet3")
         return [
             *(sys.executable, "-m", "ddkit", "distill", str(self.root / name), "--data", "digits", "--quiet"),
             *("--teacher", str(teacher), *self.options.split(), *more),

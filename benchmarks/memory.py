@@ -46,7 +46,7 @@ def rows_per_shard(rows: int) -> None:
 def many_shards(folder: Path) -> Path:
     """A set of digits with one row in each of 1,000 shards."""
     rows_per_shard(1)
-    teacher = untrained_teacher(folder / "digits.safetensors")
+    teacher = untrained_teacher(folder / "digits.safetensors", arch="convnet3")
     options = {"protocol": "demo", "views": 2, "teacher": str(teacher), "workers": 1}
     return distill(folder / "many", data="digits", method="random", ipc=SHARDS // 10, **options).root
 
@@ -60,7 +60,7 @@ def large_labels(folder: Path) -> Path:
         place.mkdir(parents=True)
         coarse = Image.fromarray(draw.integers(0, 256, (4, 4, 3), dtype=np.uint8))
         coarse.resize((32, 32)).save(place / "0.png")
-    teacher = untrained_teacher(folder / "pictures.safetensors", classes=CLASSES)
+    teacher = untrained_teacher(folder / "pictures.safetensors", arch="convnet3", classes=CLASSES)
     options = {"protocol": "rded", "views": VIEWS, "teacher": str(teacher), "yes": True}
     return distill(folder / "large", data=str(folder / "pictures"), method="random", ipc=1, **options).root
 

@@ -55,7 +55,7 @@ def made_set(work: Path, classes: int, ipc: int) -> Path:
                 Image.fromarray(coarse).resize((SIZE, SIZE), Image.Resampling.BICUBIC).save(
                     work / "source" / name / f"{j}.png"
                 )
-        teacher = untrained_teacher(work / "teacher.safetensors", classes=classes, size=SIZE)
+        teacher = untrained_teacher(work / "teacher.safetensors", arch="convnet3", classes=classes, size=SIZE)
         ddkit.distill(
             out, data=str(work / "source"), method="random", ipc=ipc, protocol="common", views=4,
             teacher=str(teacher), codec="fp16", holdout=0.05, yes=True,

@@ -26,12 +26,12 @@ from ddkit.pipeline.record import work_dir
 from ddkit.specs import TeacherSpec
 
 
-def untrained_teacher(path: Path, *, arch: str = "convnet3", classes: int = 10, size: int = 32) -> Path:
+def untrained_teacher(path: Path, *, arch: str = "convnet3-w32", classes: int = 10, size: int = 32) -> Path:
     """Write a checkpoint with seeded random weights, by default for the built-in `digits`; returns its path.
 
     Args:
         path: The file.
-        arch: Architecture.
+        arch: Architecture; the default is small, so that checks are quick.
         classes: Number of classes, which are named 0, 1, 2, …
         size: Side of the input images, in pixels.
     """

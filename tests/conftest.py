@@ -22,6 +22,7 @@ os.environ["HF_HOME"] = str(Path(_caches.name) / "hf")
 os.environ["HF_ENDPOINT"] = HUB.url
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["MPLCONFIGDIR"] = str(Path(_caches.name) / "mpl")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # one thread for each of the two processes; tensors are small
 wait_briefly()
 for _name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE"):
     os.environ.pop(_name, None)

@@ -65,7 +65,17 @@ ROOMS = {
         *("reading", "verification"),
     ],
     "sources": [
-        *("decoding", "classes", "packed", "archives", "torch_files", "published_labels", "tar_checks", "online"),
+        *(
+            "decoding",
+            "digits",
+            "classes",
+            "packed",
+            "archives",
+            "torch_files",
+            "published_labels",
+            "tar_checks",
+            "online",
+        ),
         *("tables", "reading", "images", "outlines", "validation", "exporting"),
     ],
     "sets": ["opening", "copies"],

@@ -116,7 +116,8 @@ def test_the_command_prints_every_difference(measured):
     found = CliRunner().invoke(app, [*args, "--baseline", "hard"], env={"COLUMNS": "300"})
     assert found.exit_code == 0, found.output
     assert (
-        "minus random (95 %)" in found.output and "this, convnet3, stored labels, minus hard labels: " in found.output
+        "minus random (95 %)" in found.output
+        and "this, convnet3-w32, stored labels, minus hard labels: " in found.output
     )
     kept = read_manifest(root).results[0]  # the same students: their other differences are kept
     assert kept.difference == report[0].difference and {d.to for d in kept.compared()} == set(BASELINE_NAMES)

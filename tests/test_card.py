@@ -23,6 +23,7 @@ from ddkit.format.manifest_file import read_manifest, write_manifest
 from ddkit.format.results import ResultEntry
 from ddkit.publishing.rendering import MANY_CLASSES, front_matter, publish_files, render_card, user_front_matter
 from ddkit.publishing.user_content import user_content_of
+from ddkit.testing import untrained_teacher
 
 LOAD = """
 import datasets, json, sys
@@ -135,6 +136,15 @@ def test_every_codec_has_its_snippet(codec, random_set, teacher, tmp_path, monke
     if codec != "teacher" and not codec.startswith("sampled"):
         table = next(block for block in code_blocks(card) if "decode_row" in block)
         assert ("labels=shared" in table) == bool(made.labels.file)
+
+
+@pytest.mark.parametrize("arch", ["convnet3", "convnet3-in", "convnet4-w64"])
+def test_a_carried_convnet_has_its_snippet(arch, random_set, tmp_path, monkeypatch):
+    from ddkit.pipeline import relabel
+
+    teacher = str(untrained_teacher(tmp_path / "t.safetensors", arch=arch))
+    made = relabel(random_set.root, tmp_path / "set", teacher=teacher, codec="teacher", views=2, workers=1)
+    replayed_like_the_card(made, monkeypatch, 40, exactly=False)
 
 
 def test_the_snippet_replays_mixup(random_set, teacher, tmp_path, monkeypatch):

@@ -80,7 +80,7 @@ def test_from_distil_to_train(ddkit, tmp_path, teacher, monkeypatch):
     assert "labelling" in err and "labelling" not in out
     code, out, err = ddkit("train", "set", "--epochs", 1)
     assert code == 0 and "not measured, give --val" in out and "next: ddkit evaluate set --val SOURCE" in out
-    assert (tmp_path / "random-digits-ipc1-convnet3.png").is_file()
+    assert (tmp_path / "random-digits-ipc1-convnet3-w32.png").is_file()
     code, out, _ = ddkit("train", "set", "--epochs", 1, "--val", "digits", "--out", "s.safetensors", "--json")
     assert code == 0 and set(json.loads(out)) >= {"accuracy", "checkpoint", "epochs", "seconds", "log", "picture"}
     code, out, err = ddkit(

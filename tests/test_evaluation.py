@@ -60,10 +60,10 @@ def test_soft_label_loss_is_kl_without_t_squared():
 def test_train_from_the_directory_alone(random_set, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     job, result = train(random_set.root, epochs=2)
-    assert result.accuracy is None and result.epochs == 2 and job.arch == "convnet3"
+    assert result.accuracy is None and result.epochs == 2 and job.arch == "convnet3-w32"
     assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "random-digits-ipc2-convnet3.jsonl", "random-digits-ipc2-convnet3.png",
-        "random-digits-ipc2-convnet3.safetensors",
+        "random-digits-ipc2-convnet3-w32.jsonl", "random-digits-ipc2-convnet3-w32.png",
+        "random-digits-ipc2-convnet3-w32.safetensors",
     ]  # fmt: skip
     network, spec = load_checkpoint(job.checkpoint)
     assert spec.mean == random_set.normalisation.mean and spec.classes == tuple(random_set.class_names)

@@ -42,7 +42,7 @@ def test_a_new_head_on_old_weights(tmp_path, photographs):
     tuned, _ = load_checkpoint(tmp_path / "new.safetensors")
     moved = (tuned.features[1].conv.weight - network.features[1].conv.weight).abs().max()
     assert 0 < moved < 0.01  # one epoch at 1e-4
-    with pytest.raises(OptionError, match="^arch is convnet4, init is a convnet3; drop arch"):
+    with pytest.raises(OptionError, match="^arch is convnet4, init is a convnet3-w32; drop arch"):
         teach(tmp_path / "x.safetensors", data=str(photographs), init=str(old), arch="convnet4")
     with pytest.raises(TeacherError, match="do not fit at this size"):
         load_pretrained(str(old), 32).load_into(nn.Sequential(nn.Conv2d(3, 5, 3), nn.Linear(4, 3)))

@@ -107,7 +107,7 @@ def test_train_push_to(hub, plain, random_set, tmp_path, monkeypatch, capsys):
         return app.run(), capsys.readouterr()
 
     code, out = run("train", "lab/digits", "--epochs", "1", "--push-to", "lab/student")
-    assert code == 2 and "convnet3 is not a timm network" in out.err and not hub.repos.get(("model", "lab/student"))
+    assert code == 2 and "convnet3-w32 is not a timm network" in out.err and not hub.repos.get(("model", "lab/student"))
     code, out = run("train", "lab/digits", "--arch", "timm:resnet10t", "--epochs", "1", "--push-to", "lab/student",
                     "--val", "digits")  # fmt: skip
     assert code == 0 and "published: " in out.out

@@ -49,7 +49,7 @@ def test_the_p_value_of_a_perfect_ranking_of_five_is_that_of_one_order_in_120():
 
 
 def test_a_set_ranks_networks_against_the_whole_source(small_set, tmp_path, monkeypatch):
-    """The networks are trained on the set and, by a short recipe of teachers, on the source."""
+    """The networks are trained on the set and, by a short recipe of teachers or for a given time, on the source."""
     shorter = replace(teacher_recipe(None, "digits", 16, None), epochs=1, min_steps=1)
     monkeypatch.setattr(resolving, "teacher_recipe", lambda *_: shorter)
     root = Path(shutil.copytree(small_set.root, tmp_path / "set"))
@@ -66,6 +66,16 @@ def test_a_set_ranks_networks_against_the_whole_source(small_set, tmp_path, monk
     assert found["top-1", "", "full"].mean == pytest.approx(report[2].mean, abs=0.01)
     assert found["full", archs[0], "this"].mean == pytest.approx(report[2].mean, abs=0.01)
     manifest = read_manifest(root)
+    again = evaluate(
+        root, val="digits", archs=archs[:1], runs=1, epochs=1, baseline="none", measure="ranking",
+        settings={"ranking.archs": archs, "ranking.epochs": 2}, workers=1,
+    )  # fmt: skip
+    assert len(again) == 1
+    found |= {(m.metric, m.condition, m.of): m for m in read_measurements(tmp_path / "set.work").measurements}
+    assert {f"{arch}, 2 epochs on the whole source" for arch in archs} <= {
+        c for metric, c, _ in found if metric == "full"
+    }
+    assert ("kendall", "2 epochs on the whole source", "this") in found
     assert {r.of for r in manifest.results} == {"this", "teacher"} and not any(
         m.of == "full" for m in manifest.measurements
     )
@@ -75,5 +85,9 @@ def test_requests(random_set):
     ranking = find_measure("ranking")
     asked = ranking.students(Asked(config=Config(), manifest=random_set, arch="convnet3"))
     assert len({request.arch for request in asked}) == 12 and sum(request.full for request in asked) == 12
+    asked = ranking.students(Asked(config=Config(epochs=2), manifest=random_set, arch="convnet3"))
+    assert {(request.full, request.epochs) for request in asked} == {(False, None), (True, 2)}
+    with pytest.raises(OptionError, match="epochs is 0"):
+        ranking.students(Asked(config=Config(epochs=0), manifest=random_set, arch="convnet3"))
     with pytest.raises(OptionError, match="at least 3"):
         ranking.students(Asked(config=Config(archs=("convnet3",)), manifest=random_set, arch="convnet3"))

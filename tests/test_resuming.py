@@ -112,7 +112,7 @@ def test_the_default_name_tells_labels_and_seed(random_set, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     for options in ({}, {"labels": "hard"}, {"seed": 3}, {"labels": "hard", "seed": 3}):
         train(random_set.root, epochs=1, **options)
-    assert sorted(p.name.removeprefix("random-digits-ipc2-convnet3") for p in tmp_path.glob("*.safetensors")) == [
+    assert sorted(p.name.removeprefix("random-digits-ipc2-convnet3-w32") for p in tmp_path.glob("*.safetensors")) == [
         "-hard-s3.safetensors", "-hard.safetensors", "-s3.safetensors", ".safetensors"
     ]  # fmt: skip
 

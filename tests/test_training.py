@@ -165,7 +165,8 @@ def test_network_errors():
         build_network("torchvision:resnet99", 10, 32)
     with pytest.raises(OptionError, match="too few"):
         build_network("convnet6", 10, 32)
-    assert "convnet6-in" in network_names()
+    assert {"convnet6-in", "convnet3-w32"} <= set(network_names())
+    assert build_network("convnet4-w64", 10, 32).features[1].conv.weight.shape == (64, 64, 3, 3)
 
 
 def test_convnet_names_its_parameters_as_the_format_says():

@@ -31,6 +31,16 @@ def test_kinds_do_not_replace_each_other_and_are_dropped_by_name():
     assert state.keep("source", 1, object) is not first[1]
 
 
+def test_constants_are_made_once_for_each_kind_and_key():
+    state = WorkerState()
+    first = [state.constant(kind, object, key) for kind in ("names", "images") for key in (None, 1)]
+    state.drop()
+    state.keep("names", 1, object)
+    state.drop("names")
+    assert [state.constant(kind, object, key) for kind in ("names", "images") for key in (None, 1)] == first
+    assert len({*first}) == 4
+
+
 def test_threads_get_the_values_of_their_keys_and_agree_on_them():
     state, switch = WorkerState(), sys.getswitchinterval()
     sys.setswitchinterval(1e-6)  # threads take turns within `keep`

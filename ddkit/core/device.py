@@ -210,7 +210,7 @@ def _vendor() -> str:
                     return vendors.get(name, name)
         return platform.machine()
 
-    return STATE.keep("processor's vendor", "", read)
+    return STATE.constant("processor's vendor", read)
 
 
 def has_bfloat16(device: torch.device) -> bool:

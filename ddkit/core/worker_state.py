@@ -1,7 +1,8 @@
 """Per-process cache of opened sources, networks and decoded shards. The only in-memory cache.
 
 A worker process runs many units of the same run. Objects that several units need are opened once and kept under a key
-of everything that determines them, until newer objects of the same kind replace them.
+of everything that determines them, until newer objects of the same kind replace them. What depends on nothing but the
+installed packages is made once per process.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ class WorkerState:
 
     def __init__(self) -> None:
         self._kept: dict[str, OrderedDict[Hashable, Any]] = {}
+        self._constants: dict[tuple[str, Hashable], Any] = {}
 
     def keep(self, kind: str, key: Hashable, make: Callable[[], T], most: int = 1) -> T:
         """Return the cached value, or create and cache it. Threads may call it at the same time: each that finds no
@@ -41,8 +43,21 @@ class WorkerState:
                 values.popitem(last=False)
         return found
 
+    def constant(self, kind: str, make: Callable[[], T], key: Hashable = None) -> T:
+        """Return a value that depends only on `key` and the installed packages, made at its first use.
+
+        Neither newer values nor `drop` remove it.
+
+        Args:
+            kind: Kind of value, as in "ImageNet descriptions".
+            make: Creates the value.
+            key: Which value of this kind.
+        """
+        found: T = self._constants.get((kind, key), MISSING)
+        return self._constants.setdefault((kind, key), make()) if found is MISSING else found
+
     def drop(self, *kinds: str) -> None:
-        """Remove all values of the given `kinds`; without arguments, of all kinds."""
+        """Remove all kept values of the given `kinds`; without arguments, of all kinds."""
         for kind in kinds or tuple(self._kept):
             self._kept.pop(kind, None)
 

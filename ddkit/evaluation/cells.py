@@ -26,6 +26,8 @@ from ddkit.specs import protocol_label
 from ddkit.students.training import StudentJob
 from ddkit.teachers.resolving import resolve_teacher
 
+Whole = tuple[str, int | None]  # a network on the whole source: (architecture, epochs; None: those of the recipe)
+
 CURVE_POINTS = 20  # accuracies of a learning curve
 
 
@@ -91,6 +93,10 @@ class Cell:
     requested: Mapping[str, tuple[tuple[tuple[StudentRequest, StudentJob], ...], ...]] = field(default_factory=dict)
     full: Mapping[str, tuple[StudentRequest, ...]] = field(default_factory=dict)
 
+    def whole(self, request: StudentRequest) -> Whole:
+        """Return which network on the whole source `request` is for."""
+        return request.arch or self.arch, request.epochs
+
     def all_jobs(self) -> list[StudentJob]:
         """Return the jobs of all its students."""
         asked = [job for sets in self.requested.values() for mine in sets for _, job in mine]
@@ -107,7 +113,7 @@ class Cell:
         return tuple(_network(data, None, trained[job.result_key], job) for job in self.jobs[i])
 
     def measured_set(
-        self, i: int, measure: str, trained: Mapping[str, StudentJob], full: Mapping[str, MeasuredNetwork]
+        self, i: int, measure: str, trained: Mapping[str, StudentJob], full: Mapping[Whole, MeasuredNetwork]
     ) -> MeasuredSet:
         """Return one of its sets with the students of a measure.
 
@@ -115,7 +121,7 @@ class Cell:
             i: Number of the set.
             measure: Name of the measure.
             trained: The job that was run for each result key.
-            full: Networks trained on the whole source, by architecture.
+            full: Networks trained on the whole source, by architecture and epochs.
         """
         data = self.row.data[i]
         networks = self.networks(i, trained)
@@ -123,7 +129,7 @@ class Cell:
             mine = [
                 _network(data, request, trained[job.result_key], job) for request, job in self.requested[measure][i]
             ]
-            whole = [replace(full[request.arch or self.arch], request=request) for request in self.full[measure]]
+            whole = [replace(full[self.whole(request)], request=request) for request in self.full[measure]]
             networks = (*mine, *whole)
         return MeasuredSet(
             of=data.of, manifest=data.manifest, ipc=data.ipc, networks=networks, total_bytes=data.total_bytes

@@ -44,13 +44,13 @@ def run_demo(
     settings: Mapping[str, Any] | None = None,
     workers: int | None = None,
 ) -> DemoResult:
-    """Make `out` (CUDD) and `out`-random, IPC 10 at 32 px, and train convnet3 on each with stored and hard labels.
+    """Make `out` (CUDD) and `out`-random, IPC 10 at 32 px, and train students on each with stored and hard labels.
 
     The other parameters shorten the demo.
 
     Args:
         out: The directory of the CUDD set; the picture is `out`.png.
-        teacher: The teacher, as for `distill`.
+        teacher: The teacher, as for `distill`; students are of its architecture.
         epochs: Epochs of each student. Default: the protocol's.
         views: Stored views per image. Default: the protocol's.
         settings: Settings of CUDD by dotted key.
@@ -84,7 +84,6 @@ def run_demo(
 
 def _student(manifest: Manifest, labels: str, out: Path, epochs: int | None) -> StudentJob:
     options = StudentOptions(
-        arch="convnet3",
         protocol="demo",
         labels=labels,
         epochs=epochs,

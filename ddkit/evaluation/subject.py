@@ -103,18 +103,20 @@ class Subject:
             return None
         return choice.train(source, seed=record.seed, device=pick_device(self.device), what=str(self.given.root))
 
-    def trained_on_source(self, arch: str, source: Source) -> ResolvedTeacher:
+    def trained_on_source(self, arch: str, source: Source, epochs: int | None) -> ResolvedTeacher:
         """Return a network trained on the whole source by the recipe of teachers, once for all sets of the source.
 
         Args:
             arch: The network.
             source: The source, as `found_source` returns it.
+            epochs: Epochs of the training; None: the recipe's.
 
         Raises:
             OptionError, Diverged, DiskError.
         """
         choice = TeacherChoice(f"train:{arch}", self.set.views.size)
-        return choice.train(source, seed=0, device=pick_device(self.device), what=str(self.given.root))
+        device, what = pick_device(self.device), str(self.given.root)
+        return choice.train(source, seed=0, device=device, what=what, epochs=epochs)
 
     def random_set(self, out: Path, name: str, **options: Any) -> Manifest | None:
         """Make a set of random real images with the subject's teacher, views, seed and codec.

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ddkit.errors import OptionError, unknown
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+NARROW = (32, 64)  # other widths of the ConvNet, as in DC (Zhao et al. 2021)
 PART, FEW = 2**15, 4  # CPU batch: at most PART pixels, at least FEW images; results depend on it in the last bits
 
 
@@ -31,7 +32,7 @@ class ConvNet(nn.Module):
     """The ConvNet of the distillation papers: `depth` blocks, then one linear layer.
 
     Input float [B,3,S,S]; logits [B,C]. The classifier reads the last feature map, flattened channel-first.
-    Sources: MTT (InstanceNorm, names ending in `-in`); RDED and CUDD (BatchNorm).
+    Sources: MTT (InstanceNorm, names ending in `-in`); RDED and CUDD (BatchNorm); DC (other widths, `-w32`, `-w64`).
 
     Args:
         depth: Number of blocks; each halves the sides of the image.
@@ -105,6 +106,8 @@ def _small_networks() -> dict[str, Callable[[int, int], nn.Module]]:
     for depth in (3, 4, 5, 6):
         table[f"convnet{depth}"] = lambda c, s, d=depth: ConvNet(d, c, s, nn.BatchNorm2d)  # type: ignore[misc]
         table[f"convnet{depth}-in"] = lambda c, s, d=depth: ConvNet(d, c, s, _instance_norm)  # type: ignore[misc]
+        for width in NARROW:
+            table[f"convnet{depth}-w{width}"] = lambda c, s, d=depth, w=width: ConvNet(d, c, s, nn.BatchNorm2d, w)  # type: ignore[misc]
     for name in ("resnet18", "resnet50", "resnet101"):
         table[f"{name}-small"] = lambda c, s, n=name: _small_resnet(n, c)  # type: ignore[misc]
         table[name] = lambda c, s, n=name: _torchvision(n, c)  # type: ignore[misc]

@@ -141,7 +141,7 @@ def drawable(text: str) -> str:
     Args:
         text: Any text.
     """
-    known = STATE.keep("drawable characters", "", _font_characters)
+    known = STATE.constant("drawable characters", _font_characters)
     return "".join(c if c in known else "?" for c in text)
 
 

@@ -41,7 +41,7 @@ FRONT_KEYS = {
     *("size_categories", "source_datasets", "tags", "configs", "dataset_info"),
 }
 # architectures that the card's code can build; a manifest may come from anywhere, so nothing else is put into code
-_SHOWN_ARCH = re.compile(r"(timm|torchvision):[\w.-]{1,100}|resnet(18|50|101)(-small)?|convnet[3-6](-in)?")
+_SHOWN_ARCH = re.compile(r"(timm|torchvision):[\w.-]{1,100}|resnet(18|50|101)(-small)?|convnet[3-6](-in|-w32|-w64)?")
 _OUR_TAGS = re.compile(r"dataset-(distillation|condensation)|webdataset|ipc-\d+|ddkit|arxiv:.*")
 
 

@@ -26,11 +26,12 @@ def name_classes(names: Sequence[str]) -> list[ClassName]:
             no ids.
     """
     ids = [m.group(1) if (m := _WNID.match(name)) else None for name in names]
-    if not any(ids) and len(names) >= 2:
+    words = [name.lower() for name in names if re.search("[A-Za-z]", name)]
+    enough = max(2, 0.9 * len(names))
+    if not any(ids) and len(words) >= enough:  # names of digits need no list of ImageNet's, whose reading takes seconds
         known = _descriptions()
-        found = [known.get(name.lower()) for name in names]
-        if sum(id_ is not None for id_ in found) >= 0.9 * len(names):
-            ids = found
+        if sum(word in known for word in words) >= enough:
+            ids = [known.get(name.lower()) for name in names]
     return [ClassName(name=name, id=id_) for name, id_ in zip(names, ids)]
 
 
@@ -46,7 +47,7 @@ def unique_names(classes: Sequence[ClassName]) -> list[str]:
 
 def _descriptions() -> dict[str, str]:
     """WordNet ids by ImageNet description in lower case, without ambiguous descriptions (from timm)."""
-    return STATE.keep("ImageNet descriptions", "", _read_descriptions)
+    return STATE.constant("ImageNet descriptions", _read_descriptions)
 
 
 def _read_descriptions() -> dict[str, str]:

@@ -19,6 +19,7 @@ from ddkit.format.damage import open_images
 from ddkit.format.manifest_file import is_set, read_manifest
 from ddkit.sources.archives import Archive
 from ddkit.sources.decoding import LARGEST_BYTES, SUFFIXES
+from ddkit.sources.digits import digits_split
 from ddkit.sources.online import fetch_split, is_online, look_up
 from ddkit.sources.packed import is_packed, open_packed, packed_splits
 from ddkit.sources.tar_checks import check_tar
@@ -79,7 +80,10 @@ def open_table(
     if split not in splits:
         raise SourceError(f"{data} has no split {split!r}; it has {', '.join(splits)}")
     if kind == "digits":
-        return _digits(split)
+        images, labels, rows = digits_split(split)
+        return Table(
+            lambda i: images[rows[i]].copy(), labels[rows], [str(d) for d in range(10)], lambda i: f"digit {rows[i]}"
+        )
     if kind == "folders":
         return _folders(splits[split])
     if kind == "set":
@@ -148,26 +152,6 @@ def _group_by_split(files: Sequence[Path], root: Path) -> dict[str, list[Path]]:
 def validation_splits(splits: Sequence[str]) -> list[str]:
     """Return those of `splits` that are suited to evaluation, in order of preference."""
     return [name for name in VALIDATION if name in splits]
-
-
-# ------------------------------------------------------------------ digits
-
-
-def _digits(split: str) -> Table:
-    """scikit-learn's digits: 8x8 grey to 32x32 RGB, bilinear; every fifth image of each class is the test split."""
-    import torch
-    from sklearn.datasets import load_digits
-    from torch.nn.functional import interpolate
-
-    digits = load_digits()
-    test = np.zeros(len(digits.target), bool)
-    for label in range(10):
-        test[np.flatnonzero(digits.target == label)[4::5]] = True
-    chosen = np.flatnonzero(test if split == "test" else ~test)
-    grey = torch.from_numpy(np.rint(digits.images[chosen] * (255 / 16)).astype(np.uint8))[:, None]
-    images = interpolate(grey, (32, 32), mode="bilinear", align_corners=False).repeat(1, 3, 1, 1).numpy()
-    names = [str(digit) for digit in range(10)]
-    return Table(images.__getitem__, digits.target[chosen].astype(np.int64), names, lambda i: f"digit {chosen[i]}")
 
 
 # ------------------------------------------------------------------ a distilled set

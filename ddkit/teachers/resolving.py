@@ -140,13 +140,14 @@ class TeacherChoice:
             names = [spec.class_names()[n] for n in numbers]
         return _matched(path, network, spec, names, what), names
 
-    def training(self, source: Source, *, seed: int, device: torch.device) -> Training:
+    def training(self, source: Source, *, seed: int, device: torch.device, epochs: int | None = None) -> Training:
         """Return the training of this teacher on a source, or the fine-tuning of a library's network on it.
 
         Args:
             source: The source.
             seed: Seed of the training.
             device: The device.
+            epochs: Number of epochs; None: the recipe's.
 
         Raises:
             OptionError, TeacherError.
@@ -154,7 +155,7 @@ class TeacherChoice:
         size = self.size or source.default_size()
         init = self._pretrained if is_library(self.ref) else None
         arch = init.arch if init else self.ref.partition(":")[2] or default_arch(source.ref.data, size, device)
-        spec = teacher_recipe("finetune" if init else None, source.ref.data, size, None)
+        spec = teacher_recipe("finetune" if init else None, source.ref.data, size, epochs)
         check_network(arch, len(source.classes), size)
         return Training(source, size, arch, spec, seed, device, init)
 
@@ -166,6 +167,7 @@ class TeacherChoice:
         device: torch.device,
         what: str,
         on_estimate: Callable[[float], None] | None = None,
+        epochs: int | None = None,
     ) -> ResolvedTeacher:
         """Return the teacher trained on a source, or a library's network fine-tuned on it.
 
@@ -177,11 +179,12 @@ class TeacherChoice:
             device: The device.
             what: What the classes belong to, for messages.
             on_estimate: Called once, after 20 measured steps, with the expected remaining seconds.
+            epochs: Number of epochs; None: the recipe's.
 
         Raises:
             TeacherError, OptionError, Diverged, DiskError.
         """
-        training = self.training(source, seed=seed, device=device)
+        training = self.training(source, seed=seed, device=device, epochs=epochs)
         training.run(on_estimate)
         return _matched(training.path, *load_checkpoint(training.path), source.classes, what)
 

@@ -21,10 +21,17 @@ def prepare():
     import torch
 
     torch.set_num_threads(1)
+    import charset_normalizer  # noqa: F401
     import datasets.packaged_modules.parquet.parquet
     import datasets.packaged_modules.webdataset.webdataset  # noqa: F401
+    import matplotlib.backends.backend_agg
+    import matplotlib.figure  # noqa: F401
+    import pydantic.type_adapter  # noqa: F401 (typer imports it at the first option of a command)
+    import scipy.optimize  # noqa: F401
     import timm.data  # noqa: F401
+    import typer._adapters  # noqa: F401
     from huggingface_hub.utils import _http
+    from PIL import Image
 
     import ddkit.evaluation.tables  # noqa: F401
     import ddkit.hub.responses
@@ -32,9 +39,11 @@ def prepare():
     import ddkit.pipeline.importing  # noqa: F401
     import ddkit.publishing.pulling  # noqa: F401
     import ddkit.publishing.pushing  # noqa: F401
+    import ddkit.publishing.spaces  # noqa: F401
     import ddkit.sources.exporting  # noqa: F401
     from ddkit.cli import app  # noqa: F401
 
+    Image.init()
     ddkit.hub.retries.PAUSES_S = (0.0,) * 5
     ddkit.hub.responses.MOST_PAGES = 30
     _http.time.sleep = lambda seconds: None

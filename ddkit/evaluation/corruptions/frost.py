@@ -67,7 +67,7 @@ CHOICE = (0, 1, 1, 2, 3)  # the look of each of the five photographs
 
 def frost_textures() -> NDArray[np.uint8]:
     """Return the textures, uint8 [look,SIDE,SIDE,3]; they continue at the opposite border. Made once per process."""
-    return STATE.keep("frost textures", SIDE, lambda: np.stack([_texture(i, look) for i, look in enumerate(LOOKS)]))
+    return STATE.constant("frost textures", lambda: np.stack([_texture(i, look) for i, look in enumerate(LOOKS)]))
 
 
 def _texture(index: int, look: Look) -> NDArray[np.uint8]:

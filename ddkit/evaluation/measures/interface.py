@@ -111,13 +111,15 @@ class StudentRequest:
     Attributes:
         arch: The network; None: that of the table.
         classes: Label indices of the classes it is trained on, in this order; None: all.
-        full: Train it on the whole source instead of the set.
+        full: Train it on the whole source instead of the set, by the recipe of teachers.
+        epochs: Epochs on the whole source; None: the recipe's.
         tag: Names the request within the measure.
     """
 
     arch: str | None = None
     classes: tuple[int, ...] | None = None
     full: bool = False
+    epochs: int | None = None
     tag: str = ""
 
 

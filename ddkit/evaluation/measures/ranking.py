@@ -39,9 +39,11 @@ class Config:
 
     Attributes:
         archs: The networks.
+        epochs: Epochs on the whole source; none: those of the recipe of teachers. It becomes the condition of the row.
     """
 
     archs: tuple[str, ...] = NETWORKS
+    epochs: int | None = None
 
 
 def students(asked: Asked) -> Sequence[StudentRequest]:
@@ -51,12 +53,16 @@ def students(asked: Asked) -> Sequence[StudentRequest]:
         asked: The settings.
 
     Raises:
-        OptionError: There are fewer than three networks.
+        OptionError: There are fewer than three networks, or less than one epoch.
     """
     archs = asked.config.archs
     if len(archs) < FEWEST:
         raise OptionError(f"ranking.archs has {len(archs)} networks; give at least {FEWEST}")
-    return [StudentRequest(arch=arch, full=full, tag=arch) for full in (False, True) for arch in archs]
+    epochs = asked.config.epochs
+    if epochs is not None and epochs < 1:
+        raise OptionError(f"ranking.epochs is {epochs}; give at least 1")
+    on_set = [StudentRequest(arch=arch, tag=arch) for arch in archs]
+    return [*on_set, *(StudentRequest(arch=arch, full=True, epochs=epochs, tag=arch) for arch in archs)]
 
 
 def measure(subject: MeasuredSet, context: Context) -> Iterator[Found]:
@@ -72,15 +78,16 @@ def measure(subject: MeasuredSet, context: Context) -> Iterator[Found]:
         assert network.request is not None
         accuracy = context.accuracy(network)
         found[network.request.full].setdefault(network.arch, []).append(accuracy)
-    archs = sorted(found[True])
+    archs, epochs = sorted(found[True]), context.config.epochs
+    shorter = "" if epochs is None else f"{epochs} epochs on the whole source"
     ours, full = ([float(np.mean(found[whole][arch])) for arch in archs] for whole in (False, True))
     for arch, small, large in zip(archs, ours, full):
         yield Row("top-1", small, arch, n=len(labels))
-        yield Row("full", large, arch, n=len(labels))
+        yield Row("full", large, f"{arch}, {shorter}" if shorter else arch, n=len(labels))
     tau, rho = rank_correlations(ours, full)
-    yield Row("kendall", tau, n=len(archs))
-    yield Row("spearman", rho, n=len(archs))
-    yield Row("p-value", permutation_p(ours, full, context.rng("ranking")), n=len(archs))
+    yield Row("kendall", tau, shorter, n=len(archs))
+    yield Row("spearman", rho, shorter, n=len(archs))
+    yield Row("p-value", permutation_p(ours, full, context.rng("ranking")), shorter, n=len(archs))
     yield _scatter(archs, ours, full)
 
 

@@ -216,7 +216,7 @@ def label_temperature(manifest: Manifest) -> float:
 def _top(logits: Tensor, temperature: float) -> list[tuple[ClassProbability, ...]]:
     """Return the most likely classes of each row of float32 [B,C]."""
     sharp, soft = logits.softmax(1), (logits / temperature).softmax(1)
-    best = sharp.topk(min(TOP, logits.shape[1]), dim=1).indices
+    best = sharp.sort(dim=1, descending=True, stable=True).indices[:, :TOP]
     columns = [best, sharp.gather(1, best), soft.gather(1, best)]
     return [
         tuple(ClassProbability(c, round(p, 4), round(q, 4)) for c, p, q in zip(*row))
