@@ -37,6 +37,7 @@ RELEASES = {
     "0.9.0": "f3c9487",
     "0.9.1": "e093308",
     "0.9.2": "dfa9d61",
+    "0.9.3": "df18581",
 }
 CODECS = {"0.7.0": ("int8", "topk:2", "lowrank:3", "lowrank:3:i4+top1", "sampled:20", "teacher")}
 CLASSES, SIZE, VIEWS, BATCH, EPOCHS = ("0", "1", "2", "3"), 16, 8, 3, 2
