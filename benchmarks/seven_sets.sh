@@ -7,9 +7,9 @@ data=$1 teacher=$2 views=$3
 while read -r name recipe options; do
     # shellcheck disable=SC2086
     ddkit distill "ungrouped/$name" --data "$data" --teacher "$teacher" --recipe "$recipe" --ipc 10 --protocol cudd \
-        $options --quiet
+        $options --quiet </dev/null
     ddkit relabel "ungrouped/$name" "sets/$name" --teacher "$teacher" --protocol cudd --views "$views" \
-        --mix-within 5x2:0 --quiet
+        --mix-within 5x2:0 --quiet </dev/null
 done <<'SETS'
 random random-small --views 1
 herding herding-small --views 1

@@ -11,7 +11,7 @@ from pathlib import Path
 import loopback
 import pytest
 
-from ddkit.core.device import wait_briefly
+from ddkit.core.device import threads, wait_briefly
 
 # Before any library reads them: no cache and no token of the user is used, and the Hub is one of our own on loopback.
 _caches = tempfile.TemporaryDirectory()
@@ -56,6 +56,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def notes_are_on() -> None:
     """A test that runs a command with --quiet switches the notes of its process off."""
     set_quiet(False)
+
+
+@pytest.fixture(scope="module")
+def two_threads() -> Iterator[None]:
+    """Two threads of torch, for tests of what is spread over threads."""
+    with threads(2):
+        yield
 
 
 @pytest.fixture

@@ -21,6 +21,8 @@ from ddkit.format.codecs.registry import find_codec
 from ddkit.format.manifest import ClassInfo
 from ddkit.format.manifest_file import read_manifest, write_manifest
 from ddkit.format.results import ResultEntry
+from ddkit.networks.registry import network_names
+from ddkit.publishing import rendering
 from ddkit.publishing.rendering import MANY_CLASSES, front_matter, publish_files, render_card, user_front_matter
 from ddkit.publishing.user_content import user_content_of
 from ddkit.testing import untrained_teacher
@@ -136,6 +138,10 @@ def test_every_codec_has_its_snippet(codec, random_set, teacher, tmp_path, monke
     if codec != "teacher" and not codec.startswith("sampled"):
         table = next(block for block in code_blocks(card) if "decode_row" in block)
         assert ("labels=shared" in table) == bool(made.labels.file)
+
+
+def test_cards_know_every_network_of_ours():
+    assert all(rendering._SHOWN_ARCH.fullmatch(name) for name in network_names())
 
 
 @pytest.mark.parametrize("arch", ["convnet3", "convnet3-in", "convnet4-w64"])

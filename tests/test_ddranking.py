@@ -83,7 +83,16 @@ def test_datasets_by_their_names_there(source, classes, name):
 def test_networks_by_their_names_there():
     """ConvNet-D and ResNet-D have instance normalisation there; with -BN they have BatchNorm."""
     ours = ["convnet3", "convnet4-in", "resnet18", "resnet18-small", "timm:vit_tiny_patch16_224", "torchvision:vgg11"]
-    theirs = ["ConvNet-3-BN", "ConvNet-4", "ResNet-18-BN", "ResNet-18-BN", "vit_tiny_patch16_224", "vgg11"]
+    ours.append("convnet3-w32")  # of no width that it knows
+    theirs = [
+        "ConvNet-3-BN",
+        "ConvNet-4",
+        "ResNet-18-BN",
+        "ResNet-18-BN",
+        "vit_tiny_patch16_224",
+        "vgg11",
+        "convnet3-w32",
+    ]
     assert [network_name(name) for name in ours] == theirs
 
 

@@ -21,6 +21,8 @@ from ddkit.core.device import (
 )
 from ddkit.errors import OptionError
 
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 
 @given(st.integers(0, 40), st.booleans())
 @settings(max_examples=30, deadline=None)

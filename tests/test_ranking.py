@@ -50,8 +50,8 @@ def test_the_p_value_of_a_perfect_ranking_of_five_is_that_of_one_order_in_120():
 
 def test_a_set_ranks_networks_against_the_whole_source(small_set, tmp_path, monkeypatch):
     """The networks are trained on the set and, by a short recipe of teachers or for a given time, on the source."""
-    shorter = replace(teacher_recipe(None, "digits", 16, None), epochs=1, min_steps=1)
-    monkeypatch.setattr(resolving, "teacher_recipe", lambda *_: shorter)
+    shorter = replace(teacher_recipe(None, "digits", 16, None), min_steps=1)
+    monkeypatch.setattr(resolving, "teacher_recipe", lambda *given: replace(shorter, epochs=given[3] or 1))
     root = Path(shutil.copytree(small_set.root, tmp_path / "set"))
     shutil.copytree(f"{small_set.root}.work", tmp_path / "set.work")
     archs = ["timm:test_resnet", "timm:test_byobnet", "timm:test_efficientnet"]
@@ -66,16 +66,17 @@ def test_a_set_ranks_networks_against_the_whole_source(small_set, tmp_path, monk
     assert found["top-1", "", "full"].mean == pytest.approx(report[2].mean, abs=0.01)
     assert found["full", archs[0], "this"].mean == pytest.approx(report[2].mean, abs=0.01)
     manifest = read_manifest(root)
-    again = evaluate(
+    assert found["epochs", "", "this"].mean == 1
+    evaluate(
         root, val="digits", archs=archs[:1], runs=1, epochs=1, baseline="none", measure="ranking",
-        settings={"ranking.archs": archs, "ranking.epochs": 2}, workers=1,
+        settings={"ranking.archs": archs, "ranking.epochs": 3}, workers=1,
     )  # fmt: skip
-    assert len(again) == 1
-    found |= {(m.metric, m.condition, m.of): m for m in read_measurements(tmp_path / "set.work").measurements}
-    assert {f"{arch}, 2 epochs on the whole source" for arch in archs} <= {
-        c for metric, c, _ in found if metric == "full"
-    }
-    assert ("kendall", "2 epochs on the whole source", "this") in found
+    kept = read_measurements(tmp_path / "set.work")
+    longer = {(m.metric, m.condition, m.of): m for m in kept.measurements}
+    assert longer["epochs", "", "this"].mean == 3 and ("kendall", "", "this") in longer
+    assert [longer["top-1", arch, "this"].mean for arch in sorted(archs)] == ours
+    assert [longer["full", arch, "this"].mean for arch in sorted(archs)] != full
+    assert ["against 3 epochs" in figure.caption for figure in kept.figures if figure.measure == "ranking"] == [True]
     assert {r.of for r in manifest.results} == {"this", "teacher"} and not any(
         m.of == "full" for m in manifest.measurements
     )

@@ -29,6 +29,7 @@ policies = st.builds(
     count=st.integers(1, 6),
 )
 sides = st.integers(1, 70) | st.integers(200, 300)
+pytestmark = pytest.mark.usefixtures("two_threads")
 
 
 def views_of(policy=None, *, rows=6, side=24, size=16, seed=0, patches=1, groups=None, first=0):

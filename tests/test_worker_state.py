@@ -31,14 +31,17 @@ def test_kinds_do_not_replace_each_other_and_are_dropped_by_name():
     assert state.keep("source", 1, object) is not first[1]
 
 
-def test_constants_are_made_once_for_each_kind_and_key():
+def test_constants_are_made_once_and_not_dropped():
     state = WorkerState()
-    first = [state.constant(kind, object, key) for kind in ("names", "images") for key in (None, 1)]
+    first = [state.constant(name, object) for name in ("names", "images")]
     state.drop()
     state.keep("names", 1, object)
     state.drop("names")
-    assert [state.constant(kind, object, key) for kind in ("names", "images") for key in (None, 1)] == first
-    assert len({*first}) == 4
+    assert [state.constant(name, object) for name in ("names", "images")] == first and len({*first}) == 2
+    together = threading.Barrier(4)  # all make a value before one is kept
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda _: state.constant("other", lambda: [together.wait(60)]), range(4)))
+    assert len({id(value) for value in found}) == 1
 
 
 def test_threads_get_the_values_of_their_keys_and_agree_on_them():

@@ -213,7 +213,7 @@ class Bench:
         def make(folder: Path) -> None:
             from ddkit.testing import untrained_teacher
 
-            untrained_teacher(folder / "t.safetensors", classes=CLASSES, size=SIDE)
+            untrained_teacher(folder / "t.safetensors", arch="convnet3", classes=CLASSES, size=SIDE)
             (folder / "quick.toml").write_text(QUICK_TEACH)
 
         self.made("teacher", make)

@@ -214,12 +214,12 @@ def read_dataclass(cls: type[T], data: Mapping[str, Any], path: str = "") -> T:
 
 
 def _hints(cls: type) -> dict[str, Any]:
-    return STATE.constant("type hints", lambda: typing.get_type_hints(cls, include_extras=True), cls)
+    return STATE.keep("type hints", cls, lambda: typing.get_type_hints(cls, include_extras=True), most=200)
 
 
 def _fields(cls: type) -> dict[str, bool]:
     """The fields of a dataclass that a file may hold, each with whether it is required."""
-    return STATE.constant("fields", lambda: _read_fields(cls), cls)
+    return STATE.keep("fields", cls, lambda: _read_fields(cls), most=200)
 
 
 def _read_fields(cls: type) -> dict[str, bool]:

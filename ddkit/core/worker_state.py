@@ -21,7 +21,7 @@ class WorkerState:
 
     def __init__(self) -> None:
         self._kept: dict[str, OrderedDict[Hashable, Any]] = {}
-        self._constants: dict[tuple[str, Hashable], Any] = {}
+        self._constants: dict[str, Any] = {}
 
     def keep(self, kind: str, key: Hashable, make: Callable[[], T], most: int = 1) -> T:
         """Return the cached value, or create and cache it. Threads may call it at the same time: each that finds no
@@ -43,18 +43,17 @@ class WorkerState:
                 values.popitem(last=False)
         return found
 
-    def constant(self, kind: str, make: Callable[[], T], key: Hashable = None) -> T:
-        """Return a value that depends only on `key` and the installed packages, made at its first use.
+    def constant(self, name: str, make: Callable[[], T]) -> T:
+        """Return a value that depends only on the installed packages, made at its first use.
 
-        Neither newer values nor `drop` remove it.
+        Neither newer values nor `drop` remove it, so it must not be changed.
 
         Args:
-            kind: Kind of value, as in "ImageNet descriptions".
+            name: Name of the value, as in "ImageNet descriptions".
             make: Creates the value.
-            key: Which value of this kind.
         """
-        found: T = self._constants.get((kind, key), MISSING)
-        return self._constants.setdefault((kind, key), make()) if found is MISSING else found
+        found: T = self._constants.get(name, MISSING)
+        return self._constants.setdefault(name, make()) if found is MISSING else found
 
     def drop(self, *kinds: str) -> None:
         """Remove all kept values of the given `kinds`; without arguments, of all kinds."""

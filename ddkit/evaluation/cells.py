@@ -183,7 +183,8 @@ def make_cell(
             mine = []
             for request in requests:
                 if not request.full:
-                    other = replace(options, arch=request.arch or arch, classes=request.classes)
+                    epochs = options.epochs if request.epochs is None else request.epochs
+                    other = replace(options, arch=request.arch or arch, classes=request.classes, epochs=epochs)
                     mine += [(request, job) for job in _students(data, other, seeds, False)]
             by_set.append(tuple(mine))
         requested[name] = tuple(by_set)

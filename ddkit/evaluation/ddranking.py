@@ -183,6 +183,8 @@ def dataset_name(source: str, classes: int) -> str:
 def network_name(arch: str) -> str:
     """Return DD-Ranking's name of a network: its own ones end in -BN where they have BatchNorm.
 
+    It has no name for ConvNets of other widths than 128, whose own name is returned.
+
     Args:
         arch: Name of the network.
     """

@@ -172,7 +172,13 @@ class MeasuredTable:
         for arch, epochs in dict.fromkeys(wanted):
             trained = subject.trained_on_source(arch, source, epochs)
             found[arch, epochs] = MeasuredNetwork(
-                of="full", arch=arch, seed=0, checkpoint=trained.path, order=trained.order, labels="hard"
+                of="full",
+                arch=arch,
+                seed=0,
+                checkpoint=trained.path,
+                order=trained.order,
+                labels="hard",
+                epochs=trained.epochs,
             )
         return found
 

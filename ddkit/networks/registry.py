@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ddkit.errors import OptionError, unknown
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-NARROW = (32, 64)  # other widths of the ConvNet, as in DC (Zhao et al. 2021)
+NARROW = (32, 64)  # other widths of the ConvNet: those of DC (Zhao et al. 2021), with BatchNorm
 PART, FEW = 2**15, 4  # CPU batch: at most PART pixels, at least FEW images; results depend on it in the last bits
 
 
@@ -32,7 +32,8 @@ class ConvNet(nn.Module):
     """The ConvNet of the distillation papers: `depth` blocks, then one linear layer.
 
     Input float [B,3,S,S]; logits [B,C]. The classifier reads the last feature map, flattened channel-first.
-    Sources: MTT (InstanceNorm, names ending in `-in`); RDED and CUDD (BatchNorm); DC (other widths, `-w32`, `-w64`).
+    Sources: MTT (InstanceNorm, names ending in `-in`); RDED and CUDD (BatchNorm); DC (the widths 32 and 64, here with
+    BatchNorm: `-w32`, `-w64`).
 
     Args:
         depth: Number of blocks; each halves the sides of the image.

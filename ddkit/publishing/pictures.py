@@ -263,7 +263,7 @@ def _draw_view(axis: Axes, loader: ReplayLoader, row: int, view: int, names: Seq
     axis.imshow(pixels.transpose(1, 2, 0))
     p = np.exp(logits - logits.max())
     p /= p.sum()
-    best = np.argsort(-p)[:3]
+    best = np.argsort(-p, kind="stable")[:3]
     lines = [f"{LEFT_TO_RIGHT}{names[c]}{LEFT_TO_RIGHT}: {100 * p[c]:.0f} %" for c in best]
     axis.set_title("\n".join(lines), fontsize=7, color=INK)
     partner = loader.partner(row, view)

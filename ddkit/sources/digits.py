@@ -31,4 +31,6 @@ def _load() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     digits = load_digits()
     grey = torch.from_numpy(np.rint(digits.images * (255 / 16)).astype(np.uint8))[:, None]
     images = interpolate(grey, (32, 32), mode="bilinear", align_corners=False).repeat(1, 3, 1, 1).numpy()
-    return images, digits.target.astype(np.int64)
+    labels = digits.target.astype(np.int64)
+    images.flags.writeable = labels.flags.writeable = False  # shared by all that open the source
+    return images, labels

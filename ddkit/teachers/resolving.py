@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -36,12 +36,14 @@ class ResolvedTeacher:
         spec: Metadata of the checkpoint.
         network: The network with its weights.
         order: Output column of each class of the source; None if both have the same order.
+        epochs: Epochs of its training, if ddkit was asked for one.
     """
 
     path: Path
     spec: TeacherSpec
     network: nn.Module
     order: tuple[int, ...] | None = None
+    epochs: int | None = None
 
     def open(self, device: torch.device) -> Teacher:
         """Return the frozen teacher on `device`."""
@@ -186,7 +188,8 @@ class TeacherChoice:
         """
         training = self.training(source, seed=seed, device=device, epochs=epochs)
         training.run(on_estimate)
-        return _matched(training.path, *load_checkpoint(training.path), source.classes, what)
+        found = _matched(training.path, *load_checkpoint(training.path), source.classes, what)
+        return replace(found, epochs=training.epochs)
 
 
 def resolve_teacher(ref: str, classes: Sequence[ClassName], what: str, *, size: int | None = None) -> ResolvedTeacher:
@@ -309,6 +312,11 @@ class Training:
     def key(self) -> str:
         """Hash of everything that determines the weights."""
         return training_key(self.source, self.size, self.arch, self.spec, self.seed, self.device, self.init)
+
+    @property
+    def epochs(self) -> int:
+        """Number of epochs."""
+        return self.spec.epochs_for(len(self.source), drop_last=True)
 
     @property
     def path(self) -> Path:

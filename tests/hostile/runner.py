@@ -7,6 +7,7 @@ The commands of a line run one after the other in one fork. `grown` is by how ma
 parent's at its peak.
 """
 
+import contextlib
 import gc
 import json
 import os
@@ -26,10 +27,8 @@ def prepare():
     import datasets.packaged_modules.webdataset.webdataset  # noqa: F401
     import matplotlib.backends.backend_agg
     import matplotlib.figure  # noqa: F401
-    import pydantic.type_adapter  # noqa: F401 (typer imports it at the first option of a command)
     import scipy.optimize  # noqa: F401
     import timm.data  # noqa: F401
-    import typer._adapters  # noqa: F401
     from huggingface_hub.utils import _http
     from PIL import Image
 
@@ -42,6 +41,10 @@ def prepare():
     import ddkit.publishing.spaces  # noqa: F401
     import ddkit.sources.exporting  # noqa: F401
     from ddkit.cli import app  # noqa: F401
+
+    with contextlib.suppress(ImportError):  # typer imports them at the first option of a command, if it has them
+        import pydantic.type_adapter  # noqa: F401
+        import typer._adapters  # noqa: F401
 
     Image.init()
     ddkit.hub.retries.PAUSES_S = (0.0,) * 5

@@ -112,7 +112,7 @@ class StudentRequest:
         arch: The network; None: that of the table.
         classes: Label indices of the classes it is trained on, in this order; None: all.
         full: Train it on the whole source instead of the set, by the recipe of teachers.
-        epochs: Epochs on the whole source; None: the recipe's.
+        epochs: Epochs of its training; None: those of the table, on the whole source those of the recipe.
         tag: Names the request within the measure.
     """
 
@@ -150,6 +150,7 @@ class MeasuredNetwork:
         order: Output column of each class of the set; None: the orders are the same.
         labels: Kind of labels it was trained with; None for the teacher.
         request: The request that it was trained for; None: a student of the table.
+        epochs: Epochs of a training on the whole source; None: it is no such network.
     """
 
     of: str
@@ -159,6 +160,7 @@ class MeasuredNetwork:
     order: tuple[int, ...] | None = None
     labels: str | None = None
     request: StudentRequest | None = None
+    epochs: int | None = None
 
     def load(self, device: torch.device) -> Teacher:
         """Return the frozen network with its normalisation, loaded once per process.

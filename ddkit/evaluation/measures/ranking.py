@@ -20,6 +20,7 @@ METRICS = (
     Metric(name="kendall", title="Kendall's tau-b of the ranking against full data", better="higher"),
     Metric(name="spearman", title="Spearman's rho of the ranking against full data", better="higher"),
     Metric(name="p-value", title="share of random rankings with as high a tau", better="lower"),
+    Metric(name="epochs", title="epochs on the whole source"),
     Metric(name="top-1", title="mean top-1 accuracy of a network trained on the set", unit="%", better="higher"),
     Metric(name="full", title="top-1 accuracy of a network trained on the whole source", unit="%"),
 )
@@ -39,7 +40,7 @@ class Config:
 
     Attributes:
         archs: The networks.
-        epochs: Epochs on the whole source; none: those of the recipe of teachers. It becomes the condition of the row.
+        epochs: Epochs on the whole source; none: those of the recipe of teachers.
     """
 
     archs: tuple[str, ...] = NETWORKS
@@ -78,17 +79,18 @@ def measure(subject: MeasuredSet, context: Context) -> Iterator[Found]:
         assert network.request is not None
         accuracy = context.accuracy(network)
         found[network.request.full].setdefault(network.arch, []).append(accuracy)
-    archs, epochs = sorted(found[True]), context.config.epochs
-    shorter = "" if epochs is None else f"{epochs} epochs on the whole source"
+    archs = sorted(found[True])
+    (epochs,) = {network.epochs for network in subject.networks if network.epochs is not None}
     ours, full = ([float(np.mean(found[whole][arch])) for arch in archs] for whole in (False, True))
     for arch, small, large in zip(archs, ours, full):
         yield Row("top-1", small, arch, n=len(labels))
-        yield Row("full", large, f"{arch}, {shorter}" if shorter else arch, n=len(labels))
+        yield Row("full", large, arch, n=len(labels))
     tau, rho = rank_correlations(ours, full)
-    yield Row("kendall", tau, shorter, n=len(archs))
-    yield Row("spearman", rho, shorter, n=len(archs))
-    yield Row("p-value", permutation_p(ours, full, context.rng("ranking")), shorter, n=len(archs))
-    yield _scatter(archs, ours, full)
+    yield Row("kendall", tau, n=len(archs))
+    yield Row("spearman", rho, n=len(archs))
+    yield Row("p-value", permutation_p(ours, full, context.rng("ranking")), n=len(archs))
+    yield Row("epochs", epochs, n=len(archs))
+    yield _scatter(archs, ours, full, f"{epochs} epochs on the whole source")
 
 
 def rank_correlations(ours: Sequence[float], full: Sequence[float]) -> tuple[float, float]:
@@ -124,7 +126,7 @@ def permutation_p(ours: Sequence[float], full: Sequence[float], draw: np.random.
     return (1 + higher) / (1 + PERMUTATIONS)
 
 
-def _scatter(archs: Sequence[str], ours: Sequence[float], full: Sequence[float]) -> Figure:
+def _scatter(archs: Sequence[str], ours: Sequence[float], full: Sequence[float], against: str) -> Figure:
     values = [{"network": arch, "set": s, "full": f} for arch, s, f in zip(archs, ours, full)]
 
     def axis(field: str, title: str) -> dict[str, Any]:
@@ -135,9 +137,9 @@ def _scatter(archs: Sequence[str], ours: Sequence[float], full: Sequence[float])
         "data": {"values": values},
         "mark": {"type": "point", "filled": True, "size": 80},
         "encoding": {
-            "x": axis("full", "trained on the whole source, %"),
+            "x": axis("full", f"{against}, %"),
             "y": axis("set", "trained on the set, %"),
             "tooltip": [{"field": "network"}, {"field": "set"}, {"field": "full"}],
         },
     }
-    return Figure("networks", "Accuracy of every network on the set against the whole source.", spec)
+    return Figure("networks", f"Accuracy of every network on the set against {against}.", spec)
