@@ -220,7 +220,7 @@ def test_the_measure_yields_every_severity_and_its_summary(teacher):
     assert measure.parts == PARTS == ("clean", *CORRUPTIONS) and measure.summary is not None
     source = open_source("digits", split="test")
     images = source.resident(EvalTransform.for_size(32)), torch.from_numpy(source.labels).long()
-    network = MeasuredNetwork(of="this", arch="convnet3", seed=0, checkpoint=teacher)
+    network = MeasuredNetwork(of="this", arch="convnet3-w32", seed=0, checkpoint=teacher)
 
     def rows(part: str, shown: tuple[torch.Tensor, torch.Tensor] = images, **changed) -> list[Row]:
         given = {f"corruptions.{key}": value for key, value in changed.items()}

@@ -101,7 +101,7 @@ def test_students_of_other_labels_do_not_measure_the_same_images_again(random_se
     monkeypatch.setattr(leakage, "nearest", lambda *given: asked.append(len(given[0])) or nearest(*given))
 
     def rows(manifest, labels):
-        student = MeasuredNetwork(of="this", arch="convnet3", seed=0, checkpoint=teacher, labels=labels)
+        student = MeasuredNetwork(of="this", arch="convnet3-w32", seed=0, checkpoint=teacher, labels=labels)
         subject = MeasuredSet(of="this", manifest=manifest, ipc=None, networks=(student,), total_bytes=1)
         return [row for row in measure.run(subject, context) if isinstance(row, Row)]
 

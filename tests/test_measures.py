@@ -111,6 +111,29 @@ def test_a_measure_by_somebody_else_from_the_command_line(random_set, mine, tmp_
     check_measure(str(mine))
 
 
+def test_a_measure_may_ask_for_shorter_trainings(random_set, tmp_path):
+    (tmp_path / "short.py").write_text("""
+from ddkit.evaluation.measures.interface import Metric, Row, StudentRequest
+
+NAME, PAPER, COST, SUBJECT, NEEDS = "short", "nobody's", "one student", "set", ("student",)
+METRICS = (Metric(name="students", title="students of one epoch"),)
+
+
+def students(asked):
+    return [StudentRequest(epochs=1)]
+
+
+def measure(subject, context):
+    yield Row("students", len(subject.networks), n=1)
+""")
+    root = Path(shutil.copytree(random_set.root, tmp_path / "set"))
+    shutil.copytree(f"{random_set.root}.work", tmp_path / "set.work")
+    measure = str(tmp_path / "short.py")
+    evaluate(root, val="digits", runs=1, epochs=2, baseline=None, measure=measure, workers=1)
+    histories = Path(f"{root}.work", "students").glob("*.jsonl")
+    assert sorted(len(path.read_text().splitlines()) for path in histories) == [1, 2]
+
+
 def test_the_measure_in_contributing_fulfils_the_contract(tmp_path):
     text = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text()
     path = tmp_path / "margin.py"

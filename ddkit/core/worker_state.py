@@ -2,7 +2,7 @@
 
 A worker process runs many units of the same run. Objects that several units need are opened once and kept under a key
 of everything that determines them, until newer objects of the same kind replace them. What depends on nothing but the
-installed packages is made once per process.
+machine and the installed packages is made once per process.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class WorkerState:
         return found
 
     def constant(self, name: str, make: Callable[[], T]) -> T:
-        """Return a value that depends only on the installed packages, made at its first use.
+        """Return a value that depends only on the machine and the installed packages, made at its first use.
 
         Neither newer values nor `drop` remove it, so it must not be changed.
 

@@ -26,7 +26,7 @@ from ddkit.specs import protocol_label
 from ddkit.students.training import StudentJob
 from ddkit.teachers.resolving import resolve_teacher
 
-Whole = tuple[str, int | None]  # a network on the whole source: (architecture, epochs; None: those of the recipe)
+FullKey = tuple[str, int | None]  # a network on the whole source: (architecture, epochs; None: those of the recipe)
 
 CURVE_POINTS = 20  # accuracies of a learning curve
 
@@ -93,8 +93,12 @@ class Cell:
     requested: Mapping[str, tuple[tuple[tuple[StudentRequest, StudentJob], ...], ...]] = field(default_factory=dict)
     full: Mapping[str, tuple[StudentRequest, ...]] = field(default_factory=dict)
 
-    def whole(self, request: StudentRequest) -> Whole:
-        """Return which network on the whole source `request` is for."""
+    def full_key(self, request: StudentRequest) -> FullKey:
+        """Return the architecture and the epochs of the network on the whole source that `request` is for.
+
+        Args:
+            request: A request with `full`.
+        """
         return request.arch or self.arch, request.epochs
 
     def all_jobs(self) -> list[StudentJob]:
@@ -113,7 +117,7 @@ class Cell:
         return tuple(_network(data, None, trained[job.result_key], job) for job in self.jobs[i])
 
     def measured_set(
-        self, i: int, measure: str, trained: Mapping[str, StudentJob], full: Mapping[Whole, MeasuredNetwork]
+        self, i: int, measure: str, trained: Mapping[str, StudentJob], full: Mapping[FullKey, MeasuredNetwork]
     ) -> MeasuredSet:
         """Return one of its sets with the students of a measure.
 
@@ -129,7 +133,7 @@ class Cell:
             mine = [
                 _network(data, request, trained[job.result_key], job) for request, job in self.requested[measure][i]
             ]
-            whole = [replace(full[self.whole(request)], request=request) for request in self.full[measure]]
+            whole = [replace(full[self.full_key(request)], request=request) for request in self.full[measure]]
             networks = (*mine, *whole)
         return MeasuredSet(
             of=data.of, manifest=data.manifest, ipc=data.ipc, networks=networks, total_bytes=data.total_bytes

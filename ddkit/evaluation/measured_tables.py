@@ -13,7 +13,7 @@ import torch
 from ddkit.core.console import note
 from ddkit.core.serialization import fingerprint, to_plain
 from ddkit.engine import Engine
-from ddkit.evaluation.cells import Cell, Whole
+from ddkit.evaluation.cells import Cell, FullKey
 from ddkit.evaluation.entries import Origin, accuracy_of_network, measurements_of, with_differences
 from ddkit.evaluation.measures import find_measure
 from ddkit.evaluation.measures.interface import Measure, MeasuredNetwork
@@ -153,12 +153,12 @@ class MeasuredTable:
                 mine.append(
                     MeasuredNetwork(of="teacher", arch=arch, seed=0, checkpoint=checkpoint, order=environment.order)
                 )
-            wanted: list[Whole] = [(cell.arch, None) for cell in cells] if "full" in self.references else []
+            wanted: list[FullKey] = [(cell.arch, None) for cell in cells] if "full" in self.references else []
             mine += self._full(about, wanted).values()
             found[about] = mine
         return found
 
-    def _full(self, about: tuple[Path, ...], wanted: Sequence[Whole]) -> dict[Whole, MeasuredNetwork]:
+    def _full(self, about: tuple[Path, ...], wanted: Sequence[FullKey]) -> dict[FullKey, MeasuredNetwork]:
         """Return networks trained on the whole source; none, with a note, if it is not at hand."""
         subject = self._groups[about][0].row.subjects[0]
         source = subject.found_source() if wanted else None
@@ -249,7 +249,7 @@ class MeasuredTable:
                 make_task(name, measure, self.settings, part, subject, folder, environment) for part in measure.parts
             ]
 
-        full = self._full(about, [c.whole(r) for c in cells for name in measures for r in c.full.get(name, ())])
+        full = self._full(about, [c.full_key(r) for c in cells for name in measures for r in c.full.get(name, ())])
         for name, measure in measures.items():
             seen = set()
             for cell in cells:
@@ -268,7 +268,7 @@ class MeasuredTable:
                 if measure.subject == "network":
                     networks = [cell.networks(i, self.trained.by_key) for i in range(len(data))]
                     yield name, origin, [[t for one in mine for t in tasks(name, measure, one)] for mine in networks]
-                elif all(cell.whole(request) in full for request in cell.full.get(name, ())):
+                elif all(cell.full_key(request) in full for request in cell.full.get(name, ())):
                     sets = [cell.measured_set(i, name, self.trained.by_key, full) for i in range(len(data))]
                     yield name, origin, [tasks(name, measure, one) for one in sets]
         of_networks = {name: measure for name, measure in measures.items() if measure.subject == "network"}

@@ -11,6 +11,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from ddkit.core.console import size_words
 from ddkit.core.serialization import PACKAGE
+from ddkit.core.worker_state import STATE
 from ddkit.errors import SetError
 from ddkit.publishing.escaping import code, fenced, markdown
 from ddkit.publishing.user_content import with_digest
@@ -37,7 +38,8 @@ def render_template(name: str, facts: Mapping[str, Any]) -> str:
         name: File name of the template.
         facts: Its variables; a missing one is an error.
     """
-    return with_digest(_ENVIRONMENT.get_template(name).render(facts))
+    environment = STATE.constant("card templates", _environment)  # one for all cards: it keeps the compiled templates
+    return with_digest(environment.get_template(name).render(facts))
 
 
 def _template(name: str) -> tuple[str, str, Callable[[], bool]] | None:
@@ -49,18 +51,20 @@ def _template(name: str) -> tuple[str, str, Callable[[], bool]] | None:
     return path.read_text("utf-8"), str(path), lambda: path.is_file() and path.stat().st_mtime_ns == changed
 
 
-_ENVIRONMENT = Environment(  # one for all cards: it keeps the compiled templates
-    loader=FunctionLoader(_template),
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    keep_trailing_newline=True,
-    autoescape=False,  # noqa: S701 (Markdown, not HTML)
-)
-_ENVIRONMENT.filters |= {
-    "text": markdown,
-    "code": code,
-    "fenced": fenced,
-    "size": size_words,
-    "baseline": short_name,
-}
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FunctionLoader(_template),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 (Markdown, not HTML)
+    )
+    environment.filters |= {
+        "text": markdown,
+        "code": code,
+        "fenced": fenced,
+        "size": size_words,
+        "baseline": short_name,
+    }
+    return environment
